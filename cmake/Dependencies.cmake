@@ -1,0 +1,18 @@
+# Everything here is a Debian/Ubuntu package; scripts/setup.sh installs the lot.
+find_package(Threads REQUIRED)
+if(PUREKV_OPENMP)
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+endif()
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+find_package(nlohmann_json REQUIRED)
+
+# oneDNN by its files: Debian's CMake package insists on OpenCL headers, which a CPU build never touches.
+find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.hpp REQUIRED)
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+add_library(purekv_dnnl INTERFACE)
+target_include_directories(purekv_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
+target_link_libraries(purekv_dnnl INTERFACE ${DNNL_LIBRARY})

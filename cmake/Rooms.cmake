@@ -1,0 +1,38 @@
+# A room is a folder of src/ compiled as one object library; the library is made of all rooms.
+set(PUREKV_ROOMS "" CACHE INTERNAL "")
+
+function(purekv_room name)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_library(room_${name} OBJECT ${sources})
+  target_include_directories(room_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(room_${name} PRIVATE purekv_dependencies)
+  set(PUREKV_ROOMS ${PUREKV_ROOMS} room_${name} CACHE INTERNAL "")
+endfunction()
+
+add_library(purekv_dependencies INTERFACE)
+target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::PCRE2
+                      PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
+if(PUREKV_OPENMP)
+  target_link_libraries(purekv_dependencies INTERFACE OpenMP::OpenMP_CXX)
+  target_compile_definitions(purekv_dependencies INTERFACE PUREKV_OPENMP=1)
+endif()
+
+function(purekv_library)
+  foreach(room ${PUREKV_ROOMS})
+    list(APPEND objects $<TARGET_OBJECTS:${room}>)
+  endforeach()
+  foreach(kind static shared)
+    string(TOUPPER ${kind} upper)
+    add_library(purekv_${kind} ${upper} ${objects})
+    target_include_directories(purekv_${kind} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                               $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+    # Static: the dependencies' libraries are the user's link line too. Shared: they are the library's own.
+    target_link_libraries(purekv_${kind} PRIVATE $<BUILD_INTERFACE:purekv_dependencies>)
+    set_target_properties(purekv_${kind} PROPERTIES OUTPUT_NAME purekv VERSION ${PROJECT_VERSION}
+                          SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+    target_compile_features(purekv_${kind} PUBLIC cxx_std_20)
+  endforeach()
+endfunction()

@@ -1,0 +1,45 @@
+// What a user hands to the engine to look at.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace purekv {
+
+// One video or image, by file.
+struct MediaSource {
+  enum class Kind {
+    kVideo,   // any file FFmpeg decodes
+    kImage,   // JPEG, PNG, WebP
+    kFrames,  // .npy, uint8 [T, H, W, 3] RGB: a video already decoded and sampled
+  };
+  Kind kind = Kind::kVideo;
+  std::string path;
+};
+
+// How frames are picked from a video.
+enum class FrameSampling {
+  kQwenVlUtils,  // evenly spaced over the whole length, both ends included (qwen-vl-utils)
+  kHuggingFace,  // int(arange(0, total, total / n)) (transformers' Qwen2VLVideoProcessor)
+};
+
+// Limits; what is not set comes from the model directory, else from the family's defaults.
+struct MediaOptions {
+  std::optional<double> fps;  // videos: sampled frames per second. kFrames: the rate the frames were sampled at (default 2)
+  std::optional<int64_t> max_frames;
+  std::optional<int64_t> min_pixels;  // per frame, height x width after resizing
+  std::optional<int64_t> max_pixels;
+  FrameSampling sampling = FrameSampling::kQwenVlUtils;
+};
+
+// RGB pictures of one size. rgb: [count, height, width, 3].
+struct Frames {
+  int64_t count = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  std::vector<uint8_t> rgb;
+};
+
+}  // namespace purekv

@@ -1,0 +1,182 @@
+// The public face of the engine: load a model once, hold conversations over it.
+//
+//   auto model = purekv::Model::Load("Qwen2.5-VL-3B-Instruct", {});
+//   purekv::Session session(model, {});
+//   session.Read({.media = {{purekv::MediaSource::Kind::kVideo, "cat.mp4"}}, .prompt = "What happens?"});
+//   purekv::Answer answer = session.Generate({.max_new_tokens = 64}, nullptr);
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "purekv/dtype.h"
+#include "purekv/error.h"
+#include "purekv/media.h"
+
+namespace purekv {
+
+class VisionLanguageModel;  // internal
+
+struct LoadOptions {
+  std::optional<Dtype> dtype;  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine multiplies it fast, else f32
+  int threads = 0;             // used while loading; 0: physical cores
+};
+
+struct ModelInfo {
+  std::string directory;  // or the shape's name for random weights
+  std::string family;     // "qwen2_5_vl", "qwen2_vl"
+  Dtype dtype = Dtype::kF32;
+  int64_t parameters = 0;
+  int64_t weight_bytes = 0;  // packed, in memory
+  int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, max_positions = 0;
+  int64_t kv_bytes_per_token = 0;  // all layers and heads
+};
+
+// Read-only after loading; any number of sessions in any threads may share one.
+class Model {
+ public:
+  // A Hugging Face model directory as published. Throws Error naming file and field or tensor.
+  static std::shared_ptr<const Model> Load(const std::string& directory, const LoadOptions& options);
+  // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to download; `layers` decoder
+  // layers (0: all). It has no tokenizer: for measuring speed only.
+  static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
+
+  const ModelInfo& info() const { return info_; }
+  const VisionLanguageModel& internals() const { return *internals_; }
+  ~Model();
+
+ private:
+  Model(ModelInfo info, std::unique_ptr<const VisionLanguageModel> internals);
+  ModelInfo info_;
+  std::unique_ptr<const VisionLanguageModel> internals_;
+};
+
+// Which part of the cache is kept (docs/policies.md).
+struct KvOptions {
+  std::string policy = "full";
+  std::optional<double> budget;   // share of tokens kept, (0, 1]
+  std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
+  std::optional<int64_t> bytes;   // or bytes in all
+  std::string allocator = "uniform";
+  enum class When { kPrompt, kMedia } when = When::kPrompt;
+  std::map<std::string, std::string> options;
+};
+
+// Called now and then with a stage ("vision", "prefill", ...) and how far it is; from the session's own thread.
+using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
+
+struct SessionOptions {
+  int threads = 0;  // 0: physical cores
+  KvOptions kv;
+  int64_t block_rows = 0;  // rows a layer works on at a time; 0: chosen by the engine. Changes results by rounding only
+  int64_t chunk_tokens = 0;  // prompt tokens per pass through all layers; 0: the whole prompt in one pass
+  std::string dump_directory;  // every stage's tensor as .npy, of the first prompt
+  ProgressFunction progress;
+  const std::atomic<bool>* cancel = nullptr;  // when it becomes true, Read throws Cancelled, Generate stops with what it has
+};
+
+// Thrown by Read when the cancel flag was raised.
+class Cancelled : public Error {
+ public:
+  Cancelled() : Error(Kind::kFailed, "cancelled") {}
+};
+
+// One user turn. System message and media belong to the first turn only.
+struct Turn {
+  std::optional<std::string> system;
+  std::vector<MediaSource> media;
+  MediaOptions media_options;
+  std::string prompt;
+};
+
+struct MediaInfo {
+  MediaSource::Kind kind = MediaSource::Kind::kVideo;
+  int64_t frames = 0;
+  std::array<int64_t, 3> grid{};  // t, h, w in patches
+  int64_t tokens = 0;
+  double sample_fps = 0;
+};
+
+struct PromptInfo {
+  std::vector<int32_t> ids;  // of this turn
+  int64_t visual_tokens = 0;
+  std::vector<MediaInfo> media;
+};
+
+struct GenerateOptions {
+  int64_t max_new_tokens = 256;
+  float temperature = 0;  // 0: greedy
+  int64_t top_k = 0;      // 0: off
+  float top_p = 1;
+  float repetition_penalty = 1;
+  uint64_t seed = 0;
+};
+
+struct Answer {
+  std::string text;
+  std::vector<int32_t> ids;  // the end token included when it came
+  std::vector<float> logprobs;
+  enum class Finish { kStop, kLength, kCancelled } finish = Finish::kLength;
+};
+
+struct ScoreResult {
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;  // natural log of the probability of each answer token
+  std::vector<int32_t> top1;    // the most likely token at each place
+  std::vector<float> logits;    // [ids, vocabulary], when asked for
+};
+
+struct KvStats {
+  int64_t tokens_full = 0;       // prompt tokens at the end of the prefill
+  double tokens_kept_mean = 0;   // over layers and heads
+  int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;  // at the end of the first prefill; real allocations
+  int64_t bytes_now = 0;
+};
+
+struct StageTimes {
+  double media_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // sums over the session
+  int64_t decoded_tokens = 0;
+};
+
+// One conversation. All mutable state lives here; use from one thread at a time.
+class Session {
+ public:
+  Session(std::shared_ptr<const Model> model, SessionOptions options);
+  ~Session();
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+
+  // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing end-of-turn
+  // token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
+  PromptInfo Read(const Turn& turn);
+  // As Read, from ready-made ids of text without media.
+  void ReadIds(const std::vector<int32_t>& ids);
+  // Continues after Read. on_text (may be empty) gets complete characters as they come.
+  Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
+  // Teacher forcing: probabilities of these ids after Read; the answer becomes part of the conversation.
+  ScoreResult Score(const std::vector<int32_t>& answer_ids, bool keep_logits);
+  std::vector<int32_t> Encode(const std::string& text) const;
+
+  KvStats kv() const;
+  const StageTimes& times() const;
+  // kept prompt positions [layer][KV head][...] right after compression.
+  const std::vector<std::vector<std::vector<int32_t>>>& kept() const;
+  int64_t tokens() const;  // sequence length so far
+  void Reset();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Kernel chosen for each primitive ("matmul" -> "onednn brgemm:avx512_core_amx_bf16").
+std::map<std::string, std::string> KernelChoices(const Model& model);
+
+}  // namespace purekv

@@ -1,0 +1,114 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace purekv {
+namespace {
+
+// A file descriptor that closes itself.
+struct Descriptor {
+  int fd = -1;
+  explicit Descriptor(int descriptor) : fd(descriptor) {}
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+};
+
+// Opens a regular file for reading and tells its size. O_NONBLOCK: opening a named pipe must not hang.
+int OpenRegular(const std::string& path, size_t* size) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) Fail(path, ": cannot open: ", std::strerror(errno));
+  struct stat info {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    close(fd);
+    Fail(path, ": not a regular file");
+  }
+  *size = static_cast<size_t>(info.st_size);
+  return fd;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  const Descriptor file(OpenRegular(path, &size_));
+  if (size_ == 0) return;
+  data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
+  }
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+void MappedFile::DropPages(std::span<const std::byte> range) const {
+  constexpr uintptr_t kPage = 4096;
+  const auto begin = (reinterpret_cast<uintptr_t>(range.data()) + kPage - 1) / kPage * kPage;
+  const auto end = reinterpret_cast<uintptr_t>(range.data() + range.size()) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+std::string ReadFile(const std::string& path, int64_t max_bytes) {
+  size_t size = 0;
+  const Descriptor file(OpenRegular(path, &size));
+  if (size > static_cast<size_t>(max_bytes)) {
+    Fail(path, ": ", size, " bytes; at most ", max_bytes, " are expected of such a file");
+  }
+  std::string contents(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got = read(file.fd, contents.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) Fail(path, ": cannot read: ", std::strerror(errno));
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  contents.resize(done);
+  return contents;
+}
+
+bool FileExists(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+}
+
+bool DirectoryExists(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+void WriteFile(const std::string& path, std::string_view contents) {
+  const std::string temporary = StrCat(path, ".tmp.", getpid());
+  std::FILE* file = std::fopen(temporary.c_str(), "wb");
+  if (file == nullptr) Fail(path, ": cannot write: ", std::strerror(errno));
+  const bool written = std::fwrite(contents.data(), 1, contents.size(), file) == contents.size();
+  const bool closed = std::fclose(file) == 0;
+  if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
+    const int reason = errno;
+    std::remove(temporary.c_str());
+    Fail(path, ": cannot write ", contents.size(), " bytes: ", std::strerror(reason));
+  }
+}
+
+std::string JoinPath(const std::string& dir, const std::string& name) {
+  return dir.empty() || dir.back() == '/' ? dir + name : dir + "/" + name;
+}
+
+}  // namespace purekv

@@ -1,0 +1,45 @@
+// Files: mapped read-only, or read whole under a size limit; atomic writes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace purekv {
+
+// A file mapped read-only. Throws Error naming the path when it cannot be opened, is no regular file, or cannot be mapped.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  // Tells the system that these bytes will not be read again soon: they leave the resident set (they are read again from
+  // the file if touched). Whole pages inside the range only.
+  void DropPages(std::span<const std::byte> range) const;
+
+ private:
+  std::string path_;
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The whole file as a string. Throws Error when it does not exist, is no regular file, or is larger than `max_bytes`.
+std::string ReadFile(const std::string& path, int64_t max_bytes);
+bool FileExists(const std::string& path);  // a regular file
+bool DirectoryExists(const std::string& path);
+
+// Writes to a temporary beside `path` and renames it, so that nobody ever sees half a file. Throws Error.
+void WriteFile(const std::string& path, std::string_view contents);
+
+// `dir`/`name`.
+std::string JoinPath(const std::string& dir, const std::string& name);
+
+}  // namespace purekv

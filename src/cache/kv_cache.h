@@ -1,0 +1,80 @@
+// The KV cache: one list of keys and values per (layer, KV head), each with its own length and capacity.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/matrix.h"
+#include "base/memory.h"
+#include "cache/token_layout.h"
+#include "kernels/kv_view.h"
+
+namespace purekv {
+
+struct KvCacheShape {
+  int64_t layers = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  Dtype dtype = Dtype::kF32;  // f32 or bf16
+
+  // Bytes of keys and values of one token in one head.
+  int64_t entry_bytes() const { return 2 * head_dim * static_cast<int64_t>(DtypeSize(dtype)); }
+};
+
+// Not thread-safe: one conversation, one thread at a time.
+class KvCache {
+ public:
+  explicit KvCache(const KvCacheShape& shape);
+
+  const KvCacheShape& shape() const { return shape_; }
+
+  // Registers the next tokens of the sequence; returns the sequence index of the first. Their keys and values follow, layer by
+  // layer, with Append.
+  int64_t AddTokens(std::span<const Position> positions);
+  int64_t tokens() const { return static_cast<int64_t>(positions_.size()); }
+  // Rotary position of every token of the sequence, evicted or not. [tokens]
+  std::span<const Position> positions() const { return positions_; }
+
+  // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
+  void Reserve(int64_t layer, int64_t count);
+  // Appends to all heads of one layer. keys (rotated), values: [n, kv_heads * head_dim] f32, converted to the cache's dtype.
+  // first_token: sequence index of the first row.
+  void Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token);
+
+  int64_t Length(int64_t layer, int64_t head) const;
+  KvHeadView Head(int64_t layer, int64_t head) const;
+  // Sequence index of each entry, ascending. [length]
+  std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const;
+
+  // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system.
+  void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries);
+  // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back).
+  void Truncate(int64_t tokens);
+
+  // Bytes taken from the system now, and the most at any moment so far (room reserved for tokens to come included).
+  int64_t AllocatedBytes() const { return allocated_; }
+  int64_t PeakBytes() const { return peak_; }
+  // What a full cache of `tokens` tokens takes when filled by one prompt: real allocation sizes, rounding included.
+  static int64_t FullBytes(const KvCacheShape& shape, int64_t tokens);
+
+ private:
+  // One KV head of one layer.
+  struct Entries {
+    Buffer keys;    // [capacity, head_dim]
+    Buffer values;  // [capacity, head_dim]
+    std::vector<int32_t> tokens;
+    int64_t capacity = 0;
+  };
+  Entries& At(int64_t layer, int64_t head);
+  const Entries& At(int64_t layer, int64_t head) const;
+  void SetCapacity(Entries& entries, int64_t capacity);
+
+  KvCacheShape shape_;
+  std::vector<Entries> entries_;  // [layers * kv_heads]
+  std::vector<Position> positions_;
+  int64_t allocated_ = 0;
+  int64_t peak_ = 0;
+};
+
+}  // namespace purekv

@@ -1,0 +1,35 @@
+// Which frames of a video are looked at, and at what size: pure arithmetic, equal to Python's.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "purekv/media.h"
+
+namespace purekv {
+
+struct Size {
+  int64_t height = 0;
+  int64_t width = 0;
+  bool operator==(const Size&) const = default;
+};
+
+// Python's round(): half to even.
+double RoundHalfEven(double x);
+
+// qwen-vl-utils' / transformers' smart_resize: the multiple of `factor` nearest to (height, width) whose area lies within
+// [min_pixels, max_pixels]. Throws Error when one side is more than 200 times the other.
+Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixels, int64_t max_pixels);
+
+// How many frames, and which (ascending, may repeat only when the video is shorter than asked).
+struct FrameChoice {
+  std::vector<int64_t> indices;
+  double sample_fps = 2.0;  // rate of the chosen frames: count / total * video_fps
+};
+
+// `total` frames at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of `factor`.
+// Throws Error naming `path` when fewer than `factor` frames exist.
+FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t min_frames, int64_t max_frames, int64_t factor,
+                         FrameSampling sampling, const std::string& path);
+
+}  // namespace purekv
