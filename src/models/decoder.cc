@@ -6,6 +6,7 @@
 
 #include "attention/attention.h"
 #include "base/error.h"
+#include "base/stage_timer.h"
 #include "kernels/elementwise.h"
 #include "models/weights.h"
 
@@ -129,7 +130,11 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
 
   RmsNorm(hidden, layer.input_norm, config_.rms_eps, normed);
-  layer.qkv.Run(normed, qkv);
+  const auto multiply = [&](const Linear& linear, AnyMatrixView x, MatrixView<float> y, bool accumulate) {
+    const StageTimer timer(&workspace.matmul_seconds);
+    linear.Run(x, y, accumulate);
+  };
+  multiply(layer.qkv, normed, qkv, false);
   const MatrixView<float> q = qkv.Cols(0, q_cols);
   const MatrixView<float> k = qkv.Cols(q_cols, kv_cols);
   RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos, sin);
@@ -146,14 +151,17 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   args.head_dim = dim;
   args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
   args.out = attended;
-  Attention(args);
-  layer.output.Run(attended, hidden, /*accumulate=*/true);
+  {
+    const StageTimer timer(&workspace.attention_seconds);
+    Attention(args);
+  }
+  multiply(layer.output, attended, hidden, true);
 
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
-  layer.gate_up.Run(normed, gate_up);
+  multiply(layer.gate_up, normed, gate_up, false);
   GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate), gate_up.Cols(config_.intermediate, config_.intermediate),
                 activated);
-  layer.down.Run(activated, hidden, /*accumulate=*/true);
+  multiply(layer.down, activated, hidden, true);
 }
 
 void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits) const {

@@ -48,6 +48,7 @@ struct DecoderWorkspace {
   Matrix<float> qkv, gate_up;             // [block, (heads + 2 kv_heads) * head_dim], [block, 2 * intermediate]
   Matrix<float> cos, sin;                 // [block, rotary / 2]
   int64_t rows = 0;
+  double matmul_seconds = 0, attention_seconds = 0;  // spent so far
 };
 
 // Weights, read-only after construction: any number of threads may run Forward, each with its own cache and workspace.
