@@ -314,7 +314,7 @@ class DemoModel(nn.Module):
         """
         seen = self.see(patches, frozen)
         embed = self.model.embed_tokens
-        x = torch.cat([embed(prefix).to(seen.dtype).expand(b, -1, -1), seen, embed(text).to(seen.dtype)], dim=1)
+        x = torch.cat([embed(prefix).to(seen.dtype).expand(len(seen), -1, -1), seen, embed(text).to(seen.dtype)], dim=1)
         cos, sin = self.model.rope(positions, x.dtype)
         first, last = len(prefix), len(prefix) + seen.shape[1]
         taps = {}
