@@ -16,7 +16,7 @@ namespace {
 
 const char* StoredDtype(Dtype dtype) { return dtype == Dtype::kF32 ? "F32" : dtype == Dtype::kBF16 ? "BF16" : "F16"; }
 
-size_t BytesOf(const TensorType& type) {
+size_t BytesOf(const TensorInfo& type) {
   size_t count = 1;
   for (const int64_t dim : type.shape) count *= static_cast<size_t>(dim);
   return count * DtypeSize(type.dtype);

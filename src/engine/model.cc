@@ -114,7 +114,7 @@ ModelSummary Model::Inspect(const std::string& directory) {
   summary.mrope_sections = open.plan->mrope_sections;
   summary.vision = open.plan->vision;
   std::map<std::string, int64_t> bytes_of;
-  for (const TensorInfo& tensor : ListTensors(directory)) {
+  for (const TensorListing& tensor : ListTensors(directory)) {
     summary.info.weight_bytes += tensor.bytes;
     std::string name = tensor.dtype;
     std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
