@@ -25,7 +25,8 @@ namespace purekv {
 class VisionLanguageModel;  // internal
 
 struct LoadOptions {
-  std::optional<Dtype> dtype;  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine multiplies it fast, else f32
+  std::optional<Dtype> dtype;  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine
+                               // multiplies it fast, else f32
   int threads = 0;             // used while loading; 0: physical cores
 };
 
@@ -39,16 +40,80 @@ struct ModelInfo {
   int64_t kv_bytes_per_token = 0;  // all layers and heads
 };
 
+struct MediaInfo {
+  MediaSource::Kind kind = MediaSource::Kind::kVideo;
+  int64_t frames = 0;
+  std::array<int64_t, 3> grid{};  // t, h, w in patches
+  int64_t tokens = 0;
+  double sample_fps = 0;
+};
+
+struct GenerateOptions {
+  int64_t max_new_tokens = 256;
+  float temperature = 0;  // 0: greedy
+  int64_t top_k = 0;      // 0: off
+  float top_p = 1;
+  float repetition_penalty = 1;
+  uint64_t seed = 0;
+};
+
+// What a model directory holds, read without loading any weight.
+struct ModelSummary {
+  // weight_bytes: bytes of the tensors as they lie on disk; dtype: what LoadOptions without one would choose here.
+  ModelInfo info;
+  std::string disk_dtype;  // of most tensor bytes: "bf16", "f16", "f32"
+  bool tied_embeddings = false;
+  int64_t intermediate = 0;  // of the decoder's feed-forward layers
+  double rope_theta = 0;
+  std::vector<int64_t> mrope_sections;  // empty: one position axis
+  struct Vision {
+    int64_t parameters = 0;
+    int64_t layers = 0, hidden = 0, heads = 0, intermediate = 0;
+    int64_t patch = 0, temporal_patch = 0, merge = 0;
+    int64_t window = 0;  // in pixels; 0: attention over the whole frame
+  } vision;
+};
+
+// One tensor of a model directory, as stored.
+struct TensorListing {
+  std::string name;
+  std::string dtype;  // as the file says: "BF16", "F32", ...
+  std::vector<int64_t> shape;
+  int64_t bytes = 0;
+  std::string file;  // name inside the directory
+};
+
+// What a video costs a model.
+struct VideoCost {
+  MediaInfo media;                // frames, grid and visual tokens
+  int64_t height = 0, width = 0;  // after resizing, in pixels
+  int64_t prompt_tokens = 0;      // visual tokens and the markers around them
+};
+
 // Read-only after loading; any number of sessions in any threads may share one.
 class Model {
  public:
   // A Hugging Face model directory as published. Throws Error naming file and field or tensor.
   static std::shared_ptr<const Model> Load(const std::string& directory, const LoadOptions& options);
-  // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to download; `layers` decoder
-  // layers (0: all). It has no tokenizer: for measuring speed only.
+  // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to
+  // download; `layers` decoder layers (0: all). It has no tokenizer: for measuring speed only.
   static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
 
+  // A directory's configuration and tensor headers, nothing packed: seconds even for the largest models. Throws Error
+  // as Load does.
+  static ModelSummary Inspect(const std::string& directory);
+  // Every tensor of the directory, sorted by name.
+  static std::vector<TensorListing> ListTensors(const std::string& directory);
+  // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only). Throws Error
+  // (kUsage) on sizes that the model cannot take.
+  static VideoCost CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
+                               const MediaOptions& options);
+
   const ModelInfo& info() const { return info_; }
+  // Sampling values of the directory's generation_config.json (temperature, top_k, top_p, repetition_penalty;
+  // temperature 0 when it says do_sample: false); what it does not say keeps GenerateOptions' default. `present` false:
+  // there is no such file.
+  GenerateOptions generation_defaults(bool* present = nullptr) const;
   const VisionLanguageModel& internals() const { return *internals_; }
   ~Model();
 
@@ -76,13 +141,14 @@ struct SessionOptions {
   int threads = 0;  // 0: physical cores
   KvOptions kv;
   int64_t block_rows = 0;  // rows a layer works on at a time; 0: chosen by the engine. Changes results by rounding only
-  int64_t chunk_tokens = 0;  // prompt tokens per pass through all layers; 0: the whole prompt in one pass
+  int64_t chunk_tokens = 0;    // prompt tokens per pass through all layers; 0: the whole prompt in one pass
   std::string dump_directory;  // every stage's tensor as .npy, of the first prompt
   ProgressFunction progress;
-  const std::atomic<bool>* cancel = nullptr;  // when it becomes true, Read throws Cancelled, Generate stops with what it has
+  // When it becomes true, Read and Score throw Cancelled, Generate stops with what it has.
+  const std::atomic<bool>* cancel = nullptr;
 };
 
-// Thrown by Read when the cancel flag was raised.
+// Thrown by Read and Score when the cancel flag was raised.
 class Cancelled : public Error {
  public:
   Cancelled() : Error(Kind::kFailed, "cancelled") {}
@@ -96,27 +162,10 @@ struct Turn {
   std::string prompt;
 };
 
-struct MediaInfo {
-  MediaSource::Kind kind = MediaSource::Kind::kVideo;
-  int64_t frames = 0;
-  std::array<int64_t, 3> grid{};  // t, h, w in patches
-  int64_t tokens = 0;
-  double sample_fps = 0;
-};
-
 struct PromptInfo {
   std::vector<int32_t> ids;  // of this turn
   int64_t visual_tokens = 0;
   std::vector<MediaInfo> media;
-};
-
-struct GenerateOptions {
-  int64_t max_new_tokens = 256;
-  float temperature = 0;  // 0: greedy
-  int64_t top_k = 0;      // 0: off
-  float top_p = 1;
-  float repetition_penalty = 1;
-  uint64_t seed = 0;
 };
 
 struct Answer {
@@ -134,8 +183,10 @@ struct ScoreResult {
 };
 
 struct KvStats {
-  int64_t tokens_full = 0;       // prompt tokens at the end of the prefill
-  double tokens_kept_mean = 0;   // over layers and heads
+  int64_t tokens_full = 0;  // prompt tokens at the end of the prefill
+  // Of them, the part that compression looked at: all, or with When::kMedia those up to the media's end.
+  int64_t tokens_compressed = 0;
+  double tokens_kept_mean = 0;                             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;  // at the end of the first prefill; real allocations
   int64_t bytes_now = 0;
 };
@@ -153,8 +204,8 @@ class Session {
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
 
-  // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing end-of-turn
-  // token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
+  // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
+  // end-of-turn token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
   PromptInfo Read(const Turn& turn);
   // As Read, from ready-made ids of text without media.
   void ReadIds(const std::vector<int32_t>& ids);
@@ -178,5 +229,8 @@ class Session {
 
 // Kernel chosen for each primitive ("matmul" -> "onednn brgemm:avx512_core_amx_bf16").
 std::map<std::string, std::string> KernelChoices(const Model& model);
+
+// The same for people: one line per primitive, which implementation runs and why those before it in the list refused.
+std::vector<std::string> KernelReport(const Model& model);
 
 }  // namespace purekv

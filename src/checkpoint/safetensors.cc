@@ -82,6 +82,16 @@ class SafetensorsSource final : public TensorSource {
     tensor.shard->file.DropPages(Bytes(tensor));
   }
 
+  std::vector<StoredTensorInfo> List() const {
+    std::vector<StoredTensorInfo> list;
+    for (const auto& [published, tensor] : tensors_) {
+      const std::string& path = tensor.shard->file.path();
+      list.push_back({tensor.name, tensor.entry->dtype, tensor.entry->shape,
+                      static_cast<int64_t>(tensor.entry->end - tensor.entry->begin), path.substr(path.rfind('/') + 1)});
+    }
+    return list;
+  }
+
   std::string Describe(const std::string& name) const override {
     const auto found = tensors_.find(name);
     return found == tensors_.end() ? where_ : found->second.shard->file.path();
@@ -125,9 +135,7 @@ void CheckPlainName(const std::string& file, const std::string& where) {
   }
 }
 
-}  // namespace
-
-std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) {
+std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
   if (!DirectoryExists(dir)) Fail(dir, ": no such directory");
   const std::string single = JoinPath(dir, "model.safetensors");
   if (FileExists(single)) {
@@ -166,5 +174,11 @@ std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) {
   }
   return source;
 }
+
+}  // namespace
+
+std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) { return OpenDirectory(dir); }
+
+std::vector<StoredTensorInfo> ListSafetensors(const std::string& dir) { return OpenDirectory(dir)->List(); }
 
 }  // namespace purekv
