@@ -20,7 +20,8 @@ void Visit(const purekv::Json& value) {
   for (const auto& inner : value) Visit(inner);
   if (!value.is_object()) return;
   const purekv::JsonFields fields(value, "fuzz");
-  for (const auto& [key, inner] : value.items()) {
+  for (const auto& item : value.items()) {
+    const std::string key = item.key();
     Try([&] {
       const int64_t number = fields.Int(key, -5, 100);
       if (number < -5 || number > 100) std::abort();
