@@ -1,0 +1,122 @@
+#include "cache/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "kernels/elementwise.h"
+
+namespace purekv {
+
+KvCache::KvCache(const KvCacheShape& shape) : shape_(shape) {
+  PUREKV_CHECK(shape.layers >= 0 && shape.kv_heads >= 1 && shape.head_dim >= 1, shape.layers, " layers, ", shape.kv_heads,
+               " heads of ", shape.head_dim);
+  PUREKV_CHECK(shape.dtype != Dtype::kF16, "the cache holds f32 or bf16");
+  entries_.resize(static_cast<size_t>(shape.layers * shape.kv_heads));
+}
+
+KvCache::Entries& KvCache::At(int64_t layer, int64_t head) {
+  PUREKV_CHECK(layer >= 0 && layer < shape_.layers && head >= 0 && head < shape_.kv_heads, "layer ", layer, " head ", head);
+  return entries_[static_cast<size_t>(layer * shape_.kv_heads + head)];
+}
+
+const KvCache::Entries& KvCache::At(int64_t layer, int64_t head) const { return const_cast<KvCache*>(this)->At(layer, head); }
+
+int64_t KvCache::AddTokens(std::span<const Position> positions) {
+  const int64_t first = tokens();
+  positions_.insert(positions_.end(), positions.begin(), positions.end());
+  return first;
+}
+
+void KvCache::SetCapacity(Entries& entries, int64_t capacity) {
+  PUREKV_CHECK(capacity >= static_cast<int64_t>(entries.tokens.size()), capacity, " for ", entries.tokens.size());
+  const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
+  for (Buffer* buffer : {&entries.keys, &entries.values}) {
+    allocated_ -= static_cast<int64_t>(buffer->allocated());
+    buffer->Resize(static_cast<size_t>(capacity) * row);
+    allocated_ += static_cast<int64_t>(buffer->allocated());
+    peak_ = std::max(peak_, allocated_);
+  }
+  // Rounding up to whole pages leaves room for a few more: use it before growing again.
+  entries.capacity = static_cast<int64_t>(entries.keys.allocated() / row);
+  entries.keys.Resize(static_cast<size_t>(entries.capacity) * row);
+  entries.values.Resize(static_cast<size_t>(entries.capacity) * row);
+}
+
+void KvCache::Reserve(int64_t layer, int64_t count) {
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    Entries& entries = At(layer, head);
+    const int64_t needed = static_cast<int64_t>(entries.tokens.size()) + count;
+    if (needed > entries.capacity) SetCapacity(entries, needed);
+  }
+}
+
+void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token) {
+  const int64_t count = keys.rows;
+  const int64_t dim = shape_.head_dim;
+  PUREKV_CHECK(values.rows == count && keys.cols == shape_.kv_heads * dim && values.cols == keys.cols, keys.rows, " x ",
+               keys.cols, " keys, ", values.rows, " x ", values.cols, " values");
+  PUREKV_CHECK(first_token >= 0 && first_token + count <= tokens(), first_token, " + ", count, " of ", tokens());
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    Entries& entries = At(layer, head);
+    const auto length = static_cast<int64_t>(entries.tokens.size());
+    // Growing moves page tables, not contents, so small steps are cheap and little stays unused.
+    if (length + count > entries.capacity) SetCapacity(entries, length + std::max(count, length / 16 + 16));
+    const size_t offset = static_cast<size_t>(length * dim) * DtypeSize(shape_.dtype);
+    AnyMatrixView out{static_cast<char*>(entries.keys.data()) + offset, shape_.dtype, count, dim, dim};
+    Convert(keys.Cols(head * dim, dim), out);
+    out.data = static_cast<char*>(entries.values.data()) + offset;
+    Convert(values.Cols(head * dim, dim), out);
+    for (int64_t i = 0; i < count; ++i) entries.tokens.push_back(static_cast<int32_t>(first_token + i));
+  }
+}
+
+int64_t KvCache::Length(int64_t layer, int64_t head) const { return static_cast<int64_t>(At(layer, head).tokens.size()); }
+
+KvHeadView KvCache::Head(int64_t layer, int64_t head) const {
+  const Entries& entries = At(layer, head);
+  return {entries.keys.data(), entries.values.data(), static_cast<int64_t>(entries.tokens.size()), shape_.head_dim,
+          shape_.head_dim, shape_.dtype};
+}
+
+std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const { return At(layer, head).tokens; }
+
+void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
+  Entries& entries = At(layer, head);
+  const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
+  auto* keys = static_cast<char*>(entries.keys.data());
+  auto* values = static_cast<char*>(entries.values.data());
+  int32_t last = -1;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const int32_t from = kept[i];
+    PUREKV_CHECK(from > last && from < static_cast<int32_t>(entries.tokens.size()), "entry ", from, " after ", last, " of ",
+                 entries.tokens.size());
+    last = from;
+    const auto source = static_cast<size_t>(from);
+    if (source != i) {  // source > i always: rows never overlap
+      std::memcpy(keys + i * row, keys + source * row, row);
+      std::memcpy(values + i * row, values + source * row, row);
+      entries.tokens[i] = entries.tokens[source];
+    }
+  }
+  entries.tokens.resize(kept.size());
+  entries.tokens.shrink_to_fit();
+  SetCapacity(entries, static_cast<int64_t>(kept.size()));
+}
+
+void KvCache::Truncate(int64_t count) {
+  PUREKV_CHECK(count >= 0 && count <= tokens(), count, " of ", tokens());
+  for (Entries& entries : entries_) {
+    const auto end = std::lower_bound(entries.tokens.begin(), entries.tokens.end(), static_cast<int32_t>(count));
+    entries.tokens.erase(end, entries.tokens.end());
+  }
+  positions_.resize(static_cast<size_t>(count));
+}
+
+int64_t KvCache::FullBytes(const KvCacheShape& shape, int64_t tokens) {
+  if (tokens == 0) return 0;
+  const Buffer one(static_cast<size_t>(tokens * shape.head_dim) * DtypeSize(shape.dtype));
+  return static_cast<int64_t>(one.allocated()) * 2 * shape.kv_heads * shape.layers;
+}
+
+}  // namespace purekv

@@ -1,0 +1,99 @@
+#include "purekv/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/cpu.h"
+#include "base/error.h"
+#include "engine/conversation.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kDefaultSide = 16;  // patches per side of a frame where no grid is asked for: 224 x 224 pixels
+
+// The video that the prompt holds; zeros: none.
+Grid ChooseGrid(const BenchRequest& request, const VisionLanguageModel& model, int64_t markers) {
+  const std::array<int64_t, 3> none = {0, 0, 0};
+  if (request.grid && *request.grid == none) return {};
+  if (request.grid) return {(*request.grid)[0], (*request.grid)[1], (*request.grid)[2]};
+  const int64_t per_slice = model.RandomMedia({1, kDefaultSide, kDefaultSide}).tokens;
+  const int64_t slices = (request.prompt_tokens - markers - 1) / per_slice;
+  return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
+}
+
+// Text ids that no special meaning hangs on, the same for the same count.
+std::vector<int32_t> TextIds(int64_t count, int64_t vocabulary, const std::vector<int32_t>& avoid) {
+  std::vector<int32_t> ids;
+  uint64_t state = 12345;
+  while (static_cast<int64_t>(ids.size()) < count) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    const auto id = static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(vocabulary));
+    if (std::find(avoid.begin(), avoid.end(), id) == avoid.end()) ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace
+
+BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request, const SessionOptions& options) {
+  const VisionLanguageModel& internals = model->internals();
+  if (request.prompt_tokens < 1) FailUsage("--prompt-tokens ", request.prompt_tokens, ": must be at least 1");
+  if (request.depth < 0 || request.decode_tokens < 0) FailUsage("--depth and -n must be at least 0");
+  const int64_t vocabulary = model->info().vocabulary;
+  std::vector<int32_t> media_ids = internals.MediaIds(/*video=*/true);
+  std::vector<int32_t> avoid = media_ids;
+  const std::vector<int32_t> image_ids = internals.MediaIds(/*video=*/false);
+  avoid.insert(avoid.end(), image_ids.begin(), image_ids.end());
+
+  const auto markers = static_cast<int64_t>(media_ids.size()) - 1;
+  const Grid grid = ChooseGrid(request, internals, markers);
+  std::vector<PreparedMedia> media;
+  if (grid.patches() > 0) media.push_back(internals.RandomMedia(grid));
+  const int64_t visual = media.empty() ? 0 : media[0].tokens;
+  if (visual > 0 && visual + markers > request.prompt_tokens) {
+    FailUsage("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": its ", visual, " tokens and ", markers,
+              " markers exceed --prompt-tokens ", request.prompt_tokens);
+  }
+  Conversation conversation(model, options);
+  if (request.depth > 0) conversation.ReadPrompt(TextIds(request.depth, vocabulary, avoid), {});
+
+  BenchResult result;
+  result.grid = {grid.t, grid.h, grid.w};
+  const int64_t text = request.prompt_tokens - (visual > 0 ? visual + markers : 0);
+  std::vector<int32_t> ids = visual > 0 ? media_ids : std::vector<int32_t>{};
+  const std::vector<int32_t> tail = TextIds(text, vocabulary, avoid);
+  ids.insert(ids.end(), tail.begin(), tail.end());
+  const StageTimes before = conversation.times();
+  const double matmul_before = conversation.matmul_seconds();
+  const double attention_before = conversation.attention_seconds();
+  conversation.ReadPrompt(ids, std::move(media));
+  result.vision.tokens = visual;
+  result.vision.seconds = visual > 0 ? conversation.times().vision_s - before.vision_s : 0;
+  result.prefill.tokens = request.prompt_tokens;
+  result.prefill.seconds = conversation.times().prefill_s - before.prefill_s;
+  result.prefill.matmul_s = conversation.matmul_seconds() - matmul_before;
+  result.prefill.attention_s = conversation.attention_seconds() - attention_before;
+  result.kv = conversation.kv();
+
+  if (request.decode_tokens > 0) {
+    const std::vector<int32_t> steps = TextIds(request.decode_tokens, vocabulary, avoid);
+    const double matmul = conversation.matmul_seconds();
+    const double attention = conversation.attention_seconds();
+    const auto start = std::chrono::steady_clock::now();
+    for (const int32_t id : steps) {
+      if (options.cancel != nullptr && options.cancel->load()) throw Cancelled();
+      conversation.Step(id);
+    }
+    result.decode.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.decode.tokens = request.decode_tokens;
+    result.decode.matmul_s = conversation.matmul_seconds() - matmul;
+    result.decode.attention_s = conversation.attention_seconds() - attention;
+  }
+  return result;
+}
+
+MachineInfo DescribeMachine() { return {CpuName(), InstructionSet()}; }
+
+}  // namespace purekv

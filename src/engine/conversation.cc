@@ -1,0 +1,368 @@
+#include "engine/conversation.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/stage_timer.h"
+#include "base/threads.h"
+#include "engine/sampling.h"
+#include "policy/registry.h"
+
+namespace purekv {
+namespace {
+
+// Rows a layer works on at a time: enough for the matrix products to run at full speed (measured flat from 256 on), few enough
+// that a block's feed-forward activations stay near the cache.
+constexpr int64_t kBlockRows = 512;
+constexpr int64_t kScoreRows = 16;  // rows of logits held at a time while scoring
+
+}  // namespace
+
+Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions options)
+    : model_(std::move(model)),
+      internals_(model_->internals()),
+      options_(std::move(options)),
+      threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
+      cache_(internals_.decoder().cache_shape()) {
+  if (options_.threads < 0 || options_.threads > 4096) FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
+  if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
+  CheckKvOptions(options_.kv);
+}
+
+void Conversation::Begin() {
+  if (broken_) Fail("this session stopped half-way through reading a prompt; Reset starts it anew");
+  SetThreads(threads_);
+}
+
+void Conversation::Reset() {
+  cache_ = KvCache(internals_.decoder().cache_shape());
+  ids_.clear();
+  pending_.clear();
+  layout_.clear();
+  next_position_ = 0;
+  last_hidden_ = {};
+  started_ = broken_ = false;
+  stats_ = {};
+  times_ = {};
+  kept_.clear();
+}
+
+const Tokenizer& Conversation::tokenizer() const {
+  if (internals_.tokenizer() == nullptr) FailUsage("a model of random weights has no tokenizer: it cannot read or write text");
+  return *internals_.tokenizer();
+}
+
+PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids) const {
+  PromptTokens tokens;
+  tokens.ids = ids;
+  tokens.layout.resize(ids.size());
+  tokens.next_position = next_position_;
+  for (size_t i = 0; i < ids.size(); ++i, ++tokens.next_position) {
+    tokens.positions.push_back({tokens.next_position, tokens.next_position, tokens.next_position});
+  }
+  return tokens;
+}
+
+void Conversation::CheckRoom(int64_t more) const {
+  const int64_t limit = model_->info().max_positions;
+  if (tokens() + more > limit) {
+    Fail("the prompt makes ", tokens() + more, " tokens; the model takes at most ", limit,
+         " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels (--max-pixels) help");
+  }
+}
+
+std::vector<int32_t> Conversation::TurnIds(const Turn& turn, const std::vector<PreparedMedia>& media) const {
+  std::vector<ContentPart> parts;
+  for (const PreparedMedia& one : media) {
+    parts.push_back({one.is_video() ? ContentPart::Kind::kVideo : ContentPart::Kind::kImage, ""});
+  }
+  parts.push_back({ContentPart::Kind::kText, turn.prompt});
+  const ChatTemplate& chat = internals_.chat_template();
+  if (!started_) return tokenizer().Encode(chat.FirstTurn(turn.system.has_value(), turn.system.value_or(""), parts));
+  return tokenizer().Encode(chat.NextTurn(parts));
+}
+
+PromptInfo Conversation::ReadTurn(const Turn& turn) {
+  Begin();
+  if (started_ && (turn.system || !turn.media.empty())) {
+    FailUsage("a later turn cannot bring a system message or media: they belong to the first");
+  }
+  std::vector<PreparedMedia> media;
+  {
+    const StageTimer timer(&times_.media_s);
+    for (const MediaSource& source : turn.media) {
+      media.push_back(internals_.LoadMedia(source, turn.media_options, [&](int64_t done, int64_t total) {
+        if (CancelRaised()) throw Cancelled();
+        Progress("media", done, total);
+      }));
+    }
+  }
+  std::vector<int32_t> ids = TurnIds(turn, media);
+  if (started_) {
+    // The answer before must be closed, whatever it ended with.
+    const int32_t end = internals_.end_of_turn_id();
+    const int32_t last = pending_.empty() ? ids_.back() : pending_.back();
+    if (last != end) pending_.push_back(end);
+  }
+  return ReadPrompt(ids, std::move(media));
+}
+
+PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media) {
+  Begin();
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= model_->info().vocabulary) {
+      FailUsage("token id ", id, " is outside the model's vocabulary of ", model_->info().vocabulary);
+    }
+  }
+  int64_t visual = 0;
+  for (const PreparedMedia& one : media) visual += one.tokens;
+  CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()));
+  PromptTokens prompt = PlainTokens(pending_);
+  prompt.Append(internals_.LayOut(ids, media, prompt.next_position));
+  if (prompt.ids.empty()) FailUsage("the prompt is empty");
+
+  PromptInfo info;
+  info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
+  for (const PreparedMedia& one : media) {
+    info.media.push_back({one.kind, one.frames.count, {one.grid.t, one.grid.h, one.grid.w}, one.tokens, one.sample_fps});
+    info.visual_tokens += one.tokens;
+  }
+  std::optional<Dump> dump;
+  if (!started_ && !options_.dump_directory.empty()) {
+    dump.emplace(options_.dump_directory);
+    dump->Prompt(prompt);
+    dump->Media(media, internals_);
+  }
+  broken_ = true;  // until all of it is in the cache
+  pending_.clear();
+  {
+    Matrix<float> hidden = EmbedPrompt(prompt, media);
+    media.clear();
+    if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
+    const StageTimer timer(&times_.prefill_s);
+    Extend(prompt, hidden.View(), dump ? &*dump : nullptr);
+  }
+  if (dump) {
+    dump->Finish();
+    dump->Logits(Logits());
+  }
+  started_ = true;
+  broken_ = false;
+  return info;
+}
+
+Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media) {
+  const Decoder& decoder = internals_.decoder();
+  const auto count = static_cast<int64_t>(prompt.ids.size());
+  Matrix<float> hidden(count, decoder.config().hidden);
+  decoder.Embed(prompt.ids, hidden.View());
+  const StageTimer timer(&times_.vision_s);
+  int64_t total = 0;
+  for (const PreparedMedia& one : media) total += one.grid.patches();
+  int64_t before = 0;
+  for (size_t item = 0; item < media.size(); ++item) {
+    const PreparedMedia& one = media[item];
+    std::vector<int64_t> rows;
+    for (int64_t i = 0; i < count; ++i) {
+      if (prompt.layout[static_cast<size_t>(i)].item == static_cast<int32_t>(item)) rows.push_back(i);
+    }
+    PUREKV_CHECK(static_cast<int64_t>(rows.size()) == one.tokens, rows.size(), " places for ", one.tokens, " visual tokens");
+    const auto progress = [&](int64_t done, int64_t) {
+      if (!CancelRaised()) Progress("vision", before + done, total);
+      return !CancelRaised();
+    };
+    // Nearly always one run: then the tower writes where the prompt wants it.
+    const bool one_run = rows.back() - rows.front() + 1 == one.tokens;
+    Matrix<float> apart;
+    if (!one_run) apart = Matrix<float>(one.tokens, hidden.cols());
+    const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
+    if (!internals_.Encode(one, out, progress)) throw Cancelled();
+    for (size_t i = 0; i < rows.size() && !one_run; ++i) {
+      std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)), static_cast<size_t>(hidden.cols()) * sizeof(float));
+    }
+    before += one.grid.patches();
+  }
+  return hidden;
+}
+
+void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump) {
+  const bool first = !started_;
+  const int64_t count = hidden.rows;
+  // Where compression looks at the cache: behind the media, or at the end.
+  const bool after_media = options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
+  const int64_t split = after_media ? prompt.media_end : count;
+  ExtendPart(prompt, 0, split, hidden, dump);
+  if (first) RecordCompression(split);
+  if (split < count) ExtendPart(prompt, split, count - split, hidden, dump);
+  next_position_ = prompt.next_position;
+  last_hidden_ = Matrix<float>(1, hidden.cols);
+  std::memcpy(last_hidden_.data(), hidden.Row(count - 1), static_cast<size_t>(hidden.cols) * sizeof(float));
+  if (first) {
+    stats_.tokens_full = count;
+    stats_.bytes_full = KvCache::FullBytes(cache_.shape(), count);
+    stats_.bytes_kept = cache_.AllocatedBytes();
+    stats_.bytes_peak = cache_.PeakBytes();
+    double kept = 0;
+    for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
+      for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) kept += static_cast<double>(cache_.Length(layer, head));
+    }
+    stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
+  }
+}
+
+void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump) {
+  const Decoder& decoder = internals_.decoder();
+  const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
+  const int64_t block = options_.block_rows > 0 ? options_.block_rows : kBlockRows;
+  const int64_t layers = decoder.config().layers;
+  for (int64_t row = first; row < first + count; row += chunk) {
+    const int64_t rows = std::min(chunk, first + count - row);
+    const auto span = std::span(prompt.positions).subspan(static_cast<size_t>(row), static_cast<size_t>(rows));
+    const int64_t first_token = cache_.AddTokens(span);
+    ForwardHooks hooks;
+    if (dump != nullptr) {
+      hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) { dump->Hidden(layer, row, hidden.rows, input); };
+    }
+    hooks.on_progress = [&](int64_t done, int64_t) {
+      if (CancelRaised()) return false;
+      Progress("prefill", row * layers + done, hidden.rows * layers);
+      return true;
+    };
+    if (!decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks)) throw Cancelled();
+    const auto begin = static_cast<std::ptrdiff_t>(row);
+    ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + begin + static_cast<std::ptrdiff_t>(rows));
+    layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + begin + static_cast<std::ptrdiff_t>(rows));
+  }
+}
+
+void Conversation::RecordCompression(int64_t tokens) {
+  stats_.tokens_compressed = tokens;
+  kept_.assign(static_cast<size_t>(cache_.shape().layers), {});
+  for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
+    for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) {
+      const auto entries = cache_.EntryTokens(layer, head);
+      kept_[static_cast<size_t>(layer)].emplace_back(entries.begin(), entries.end());
+    }
+  }
+}
+
+KvStats Conversation::kv() const {
+  KvStats stats = stats_;
+  stats.bytes_now = cache_.AllocatedBytes();
+  return stats;
+}
+
+std::span<float> Conversation::Logits() {
+  if (logits_.rows() == 0) logits_ = Matrix<float>(1, internals_.decoder().config().vocabulary);
+  internals_.decoder().Logits(std::as_const(last_hidden_).View(), logits_.View());
+  return logits_.View().RowSpan(0);
+}
+
+void Conversation::TakePending() {
+  if (pending_.empty()) return;
+  const PromptTokens prompt = PlainTokens(pending_);
+  pending_.clear();
+  Matrix<float> hidden(static_cast<int64_t>(prompt.ids.size()), internals_.decoder().config().hidden);
+  internals_.decoder().Embed(prompt.ids, hidden.View());
+  Extend(prompt, hidden.View(), nullptr);
+}
+
+std::span<float> Conversation::Step(int32_t id) {
+  Begin();
+  const PromptTokens one = PlainTokens({id});
+  Matrix<float> hidden(1, internals_.decoder().config().hidden);
+  internals_.decoder().Embed(one.ids, hidden.View());
+  const int64_t first = cache_.AddTokens(one.positions);
+  internals_.decoder().Forward(hidden.View(), first, 1, cache_, workspace_, {});
+  ids_.push_back(id);
+  layout_.push_back({});
+  next_position_ = one.next_position;
+  last_hidden_ = std::move(hidden);
+  return Logits();
+}
+
+Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
+  CheckGenerateOptions(options);
+  Begin();
+  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before Generate");
+  const StageTimer timer(&times_.decode_s);
+  TakePending();
+  Sampler sampler(options);
+  TextStream stream(tokenizer());
+  std::unordered_set<int32_t> seen;
+  if (options.repetition_penalty != 1) seen.insert(ids_.begin(), ids_.end());
+  const auto& stops = internals_.stop_ids();
+  Answer answer;
+  std::vector<float> raw;
+  for (int64_t n = 0; n < options.max_new_tokens; ++n) {
+    if (CancelRaised()) {
+      answer.finish = Answer::Finish::kCancelled;
+      break;
+    }
+    if (tokens() + 1 > model_->info().max_positions) break;
+    std::span<float> logits = n == 0 ? Logits() : Step(std::exchange(pending_, {}).front());
+    raw.assign(logits.begin(), logits.end());
+    const int32_t id = sampler.Next(logits, seen);
+    answer.ids.push_back(id);
+    answer.logprobs.push_back(LogProbability(raw, id));
+    pending_ = {id};
+    if (options.repetition_penalty != 1) seen.insert(id);
+    ++times_.decoded_tokens;
+    if (std::binary_search(stops.begin(), stops.end(), id)) {
+      answer.finish = Answer::Finish::kStop;
+      break;
+    }
+    const std::string text = stream.Push(id);
+    answer.text += text;
+    if (on_text && !text.empty()) on_text(text);
+    Progress("decode", n + 1, options.max_new_tokens);
+  }
+  const std::string rest = stream.Finish();
+  answer.text += rest;
+  if (on_text && !rest.empty()) on_text(rest);
+  return answer;
+}
+
+ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logits) {
+  Begin();
+  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before Score");
+  if (ids.empty()) FailUsage("the answer to score is empty");
+  const int64_t vocabulary = model_->info().vocabulary;
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= vocabulary) FailUsage("answer id ", id, " is outside the model's vocabulary of ", vocabulary);
+  }
+  CheckRoom(static_cast<int64_t>(ids.size()));
+  const StageTimer timer(&times_.decode_s);
+  TakePending();
+  ScoreResult result;
+  result.ids = ids;
+  Matrix<float> logits(kScoreRows, vocabulary);
+  size_t next = 0;  // answer token whose logits come next
+  const auto take = [&](MatrixView<const float> hidden) {
+    for (int64_t row = 0; row < hidden.rows; row += kScoreRows) {
+      const int64_t count = std::min(kScoreRows, hidden.rows - row);
+      internals_.decoder().Logits(hidden.Rows(row, count), logits.View().Rows(0, count));
+      for (int64_t i = 0; i < count; ++i, ++next) {
+        const std::span<const float> one = logits.View().RowSpan(i);
+        result.logprobs.push_back(LogProbability(one, ids[next]));
+        result.top1.push_back(ArgMax(one));
+        if (keep_logits) result.logits.insert(result.logits.end(), one.begin(), one.end());
+      }
+    }
+  };
+  take(std::as_const(last_hidden_).View());
+  if (ids.size() > 1) {
+    const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
+    Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals_.decoder().config().hidden);
+    internals_.decoder().Embed(answer.ids, hidden.View());
+    Extend(answer, hidden.View(), nullptr);
+    take(std::as_const(hidden).View());
+  }
+  pending_ = {ids.back()};
+  times_.decoded_tokens += static_cast<int64_t>(ids.size());
+  return result;
+}
+
+}  // namespace purekv

@@ -1,0 +1,36 @@
+// Every stage's tensor of the first prompt as .npy, for comparing with another implementation.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/matrix.h"
+#include "models/vision_language_model.h"
+
+namespace purekv {
+
+// Collects and writes; file names as docs/parity.md lists them. Holds every layer's input: only as large a prompt as memory
+// allows can be dumped.
+class Dump {
+ public:
+  // Throws Error when the directory cannot be made.
+  explicit Dump(std::string directory);
+
+  void Prompt(const PromptTokens& prompt);
+  void Media(std::span<const PreparedMedia> media, const VisionLanguageModel& model);  // pixel_values, grid
+  void Vision(MatrixView<const float> hidden, const TokenLayout& layout);              // visual rows of the embedded prompt
+  // Input of `layer` (layers = what the final norm gets), rows first_row .. of a prompt of `total` rows.
+  void Hidden(int64_t layer, int64_t first_row, int64_t total, MatrixView<const float> rows);
+  void Logits(std::span<const float> logits);
+  // Writes what Hidden collected.
+  void Finish();
+
+ private:
+  void Write(const std::string& name, MatrixView<const float> matrix) const;
+  std::string directory_;
+  std::vector<Matrix<float>> hidden_;
+};
+
+}  // namespace purekv

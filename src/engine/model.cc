@@ -1,0 +1,176 @@
+// Loading and describing models: the directory's config chooses the family, the family packs the weights.
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/cpu.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/threads.h"
+#include "checkpoint/json.h"
+#include "checkpoint/random_tensors.h"
+#include "checkpoint/safetensors.h"
+#include "models/registry.h"
+#include "purekv/session.h"
+
+namespace purekv {
+namespace {
+
+// A directory opened for reading: its config, its family's plan, its tensors.
+struct OpenDirectory {
+  std::unique_ptr<TensorSource> tensors;
+  std::unique_ptr<ModelPlan> plan;
+};
+
+OpenDirectory Open(const std::string& directory) {
+  if (!DirectoryExists(directory)) Fail(directory, ": no such directory; a Hugging Face model directory is expected");
+  const std::string path = JoinPath(directory, "config.json");
+  const Json config = ReadJson(path);
+  const ModelFamily& family = FindFamily(config, path);
+  OpenDirectory open;
+  open.tensors = OpenSafetensors(directory);
+  open.plan = family.plan(config, directory, open.tensors->Find("lm_head.weight").has_value());
+  return open;
+}
+
+Dtype ChooseDtype(const LoadOptions& options) {
+  if (!options.dtype) return HasFastBF16() ? Dtype::kBF16 : Dtype::kF32;
+  if (*options.dtype == Dtype::kF16) FailUsage("--dtype f16: the engine computes in bf16 or f32");
+  return *options.dtype;
+}
+
+ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dtype) {
+  const DecoderConfig& decoder = plan.decoder;
+  ModelInfo info;
+  info.directory = directory;
+  info.family = plan.family;
+  info.dtype = dtype;
+  info.layers = decoder.layers;
+  info.hidden = decoder.hidden;
+  info.heads = decoder.heads;
+  info.kv_heads = decoder.kv_heads;
+  info.head_dim = decoder.head_dim;
+  info.vocabulary = decoder.vocabulary;
+  info.max_positions = decoder.max_positions;
+  const KvCacheShape shape{decoder.layers, decoder.kv_heads, decoder.head_dim, dtype};
+  info.kv_bytes_per_token = shape.entry_bytes() * decoder.layers * decoder.kv_heads;
+  for (const TensorSpec& spec : plan.tensors) {
+    int64_t count = 1;
+    for (const int64_t dim : spec.shape) count *= dim;
+    info.parameters += count;
+  }
+  return info;
+}
+
+void CheckLoadOptions(const LoadOptions& options) {
+  if (options.threads < 0 || options.threads > 4096) {
+    FailUsage("threads ", options.threads, ": out of range 0 (physical cores) .. 4096");
+  }
+  SetThreads(options.threads > 0 ? options.threads : PhysicalCores());
+}
+
+}  // namespace
+
+Model::Model(ModelInfo info, std::unique_ptr<const VisionLanguageModel> internals)
+    : info_(std::move(info)), internals_(std::move(internals)) {}
+
+Model::~Model() = default;
+
+std::shared_ptr<const Model> Model::Load(const std::string& directory, const LoadOptions& options) {
+  CheckLoadOptions(options);
+  const Dtype dtype = ChooseDtype(options);
+  const OpenDirectory open = Open(directory);
+  ModelInfo info = Describe(*open.plan, directory, dtype);
+  auto internals = open.plan->Load(*open.tensors, dtype);
+  info.weight_bytes = internals->packed_bytes();
+  return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
+}
+
+std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers, const LoadOptions& options) {
+  CheckLoadOptions(options);
+  const Dtype dtype = ChooseDtype(options);
+  Json config = PublishedConfig(shape);
+  const auto all = config.at("num_hidden_layers").get<int64_t>();
+  if (layers < 0 || layers > all) FailUsage("--layers ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
+  if (layers > 0) config["num_hidden_layers"] = layers;
+  const auto plan = FindFamily(config, shape).plan(config, "", false);
+  ModelInfo info = Describe(*plan, shape, dtype);
+  const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
+  auto internals = plan->Load(*source, dtype);
+  info.weight_bytes = internals->packed_bytes();
+  return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
+}
+
+ModelSummary Model::Inspect(const std::string& directory) {
+  const OpenDirectory open = Open(directory);
+  ModelSummary summary;
+  summary.info = Describe(*open.plan, directory, ChooseDtype({}));
+  summary.tied_embeddings = open.plan->decoder.tied_embeddings;
+  summary.intermediate = open.plan->decoder.intermediate;
+  summary.rope_theta = open.plan->rope_theta;
+  summary.mrope_sections = open.plan->mrope_sections;
+  summary.vision = open.plan->vision;
+  std::map<std::string, int64_t> bytes_of;
+  for (const TensorInfo& tensor : ListTensors(directory)) {
+    summary.info.weight_bytes += tensor.bytes;
+    std::string name = tensor.dtype;
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    bytes_of[name] += tensor.bytes;
+  }
+  int64_t most = -1;
+  for (const auto& [name, bytes] : bytes_of) {
+    if (bytes > most) summary.disk_dtype = name;
+    most = std::max(most, bytes);
+  }
+  for (const TensorSpec& spec : open.plan->tensors) {
+    if (!spec.name.starts_with("visual.")) continue;
+    int64_t count = 1;
+    for (const int64_t dim : spec.shape) count *= dim;
+    summary.vision.parameters += count;
+  }
+  return summary;
+}
+
+VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
+                             const MediaOptions& options) {
+  if (frames < 1 || height < 1 || width < 1) FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
+  const PreparedMedia media = Open(directory).plan->PlanVideo(frames, height, width, options);
+  VideoCost cost;
+  cost.media = {media.kind, frames, {media.grid.t, media.grid.h, media.grid.w}, media.tokens, media.sample_fps};
+  cost.height = media.frames.height;
+  cost.width = media.frames.width;
+  cost.prompt_tokens = media.tokens + 2;
+  return cost;
+}
+
+GenerateOptions Model::generation_defaults(bool* present) const {
+  GenerateOptions options;
+  const std::string path = JoinPath(info_.directory, "generation_config.json");
+  const bool exists = FileExists(path);
+  if (present != nullptr) *present = exists;
+  if (!exists) return options;
+  const Json json = ReadJson(path);
+  const JsonFields fields(json, path);
+  options.temperature = fields.Bool("do_sample", false) ? static_cast<float>(fields.Number("temperature", 0, 1e6, 1)) : 0;
+  options.top_k = fields.Int("top_k", 0, 1 << 24, 50);  // transformers' default where the file is silent
+  options.top_p = static_cast<float>(fields.Number("top_p", 1e-12, 1, 1));
+  options.repetition_penalty = static_cast<float>(fields.Number("repetition_penalty", 1e-6, 1e6, 1));
+  return options;
+}
+
+std::map<std::string, std::string> KernelChoices(const Model& model) {
+  std::map<std::string, std::string> choices;
+  for (const auto& [primitive, kernel] : model.internals().Kernels()) choices[primitive] = kernel;
+  return choices;
+}
+
+std::vector<std::string> KernelReport(const Model& model) {
+  std::vector<std::string> lines;
+  for (const auto& [primitive, kernel] : model.internals().Kernels()) lines.push_back(primitive + ": " + kernel);
+  return lines;
+}
+
+}  // namespace purekv

@@ -1,0 +1,173 @@
+#include "models/decoder.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "attention/attention.h"
+#include "base/error.h"
+#include "base/stage_timer.h"
+#include "kernels/elementwise.h"
+#include "models/weights.h"
+
+namespace purekv {
+namespace {
+
+std::string LayerName(int64_t layer, const char* rest) { return StrCat("model.layers.", layer, ".", rest); }
+
+}  // namespace
+
+std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
+  const int64_t q = config.heads * config.head_dim;
+  const int64_t kv = config.kv_heads * config.head_dim;
+  std::vector<TensorSpec> specs = {{"model.embed_tokens.weight", {config.vocabulary, config.hidden}},
+                                   {"model.norm.weight", {config.hidden}}};
+  if (!config.tied_embeddings) specs.push_back({"lm_head.weight", {config.vocabulary, config.hidden}});
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const auto add = [&](const char* rest, Shape shape) { specs.push_back({LayerName(layer, rest), std::move(shape)}); };
+    add("input_layernorm.weight", {config.hidden});
+    add("post_attention_layernorm.weight", {config.hidden});
+    add("self_attn.q_proj.weight", {q, config.hidden});
+    add("self_attn.k_proj.weight", {kv, config.hidden});
+    add("self_attn.v_proj.weight", {kv, config.hidden});
+    if (config.qkv_bias) {
+      add("self_attn.q_proj.bias", {q});
+      add("self_attn.k_proj.bias", {kv});
+      add("self_attn.v_proj.bias", {kv});
+    }
+    add("self_attn.o_proj.weight", {config.hidden, q});
+    add("mlp.gate_proj.weight", {config.intermediate, config.hidden});
+    add("mlp.up_proj.weight", {config.intermediate, config.hidden});
+    add("mlp.down_proj.weight", {config.hidden, config.intermediate});
+  }
+  return specs;
+}
+
+Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype compute)
+    : config_(config), compute_(compute) {
+  using Names = std::vector<std::string>;
+  layers_.resize(static_cast<size_t>(config.layers));
+  for (int64_t i = 0; i < config.layers; ++i) {
+    Layer& layer = layers_[static_cast<size_t>(i)];
+    const auto name = [i](const char* rest) { return LayerName(i, rest); };
+    layer.input_norm = ReadFloats(source, name("input_layernorm.weight"));
+    layer.post_norm = ReadFloats(source, name("post_attention_layernorm.weight"));
+    const Names biases = config.qkv_bias ? Names{name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
+                                                 name("self_attn.v_proj.bias")}
+                                         : Names{};
+    layer.qkv = ReadLinear(
+        source, Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
+        biases, compute);
+    layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, compute);
+    layer.gate_up = ReadLinear(source, Names{name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")}, {}, compute);
+    layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, compute);
+    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+      packed_bytes_ += static_cast<int64_t>(linear->packed_bytes());
+    }
+  }
+  final_norm_ = ReadFloats(source, "model.norm.weight");
+  head_ = ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, compute);
+  packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
+  embedding_ = source.Read("model.embed_tokens.weight");
+}
+
+void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
+  PUREKV_CHECK(out.rows == static_cast<int64_t>(ids.size()) && out.cols == config_.hidden, out.rows, " x ", out.cols);
+  const size_t row_bytes = static_cast<size_t>(config_.hidden) * DtypeSize(embedding_.info.dtype);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    PUREKV_CHECK(ids[i] >= 0 && ids[i] < config_.vocabulary, "id ", ids[i], " of ", config_.vocabulary);
+    const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(ids[i]) * row_bytes;
+    ToFloats(row, embedding_.info.dtype, config_.hidden, out.Row(static_cast<int64_t>(i)));
+  }
+}
+
+void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
+  if (workspace.rows >= rows) return;
+  const int64_t q = config_.heads * config_.head_dim;
+  workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
+  workspace.attended = AnyMatrix(compute_, rows, q);
+  workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
+  workspace.qkv = Matrix<float>(rows, q + 2 * config_.kv_heads * config_.head_dim);
+  workspace.gate_up = Matrix<float>(rows, 2 * config_.intermediate);
+  workspace.cos = Matrix<float>(rows, config_.rope.pairs());
+  workspace.sin = Matrix<float>(rows, config_.rope.pairs());
+  workspace.rows = rows;
+}
+
+bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
+                      DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
+  PUREKV_CHECK(block_rows >= 1 && hidden.cols == config_.hidden, block_rows, " rows, ", hidden.cols, " columns");
+  PUREKV_CHECK(first_token + hidden.rows <= cache.tokens(), first_token, " + ", hidden.rows, " of ", cache.tokens());
+  Prepare(workspace, std::min(block_rows, hidden.rows));
+  const int64_t total = config_.layers * hidden.rows;
+  for (int64_t i = 0; i < config_.layers; ++i) {
+    if (hooks.on_layer_input) hooks.on_layer_input(i, hidden);
+    // A prompt's room is known; single tokens grow by the cache's own steps.
+    if (hidden.rows > 1) cache.Reserve(i, hidden.rows);
+    for (int64_t row = 0; row < hidden.rows; row += block_rows) {
+      const int64_t count = std::min(block_rows, hidden.rows - row);
+      LayerBlock(layers_[static_cast<size_t>(i)], i, hidden.Rows(row, count), first_token + row, cache, workspace);
+      if (hooks.on_progress && !hooks.on_progress(i * hidden.rows + row + count, total)) return false;
+    }
+    if (hooks.on_layer_done) hooks.on_layer_done(i);
+  }
+  if (hooks.on_layer_input) hooks.on_layer_input(config_.layers, hidden);
+  return true;
+}
+
+void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token, KvCache& cache,
+                         DecoderWorkspace& workspace) const {
+  const int64_t rows = hidden.rows;
+  const int64_t dim = config_.head_dim;
+  const int64_t q_cols = config_.heads * dim;
+  const int64_t kv_cols = config_.kv_heads * dim;
+  const AnyMatrixView normed = workspace.normed.View().Rows(0, rows);
+  const AnyMatrixView attended = workspace.attended.View().Rows(0, rows);
+  const AnyMatrixView activated = workspace.activated.View().Rows(0, rows);
+  const MatrixView<float> qkv = workspace.qkv.View().Rows(0, rows);
+  const MatrixView<float> gate_up = workspace.gate_up.View().Rows(0, rows);
+  const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
+  const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
+
+  RmsNorm(hidden, layer.input_norm, config_.rms_eps, normed);
+  const auto multiply = [&](const Linear& linear, AnyMatrixView x, MatrixView<float> y, bool accumulate) {
+    const StageTimer timer(&workspace.matmul_seconds);
+    linear.Run(x, y, accumulate);
+  };
+  multiply(layer.qkv, normed, qkv, false);
+  const MatrixView<float> q = qkv.Cols(0, q_cols);
+  const MatrixView<float> k = qkv.Cols(q_cols, kv_cols);
+  RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos, sin);
+  ApplyRope(q, config_.heads, dim, cos, sin);
+  ApplyRope(k, config_.kv_heads, dim, cos, sin);
+  cache.Append(index, k, qkv.Cols(q_cols + kv_cols, kv_cols), first_token);
+
+  std::vector<KvHeadView> heads;
+  for (int64_t head = 0; head < config_.kv_heads; ++head) heads.push_back(cache.Head(index, head));
+  AttentionArgs args;
+  args.q = q;
+  args.kv = heads;
+  args.heads = config_.heads;
+  args.head_dim = dim;
+  args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
+  args.out = attended;
+  {
+    const StageTimer timer(&workspace.attention_seconds);
+    Attention(args);
+  }
+  multiply(layer.output, attended, hidden, true);
+
+  RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
+  multiply(layer.gate_up, normed, gate_up, false);
+  GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate), gate_up.Cols(config_.intermediate, config_.intermediate),
+                activated);
+  multiply(layer.down, activated, hidden, true);
+}
+
+void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits) const {
+  AnyMatrix normed(compute_, hidden.rows, config_.hidden);
+  RmsNorm(hidden, final_norm_, config_.rms_eps, normed.View());
+  head_.Run(normed.View(), logits);
+}
+
+}  // namespace purekv

@@ -1,0 +1,65 @@
+// config.json and preprocessor files of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions re-save them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/json.h"
+#include "media/patches.h"
+#include "models/decoder.h"
+
+namespace purekv {
+
+enum class QwenVersion { kQwen2, kQwen2_5 };
+
+struct QwenVisionConfig {
+  QwenVersion version = QwenVersion::kQwen2_5;
+  int64_t depth = 0;
+  int64_t hidden = 0;
+  int64_t heads = 0;
+  int64_t intermediate = 0;
+  int64_t out_hidden = 0;
+  int64_t patch_size = 14;
+  int64_t temporal_patch_size = 2;
+  int64_t merge_size = 2;
+  int64_t window_size = 0;                  // pixels; 0: every block attends over its whole slice
+  std::vector<int64_t> full_attention;      // blocks that attend over the whole slice
+  double tokens_per_second = 0;             // position steps per second; 0: one step per slice (Qwen2-VL)
+  int64_t head_dim() const { return hidden / heads; }
+  int64_t patch_values() const { return 3 * temporal_patch_size * patch_size * patch_size; }
+};
+
+struct QwenConfig {
+  DecoderConfig decoder;
+  QwenVisionConfig vision;
+  std::optional<bool> tied;  // as the file says, if it says
+  int32_t image_id = 0, video_id = 0;
+  std::optional<int32_t> vision_start_id, vision_end_id;
+  std::vector<int32_t> eos_ids;
+  double rope_theta = 0;
+  std::vector<int64_t> sections;
+};
+
+// Checks every value it uses and refuses what is not implemented by name. Throws Error naming `path` and the field.
+QwenConfig ParseQwenConfig(const Json& root, QwenVersion version, const std::string& path);
+
+struct PixelLimits {
+  int64_t min_pixels = 0;
+  int64_t max_pixels = 0;
+};
+
+struct QwenPreprocessing {
+  PatchSpec patches;
+  PixelLimits image;
+  std::optional<PixelLimits> video;  // unset: qwen-vl-utils' rule
+};
+
+// `dir`/preprocessor_config.json and video_preprocessor_config.json; published defaults where there is none. Throws Error.
+QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVisionConfig& vision);
+
+// Stop ids of `dir`/generation_config.json (a number or a list), else those of config.json.
+std::vector<int32_t> ReadStopIds(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary);
+
+}  // namespace purekv

@@ -1,0 +1,253 @@
+#include "models/qwen_vision_tower.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "attention/attention.h"
+#include "base/error.h"
+#include "base/threads.h"
+#include "kernels/elementwise.h"
+#include "models/rope.h"
+#include "models/weights.h"
+
+namespace purekv {
+namespace {
+
+constexpr float kNormEps = 1e-6F;      // fixed in the published code, not in the config
+constexpr int64_t kFeedForwardRows = 1024;  // rows of the wide feed-forward layer held at a time
+
+using Names = std::vector<std::string>;
+
+std::string BlockName(int64_t block, const char* rest) { return StrCat("visual.blocks.", block, ".", rest); }
+
+}  // namespace
+
+WindowPlan PlanWindows(const Grid& grid, const QwenVisionConfig& config) {
+  const int64_t merge = config.merge_size;
+  const int64_t height = grid.h / merge;
+  const int64_t width = grid.w / merge;
+  const int64_t unit_rows = merge * merge;
+  const bool windowed = config.window_size > 0;
+  const int64_t side = windowed ? config.window_size / merge / config.patch_size : std::max(height, width);
+  WindowPlan plan;
+  plan.windows.push_back(0);
+  plan.slices.push_back(0);
+  for (int64_t t = 0; t < grid.t; ++t) {
+    for (int64_t y0 = 0; y0 < height; y0 += side) {
+      for (int64_t x0 = 0; x0 < width; x0 += side) {
+        const int64_t y1 = std::min(height, y0 + side);
+        const int64_t x1 = std::min(width, x0 + side);
+        for (int64_t y = y0; y < y1; ++y) {
+          for (int64_t x = x0; x < x1; ++x) plan.unit_order.push_back((t * height + y) * width + x);
+        }
+        plan.windows.push_back(plan.windows.back() + (y1 - y0) * (x1 - x0) * unit_rows);
+      }
+    }
+    plan.slices.push_back(plan.slices.back() + height * width * unit_rows);
+  }
+  return plan;
+}
+
+std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config) {
+  const int64_t d = config.hidden;
+  const int64_t i = config.intermediate;
+  const int64_t wide = d * config.merge_size * config.merge_size;
+  const bool newer = config.version == QwenVersion::kQwen2_5;
+  std::vector<TensorSpec> specs = {
+      {"visual.patch_embed.proj.weight", {d, 3, config.temporal_patch_size, config.patch_size, config.patch_size}}};
+  const auto norm = [&](const std::string& name) {
+    specs.push_back({name + ".weight", {d}});
+    if (!newer) specs.push_back({name + ".bias", {d}});
+  };
+  const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
+    specs.push_back({name + ".weight", {out, in}});
+    specs.push_back({name + ".bias", {out}});
+  };
+  for (int64_t block = 0; block < config.depth; ++block) {
+    norm(BlockName(block, "norm1"));
+    norm(BlockName(block, "norm2"));
+    linear(BlockName(block, "attn.qkv"), 3 * d, d);
+    linear(BlockName(block, "attn.proj"), d, d);
+    if (newer) {
+      linear(BlockName(block, "mlp.gate_proj"), i, d);
+      linear(BlockName(block, "mlp.up_proj"), i, d);
+      linear(BlockName(block, "mlp.down_proj"), d, i);
+    } else {
+      linear(BlockName(block, "mlp.fc1"), i, d);
+      linear(BlockName(block, "mlp.fc2"), d, i);
+    }
+  }
+  norm("visual.merger.ln_q");
+  linear("visual.merger.mlp.0", wide, wide);
+  linear("visual.merger.mlp.2", config.out_hidden, wide);
+  return specs;
+}
+
+QwenVisionTower::Norm QwenVisionTower::ReadNorm(const TensorSource& source, const std::string& name) const {
+  Norm norm;
+  norm.weight = ReadFloats(source, name + ".weight");
+  if (config_.version == QwenVersion::kQwen2) norm.bias = ReadFloats(source, name + ".bias");
+  return norm;
+}
+
+QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, Dtype compute)
+    : config_(config), compute_(compute) {
+  const auto read = [&](const Names& names) {
+    Names weights, biases;
+    for (const std::string& name : names) {
+      weights.push_back(name + ".weight");
+      biases.push_back(name + ".bias");
+    }
+    Linear linear = ReadLinear(source, weights, biases, compute);
+    packed_bytes_ += static_cast<int64_t>(linear.packed_bytes());
+    return linear;
+  };
+  // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
+  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, compute);
+  packed_bytes_ += static_cast<int64_t>(patch_embed_.packed_bytes());
+  blocks_.resize(static_cast<size_t>(config.depth));
+  for (int64_t i = 0; i < config.depth; ++i) {
+    Block& block = blocks_[static_cast<size_t>(i)];
+    block.norm1 = ReadNorm(source, BlockName(i, "norm1"));
+    block.norm2 = ReadNorm(source, BlockName(i, "norm2"));
+    block.qkv = read({BlockName(i, "attn.qkv")});
+    block.proj = read({BlockName(i, "attn.proj")});
+    if (config.version == QwenVersion::kQwen2_5) {
+      block.up = read({BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj")});
+      block.down = read({BlockName(i, "mlp.down_proj")});
+    } else {
+      block.up = read({BlockName(i, "mlp.fc1")});
+      block.down = read({BlockName(i, "mlp.fc2")});
+    }
+  }
+  merger_norm_ = ReadNorm(source, "visual.merger.ln_q");
+  merger_in_ = read({"visual.merger.mlp.0"});
+  merger_out_ = read({"visual.merger.mlp.2"});
+}
+
+// Rows are in window order.
+struct QwenVisionTower::Scratch {
+  Matrix<float> x;      // [rows, hidden]
+  AnyMatrix normed;     // [rows, hidden], compute dtype; attention's output too
+  Matrix<float> qkv;    // [rows, 3 * hidden]
+  Matrix<float> cos, sin;  // [rows, head_dim / 2]
+  Matrix<float> wide;   // [kFeedForwardRows, 1 or 2 * intermediate]
+  AnyMatrix activated;  // [kFeedForwardRows, intermediate]
+};
+
+void QwenVisionTower::ApplyNorm(const Norm& norm, MatrixView<const float> x, AnyMatrixView out) const {
+  if (norm.bias.empty()) {
+    RmsNorm(x, norm.weight, kNormEps, out);
+  } else {
+    LayerNorm(x, norm.weight, norm.bias, kNormEps, out);
+  }
+}
+
+bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, MatrixView<float> out,
+                             const std::function<bool()>& keep_going) const {
+  const int64_t rows = grid.patches();
+  const int64_t merge = config_.merge_size;
+  const int64_t unit_rows = merge * merge;
+  const int64_t dim = config_.head_dim();
+  PUREKV_CHECK(patches.rows == rows && patches.cols == config_.patch_values(), patches.rows, " x ", patches.cols);
+  PUREKV_CHECK(grid.h % merge == 0 && grid.w % merge == 0, grid.h, " x ", grid.w);
+  PUREKV_CHECK(out.rows == rows / unit_rows && out.cols == config_.out_hidden, out.rows, " x ", out.cols);
+  const WindowPlan plan = PlanWindows(grid, config_);
+
+  Scratch scratch;
+  scratch.x = Matrix<float>(rows, config_.hidden);
+  scratch.normed = AnyMatrix(compute_, rows, config_.hidden);
+  scratch.qkv = Matrix<float>(rows, 3 * config_.hidden);
+  scratch.cos = Matrix<float>(rows, dim / 2);
+  scratch.sin = Matrix<float>(rows, dim / 2);
+  const bool gated = config_.version == QwenVersion::kQwen2_5;
+  scratch.wide = Matrix<float>(std::min(rows, kFeedForwardRows), (gated ? 2 : 1) * config_.intermediate);
+  scratch.activated = AnyMatrix(compute_, std::min(rows, kFeedForwardRows), config_.intermediate);
+
+  {  // Patches to embeddings, put into window order on the way in: everything after works on contiguous windows.
+    AnyMatrix ordered(compute_, rows, config_.patch_values());
+    const AnyMatrixView view = ordered.View();
+    const int64_t units = rows / unit_rows;
+    ParallelForRanges(units, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t from = plan.unit_order[static_cast<size_t>(unit)] * unit_rows;
+        Convert(patches.Rows(from, unit_rows), view.Rows(unit * unit_rows, unit_rows));
+      }
+    });
+    patch_embed_.Run(view, scratch.x.View());
+  }
+  std::vector<Position> positions(static_cast<size_t>(rows));
+  const int64_t width = grid.w / merge;
+  const int64_t per_slice = (grid.h / merge) * width;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t unit = plan.unit_order[static_cast<size_t>(row / unit_rows)] % per_slice;
+    const int64_t inside = row % unit_rows;
+    positions[static_cast<size_t>(row)] = {0, static_cast<int32_t>((unit / width) * merge + inside / merge),
+                                           static_cast<int32_t>((unit % width) * merge + inside % merge)};
+  }
+  RopeTables(VisionRope(dim), positions, scratch.cos.View(), scratch.sin.View());
+
+  for (int64_t i = 0; i < config_.depth; ++i) {
+    const auto& full = config_.full_attention;
+    const bool windowed = config_.window_size > 0 && std::find(full.begin(), full.end(), i) == full.end();
+    RunBlock(blocks_[static_cast<size_t>(i)], windowed ? plan.windows : plan.slices, scratch);
+    if (keep_going && !keep_going()) return false;
+  }
+  Merge(scratch, plan, out);
+  return true;
+}
+
+void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segments, Scratch& scratch) const {
+  const MatrixView<float> x = scratch.x.View();
+  const MatrixView<float> qkv = scratch.qkv.View();
+  const int64_t d = config_.hidden;
+  const int64_t dim = config_.head_dim();
+  ApplyNorm(block.norm1, x, scratch.normed.View());
+  block.qkv.Run(scratch.normed.View(), qkv);
+  const MatrixView<float> q = qkv.Cols(0, d);
+  const MatrixView<float> k = qkv.Cols(d, d);
+  ApplyRope(q, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
+  ApplyRope(k, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
+  SegmentAttention(q, k, qkv.Cols(2 * d, d), config_.heads, dim, 1.0F / std::sqrt(static_cast<float>(dim)), segments,
+                   scratch.normed.View());
+  block.proj.Run(scratch.normed.View(), x, /*accumulate=*/true);
+
+  ApplyNorm(block.norm2, x, scratch.normed.View());
+  for (int64_t row = 0; row < x.rows; row += kFeedForwardRows) {
+    const int64_t count = std::min(kFeedForwardRows, x.rows - row);
+    const MatrixView<float> wide = scratch.wide.View().Rows(0, count);
+    const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
+    block.up.Run(scratch.normed.View().Rows(row, count), wide);
+    if (config_.version == QwenVersion::kQwen2_5) {
+      GatedActivate(Activation::kSilu, wide.Cols(0, config_.intermediate), wide.Cols(config_.intermediate, config_.intermediate),
+                    activated);
+    } else {
+      Activate(Activation::kQuickGelu, wide, activated);
+    }
+    block.down.Run(activated, x.Rows(row, count), /*accumulate=*/true);
+  }
+}
+
+void QwenVisionTower::Merge(Scratch& scratch, const WindowPlan& plan, MatrixView<float> out) const {
+  const int64_t unit_rows = config_.merge_size * config_.merge_size;
+  const int64_t units = out.rows;
+  const int64_t wide = config_.hidden * unit_rows;
+  ApplyNorm(merger_norm_, scratch.x.View(), scratch.normed.View());
+  // The rows of a cell lie one after another: the same memory is one long row per cell.
+  AnyMatrixView cells = scratch.normed.View();
+  cells.rows = units;
+  cells.cols = cells.stride = wide;
+  Matrix<float> merged(units, wide);
+  merger_in_.Run(cells, merged.View());
+  AnyMatrix activated(compute_, units, wide);
+  Activate(Activation::kGeluErf, merged.View(), activated.View());
+  Matrix<float> projected(units, config_.out_hidden);
+  merger_out_.Run(activated.View(), projected.View());
+  for (int64_t unit = 0; unit < units; ++unit) {
+    std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(unit)]), projected.Row(unit),
+                static_cast<size_t>(config_.out_hidden) * sizeof(float));
+  }
+}
+
+}  // namespace purekv

@@ -1,0 +1,290 @@
+#include "models/qwen_vl.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "media/npy.h"
+#include "media/resize.h"
+#include "media/sampling.h"
+#include "media/video.h"
+#include "models/weights.h"
+
+namespace purekv {
+namespace {
+
+// Constants of qwen-vl-utils, in pixels at patch 14, merge 2.
+constexpr double kFps = 2.0;
+constexpr int64_t kFrameFactor = 2;
+constexpr int64_t kMinFrames = 4;
+constexpr int64_t kMaxFrames = 768;
+constexpr int64_t kVideoMinPixels = 128 * 28 * 28;
+constexpr int64_t kVideoMaxPixels = 768 * 28 * 28;
+constexpr double kVideoTotalPixels = 90316800;  // int(128000 * 28 * 28 * 0.9)
+
+constexpr int64_t kTowerRows = 4096;  // patch rows encoded at a time, at least one slice
+
+PixelLimits VideoLimits(const QwenPreprocessing& preprocessing, int64_t frames, const MediaOptions& options) {
+  PixelLimits limits;
+  if (preprocessing.video) {
+    limits = *preprocessing.video;
+    if (options.min_pixels) limits.min_pixels = *options.min_pixels;
+    if (options.max_pixels) limits.max_pixels = *options.max_pixels;
+    return limits;
+  }
+  limits.min_pixels = options.min_pixels.value_or(kVideoMinPixels);
+  const double per_frame = kVideoTotalPixels / static_cast<double>(frames) * kFrameFactor;
+  limits.max_pixels = std::max(static_cast<int64_t>(std::min(static_cast<double>(kVideoMaxPixels), per_frame)),
+                               static_cast<int64_t>(static_cast<double>(limits.min_pixels) * 1.05));
+  if (options.max_pixels) limits.max_pixels = std::min(limits.max_pixels, *options.max_pixels);  // it can only lower
+  return limits;
+}
+
+void CheckOptions(const MediaOptions& options) {
+  if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
+    FailUsage("--min-pixels ", *options.min_pixels, " exceeds --max-pixels ", *options.max_pixels);
+  }
+}
+
+Grid GridOfSize(const QwenVisionConfig& vision, int64_t frames, const Size& size) {
+  const int64_t temporal = vision.temporal_patch_size;
+  return {(frames + temporal - 1) / temporal, size.height / vision.patch_size, size.width / vision.patch_size};
+}
+
+int64_t TokensOf(const QwenVisionConfig& vision, const Grid& grid) {
+  return grid.patches() / (vision.merge_size * vision.merge_size);
+}
+
+Size ResizeTo(const QwenVisionConfig& vision, int64_t height, int64_t width, const PixelLimits& limits) {
+  return SmartResize(height, width, vision.patch_size * vision.merge_size, limits.min_pixels, limits.max_pixels);
+}
+
+using Resizer = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, int64_t, int64_t);
+
+Frames ResizeAll(Frames frames, const Size& size, Resizer resize) {
+  if (frames.height == size.height && frames.width == size.width) return frames;
+  Frames out{frames.count, size.height, size.width, {}};
+  const auto in_bytes = static_cast<size_t>(frames.height * frames.width * 3);
+  const auto out_bytes = static_cast<size_t>(size.height * size.width * 3);
+  out.rgb.resize(out_bytes * static_cast<size_t>(frames.count));
+  for (size_t i = 0; i < static_cast<size_t>(frames.count); ++i) {
+    resize(frames.rgb.data() + i * in_bytes, frames.height, frames.width, out.rgb.data() + i * out_bytes, size.height,
+           size.width);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<TensorSpec> QwenTensors(const QwenConfig& config) {
+  std::vector<TensorSpec> specs = Decoder::Tensors(config.decoder);
+  std::vector<TensorSpec> vision = QwenVisionTower::Tensors(config.vision);
+  specs.insert(specs.end(), std::make_move_iterator(vision.begin()), std::make_move_iterator(vision.end()));
+  return specs;
+}
+
+PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames, int64_t height,
+                            int64_t width, const MediaOptions& options) {
+  CheckOptions(options);
+  const Size size = ResizeTo(config.vision, height, width, VideoLimits(preprocessing, frames, options));
+  PreparedMedia media;
+  media.kind = MediaSource::Kind::kFrames;
+  media.frames.count = frames;
+  media.frames.height = size.height;
+  media.frames.width = size.width;
+  media.grid = GridOfSize(config.vision, frames, size);
+  media.tokens = TokensOf(config.vision, media.grid);
+  media.sample_fps = options.fps.value_or(kFps);
+  return media;
+}
+
+QwenVl::QwenVl(QwenConfig config, const std::string& dir, const TensorSource& source, Dtype compute)
+    : config_(std::move(config)),
+      preprocessing_(ReadQwenPreprocessing(dir, config_.vision)),
+      parameters_(ParameterCount(QwenTensors(config_))),
+      tower_(config_.vision, source, compute),
+      decoder_(config_.decoder, source, compute),
+      stop_ids_(ReadStopIds(dir, config_.eos_ids, config_.decoder.vocabulary)) {
+  if (!dir.empty()) LoadTexts(dir);
+}
+
+void QwenVl::LoadTexts(const std::string& dir) {
+  tokenizer_ = Tokenizer::Load(dir);
+  chat_template_ = ChatTemplate::Load(dir);
+  const auto special = [&](const char* token) {
+    const auto id = tokenizer_->Find(token);
+    if (!id) Fail(dir, ": the tokenizer has no ", token, ", which the chat template uses");
+    if (*id >= config_.decoder.vocabulary) {
+      Fail(dir, ": ", token, " has id ", *id, ", beyond config.json's vocab_size ", config_.decoder.vocabulary);
+    }
+    return *id;
+  };
+  end_of_turn_id_ = special("<|im_end|>");
+  special("<|im_start|>");
+  const auto same = [&](const char* token, const char* field, int32_t id) {
+    if (special(token) != id) Fail(dir, ": config.json's ", field, " is ", id, ", the tokenizer's ", token, " is ", special(token));
+  };
+  same("<|image_pad|>", "image_token_id", config_.image_id);
+  same("<|video_pad|>", "video_token_id", config_.video_id);
+  const int32_t end = special("<|vision_end|>");
+  if (config_.vision_end_id) same("<|vision_end|>", "vision_end_token_id", *config_.vision_end_id);
+  config_.vision_end_id = end;
+  if (stop_ids_.empty()) stop_ids_ = {end_of_turn_id_};
+}
+
+PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& options,
+                                const std::function<void(int64_t, int64_t)>& progress) const {
+  CheckOptions(options);
+  const QwenVisionConfig& vision = config_.vision;
+  PreparedMedia media;
+  if (source.kind == MediaSource::Kind::kImage) {
+    PixelLimits limits = preprocessing_.image;
+    if (options.min_pixels) limits.min_pixels = *options.min_pixels;
+    if (options.max_pixels) limits.max_pixels = *options.max_pixels;
+    Frames image = ReadImage(source.path);
+    const Size size = ResizeTo(vision, image.height, image.width, limits);
+    media.frames = ResizeAll(std::move(image), size, ResizePillow);
+    media.sample_fps = 0;
+  } else if (source.kind == MediaSource::Kind::kFrames) {
+    Frames frames = ReadNpyFrames(source.path);
+    const Size size = ResizeTo(vision, frames.height, frames.width, VideoLimits(preprocessing_, frames.count, options));
+    media.frames = ResizeAll(std::move(frames), size, ResizeTorchvision);
+    media.sample_fps = options.fps.value_or(kFps);
+  } else {
+    VideoReader video(source.path);
+    const VideoInfo info = video.info();
+    const FrameChoice choice =
+        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
+                     kFrameFactor, options.sampling, source.path);
+    const auto count = static_cast<int64_t>(choice.indices.size());
+    const Size size = ResizeTo(vision, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));
+    const auto report = [&](int64_t done) {
+      if (progress) progress(done, count);
+    };
+    media.frames = video.Read(choice.indices, size, report);
+    media.sample_fps = choice.sample_fps;
+  }
+  media.kind = source.kind;
+  media.grid = GridOf(media.frames, preprocessing_.patches);
+  media.tokens = TokensOf(vision, media.grid);
+  return media;
+}
+
+PreparedMedia QwenVl::PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const {
+  return PlanQwenVideo(config_, preprocessing_, frames, height, width, options);
+}
+
+PreparedMedia QwenVl::RandomMedia(const Grid& grid) const {
+  const int64_t merge = config_.vision.merge_size;
+  if (grid.t < 1 || grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0) {
+    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be positive multiples of ", merge);
+  }
+  PreparedMedia media;
+  media.kind = MediaSource::Kind::kFrames;
+  media.frames = {grid.t * config_.vision.temporal_patch_size, grid.h * config_.vision.patch_size,
+                  grid.w * config_.vision.patch_size, {}};
+  media.frames.rgb.resize(static_cast<size_t>(media.frames.count * media.frames.height * media.frames.width * 3));
+  std::mt19937 random(1);
+  for (uint8_t& value : media.frames.rgb) value = static_cast<uint8_t>(random() >> 24);
+  media.grid = grid;
+  media.tokens = TokensOf(config_.vision, grid);
+  return media;
+}
+
+Matrix<float> QwenVl::Pixels(const PreparedMedia& media) const {
+  Matrix<float> pixels(media.grid.patches(), config_.vision.patch_values());
+  WritePatches(media.frames, preprocessing_.patches, 0, media.grid.t, pixels.View());
+  return pixels;
+}
+
+bool QwenVl::Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const {
+  const Grid& grid = media.grid;
+  const int64_t per_slice = grid.h * grid.w;
+  const int64_t tokens_per_slice = out.rows / grid.t;
+  const int64_t group = std::clamp<int64_t>(kTowerRows / per_slice, 1, grid.t);
+  Matrix<float> patches(group * per_slice, config_.vision.patch_values());
+  for (int64_t first = 0; first < grid.t; first += group) {
+    const int64_t count = std::min(group, grid.t - first);
+    const MatrixView<float> rows = patches.View().Rows(0, count * per_slice);
+    WritePatches(media.frames, preprocessing_.patches, first, count, rows);
+    int64_t blocks = 0;
+    const auto keep_going = [&] {
+      ++blocks;
+      const int64_t done = first * per_slice + count * per_slice * blocks / config_.vision.depth;
+      return !progress || progress(done, grid.patches());
+    };
+    if (!tower_.Encode(rows, {count, grid.h, grid.w}, out.Rows(first * tokens_per_slice, count * tokens_per_slice), keep_going)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+PromptTokens QwenVl::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const {
+  PromptTokens prompt;
+  size_t item = 0;
+  int32_t next = next_position;
+  const int64_t merge = config_.vision.merge_size;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int32_t id = ids[i];
+    if (id != config_.image_id && id != config_.video_id) {
+      prompt.ids.push_back(id);
+      prompt.layout.push_back({});
+      prompt.positions.push_back({next, next, next});
+      ++next;
+      if (item > 0 && item == media.size() && prompt.media_end == 0) {
+        // Right behind the last medium: its closing marker, when it is there, still belongs to it.
+        prompt.media_end = static_cast<int64_t>(prompt.ids.size()) - (id == config_.vision_end_id.value_or(-1) ? 0 : 1);
+      }
+      continue;
+    }
+    const bool video = id == config_.video_id;
+    if (item >= media.size() || media[item].is_video() != video) {
+      FailUsage("the prompt holds ", video ? "<|video_pad|>" : "<|image_pad|>", ", a marker reserved for media");
+    }
+    const PreparedMedia& one = media[item];
+    const int64_t height = one.grid.h / merge;
+    const int64_t width = one.grid.w / merge;
+    // As Qwen's reference: the product in float32, truncated. Images have one slice, so their rate does not matter.
+    const float seconds = one.sample_fps > 0 ? static_cast<float>(static_cast<double>(config_.vision.temporal_patch_size) / one.sample_fps) : 1.0F;
+    int32_t largest = next;
+    for (int64_t t = 0; t < one.grid.t; ++t) {
+      int32_t step = static_cast<int32_t>(t);
+      if (config_.vision.tokens_per_second > 0) {
+        step = static_cast<int32_t>(static_cast<float>(t) * seconds * static_cast<float>(config_.vision.tokens_per_second));
+      }
+      for (int64_t y = 0; y < height; ++y) {
+        for (int64_t x = 0; x < width; ++x) {
+          const Position position{next + step, next + static_cast<int32_t>(y), next + static_cast<int32_t>(x)};
+          largest = std::max({largest, position.t, position.h, position.w});
+          prompt.ids.push_back(id);
+          prompt.positions.push_back(position);
+          prompt.layout.push_back({video ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage, static_cast<int32_t>(item),
+                                   static_cast<int32_t>(t), static_cast<int32_t>(y), static_cast<int32_t>(x)});
+        }
+      }
+    }
+    next = largest + 1;
+    ++item;
+  }
+  if (item != media.size()) FailUsage("the prompt has places for ", item, " of ", media.size(), " media items");
+  if (item > 0 && prompt.media_end == 0) prompt.media_end = static_cast<int64_t>(prompt.ids.size());
+  prompt.next_position = next;
+  return prompt;
+}
+
+std::vector<int32_t> QwenVl::MediaIds(bool video) const {
+  std::vector<int32_t> ids;
+  if (config_.vision_start_id) ids.push_back(*config_.vision_start_id);
+  ids.push_back(video ? config_.video_id : config_.image_id);
+  if (config_.vision_end_id) ids.push_back(*config_.vision_end_id);
+  return ids;
+}
+
+std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
+  return {{"matmul", decoder_.gate_up(0).Implementation(256)}, {"matmul.decode", decoder_.gate_up(0).Implementation(1)}};
+}
+
+}  // namespace purekv

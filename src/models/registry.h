@@ -1,0 +1,49 @@
+// The model families, found by the architecture name of config.json.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/json.h"
+#include "checkpoint/random_tensors.h"
+#include "checkpoint/tensor_source.h"
+#include "models/vision_language_model.h"
+
+namespace purekv {
+
+// What a directory's configuration says, before any weight is read.
+struct ModelPlan {
+  virtual ~ModelPlan() = default;
+  std::string family;          // "qwen2_5_vl"
+  DecoderConfig decoder;       // tied_embeddings decided
+  double rope_theta = 0;
+  std::vector<int64_t> mrope_sections;
+  ModelSummary::Vision vision;  // `parameters` not filled in
+  std::vector<TensorSpec> tensors;
+  // Tokens and size of a video of already sampled frames.
+  virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
+  // Packs the weights. Checks names and shapes first.
+  virtual std::unique_ptr<const VisionLanguageModel> Load(const TensorSource& source, Dtype compute) const = 0;
+};
+
+struct ModelFamily {
+  const char* architecture;  // config.json: architectures[0]
+  const char* name;          // config.json: model_type
+  // `dir` empty: a shape without files. `has_lm_head`: the checkpoint holds one (decides tying where the config is silent).
+  std::unique_ptr<ModelPlan> (*plan)(const Json& config, const std::string& dir, bool has_lm_head);
+};
+
+const std::vector<ModelFamily>& ModelFamilies();
+
+// By architectures[0], else model_type. Throws Error listing the known ones. `path` names the config in messages.
+const ModelFamily& FindFamily(const Json& config, const std::string& path);
+
+// config.json of a published shape ("qwen2.5-vl-3b"). Throws Error (kUsage) listing the known shapes.
+Json PublishedConfig(const std::string& shape);
+
+// The families' own files.
+extern const ModelFamily kQwen2VlFamily;
+extern const ModelFamily kQwen25VlFamily;
+
+}  // namespace purekv

@@ -1,0 +1,31 @@
+// Rotary position embedding as data: a frequency and an axis per rotated pair. Kernels and policies know nothing of M-RoPE.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/matrix.h"
+#include "cache/token_layout.h"
+
+namespace purekv {
+
+// Pair f of a head turns by position[axis[f]] * inv_freq[f].
+struct RopeSpec {
+  std::vector<float> inv_freq;  // [rotary_dim / 2]
+  std::vector<uint8_t> axis;    // [rotary_dim / 2]: 0 t, 1 h, 2 w
+  int64_t pairs() const { return static_cast<int64_t>(inv_freq.size()); }
+};
+
+// Sectioned M-RoPE (Qwen2-VL, arXiv 2409.12191): the first sections[0] pairs turn by t, the next by h, the rest by w;
+// frequencies theta^(-2f / head_dim). The sections sum to head_dim / 2.
+RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> sections);
+
+// 2-D rotary of the vision towers: the first half of the pairs turns by the row, the second by the column, both with
+// frequencies 10000^(-2j / (head_dim / 2)).
+RopeSpec VisionRope(int64_t head_dim);
+
+// cos and sin of every angle, computed in f32 as the reference does: [positions.size(), pairs] each.
+void RopeTables(const RopeSpec& spec, std::span<const Position> positions, MatrixView<float> cos, MatrixView<float> sin);
+
+}  // namespace purekv

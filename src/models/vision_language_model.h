@@ -1,0 +1,84 @@
+// What the engine needs of a model family. One file per family wires it; the registry finds it by architecture name.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/token_layout.h"
+#include "checkpoint/chat_template.h"
+#include "checkpoint/tokenizer.h"
+#include "media/patches.h"
+#include "models/decoder.h"
+#include "purekv/media.h"
+#include "purekv/session.h"
+
+namespace purekv {
+
+// One video or image, sampled and resized, ready for the tower.
+struct PreparedMedia {
+  MediaSource::Kind kind = MediaSource::Kind::kVideo;
+  Frames frames;  // resized
+  Grid grid;      // in patches
+  int64_t tokens = 0;
+  double sample_fps = 2.0;
+  bool is_video() const { return kind != MediaSource::Kind::kImage; }
+};
+
+// A stretch of the sequence, ready to be embedded.
+struct PromptTokens {
+  std::vector<int32_t> ids;          // placeholders repeated once per visual token
+  TokenLayout layout;                // [ids]
+  std::vector<Position> positions;   // [ids]
+  int32_t next_position = 0;         // of the text token that follows
+  int64_t media_end = 0;             // tokens up to and including the last media item's closing marker; 0 without media
+
+  // Puts `later`, laid out from this next_position, behind this.
+  void Append(PromptTokens later);
+};
+
+// done / total patches; false stops.
+using VisionProgress = std::function<bool(int64_t done, int64_t total)>;
+
+class VisionLanguageModel {
+ public:
+  virtual ~VisionLanguageModel() = default;
+
+  virtual const Decoder& decoder() const = 0;
+  // Null for random weights.
+  virtual const Tokenizer* tokenizer() const = 0;
+  virtual const ChatTemplate& chat_template() const = 0;
+  // Ends an answer when generated, ascending.
+  virtual const std::vector<int32_t>& stop_ids() const = 0;
+  // The token that closes a turn (<|im_end|>).
+  virtual int32_t end_of_turn_id() const = 0;
+
+  // Decodes, samples and resizes. progress(done, total frames) may be empty. Throws Error naming the file.
+  virtual PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options,
+                                  const std::function<void(int64_t, int64_t)>& progress) const = 0;
+  // The grid, tokens and size of a video of already sampled frames.
+  virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
+  // A medium of random pixels with this grid (measuring speed). Throws Error (kUsage) when the grid does not fit the tower.
+  virtual PreparedMedia RandomMedia(const Grid& grid) const = 0;
+
+  // Normalised patches of a medium, as the reference processor gives them. [grid.patches(), patch values]
+  virtual Matrix<float> Pixels(const PreparedMedia& media) const = 0;
+  // Visual embeddings in raster order (t, y, x). out [media.tokens, decoder hidden]. False when progress stopped it.
+  virtual bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const = 0;
+
+  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. `first_item` numbers the media.
+  // Throws Error (kUsage) when placeholders and media do not match.
+  virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const = 0;
+  // Placeholder for one medium, with its markers around it (measuring speed without a tokenizer).
+  virtual std::vector<int32_t> MediaIds(bool video) const = 0;
+
+  virtual int64_t parameters() const = 0;
+  virtual int64_t packed_bytes() const = 0;
+  // One line per primitive for --verbose.
+  virtual std::vector<std::pair<std::string, std::string>> Kernels() const = 0;
+};
+
+}  // namespace purekv

@@ -1,0 +1,29 @@
+// Reading a model's weights from a tensor source: check everything first, then pack one tensor after another.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/random_tensors.h"
+#include "checkpoint/tensor_source.h"
+#include "kernels/dense.h"
+
+namespace purekv {
+
+// Throws Error that lists missing tensors (the first few, and how many), or names the first with another shape or an unsupported type.
+void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& specs, const std::string& where);
+
+// Sum of elements.
+int64_t ParameterCount(const std::vector<TensorSpec>& specs);
+
+// One tensor as f32 (norms, biases), given back to the source afterwards. Throws Error on NaN or infinity.
+std::vector<float> ReadFloats(const TensorSource& source, const std::string& name);
+
+// Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else one per
+// weight), packed. The source's pages are dropped tensor by tensor.
+Linear ReadLinear(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names,
+                  Dtype compute);
+
+}  // namespace purekv

@@ -1,0 +1,128 @@
+// The ragged cache: contents, growth, compaction that gives memory back, rollback, byte counts.
+#include "cache/kv_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace purekv {
+namespace {
+
+// Value that names its place: token, head, dimension and K or V, exact in bf16.
+float Mark(int64_t token, int64_t head, int64_t d, bool value) {
+  return static_cast<float>((token * 7 + head * 3 + d + (value ? 1 : 0)) % 256);
+}
+
+void AppendMarked(KvCache& cache, int64_t count) {
+  const KvCacheShape& shape = cache.shape();
+  std::vector<Position> positions(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const auto p = static_cast<int32_t>(cache.tokens() + i);
+    positions[static_cast<size_t>(i)] = {p, p + 1, p + 2};
+  }
+  const int64_t first = cache.AddTokens(positions);
+  Matrix<float> keys(count, shape.kv_heads * shape.head_dim);
+  Matrix<float> values(count, shape.kv_heads * shape.head_dim);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      for (int64_t d = 0; d < shape.head_dim; ++d) {
+        keys.Row(i)[head * shape.head_dim + d] = Mark(first + i, head, d, false);
+        values.Row(i)[head * shape.head_dim + d] = Mark(first + i, head, d, true);
+      }
+    }
+  }
+  for (int64_t layer = 0; layer < shape.layers; ++layer) cache.Append(layer, keys.View(), values.View(), first);
+}
+
+float At(const void* data, Dtype dtype, int64_t index) {
+  return dtype == Dtype::kF32 ? static_cast<const float*>(data)[index] : ToFloat(static_cast<const BF16*>(data)[index]);
+}
+
+void ExpectMarked(const KvCache& cache) {
+  const KvCacheShape& shape = cache.shape();
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      const KvHeadView view = cache.Head(layer, head);
+      const auto tokens = cache.EntryTokens(layer, head);
+      ASSERT_EQ(view.length, static_cast<int64_t>(tokens.size()));
+      for (int64_t i = 0; i < view.length; ++i) {
+        for (int64_t d = 0; d < shape.head_dim; ++d) {
+          const int64_t token = tokens[static_cast<size_t>(i)];
+          ASSERT_EQ(At(view.keys, view.dtype, i * view.key_stride + d), Mark(token, head, d, false));
+          ASSERT_EQ(At(view.values, view.dtype, i * view.value_stride + d), Mark(token, head, d, true));
+        }
+      }
+    }
+  }
+}
+
+TEST(KvCache, HoldsWhatIsAppendedInAnyPieces) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    KvCache cache({3, 2, 20, dtype});
+    for (const int64_t count : {1, 1, 5, 64, 1, 300, 2}) AppendMarked(cache, count);
+    EXPECT_EQ(cache.tokens(), 374);
+    EXPECT_EQ(cache.positions()[373], (Position{373, 374, 375}));
+    ExpectMarked(cache);
+  }
+}
+
+TEST(KvCache, KeepsRaggedHeadsAndGivesMemoryBack) {
+  KvCache cache({2, 3, 64, Dtype::kBF16});
+  AppendMarked(cache, 4000);
+  const int64_t full = cache.AllocatedBytes();
+  std::mt19937 random(7);
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    for (int64_t head = 0; head < 3; ++head) {
+      std::vector<int32_t> all(4000);
+      std::iota(all.begin(), all.end(), 0);
+      std::vector<int32_t> kept;
+      std::sample(all.begin(), all.end(), std::back_inserter(kept), 100 * (1 + layer * 3 + head), random);
+      cache.Keep(layer, head, kept);
+      EXPECT_EQ(cache.Length(layer, head), static_cast<int64_t>(kept.size()));
+    }
+  }
+  ExpectMarked(cache);
+  EXPECT_LT(cache.AllocatedBytes(), full / 8);
+  EXPECT_GE(cache.PeakBytes(), full);
+  AppendMarked(cache, 3);  // later tokens go behind the kept ones
+  ExpectMarked(cache);
+  cache.Keep(0, 0, {});
+  EXPECT_EQ(cache.Length(0, 0), 0);
+}
+
+TEST(KvCache, TruncateRollsATurnBack) {
+  KvCache cache({2, 2, 16, Dtype::kF32});
+  AppendMarked(cache, 50);
+  cache.Keep(0, 1, std::vector<int32_t>{0, 10, 49});
+  AppendMarked(cache, 20);
+  cache.Truncate(45);
+  EXPECT_EQ(cache.tokens(), 45);
+  EXPECT_EQ(cache.Length(0, 0), 45);
+  EXPECT_EQ(cache.Length(0, 1), 2);
+  AppendMarked(cache, 4);
+  ExpectMarked(cache);
+}
+
+TEST(KvCache, CountsRealBytes) {
+  const KvCacheShape shape{4, 2, 128, Dtype::kBF16};
+  KvCache cache(shape);
+  for (int64_t layer = 0; layer < shape.layers; ++layer) cache.Reserve(layer, 1000);
+  AppendMarked(cache, 1000);
+  EXPECT_EQ(cache.AllocatedBytes(), KvCache::FullBytes(shape, 1000));
+  const int64_t exact = 1000 * 4 * 2 * shape.entry_bytes();
+  EXPECT_GE(cache.AllocatedBytes(), exact);
+  EXPECT_LE(cache.AllocatedBytes(), exact + 4 * 2 * 2 * 4096);
+  EXPECT_EQ(KvCache::FullBytes(shape, 0), 0);
+}
+
+TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {
+  KvCache cache({1, 1, 8, Dtype::kF32});
+  AppendMarked(cache, 3);
+  EXPECT_DEATH(cache.Keep(0, 0, std::vector<int32_t>{2, 1}), "entry 1 after 2");
+  EXPECT_DEATH(cache.Head(1, 0), "layer 1 head 0");
+}
+
+}  // namespace
+}  // namespace purekv
