@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/output.h"
+#include "cli/result_json.h"
 
 namespace purekv::cli {
 namespace {
@@ -131,7 +132,7 @@ std::string BenchJson(const std::vector<BenchRow>& rows, const MachineInfo& mach
                                 {"score_s", MedianPart(row, &BenchStage::score_s)},
                                 {"evict_s", MedianPart(row, &BenchStage::evict_s)}}}});
   }
-  return result.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  return JsonText(result);
 }
 
 }  // namespace purekv::cli

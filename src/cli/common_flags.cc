@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
-#include "cli/policy_list.h"
+#include "policy/registry.h"
 
 namespace purekv::cli {
 namespace {
@@ -185,7 +185,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-policy", "NAME", "what the cache keeps (default full; see `purekv policies`)",
               [options](const std::string& name, const std::string& text) {
                 std::vector<std::string> names;
-                for (const PolicyDescription& policy : PolicyList()) names.push_back(policy.name);
+                for (const PolicyInfo& policy : Policies()) names.push_back(policy.name);
                 options->policy = names[ParseChoice(name, text, names)];
               });
   table.Value(kCache, "--kv-budget", "F", "share of the tokens that is kept, above 0, at most 1",
@@ -222,10 +222,13 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
     if (!first.empty()) FailUsage(table.Name(flag), ": contradicts ", first, "; give one budget");
     first = table.Name(flag);
   }
-  if (options.policy != "full") return;
-  for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator"}) {
-    table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
+  if (options.policy == "full") {
+    // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
+    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator"}) {
+      table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
+    }
   }
+  CheckKvOptions(options);
 }
 
 void AddOutputFlags(FlagTable& table, OutputFlags* flags) {

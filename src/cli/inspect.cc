@@ -10,6 +10,7 @@
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
+#include "cli/result_json.h"
 
 namespace purekv::cli {
 namespace {
@@ -140,7 +141,7 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                                    {"file", tensor.file}});
     }
   }
-  return result.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  return JsonText(result);
 }
 
 void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {

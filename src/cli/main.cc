@@ -32,6 +32,14 @@ int Complain(const std::string& message, int status) {
 int ComplainAboutUsage(const CLI::ParseError& error, const std::string& command) {
   std::string message = error.what();
   while (!message.empty() && (message.back() == '\n' || message.back() == ' ')) message.pop_back();
+  if (error.get_name() ==
+      "ArgumentMismatch") {  // "--temp: 1 required T missing", "--temp: At Most 1 required but received 2"
+    const std::string flag = message.substr(0, message.find(':'));
+    message = flag + (message.find("missing") != std::string::npos ? ": a value is missing" : ": given more than once");
+  } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    const std::string argument = message.substr(message.find(": ") + 2);
+    message = (argument.starts_with("-") ? "unknown flag " : "unexpected argument ") + argument;
+  }
   return Complain(message + "; see `purekv " + (command.empty() ? "" : command + " ") + "--help`", 2);
 }
 

@@ -5,7 +5,8 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/output.h"
-#include "cli/policy_list.h"
+#include "cli/result_json.h"
+#include "policy/registry.h"
 
 namespace purekv::cli {
 namespace {
@@ -17,10 +18,10 @@ and the paper it follows.)";
 
 std::string PoliciesText() {
   std::string text;
-  for (const PolicyDescription& policy : PolicyList()) {
+  for (const PolicyInfo& policy : Policies()) {
     text +=
         StrCat(policy.name, "  ", policy.summary, policy.paper.empty() ? "" : StrCat(" (", policy.paper, ")"), "\n");
-    for (const PolicyParameter& parameter : policy.parameters) {
+    for (const PolicyOption& parameter : policy.options) {
       text += StrCat("    ", parameter.name, "=", parameter.fallback, "  ", parameter.range, "\n");
     }
   }
@@ -29,15 +30,15 @@ std::string PoliciesText() {
 
 std::string PoliciesJson() {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const PolicyDescription& policy : PolicyList()) {
+  for (const PolicyInfo& policy : Policies()) {
     nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
-    for (const PolicyParameter& parameter : policy.parameters) {
+    for (const PolicyOption& parameter : policy.options) {
       parameters.push_back({{"name", parameter.name}, {"default", parameter.fallback}, {"range", parameter.range}});
     }
     list.push_back(
         {{"name", policy.name}, {"summary", policy.summary}, {"parameters", parameters}, {"paper", policy.paper}});
   }
-  return list.dump(1) + "\n";
+  return JsonText({{"policies", list}});
 }
 
 }  // namespace

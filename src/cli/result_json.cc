@@ -76,7 +76,31 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   return object;
 }
 
+std::string Compact(const OrderedJson& value) {
+  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
 }  // namespace
+
+std::string JsonText(const OrderedJson& object) {
+  std::string text = "{";
+  const char* separator = "\n ";
+  for (const auto& [key, value] : object.items()) {
+    text += separator + Compact(key) + ": ";
+    separator = ",\n ";
+    if (!value.is_array() || value.empty() || !value.front().is_object()) {
+      text += Compact(value);
+      continue;
+    }
+    const char* inner = "[\n  ";
+    for (const OrderedJson& element : value) {
+      text += inner + Compact(element);
+      inner = ",\n  ";
+    }
+    text += "\n ]";
+  }
+  return text + "\n}\n";
+}
 
 std::string ResultJson(const Conversation& conversation, const ScoreReport* score) {
   const ModelInfo& info = conversation.model()->info();
@@ -106,15 +130,14 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
   result["threads"] = conversation.threads();
   result["peak_rss_bytes"] = PeakResidentBytes();
   result["kernels"] = KernelChoices(*conversation.model());
-  // Paths on the command line are bytes: what is not UTF-8 in them must not stop the result from being written.
-  return result.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  return JsonText(result);
 }
 
 std::string KeptJson(const Session& session) {
   OrderedJson kept;
   kept["tokens"] = session.kv().tokens_compressed;
   kept["layers"] = session.kept();
-  return kept.dump() + "\n";
+  return JsonText(kept);
 }
 
 }  // namespace purekv::cli

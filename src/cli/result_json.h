@@ -1,6 +1,7 @@
 // The machine-readable results: the object of ask and score, and the kept file. Field names are published and stay.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,11 @@ namespace purekv::cli {
 
 class Conversation;
 
+// Text of a JSON object, one line per field; an array of objects one line per element. Lists of thousands of ids stay
+// on one line, and what belongs together can be seen. Strings that are not UTF-8 (paths are bytes) get U+FFFD. Ends
+// with a newline.
+std::string JsonText(const nlohmann::ordered_json& object);
+
 // score's own part.
 struct ScoreReport {
   ScoreResult result;
@@ -19,7 +25,7 @@ struct ScoreReport {
   std::optional<double> agreement;
 };
 
-// The result object, indented, with a newline at its end. `score` may be null.
+// The result object. `score` may be null.
 std::string ResultJson(const Conversation& conversation, const ScoreReport* score);
 
 // {"tokens": N, "layers": [[[positions of KV head 0], ...], ...]}
