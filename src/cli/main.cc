@@ -37,8 +37,11 @@ int ComplainAboutUsage(const CLI::ParseError& error, const std::string& command)
     const std::string flag = message.substr(0, message.find(':'));
     message = flag + (message.find("missing") != std::string::npos ? ": a value is missing" : ": given more than once");
   } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const std::string argument = message.substr(message.find(": ") + 2);
-    message = (argument.starts_with("-") ? "unknown flag " : "unexpected argument ") + argument;
+    // A flag that is not known leaves its value unexplained too, and CLI11 names them in reverse order.
+    const std::string arguments = message.substr(message.find(": ") + 2);
+    const size_t flag = (" " + arguments).find(" -");
+    message = flag == std::string::npos ? "unexpected argument " + arguments
+                                        : "unknown flag " + arguments.substr(flag, arguments.find(' ', flag) - flag);
   }
   return Complain(message + "; see `purekv " + (command.empty() ? "" : command + " ") + "--help`", 2);
 }
