@@ -75,7 +75,7 @@ struct ModelSummary {
 };
 
 // One tensor of a model directory, as stored.
-struct TensorInfo {
+struct TensorListing {
   std::string name;
   std::string dtype;  // as the file says: "BF16", "F32", ...
   std::vector<int64_t> shape;
@@ -103,7 +103,7 @@ class Model {
   // as Load does.
   static ModelSummary Inspect(const std::string& directory);
   // Every tensor of the directory, sorted by name.
-  static std::vector<TensorInfo> ListTensors(const std::string& directory);
+  static std::vector<TensorListing> ListTensors(const std::string& directory);
   // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only). Throws Error
   // (kUsage) on sizes that the model cannot take.
   static VideoCost CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,

@@ -15,14 +15,14 @@ namespace purekv {
 using Shape = std::vector<int64_t>;
 std::string ShapeName(const Shape& shape);  // "[3, 4]"
 
-struct TensorType {
+struct TensorInfo {
   Dtype dtype = Dtype::kF32;
   Shape shape;
 };
 
 // The bytes of one tensor, row-major, little-endian, ANY alignment; valid while `hold` lives.
 struct TensorData {
-  TensorType info;
+  TensorInfo info;
   const void* data = nullptr;
   std::shared_ptr<const void> hold;
 };
@@ -31,7 +31,7 @@ class TensorSource {
  public:
   virtual ~TensorSource() = default;
   // Names are the published ones (visual.*, model.*, lm_head.weight), whatever the file's layout. nullopt: not there.
-  virtual std::optional<TensorType> Find(const std::string& name) const = 0;
+  virtual std::optional<TensorInfo> Find(const std::string& name) const = 0;
   // Throws Error naming file and tensor when it is missing.
   virtual TensorData Read(const std::string& name) const = 0;
   // All names, sorted.

@@ -1,5 +1,6 @@
 // Loading and describing models: the directory's config chooses the family, the family packs the weights.
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <memory>
 #include <string>
@@ -114,7 +115,7 @@ ModelSummary Model::Inspect(const std::string& directory) {
   summary.mrope_sections = open.plan->mrope_sections;
   summary.vision = open.plan->vision;
   std::map<std::string, int64_t> bytes_of;
-  for (const TensorInfo& tensor : ListTensors(directory)) {
+  for (const TensorListing& tensor : ListTensors(directory)) {
     summary.info.weight_bytes += tensor.bytes;
     std::string name = tensor.dtype;
     std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
@@ -132,6 +133,15 @@ ModelSummary Model::Inspect(const std::string& directory) {
     summary.vision.parameters += count;
   }
   return summary;
+}
+
+std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
+  std::vector<TensorListing> list;
+  for (const StoredTensorInfo& tensor : ListSafetensors(directory)) {
+    list.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.file});
+  }
+  std::sort(list.begin(), list.end(), [](const TensorListing& a, const TensorListing& b) { return a.name < b.name; });
+  return list;
 }
 
 VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,

@@ -1,0 +1,65 @@
+#include "checkpoint/safetensors_writer.h"
+
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "base/error.h"
+#include "checkpoint/json.h"
+
+namespace purekv {
+namespace {
+
+const char* StoredDtype(Dtype dtype) { return dtype == Dtype::kF32 ? "F32" : dtype == Dtype::kBF16 ? "BF16" : "F16"; }
+
+size_t BytesOf(const TensorInfo& type) {
+  size_t count = 1;
+  for (const int64_t dim : type.shape) count *= static_cast<size_t>(dim);
+  return count * DtypeSize(type.dtype);
+}
+
+}  // namespace
+
+void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors) {
+  static_assert(std::endian::native == std::endian::little, "the format is little-endian");
+  Json header = {{"__metadata__", {{"format", "pt"}}}};
+  size_t offset = 0;
+  for (const StoredTensor& tensor : tensors) {
+    const auto type = source.Find(tensor.name);
+    if (!type) Fail(path, ": tensor ", tensor.name, " is not there to be written");
+    const size_t bytes = BytesOf(*type);
+    header[tensor.stored_name] = {{"dtype", StoredDtype(type->dtype)}, {"shape", type->shape}, {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // data begins aligned
+  const std::string temporary = StrCat(path, ".tmp.", getpid());
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(temporary.c_str(), "wb"), std::fclose);
+  if (!file) Fail(path, ": cannot write: ", std::strerror(errno));
+  const auto write = [&](const void* data, size_t bytes) {
+    if (bytes > 0 && std::fwrite(data, 1, bytes, file.get()) != bytes) {
+      const int reason = errno;
+      std::remove(temporary.c_str());
+      Fail(path, ": cannot write: ", std::strerror(reason));
+    }
+  };
+  const uint64_t length = text.size();
+  write(&length, sizeof(length));
+  write(text.data(), text.size());
+  for (const StoredTensor& tensor : tensors) {
+    const TensorData data = source.Read(tensor.name);
+    write(data.data, BytesOf(data.info));
+    source.Release(tensor.name);
+  }
+  if (std::fclose(file.release()) != 0 || std::rename(temporary.c_str(), path.c_str()) != 0) {
+    const int reason = errno;
+    std::remove(temporary.c_str());
+    Fail(path, ": cannot write: ", std::strerror(reason));
+  }
+}
+
+}  // namespace purekv

@@ -1,0 +1,65 @@
+#include "engine/random_model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/json.h"
+#include "checkpoint/random_tensors.h"
+#include "checkpoint/safetensors_writer.h"
+#include "models/registry.h"
+
+namespace purekv {
+namespace {
+
+std::string StoredName(const std::string& name, bool language_model_names) {
+  if (!language_model_names || name.starts_with("lm_head.")) return name;
+  if (name.starts_with("visual.")) return "model." + name;
+  return "model.language_model." + name.substr(std::string("model.").size());
+}
+
+}  // namespace
+
+void WriteRandomWeights(const std::string& dir, const RandomModelOptions& options) {
+  if (options.shards < 1 || options.shards > 999) FailUsage("--shards ", options.shards, ": out of range 1 .. 999");
+  const std::string path = JoinPath(dir, "config.json");
+  const Json config = ReadJson(path);
+  const auto plan = FindFamily(config, path).plan(config, dir, /*has_lm_head=*/false);
+  const auto source = RandomTensors(plan->tensors, options.seed, options.dtype);
+  std::vector<StoredTensor> tensors;
+  for (const TensorSpec& spec : plan->tensors) tensors.push_back({spec.name, StoredName(spec.name, options.language_model_names)});
+  if (options.shards == 1) {
+    WriteSafetensors(JoinPath(dir, "model.safetensors"), *source, tensors);
+    return;
+  }
+  Json map = Json::object();
+  const size_t per_shard = (tensors.size() + static_cast<size_t>(options.shards) - 1) / static_cast<size_t>(options.shards);
+  for (int shard = 0; shard < options.shards; ++shard) {
+    const size_t begin = std::min(tensors.size(), static_cast<size_t>(shard) * per_shard);
+    const size_t end = std::min(tensors.size(), begin + per_shard);
+    char name[64];
+    std::snprintf(name, sizeof(name), "model-%05d-of-%05d.safetensors", shard + 1, options.shards);
+    const std::vector<StoredTensor> part(tensors.begin() + static_cast<std::ptrdiff_t>(begin), tensors.begin() + static_cast<std::ptrdiff_t>(end));
+    for (const StoredTensor& tensor : part) map[tensor.stored_name] = name;
+    WriteSafetensors(JoinPath(dir, name), *source, part);
+  }
+  const Json index = {{"metadata", Json::object()}, {"weight_map", map}};
+  WriteFile(JoinPath(dir, "model.safetensors.index.json"), index.dump(1));
+}
+
+void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers) {
+  Json config = PublishedConfig(shape);
+  const auto all = config.at("num_hidden_layers").get<int64_t>();
+  if (layers < 0 || layers > all) FailUsage("--layers ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
+  if (layers > 0) config["num_hidden_layers"] = layers;
+  std::error_code code;
+  std::filesystem::create_directories(dir, code);
+  if (!DirectoryExists(dir)) Fail(dir, ": cannot make this directory: ", code.message());
+  WriteFile(JoinPath(dir, "config.json"), config.dump(1));
+}
+
+}  // namespace purekv

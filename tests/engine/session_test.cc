@@ -1,0 +1,155 @@
+// Sessions: shared weights between threads, turns, cancelling, limits, byte counts.
+#include "purekv/session.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "support/reference_model.h"
+
+namespace purekv {
+namespace {
+
+class SessionTest : public testing::Test {
+ protected:
+  SessionTest() : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.dtype = Dtype::kF32})) {}
+  Turn VideoTurn() const {
+    for (const Json& prompt : files_.prompts()) {
+      if (prompt.at("name") == "video") return files_.FirstTurn(prompt);
+    }
+    ADD_FAILURE() << "no video prompt";
+    return {};
+  }
+  Turn TextTurn(const std::string& text) const { return {.system = {}, .media = {}, .media_options = {}, .prompt = text}; }
+
+  ReferenceModel files_;
+  std::shared_ptr<const Model> model_;
+};
+
+TEST_F(SessionTest, ManyThreadsShareOneModel) {
+  const std::vector<std::string> questions = {"What moves?", "你好", "Count the objects.", "Where is it?"};
+  const auto ask = [&](const std::string& question) {
+    SessionOptions options;
+    options.threads = 1;
+    Session session(model_, options);
+    Turn turn = VideoTurn();
+    turn.prompt = question;
+    session.Read(turn);
+    std::vector<int32_t> ids = session.Generate({.max_new_tokens = 8}, nullptr).ids;
+    session.Read(TextTurn("And then?"));
+    const auto more = session.Generate({.max_new_tokens = 4}, nullptr).ids;
+    ids.insert(ids.end(), more.begin(), more.end());
+    return ids;
+  };
+  std::vector<std::vector<int32_t>> alone;
+  for (const std::string& question : questions) alone.push_back(ask(question));
+  std::vector<std::vector<int32_t>> together(questions.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < questions.size(); ++i) threads.emplace_back([&, i] { together[i] = ask(questions[i]); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(together, alone);
+}
+
+TEST_F(SessionTest, LaterTurnsEqualOneLongPrompt) {
+  Session session(model_, {});
+  const PromptInfo first = session.Read(VideoTurn());
+  const Answer answer = session.Generate({.max_new_tokens = 6}, nullptr);
+  const PromptInfo second = session.Read(TextTurn("And then?"));
+  const Answer last = session.Generate({.max_new_tokens = 6}, nullptr);
+  // The same sequence as text only cannot repeat the media, so compare lengths and the order of what was appended.
+  EXPECT_EQ(session.tokens(), static_cast<int64_t>(first.ids.size() + answer.ids.size() + second.ids.size() + last.ids.size()) +
+                                  (answer.finish == Answer::Finish::kStop ? 0 : 1));
+  EXPECT_GT(first.visual_tokens, 0);
+  EXPECT_EQ(second.visual_tokens, 0);
+
+  Session one(model_, {});
+  Session two(model_, {});
+  const std::vector<int32_t> ids = {5, 6, 7, 8, 9, 10, 11, 12};
+  one.ReadIds(ids);
+  two.ReadIds({ids.begin(), ids.begin() + 3});
+  two.ReadIds({ids.begin() + 3, ids.end()});
+  EXPECT_EQ(one.Generate({.max_new_tokens = 5}, nullptr).ids, two.Generate({.max_new_tokens = 5}, nullptr).ids);
+}
+
+TEST_F(SessionTest, ScoringEqualsGenerating) {
+  Session session(model_, {});
+  session.Read(VideoTurn());
+  const Answer answer = session.Generate({.max_new_tokens = 10}, nullptr);
+  Session again(model_, {});
+  again.Read(VideoTurn());
+  const ScoreResult score = again.Score(answer.ids, false);
+  EXPECT_EQ(score.top1, answer.ids);
+  for (size_t i = 0; i < answer.ids.size(); ++i) EXPECT_NEAR(score.logprobs[i], answer.logprobs[i], 1e-4) << i;
+  // The scored answer is part of the conversation: the next token is the one that generating would give.
+  EXPECT_EQ(session.tokens(), again.tokens());
+  EXPECT_EQ(again.Generate({.max_new_tokens = 3}, nullptr).ids, session.Generate({.max_new_tokens = 3}, nullptr).ids);
+}
+
+TEST_F(SessionTest, BytesAndKeptTokensAreCounted) {
+  Session session(model_, {});
+  const PromptInfo info = session.Read(VideoTurn());
+  const KvStats kv = session.kv();
+  const auto tokens = static_cast<int64_t>(info.ids.size());
+  EXPECT_EQ(kv.tokens_full, tokens);
+  EXPECT_EQ(kv.tokens_kept_mean, static_cast<double>(tokens));
+  EXPECT_EQ(kv.bytes_kept, kv.bytes_full);
+  EXPECT_EQ(kv.bytes_peak, kv.bytes_full);
+  EXPECT_GE(kv.bytes_full, tokens * model_->info().kv_bytes_per_token);
+  ASSERT_EQ(static_cast<int64_t>(session.kept().size()), model_->info().layers);
+  ASSERT_EQ(static_cast<int64_t>(session.kept()[0].size()), model_->info().kv_heads);
+  EXPECT_EQ(static_cast<int64_t>(session.kept()[0][0].size()), tokens);
+  EXPECT_EQ(session.kept()[0][0].back(), tokens - 1);
+  session.Generate({.max_new_tokens = 20}, nullptr);
+  EXPECT_GE(session.kv().bytes_now, kv.bytes_kept);
+}
+
+TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
+  std::atomic<bool> cancel{false};
+  SessionOptions options;
+  options.cancel = &cancel;
+  Session session(model_, options);
+  session.Read(VideoTurn());
+  int pieces = 0;
+  const Answer answer = session.Generate({.max_new_tokens = 200}, [&](const std::string&) { if (++pieces == 3) cancel = true; });
+  EXPECT_EQ(answer.finish, Answer::Finish::kCancelled);
+  EXPECT_FALSE(answer.text.empty());
+  EXPECT_LT(answer.ids.size(), 200u);
+  Session reading(model_, options);
+  EXPECT_THROW(reading.Read(VideoTurn()), Cancelled);
+  cancel = false;
+  EXPECT_THROW(reading.Read(VideoTurn()), Error);  // half-read: only Reset helps
+  reading.Reset();
+  EXPECT_GT(reading.Read(VideoTurn()).visual_tokens, 0);
+}
+
+TEST_F(SessionTest, ImpossibleRequestsAreErrors) {
+  Session session(model_, {});
+  EXPECT_THROW(session.Generate({}, nullptr), Error);
+  EXPECT_THROW(session.Score({1}, false), Error);
+  EXPECT_THROW(session.ReadIds({}), Error);
+  EXPECT_THROW(session.ReadIds({-1}), Error);
+  EXPECT_THROW(session.ReadIds({static_cast<int32_t>(model_->info().vocabulary)}), Error);
+  EXPECT_THROW(session.Read(TextTurn("<|image_pad|>")), Error);
+  EXPECT_THROW(session.Read(TextTurn("\xff\xfe")), Error);
+  EXPECT_THROW(session.ReadIds(std::vector<int32_t>(static_cast<size_t>(model_->info().max_positions) + 1, 5)), Error);
+  session.Read(TextTurn("fine"));  // refused requests leave the session usable
+  EXPECT_THROW(session.Read(VideoTurn()), Error);
+  EXPECT_THROW(session.Score({}, false), Error);
+  EXPECT_THROW(session.Generate({.max_new_tokens = 5, .temperature = -1}, nullptr), Error);
+  EXPECT_EQ(session.Generate({.max_new_tokens = 2}, nullptr).ids.size(), 2u);
+  EXPECT_EQ(session.Generate({.max_new_tokens = 0}, nullptr).ids.size(), 0u);
+
+  KvOptions unknown;
+  unknown.policy = "nonsense";
+  SessionOptions options;
+  options.kv = unknown;
+  EXPECT_THROW(Session(model_, options), Error);
+  options.kv = {};
+  options.kv.budget = 0.5;
+  EXPECT_THROW(Session(model_, options), Error);
+}
+
+}  // namespace
+}  // namespace purekv

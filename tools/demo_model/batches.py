@@ -1,0 +1,132 @@
+"""Packs videos and question-answer pairs into training batches.
+
+Several pairs stand behind one video, each in a slot of its own: it sees the prompt prefix and the video only and has
+the positions it would have alone. Otherwise earlier answers give later ones away and the model learns to read text
+instead of the video. With `turns` the pairs follow each other in one slot, as a real conversation does.
+"""
+import numpy as np
+import torch
+
+from questions import TYPES, ask
+from scenes import COLOUR_NAMES, MOTIONS, SHAPES, sample_scene, third
+
+HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+MIDDLE = "<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>"
+TURN = "\n<|im_start|>user\n"
+IGNORE = -100
+
+
+class Packer:
+    def __init__(self, tokenizer):
+        self.tok = tokenizer
+        self.known = {}
+        self.prefix = self.ids(HEAD)
+        self.vision_end = self.ids("<|vision_end|>")
+        self.pad = tokenizer.token_to_id("<|endoftext|>")
+
+    def ids(self, text):
+        if text not in self.known:
+            if len(self.known) > 200000:
+                self.known.clear()
+            self.known[text] = self.tok.encode(text, add_special_tokens=False).ids
+        return self.known[text]
+
+    def slot(self, pairs):
+        """ids, shifted labels (a row predicts the next id of an answer), type and pair number per row of a conversation."""
+        ids, labels, kind, number = [], [], [], []
+        for i, q in enumerate(pairs):
+            head = self.ids((TURN if i else "") + q.prompt + MIDDLE)
+            answer = self.ids(q.answer + END)
+            ids += head + answer
+            labels += [IGNORE] * (len(head) - 1) + answer + [IGNORE]
+            kind += [TYPES.index(q.type)] * (len(head) + len(answer))
+            number += [i] * (len(head) + len(answer))
+        return ids, labels, kind, number
+
+    def positions(self, slices, grid, seconds, groups):
+        """M-RoPE ids [3, L] for prefix, video and text; `seconds` is second_per_grid_t, 2 tokens per second."""
+        n0 = len(self.prefix)
+        t, y, x = np.meshgrid(np.arange(slices), np.arange(grid), np.arange(grid), indexing="ij")
+        t = np.floor(t.astype(np.float32) * np.float32(seconds) * 2).astype(np.int64)
+        video = np.stack([t.ravel(), y.ravel(), x.ravel()]) + n0
+        after = [0] + [p for count, rows in groups for _ in range(count) for p in range(1, rows + 1)]
+        text = video.max() + 1 + np.array(after)
+        return np.concatenate([np.tile(np.arange(n0), (3, 1)), video, np.tile(text, (3, 1))], axis=1)
+
+
+def cell_labels(scene, cover):
+    """Per cell [T, g, g, 6]: colour, shape, motion, rank (0 = none, -1 = too little to say), third of the video, quadrant."""
+    n, grid = scene.slices, scene.grid
+    out = np.zeros((n, grid, grid, 6), np.int64)
+    if len(cover):
+        who = cover.argmax(axis=0)
+        share = cover.max(axis=0)
+        for k, obj in enumerate(scene.objects):
+            on = (who == k) & (share > 0.35)
+            out[on, :4] = (1 + COLOUR_NAMES.index(obj.colour), 1 + SHAPES.index(obj.shape), 1 + MOTIONS.index(obj.motion),
+                           1 + obj.rank)
+        out[(share > 0.02) & (share <= 0.35), :4] = -1
+    out[..., 4] = np.array([third(t, n) for t in range(n)])[:, None, None]
+    half = np.arange(grid) >= grid / 2
+    out[..., 5] = 2 * half[:, None] + half[None, :]
+    return out
+
+
+def soften(rng, frames):
+    """What a video codec does to a clip, roughly: half-resolution chroma and a little blur."""
+    f = frames.astype(np.float32)
+    luma = f @ np.array([0.299, 0.587, 0.114], np.float32)
+    chroma = f - luma[..., None]
+    n, h, w, _ = f.shape
+    small = chroma.reshape(n, h // 2, 2, w // 2, 2, 3).mean(axis=(2, 4))
+    chroma = small.repeat(2, axis=1).repeat(2, axis=2)
+    if rng.random() < 0.5:
+        keep = rng.uniform(0.6, 0.95)
+        side = (1 - keep) / 2
+        luma = keep * luma + side * (np.roll(luma, 1, 1) + np.roll(luma, -1, 1))
+        luma = keep * luma + side * (np.roll(luma, 1, 2) + np.roll(luma, -1, 2))
+    return np.clip(luma[..., None] + chroma + 0.5, 0, 255).astype(np.uint8)
+
+
+SHORT_ROWS = 28              # rows of a slot for one short question
+
+
+def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8):
+    """One batch of `size` videos as a dict of CPU tensors (frames uint8).
+
+    Every video has `pairs` slots with a short question each and one slot with the description; with `turns`, one
+    slot with a conversation of three short questions and the description in random order.
+    """
+    content, frames, labels, seconds = [], [], [], []
+    for _ in range(size):
+        scene = sample_scene(rng, slices, grid, max_objects)
+        picture, cover = renderer.render(rng, scene)
+        frames.append(soften(rng, picture) if rng.random() < soft else picture)
+        labels.append(cell_labels(scene, cover))
+        short, whole = ask(rng, scene, pairs)
+        if turns:
+            talk = short[:3] + [whole]
+            content.append([packer.slot([talk[i] for i in rng.permutation(4)])])
+        else:
+            content.append([packer.slot([q]) for q in short] + [packer.slot([whole])])
+        # later positions are seen early: half of the videos are spread over up to about 400 positions
+        seconds.append(1.0 if rng.random() > stretch else rng.uniform(0.5, max(1.0, 190 / slices)))
+    longest = 64 if slices < 6 else 96 if slices < 40 else 128   # fixed, so that shapes repeat
+    longest += 96 if turns else 0
+    groups = ((1, longest),) if turns else ((pairs, SHORT_ROWS), (1, longest))
+    total = sum(count * rows for count, rows in groups)
+    ids = np.full((size, 1 + total), packer.pad)
+    ids[:, 0] = packer.vision_end
+    target, kind, number = (np.full((size, total), v) for v in (IGNORE, -1, -1))
+    for i, slots in enumerate(content):
+        for j, (a, b, c, d) in enumerate(slots):
+            at = 0 if turns else j * SHORT_ROWS
+            ids[i, 1 + at:1 + at + len(a)] = a
+            target[i, at:at + len(a)], kind[i, at:at + len(a)] = b, c
+            number[i, at:at + len(a)] = np.array(d) + 100 * j
+    positions = np.stack([packer.positions(slices, grid, s, groups) for s in seconds], axis=1)
+    return {"frames": torch.from_numpy(np.stack(frames)), "cells": torch.from_numpy(np.stack(labels)),
+            "prefix": torch.tensor(packer.prefix), "text": torch.from_numpy(ids), "target": torch.from_numpy(target),
+            "kind": torch.from_numpy(kind), "number": torch.from_numpy(number), "positions": torch.from_numpy(positions),
+            "groups": groups}

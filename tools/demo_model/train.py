@@ -1,0 +1,260 @@
+"""Trains the demo model. Deterministic from a seed, resumable, stops at a given time with the learning rate at zero.
+
+    python train.py --out DIR --minutes 120                 from nothing
+    python train.py --out DIR --minutes 60 --resume         from DIR/last.pt, with a fresh schedule
+    python train.py --out DIR --minutes 60 --start MODEL    from published weights (model.safetensors) alone
+
+The loss is that of the answers, plus two auxiliary ones that teach the tower to see and the decoder to place things
+long before the answers' gradient would: colour, shape, motion, place and time of a cell from the tower's tokens; the
+same and the order of appearance from the decoder's visual rows in mid-depth. They fade out with the learning rate.
+Every batch is new, so the accuracy of the training batches (all answer tokens right, teacher forced, which is what greedy
+decoding would give) is an accuracy on unseen videos; DIR/curve.jsonl gets it per question type and length.
+"""
+import argparse
+import json
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tokenizer as tokenizer_module
+from batches import IGNORE, Packer, make_batch
+from model import Config, DemoModel, fused, patchify
+from questions import TYPES
+from scenes import Renderer
+
+CLASSES = (7, 6, 6, 6, 3, 4)         # colour, shape, motion, rank, third of the video, quadrant of a cell
+TAPS = (2, 4)                        # decoder layers whose visual rows carry auxiliary heads
+TAP_CLASSES = {"tower": (0, 1, 2, 4, 5), 2: (4, 5), 4: (0, 1, 2, 3, 4, 5)}
+PLAN = "0:6x4;900:6x4,12x4*2;1400:6x4,12x4*3,8x6,24x4;2000:6x4,12x4*3,8x6,24x4*2,48x4"
+
+
+def parse_plan(text):
+    """'step:SLICESxGRID*WEIGHT,..;step:..' -> [(step, [(slices, grid), ..])] in order."""
+    plan = []
+    for stage in text.split(";"):
+        step, items = stage.split(":")
+        mix = []
+        for item in items.split(","):
+            shape, _, weight = item.partition("*")
+            slices, grid = (int(v) for v in shape.split("x"))
+            mix += [(slices, grid)] * int(weight or 1)
+        plan.append((int(step), mix))
+    return plan
+
+
+class Heads(nn.Module):
+    """Linear classifiers for the auxiliary losses; not part of the exported model."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.heads = nn.ModuleDict({str(k): nn.Linear(size, sum(CLASSES[c] for c in v)) for k, v in TAP_CLASSES.items()})
+
+    def loss(self, where, rows, labels):
+        """Mean loss over the classifiers at `where`; object cells weigh as much as all others together."""
+        out = self.heads[str(where)](rows.float())
+        total, at = 0.0, 0
+        for c in TAP_CLASSES[where]:
+            part, want = out[..., at:at + CLASSES[c]], labels[..., c]
+            at += CLASSES[c]
+            each = F.cross_entropy(part.flatten(0, -2), want.flatten(), ignore_index=-1, reduction="none").view(want.shape)
+            on = labels[..., 0] > 0
+            off = labels[..., 0] == 0
+            total = total + 0.5 * ((each * on).sum() / on.sum().clamp(min=1) + (each * off).sum() / off.sum().clamp(min=1))
+        return total / len(TAP_CLASSES[where])
+
+
+@torch.no_grad()
+def accuracy(heads, rows, labels):
+    """Share of object cells (all cells for time and place) that each auxiliary classifier gets right."""
+    out = {}
+    for where, x in rows.items():
+        guess, at, hit = heads.heads[str(where)](x.float()), 0, []
+        for c in TAP_CLASSES[where]:
+            right = guess[..., at:at + CLASSES[c]].argmax(-1) == labels[..., c]
+            at += CLASSES[c]
+            hit.append(right[labels[..., 0] > 0].float().mean().item() if c < 4 else right.float().mean().item())
+        out[str(where)] = hit
+    return out
+
+
+def optimizers(model, heads, lr, muon):
+    """AdamW; with `muon`, matrices inside blocks get orthogonalised momentum instead (same scale of step)."""
+    matrices, rest = [], list(heads.parameters())
+    for name, p in model.named_parameters():
+        (matrices if muon and p.dim() == 2 and "embed_tokens" not in name else rest).append(p)
+    out = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
+    if matrices:
+        out.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    return out
+
+
+def score(logits_right, batch, chosen, tally):
+    """Counts answers with every token right, per type."""
+    b = batch["target"].shape[0]
+    key = (torch.arange(b)[:, None] * 10000 + batch["number"])[chosen].cpu().numpy()
+    kind = batch["kind"][chosen].cpu().numpy()
+    right = logits_right.cpu().numpy()
+    order, start = np.unique(key, return_index=True)
+    wrong = np.unique(key[~right])
+    good = ~np.isin(order, wrong)
+    for k in range(len(TYPES)):
+        of_type = kind[start] == k
+        tally[k] += (good[of_type].sum(), of_type.sum())
+
+
+def save(path, model, heads, opts, step):
+    """Write a checkpoint; a reader never sees half of one."""
+    torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step,
+                "opts": [o.state_dict() for o in opts]}, path + ".new")
+    os.replace(path + ".new", path)
+
+
+def average_gradients(params, workers):
+    """One all-reduce over all gradients. A worker per core beats threads inside every operation, above all when the
+    cores are shared with other work: the workers meet once a step, not at every small matrix."""
+    if workers == 1:
+        return
+    params = [p for p in params if p.grad is not None]
+    flat = torch.cat([p.grad.flatten() for p in params])
+    torch.distributed.all_reduce(flat)
+    at = 0
+    for p in params:
+        p.grad.copy_(flat[at:at + p.numel()].view_as(p) / workers)
+        at += p.numel()
+
+
+def stop_together(late, workers):
+    """True in all workers once the first one says so (their clocks may differ by a step)."""
+    flag = torch.tensor(float(late))
+    if workers > 1:
+        torch.distributed.all_reduce(flag)
+    return bool(flag > 0)
+
+
+def arguments():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--minutes", type=float, default=120)
+    ap.add_argument("--decay-minutes", type=float, default=35, help="length of the final linear decay of the learning rate")
+    ap.add_argument("--resume", action="store_true")
+    ap.add_argument("--start", help="directory with model.safetensors")
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--warmup", type=int, default=100)
+    ap.add_argument("--batch", type=int, default=32, help="videos per batch at short lengths")
+    ap.add_argument("--plan", default=PLAN, help="curriculum, see parse_plan")
+    ap.add_argument("--aux", type=float, default=0.5)
+    ap.add_argument("--turns", type=float, default=0.0, help="share of batches with real conversations")
+    ap.add_argument("--adamw", action="store_true", help="AdamW for everything instead of Muon for the matrices")
+    ap.add_argument("--tower-steps", type=int, default=0, help="first steps, with the tower's auxiliary loss alone (cheap)")
+    ap.add_argument("--freeze-until", type=int, default=0, help="no gradient into the tower before this step")
+    ap.add_argument("--compile", action="store_true")
+    ap.add_argument("--workers", type=int, default=2, help="processes on a CPU, one thread each; a GPU uses one")
+    return ap.parse_args()
+
+
+def main():
+    args = arguments()
+    os.makedirs(args.out, exist_ok=True)
+    if torch.cuda.is_available() or args.workers == 1:
+        train(0, args, 1)
+    else:
+        torch.multiprocessing.spawn(train, (args, args.workers), nprocs=args.workers)
+
+
+def train(rank, args, workers):
+    if workers > 1:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", f"file://{args.out}/meet.{os.getppid()}", rank=rank, world_size=workers)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tok = tokenizer_module.build()
+    packer, renderer = Packer(tok), Renderer()
+    model = DemoModel(Config(), seed=args.seed)
+    heads = Heads(model.cfg.hidden_size)
+    step, last = 0, f"{args.out}/last.pt"
+    if args.start:
+        from safetensors.torch import load_file
+        model.load_state_dict({k: v.float() for k, v in load_file(f"{args.start}/model.safetensors").items()})
+    model, heads = model.to(device), heads.to(device)
+    opts = optimizers(model, heads, args.lr, not args.adamw)
+    if args.resume and os.path.exists(last):
+        state = torch.load(last, map_location=device)
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
+        step = state["step"]
+        for opt, s in zip(opts, state["opts"]):
+            opt.load_state_dict(s)
+    if args.compile:
+        fused.enable()
+    plan = parse_plan(args.plan)
+    begin, first_step = time.time(), step
+    end = begin + 60 * args.minutes
+    tally, losses, hits, since = {}, [], {}, time.time()
+    params = list(model.parameters()) + list(heads.parameters())
+    while not stop_together(time.time() >= end, workers):
+        rng = np.random.default_rng((args.seed, step))       # the same choice of shapes in every worker
+        mix = [m for s, m in plan if s <= step][-1]
+        slices, grid = mix[int(rng.integers(len(mix)))]
+        size = max(1, min(args.batch, args.batch * 12 * 16 // (slices * grid * grid)) // workers)
+        turns = rng.random() < args.turns
+        rng = np.random.default_rng((args.seed, step, rank))
+        batch = make_batch(rng, packer, renderer, size, slices, grid, turns)
+        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        fade = torch.tensor(min(1.0, max(0.0, (end - time.time()) / (60 * args.decay_minutes))))
+        if workers > 1:
+            torch.distributed.broadcast(fade, 0)             # all workers must take the same step
+        fade = fade.item()
+        warm = min(1.0, (step - first_step + 1) / args.warmup)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = args.lr * warm * fade
+        patches = patchify(batch["frames"]).to(torch.bfloat16)
+        labels = batch["cells"].flatten(1, 3)
+        weight = args.aux * min(1.0, 1.5 * fade)
+        if step < args.tower_steps:
+            seen, taps, loss = model.see(patches), {}, torch.zeros(())
+            weight = 1.0
+        else:
+            hidden, seen, taps = model(patches, batch["prefix"], batch["text"], batch["positions"], batch["groups"], TAPS,
+                                       frozen=step < args.freeze_until)
+            chosen = batch["target"] != IGNORE
+            logits = model.logits(hidden[chosen]).float()
+            want = batch["target"][chosen]
+            loss = F.cross_entropy(logits, want)
+            score(logits.argmax(-1) == want, batch, chosen, tally.setdefault(f"{slices}x{grid}", np.zeros((len(TYPES), 2), int)))
+        rows = {"tower": seen, **taps}
+        aux = {where: heads.loss(where, rows[where], labels) if where in rows else torch.zeros(()) for where in TAP_CLASSES}
+        total = loss + weight * sum(aux.values())
+        for where, hit in accuracy(heads, rows, labels).items():
+            hits.setdefault(where, []).append(hit)
+        for opt in opts:
+            opt.zero_grad(set_to_none=True)
+        total.backward()
+        average_gradients(params, workers)
+        norm = nn.utils.clip_grad_norm_(params, 1.0)
+        for opt in opts:
+            opt.step()
+        losses.append([loss.item(), norm.item()] + [a.item() for a in aux.values()])
+        step += 1
+        if step % 25 == 0 and rank == 0:
+            mean = np.mean(losses, axis=0).round(4).tolist()
+            line = {"step": step, "time": time.strftime("%H:%M:%S", time.gmtime()), "loss": mean[0], "norm": mean[1],
+                    "aux": mean[2:], "lr": round(args.lr * warm * fade, 6), "s/step": round((time.time() - since) / 25, 2),
+                    "cells": {k: np.nanmean(v, axis=0).round(3).tolist() for k, v in hits.items()},
+                    "exact": {k: {TYPES[i]: round(float(v[i, 0] / v[i, 1]), 3) for i in range(len(TYPES)) if v[i, 1]}
+                              for k, v in tally.items()}}
+            with open(f"{args.out}/curve.jsonl", "a") as f:
+                f.write(json.dumps(line) + "\n")
+            tally, losses, hits, since = {}, [], {}, time.time()
+        if rank == 0 and step % 100 == 0:
+            save(last, model, heads, opts, step)
+    if rank == 0:
+        save(last, model, heads, opts, step)
+
+
+if __name__ == "__main__":
+    main()
