@@ -35,4 +35,9 @@ function(purekv_library)
                           SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
     target_compile_features(purekv_${kind} PUBLIC cxx_std_20)
   endforeach()
+  # Who installs the static library links what the library was built with; cmake/purekvConfig.cmake.in finds it there.
+  target_link_libraries(purekv_static INTERFACE $<INSTALL_INTERFACE:purekv::dependencies>)
+  # The names that find_package(purekv) gives, so that a project which adds this one as a folder reads the same.
+  add_library(purekv::purekv ALIAS purekv_shared)
+  add_library(purekv::purekv_static ALIAS purekv_static)
 endfunction()

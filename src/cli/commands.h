@@ -1,0 +1,25 @@
+// The subcommands. Each Add... declares its flags on a new subcommand of `parent`; Run checks them and does the work.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "cli/flag_table.h"
+
+namespace purekv::cli {
+
+struct Command {
+  CLI::App* app = nullptr;
+  std::unique_ptr<FlagTable> flags;
+  // Called after flags->Apply(). Returns the exit status; throws Error.
+  std::function<int()> run;
+};
+
+Command AddAsk(CLI::App& parent);
+Command AddScore(CLI::App& parent);
+Command AddInspect(CLI::App& parent);
+Command AddPolicies(CLI::App& parent);
+Command AddBench(CLI::App& parent);
+
+}  // namespace purekv::cli
