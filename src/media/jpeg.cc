@@ -1,11 +1,15 @@
 // JPEG through libjpeg (libjpeg-turbo on Debian and Ubuntu): its inverse transform and chroma smoothing are what
 // Pillow's pixels come from. FFmpeg's decoder and swscale were measured against it: chroma is repeated instead of
 // smoothed, up to tens of levels at coloured edges.
+// clang-format off
+#include <cstdio>  // jpeglib.h needs it first
 #include <jpeglib.h>
+// clang-format on
 
 #include <csetjmp>
-#include <cstdio>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "base/error.h"
 #include "media/image_formats.h"
