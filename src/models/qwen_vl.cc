@@ -62,9 +62,9 @@ Size ResizeTo(const QwenVisionConfig& vision, int64_t height, int64_t width, con
   return SmartResize(height, width, vision.patch_size * vision.merge_size, limits.min_pixels, limits.max_pixels);
 }
 
-using Resizer = void (*)(const uint8_t*, int64_t, int64_t, uint8_t*, int64_t, int64_t);
+using Resizer = decltype(ResizePillow);
 
-Frames ResizeAll(Frames frames, const Size& size, Resizer resize) {
+Frames ResizeAll(Frames frames, const Size& size, Resizer* resize) {
   if (frames.height == size.height && frames.width == size.width) return frames;
   Frames out{frames.count, size.height, size.width, {}};
   const auto in_bytes = static_cast<size_t>(frames.height * frames.width * 3);
@@ -72,7 +72,7 @@ Frames ResizeAll(Frames frames, const Size& size, Resizer resize) {
   out.rgb.resize(out_bytes * static_cast<size_t>(frames.count));
   for (size_t i = 0; i < static_cast<size_t>(frames.count); ++i) {
     resize(frames.rgb.data() + i * in_bytes, frames.height, frames.width, out.rgb.data() + i * out_bytes, size.height,
-           size.width);
+           size.width, 0);
   }
   return out;
 }
