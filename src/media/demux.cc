@@ -99,6 +99,7 @@ Demuxer::Demuxer(const std::string& path) : file_(new File) {
     format_ = avformat_alloc_context();
     if (io_ == nullptr || format_ == nullptr) Fail("memory: cannot open ", path);
     format_->pb = io_;
+    format_->flags |= AVFMT_FLAG_CUSTOM_IO;  // closing leaves it to us, also when nothing has been opened yet
     format_->io_open = RefuseOpen;
     format_->protocol_whitelist = av_strdup("none");
 
@@ -136,7 +137,7 @@ Demuxer::~Demuxer() {
 }
 
 void Demuxer::Close() {
-  avformat_close_input(&format_);  // leaves a custom AVIOContext alone
+  avformat_close_input(&format_);
   if (io_ != nullptr) av_freep(&io_->buffer);
   avio_context_free(&io_);
 }

@@ -53,9 +53,9 @@ struct PacketIndex {
   int32_t Find(int64_t pts) const;
 };
 
-// Reads every packet. Costs one pass over the file at disk speed and no decoding: 0.15 s for an hour of 1080p (1 GB) in
-// the page cache. Containers' own frame counts are not believed: they are missing from Matroska and MPEG-TS and ignore
-// edit lists.
+// Reads every packet: one pass over the file and no decoding (0.15 s of CPU time for 18,000 frames in 135 MB, opening
+// included, where decoding them takes 13 s). Containers' own frame counts are not believed: Matroska and MPEG-TS have
+// none, and MP4's ignores edit lists.
 PacketIndex IndexPackets(Demuxer* demuxer, const std::string& path);
 
 }  // namespace purekv

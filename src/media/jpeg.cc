@@ -1,6 +1,6 @@
 // JPEG through libjpeg (libjpeg-turbo on Debian and Ubuntu): its inverse transform and chroma smoothing are what
-// Pillow's pixels come from. FFmpeg's decoder and swscale were measured against it: chroma is repeated instead of
-// smoothed, up to tens of levels at coloured edges.
+// Pillow's pixels come from, bit for bit. FFmpeg's decoder and swscale were measured against Pillow on 4:2:0 test
+// pictures: 5 to 6 levels off on average as it comes, 2 to 4 with its most accurate flags, up to 60 at coloured edges.
 // clang-format off
 #include <cstdio>  // jpeglib.h needs it first
 #include <jpeglib.h>

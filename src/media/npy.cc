@@ -197,8 +197,10 @@ Frames ReadNpyFrames(const std::string& path) {
   if (shape.size() != 4 || shape[3] != 3) Fail(path, ": shape ", ShapeText(shape), "; ", expected);
   const uint64_t available = file.bytes().size() - header.data_offset;
   uint64_t needed = 3;
+  if (std::any_of(shape.begin(), shape.end(), [](int64_t dim) { return dim < 1; })) {
+    Fail(path, ": shape ", ShapeText(shape), " holds no pixels; ", expected);
+  }
   for (size_t i = 0; i < 3; ++i) {
-    if (shape[i] < 1) Fail(path, ": shape ", ShapeText(shape), " holds no pixels; ", expected);
     // The file's own size bounds every product, so that none can overflow.
     if (static_cast<uint64_t>(shape[i]) > available / needed) {
       Fail(path, ": shape ", ShapeText(shape), " needs more than the ", available, " bytes of data there are");

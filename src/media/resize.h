@@ -17,10 +17,11 @@ void ResizePillow(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_
 
 // As torchvision.transforms.functional.resize(BICUBIC, antialias=True) of a uint8 tensor, which is what qwen-vl-utils
 // calls: the tensor is cast to float32, torch's antialiased kernel runs with float32 weights, sums and intermediate
-// rows, the result is clamped and rounded half to even; sums in torch's order. (torchvision.transforms.v2 on the CPU
-// takes torch's native uint8 kernel with 16-bit weights instead; it differs by one level in some pixels and is not what
-// is followed here.) Bit-equal on CPUs with fused multiply-add, as torch's own kernel uses it; without, a rare pixel
-// differs by one level.
+// rows, the result is clamped and rounded half to even; sums in torch's order. (torchvision.transforms.v2 on the CPU,
+// which transformers' own video processor calls, takes torch's native uint8 kernel instead, with 16-bit weights and
+// uint8 between the passes: on noise a fifth of the values differ, by up to 16 levels. It is not what is followed
+// here.) Bit-equal on CPUs with fused multiply-add, as torch's own kernel uses it; without, a rare pixel differs by one
+// level.
 void ResizeTorchvision(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out, int64_t out_height,
                        int64_t out_width, int64_t in_stride = 0);
 
