@@ -24,7 +24,10 @@ struct AttentionArgs {
   float* lse = nullptr;  // [rows, heads], written when given: log sum exp of the scaled logits (natural log)
 };
 
-// Any number of rows and lengths. A row that sees no key gets zeros and lse = -infinity.
+// Any number of rows and lengths. A row that sees no key gets zeros and lse = -infinity. Products and sums in f32
+// whatever the KV dtype. The same bits on any number of threads. Working memory: about 0.4 MB per thread at head_dim
+// 128 (kept for the next call), and up to 9 MB of partial states while few rows attend to many keys; nothing grows with
+// the length.
 void Attention(const AttentionArgs& args);
 
 // Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision

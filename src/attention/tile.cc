@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/few_rows.h"
 #include "base/error.h"
 #include "kernels/simd.h"
 
@@ -17,16 +18,14 @@
 // clang-format off
 #include "hwy/foreach_target.h"  // must come before highway.h
 #include "hwy/highway.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "hwy/cache_control.h"
+#include "attention/softmax-inl.h"
 #include "kernels/simd-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace purekv {
 namespace HWY_NAMESPACE {
-
-// Keys per block: 96 = 16 x 6 rows of the register tile; P^T of a panel is 24 KB and stays in the first-level cache.
-constexpr int64_t kBlockKeys = 96;
 
 // Register tile: 6 rows x kMaxVecs vectors of sums. 32 registers (AVX-512, NEON): 24 sums + 4 + 1; 16 registers: 12 + 2
 // + 1.
@@ -36,12 +35,6 @@ constexpr int kMaxVecs = 4;
 constexpr int kMaxVecs = 2;
 #endif
 constexpr int64_t kPanelRows = kMaxVecs * kLanes;
-static_assert(kLanes <= 16, "PaddedRows pads to 16 floats");
-
-// Up to whole vectors.
-HWY_INLINE int64_t WholeVecs(int64_t n) {
-  return (n + kLanes - 1) / kLanes * kLanes;
-}
 
 // c[r][:] = (kUpdate ? c[r][:] * row_scale[r] : 0) + sum over k of a[r * a_row + k * a_k] * b[k * b_k + :],
 // r < kRows, `:` over kVecs vectors.
@@ -131,6 +124,13 @@ void ProductVecs(const ProductArgs& p, int64_t rows, int64_t vecs) {
   ProductRows<1, kUpdate>(p, rows);
 }
 
+// Asks for a row that is needed a few rows later. Rows of one head among many lie far apart, where no hardware
+// prefetcher finds them.
+constexpr int64_t kRowsAhead = 6;
+HWY_INLINE void PrefetchRow(const void* row, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(static_cast<const char*>(row) + i);
+}
+
 // A block of keys or values as f32 rows `stride` apart.
 struct Block {
   const float* data;
@@ -147,6 +147,7 @@ HWY_INLINE Block BlockOf(const void* rows, Dtype dtype, int64_t stride, int64_t 
     const float* from = static_cast<const float*>(rows) + first * stride;
     if (stride == head_dim && width == head_dim) return {from, stride};
     for (int64_t i = 0; i < count; ++i) {
+      if (i + kRowsAhead < count) PrefetchRow(from + (i + kRowsAhead) * stride, static_cast<size_t>(head_dim) * 4);
       std::memcpy(scratch + i * width, from + i * stride, static_cast<size_t>(head_dim) * sizeof(float));
       for (int64_t d = head_dim; d < width; ++d) scratch[i * width + d] = 0.0f;
     }
@@ -169,55 +170,6 @@ HWY_INLINE Block BlockOf(const void* rows, Dtype dtype, int64_t stride, int64_t 
   return {scratch, width};
 }
 
-// One panel's softmax over a block: logits [keys][width] become probabilities relative to the new maxima m; `rescale`
-// is what earlier sums must be multiplied with. `limits` (null: none) says how many of the block's keys each row sees.
-HWY_INLINE void BlockSoftmax(float* HWY_RESTRICT logits, int64_t keys, int64_t width, const float* limits,
-                             float* HWY_RESTRICT m, float* HWY_RESTRICT l, float* HWY_RESTRICT rescale) {
-  const FloatTag d;
-  const FloatVec minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int64_t c = 0; c < width; c += kLanes) {
-    float* column = logits + c;
-    if (limits != nullptr) {
-      const FloatVec limit = LoadVec(limits + c);
-      for (int64_t k = 0; k < keys; ++k) {
-        const auto seen = hn::Lt(hn::Set(d, static_cast<float>(k)), limit);
-        StoreVec(hn::IfThenElse(seen, LoadVec(column + k * width), minus_infinity), column + k * width);
-      }
-    }
-    const FloatVec old = LoadVec(m + c);
-    FloatVec top0 = old;
-    FloatVec top1 = old;
-    int64_t k = 0;
-    for (; k + 2 <= keys; k += 2) {
-      top0 = hn::Max(top0, LoadVec(column + k * width));
-      top1 = hn::Max(top1, LoadVec(column + (k + 1) * width));
-    }
-    if (k < keys) top0 = hn::Max(top0, LoadVec(column + k * width));
-    const FloatVec top = hn::Max(top0, top1);
-    // A row that has seen no key yet: subtract 0, not -infinity, which would make NaN of exp(-inf - -inf).
-    const FloatVec shift = hn::IfThenElse(hn::Eq(top, minus_infinity), hn::Zero(d), top);
-    FloatVec sum0 = hn::Zero(d);
-    FloatVec sum1 = hn::Zero(d);
-    for (k = 0; k + 2 <= keys; k += 2) {
-      const FloatVec p0 = hn::Exp(d, hn::Sub(LoadVec(column + k * width), shift));
-      const FloatVec p1 = hn::Exp(d, hn::Sub(LoadVec(column + (k + 1) * width), shift));
-      StoreVec(p0, column + k * width);
-      StoreVec(p1, column + (k + 1) * width);
-      sum0 = hn::Add(sum0, p0);
-      sum1 = hn::Add(sum1, p1);
-    }
-    if (k < keys) {
-      const FloatVec p = hn::Exp(d, hn::Sub(LoadVec(column + k * width), shift));
-      StoreVec(p, column + k * width);
-      sum0 = hn::Add(sum0, p);
-    }
-    const FloatVec factor = hn::Exp(d, hn::Sub(old, shift));
-    StoreVec(factor, rescale + c);
-    StoreVec(hn::MulAdd(LoadVec(l + c), factor, hn::Add(sum0, sum1)), l + c);
-    StoreVec(top, m + c);
-  }
-}
-
 // Rows [first, first + count) of the tile, count <= kPanelRows, transposed and scaled: to[d][width], zeros behind
 // count.
 HWY_INLINE void PackQueries(const AttentionTile& tile, int64_t first, int64_t count, int64_t width, float* to) {
@@ -227,6 +179,11 @@ HWY_INLINE void PackQueries(const AttentionTile& tile, int64_t first, int64_t co
       continue;
     }
     const int64_t r = first + c;
+    if (c + kRowsAhead < count) {
+      const int64_t next = r + kRowsAhead;
+      PrefetchRow(tile.q + next / tile.group * tile.q_stride + next % tile.group * tile.head_dim,
+                  static_cast<size_t>(tile.head_dim) * 4);
+    }
     const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.head_dim;
     for (int64_t d = 0; d < tile.head_dim; ++d) to[d * width + c] = q[d] * tile.scale;
   }
@@ -318,7 +275,11 @@ void AttendTile(const AttentionTile& tile, const PartialState& state, float* scr
   PUREKV_CHECK(state.o.rows == tile.rows() && state.o.cols == tile.head_dim, "state and tile of different shapes");
   PUREKV_CHECK(state.o.stride >= PaddedRows(tile.head_dim), "state rows are not padded");
   PUREKV_CHECK(tile.kv.dtype != Dtype::kF16, "keys are f32 or bf16");
-  HWY_DYNAMIC_DISPATCH(AttendTileRows)(tile, state, scratch);
+  if (tile.rows() <= kFewRows) {
+    AttendFewRows(tile, state, scratch);
+  } else {
+    HWY_DYNAMIC_DISPATCH(AttendTileRows)(tile, state, scratch);
+  }
 }
 
 }  // namespace purekv

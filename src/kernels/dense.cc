@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/bfloat16.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
@@ -56,19 +57,25 @@ struct Plan {
 struct Packing {
   std::span<const WeightRows> parts;
   int64_t in = 0;
+  Dtype compute = Dtype::kF32;
   Dtype packed = Dtype::kF32;
+  // f32 storage of bf16 arithmetic: values are still rounded to bf16, so that every machine computes the same model.
+  bool Rounds(Dtype dtype) const { return compute != packed && dtype != compute; }
 };
 
-// Copies weight rows to `to` (dtype packed, `count` elements), from any alignment.
-void ConvertWeights(const char* from, Dtype dtype, Dtype packed, int64_t count, char* to) {
-  if (dtype == packed) {
+// Copies `count` weights to `to` (dtype packed), from any alignment.
+void ConvertWeights(const Packing& packing, const char* from, Dtype dtype, int64_t count, char* to) {
+  if (packing.packed == Dtype::kF32) {
+    float* floats = reinterpret_cast<float*>(to);
+    ToFloats(from, dtype, count, floats);
+    if (!packing.Rounds(dtype)) return;
+    for (int64_t i = 0; i < count; ++i) floats[i] = ToFloat(ToBF16(floats[i]));
+  } else if (dtype == packing.packed) {
     std::memcpy(to, from, static_cast<size_t>(count) * DtypeSize(dtype));
-  } else if (packed == Dtype::kF32) {
-    ToFloats(from, dtype, count, reinterpret_cast<float*>(to));
   } else {
     Matrix<float> floats(1, count);
     ToFloats(from, dtype, count, floats.data());
-    Convert(floats.View(), {to, packed, 1, count, count});
+    Convert(floats.View(), {to, packing.packed, 1, count, count});
   }
 }
 
@@ -84,11 +91,11 @@ const void* GatherRows(const Packing& packing, int64_t first, int64_t count, Buf
       const char* from = static_cast<const char*>(part.data) +
                          static_cast<size_t>((begin - part_begin) * packing.in) * DtypeSize(part.dtype);
       const bool aligned = reinterpret_cast<uintptr_t>(from) % DtypeSize(part.dtype) == 0;
-      if (end - begin == count && part.dtype == packing.packed && aligned) return from;
+      if (end - begin == count && part.dtype == packing.packed && aligned && !packing.Rounds(part.dtype)) return from;
       block.Resize(static_cast<size_t>(count) * row_bytes);
       char* to = static_cast<char*>(block.data()) + static_cast<size_t>(begin - first) * row_bytes;
       ParallelFor(end - begin, [&](int64_t i) {
-        ConvertWeights(from + static_cast<size_t>(i * packing.in) * DtypeSize(part.dtype), part.dtype, packing.packed,
+        ConvertWeights(packing, from + static_cast<size_t>(i * packing.in) * DtypeSize(part.dtype), part.dtype,
                        packing.in, to + static_cast<size_t>(i) * row_bytes);
       });
     }
@@ -134,7 +141,7 @@ struct Linear::Impl {
     weights.Resize(weights_desc.get_size());
     // Padding inside the blocks must be zero; page memory is already.
     if (weights.size() < 4096) std::memset(weights.data(), 0, weights.size());
-    const Packing packing{parts, in, packed};
+    const Packing packing{parts, in, compute, packed};
     Buffer block;
     for (int64_t first = 0; first < out; first += kPackRows) {
       const int64_t count = std::min(kPackRows, out - first);

@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "kernels/reference.h"
 #include "kernels/testing.h"
+#include "oneapi/dnnl/dnnl.hpp"
 
 namespace purekv {
 namespace {
@@ -126,6 +128,25 @@ TEST(Linear, NeverFallsBackToTheSlowImplementation) {
       EXPECT_EQ(name.rfind("onednn ", 0), 0u) << name;
       EXPECT_EQ(name.find("ref"), std::string::npos) << n << " rows: " << name;
     }
+  }
+}
+
+// Processors without AVX-512: oneDNN 2.6 has no bf16 there, layers are kept in f32 and give the same results. In a
+// process of its own, as oneDNN fixes the instruction set at its first use.
+TEST(Linear, WorksOnOlderProcessors) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const dnnl::cpu_isa isa : {dnnl::cpu_isa::avx2, dnnl::cpu_isa::sse41}) {
+    EXPECT_EXIT(
+        {
+          dnnl::set_max_cpu_isa(isa);
+          for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
+            for (const Dtype weights : {Dtype::kF32, Dtype::kBF16, Dtype::kF16}) {
+              Check({.in = 77, .parts = {65, 3, 500}, .weights = weights, .compute = compute, .bias = true}, {1, 19});
+            }
+          }
+          std::exit(HasFailure() ? 1 : 0);
+        },
+        ::testing::ExitedWithCode(0), "");
   }
 }
 
