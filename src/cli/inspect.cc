@@ -48,7 +48,7 @@ struct Findings {
   ModelSummary summary;
   int64_t kv_bytes_per_token = 0;  // in the dtype asked for
   std::optional<VideoCost> video;
-  std::vector<TensorInfo> tensors;
+  std::vector<TensorListing> tensors;
 };
 
 std::string FindingsText(const Findings& findings) {
@@ -79,7 +79,7 @@ std::string FindingsText(const Findings& findings) {
       text += row;
     }
   }
-  for (const TensorInfo& tensor : findings.tensors) {
+  for (const TensorListing& tensor : findings.tensors) {
     text += StrCat(tensor.name, "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ", tensor.file, "\n");
   }
   return text;
@@ -133,7 +133,7 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
   }
   if (with_tensors) {
     result["tensors"] = OrderedJson::array();
-    for (const TensorInfo& tensor : findings.tensors) {
+    for (const TensorListing& tensor : findings.tensors) {
       result["tensors"].push_back({{"name", tensor.name},
                                    {"dtype", tensor.dtype},
                                    {"shape", tensor.shape},
