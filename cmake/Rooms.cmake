@@ -13,8 +13,8 @@ function(purekv_room name)
 endfunction()
 
 add_library(purekv_dependencies INTERFACE)
-target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::PCRE2
-                      PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
+target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::JPEG
+                      PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
 if(PUREKV_OPENMP)
   target_link_libraries(purekv_dependencies INTERFACE OpenMP::OpenMP_CXX)
   target_compile_definitions(purekv_dependencies INTERFACE PUREKV_OPENMP=1)

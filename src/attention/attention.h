@@ -12,7 +12,7 @@
 namespace purekv {
 
 struct AttentionArgs {
-  MatrixView<const float> q;      // [rows, heads * head_dim], rotated, not scaled
+  MatrixView<const float> q;       // [rows, heads * head_dim], rotated, not scaled
   std::span<const KvHeadView> kv;  // [kv_heads]; query head h uses KV head h / (heads / kv_heads); lengths may differ
   int64_t heads = 0;
   int64_t head_dim = 0;
@@ -27,8 +27,8 @@ struct AttentionArgs {
 // Any number of rows and lengths. A row that sees no key gets zeros and lse = -infinity.
 void Attention(const AttentionArgs& args);
 
-// Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision windows,
-// frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above.
+// Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision
+// windows, frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above.
 void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
                       int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out);
 

@@ -9,10 +9,12 @@ namespace purekv {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
-// A tokenizer.json of 250,000 tokens with its merges as pairs holds one million values; each costs memory however short its text.
+// A tokenizer.json of 250,000 tokens with its merges as pairs holds one million values; each costs memory however short
+// its text.
 constexpr int64_t kMaxValues = int64_t{1} << 22;
 
-// nlohmann's message without its tag, in ASCII, not longer than a line can bear: it quotes what it read last, which may be megabytes.
+// nlohmann's message without its tag, in ASCII, not longer than a line can bear: it quotes what it read last, which may
+// be megabytes.
 std::string ParserMessage(const char* what) {
   std::string_view text = what;
   if (const size_t tag = text.find("] "); text.starts_with("[json") && tag != text.npos) text.remove_prefix(tag + 2);
@@ -42,7 +44,8 @@ class Builder final : public nlohmann::json_sax<Json> {
 
   bool key(string_t& name) override {
     const auto [position, inserted] = open_.back()->get_ref<Json::object_t&>().emplace(name, nullptr);
-    if (!inserted) Fail(path_, ": key \"", ParserMessage(name.c_str()), "\" appears twice in one object; it may appear once");
+    if (!inserted)
+      Fail(path_, ": key \"", ParserMessage(name.c_str()), "\" appears twice in one object; it may appear once");
     slot_ = &position->second;
     return true;
   }
@@ -89,8 +92,9 @@ class Builder final : public nlohmann::json_sax<Json> {
   std::string_view text_;
   const std::string& path_;
   Json root_;
-  std::vector<Json*> open_;  // containers not closed yet, outermost first; only the last one grows, so the pointers stay
-  Json* slot_ = nullptr;     // where the value of the last key goes
+  std::vector<Json*>
+      open_;              // containers not closed yet, outermost first; only the last one grows, so the pointers stay
+  Json* slot_ = nullptr;  // where the value of the last key goes
   int64_t values_ = 0;
 };
 
@@ -153,7 +157,9 @@ Json ParseJson(std::string_view text, const std::string& path) {
   return builder.Take();
 }
 
-Json ReadJson(const std::string& path, int64_t max_bytes) { return ParseJson(ReadFile(path, max_bytes), path); }
+Json ReadJson(const std::string& path, int64_t max_bytes) {
+  return ParseJson(ReadFile(path, max_bytes), path);
+}
 
 JsonFields::JsonFields(const Json& object, std::string where) : object_(&object), where_(std::move(where)) {
   if (!object.is_object()) Fail(where_, ": is ", KindName(object), "; expected an object");
@@ -170,9 +176,13 @@ const Json& JsonFields::Need(const std::string& key, const char* expected) const
   return *value;
 }
 
-std::string JsonFields::Name(const std::string& key) const { return StrCat(where_, ": \"", key, "\""); }
+std::string JsonFields::Name(const std::string& key) const {
+  return StrCat(where_, ": \"", key, "\"");
+}
 
-bool JsonFields::Has(const std::string& key) const { return Get(key) != nullptr; }
+bool JsonFields::Has(const std::string& key) const {
+  return Get(key) != nullptr;
+}
 
 int64_t JsonFields::Int(const std::string& key, int64_t low, int64_t high) const {
   return CheckedInt(Need(key, "an integer"), Name(key), low, high);
@@ -212,7 +222,8 @@ std::vector<int64_t> JsonFields::Ints(const std::string& key, int64_t low, int64
   if (!list.is_array()) Fail(Name(key), " is ", KindName(list), "; expected a list of integers");
   std::vector<int64_t> values;
   values.reserve(list.size());
-  for (const Json& value : list) values.push_back(CheckedInt(value, StrCat(Name(key), "[", values.size(), "]"), low, high));
+  for (const Json& value : list)
+    values.push_back(CheckedInt(value, StrCat(Name(key), "[", values.size(), "]"), low, high));
   return values;
 }
 

@@ -12,14 +12,14 @@ namespace purekv {
 
 using Json = nlohmann::json;
 
-// Parses text from `path` (only named in messages): valid UTF-8, nesting at most 64 deep, no duplicate keys, no NaN or Infinity,
-// at most four million values. Throws Error.
+// Parses text from `path` (only named in messages): valid UTF-8, nesting at most 64 deep, no duplicate keys, no NaN or
+// Infinity, at most four million values. Throws Error.
 Json ParseJson(std::string_view text, const std::string& path);
 // Reads and parses `path`, at most `max_bytes`. Throws Error.
 Json ReadJson(const std::string& path, int64_t max_bytes = int64_t{16} << 20);
 
-// Typed fields of one JSON object. An integer may be written as a float (1.0). Each getter throws Error naming file and field when the value is missing (no default
-// given), null counts as missing, of another type, or out of range.
+// Typed fields of one JSON object. An integer may be written as a float (1.0). Each getter throws Error naming file and
+// field when the value is missing (no default given), null counts as missing, of another type, or out of range.
 class JsonFields {
  public:
   // `object` must outlive this. `where` names it in messages: "dir/config.json: vision_config".
@@ -40,9 +40,9 @@ class JsonFields {
   const std::string& where() const { return where_; }
 
  private:
-  const Json* Get(const std::string& key) const;                          // nullptr: missing or null
+  const Json* Get(const std::string& key) const;                         // nullptr: missing or null
   const Json& Need(const std::string& key, const char* expected) const;  // throws when missing or null
-  std::string Name(const std::string& key) const;                         // for messages
+  std::string Name(const std::string& key) const;                        // for messages
 
   const Json* object_;
   std::string where_;

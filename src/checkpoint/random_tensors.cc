@@ -8,7 +8,8 @@
 //   other one-dimensional ones:  offset 1, scale 0.1 sqrt(3)                   (norm weights)
 //   the rest:                    offset 0, scale 1.5 sqrt(3) / sqrt(fan_in)    fan_in = product of shape[1:]
 //
-// Biases and norm weights differ from zero and one, so that forgetting one shows; the scale keeps attention from being uniform.
+// Biases and norm weights differ from zero and one, so that forgetting one shows; the scale keeps attention from being
+// uniform.
 #include "checkpoint/random_tensors.h"
 
 #include <cmath>
@@ -61,8 +62,8 @@ struct Rule {
   }
 
   float Value(int64_t i) const {
-    // The product of two floats is exact in double: one rounding to float gives what a float product gives, and no compiler can
-    // fuse it with the sum.
+    // The product of two floats is exact in double: one rounding to float gives what a float product gives, and no
+    // compiler can fuse it with the sum.
     const double product = static_cast<double>(scale) * static_cast<double>(UnitValue(base + static_cast<uint64_t>(i)));
     return offset + static_cast<float>(product);
   }

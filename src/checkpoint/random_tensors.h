@@ -1,5 +1,5 @@
-// Weights made from a hash of name and index: the same numbers in C++ and in tools/reference/random_weights.py. For tests and
-// for timing a shape that need not be downloaded.
+// Weights made from a hash of name and index: the same numbers in C++ and in tools/reference/random_weights.py. For
+// tests and for timing a shape that need not be downloaded.
 #pragma once
 
 #include <cstdint>

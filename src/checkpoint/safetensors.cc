@@ -18,7 +18,8 @@ struct Shard {
   std::map<std::string, SafetensorsEntry> entries;
 };
 
-// The published name of a tensor, whatever layout the file uses (transformers >= 4.52 saved its in-memory names for a while).
+// The published name of a tensor, whatever layout the file uses (transformers >= 4.52 saved its in-memory names for a
+// while).
 std::string PublishedName(const std::string& name) {
   struct Alias {
     std::string_view prefix;
@@ -50,7 +51,8 @@ class SafetensorsSource final : public TensorSource {
       const auto [position, inserted] = tensors_.emplace(PublishedName(name), Tensor{name, &entry, shard});
       if (inserted) continue;
       const Tensor& other = position->second;
-      Fail(shard->file.path(), ": tensor ", name, " is there twice: also ", other.name, " in ", other.shard->file.path());
+      Fail(shard->file.path(), ": tensor ", name, " is there twice: also ", other.name, " in ",
+           other.shard->file.path());
     }
   }
 
@@ -111,7 +113,8 @@ class SafetensorsSource final : public TensorSource {
   static TensorInfo Info(const Tensor& tensor) {
     const std::optional<Dtype> dtype = SupportedDtype(tensor.entry->dtype);
     if (!dtype) {
-      Fail(tensor.shard->file.path(), ": tensor ", tensor.name, " is ", tensor.entry->dtype, "; supported are F32, BF16 and F16");
+      Fail(tensor.shard->file.path(), ": tensor ", tensor.name, " is ", tensor.entry->dtype,
+           "; supported are F32, BF16 and F16");
     }
     return {*dtype, tensor.entry->shape};
   }
@@ -165,7 +168,8 @@ std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
     const std::string path = JoinPath(dir, shard);
     if (!source->Has(published)) Fail(path, ": tensor ", name, " is missing; ", index_path, " says that it is there");
     if (source->FileOf(published) != path) {
-      Fail(path, ": tensor ", name, " is missing; ", index_path, " says that it is there, but it is in ", source->FileOf(published));
+      Fail(path, ": tensor ", name, " is missing; ", index_path, " says that it is there, but it is in ",
+           source->FileOf(published));
     }
   }
   return source;

@@ -1,5 +1,5 @@
-// Reading the safetensors format (https://github.com/huggingface/safetensors, format section of its README): one file, and a
-// published checkpoint directory of one or more files.
+// Reading the safetensors format (https://github.com/huggingface/safetensors, format section of its README): one file,
+// and a published checkpoint directory of one or more files.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +23,16 @@ struct SafetensorsEntry {
   uint64_t end = 0;
 };
 
-// Checks a whole header: sizes, overflow, holes, overlaps, duplicate names, types. `bytes` is the file's start (at least the
-// header), `file_size` its full length, `path` for messages. Throws Error. Returns entries by name and the data section's offset.
+// Checks a whole header: sizes, overflow, holes, overlaps, duplicate names, types. `bytes` is the file's start (at
+// least the header), `file_size` its full length, `path` for messages. Throws Error. Returns entries by name and the
+// data section's offset.
 std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const std::byte> bytes, uint64_t file_size,
                                                                const std::string& path, uint64_t* data_offset);
 
-// `dir`/model.safetensors, or the files of `dir`/model.safetensors.index.json. Tensor names are normalised to the published
-// ones: model.language_model.* and language_model.model.* -> model.*, model.visual.* -> visual.*, language_model.lm_head.* ->
-// lm_head.*. Throws Error naming file and tensor. Unsupported dtypes are an error only when the tensor is read.
+// `dir`/model.safetensors, or the files of `dir`/model.safetensors.index.json. Tensor names are normalised to the
+// published ones: model.language_model.* and language_model.model.* -> model.*, model.visual.* -> visual.*,
+// language_model.lm_head.* -> lm_head.*. Throws Error naming file and tensor. Unsupported dtypes are an error only when
+// the tensor is read.
 std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir);
 
 // One tensor as it is stored, whatever its type.

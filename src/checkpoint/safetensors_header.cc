@@ -1,5 +1,5 @@
-// The header of a safetensors file, checked as strictly as the reference implementation does: whatever passes here can be read
-// without any further look at offsets.
+// The header of a safetensors file, checked as strictly as the reference implementation does: whatever passes here can
+// be read without any further look at offsets.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -20,9 +20,9 @@ struct DtypeBits {
   uint64_t bits;
 };
 constexpr DtypeBits kDtypes[] = {
-    {"BOOL", 8},    {"U8", 8},      {"I8", 8},       {"F8_E5M2", 8},  {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
-    {"U16", 16},    {"F16", 16},    {"BF16", 16},    {"I32", 32},     {"U32", 32},    {"F32", 32},    {"F64", 64},
-    {"I64", 64},    {"U64", 64},    {"C64", 64},     {"F4", 4},       {"F6_E2M3", 6}, {"F6_E3M2", 6},
+    {"BOOL", 8}, {"U8", 8},   {"I8", 8},    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
+    {"U16", 16}, {"F16", 16}, {"BF16", 16}, {"I32", 32},    {"U32", 32},    {"F32", 32},    {"F64", 64},
+    {"I64", 64}, {"U64", 64}, {"C64", 64},  {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},
 };
 
 // 0: a type that a newer writer may know. Its size cannot be checked; reading it is refused later, by name.
@@ -35,7 +35,8 @@ uint64_t BitsOf(const std::string& dtype) {
 
 // a * b; throws when it passes 64 bits.
 uint64_t Multiply(uint64_t a, uint64_t b, const std::string& where) {
-  if (b != 0 && a > std::numeric_limits<uint64_t>::max() / b) Fail(where, ": shape has more elements than 64 bits can count");
+  if (b != 0 && a > std::numeric_limits<uint64_t>::max() / b)
+    Fail(where, ": shape has more elements than 64 bits can count");
   return a * b;
 }
 
@@ -43,9 +44,8 @@ SafetensorsEntry ParseEntry(const Json& value, const std::string& where) {
   const JsonFields fields(value, where);
   SafetensorsEntry entry;
   entry.dtype = fields.String("dtype");
-  const bool plain = std::all_of(entry.dtype.begin(), entry.dtype.end(), [](char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-  });
+  const bool plain = std::all_of(entry.dtype.begin(), entry.dtype.end(),
+                                 [](char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; });
   if (entry.dtype.empty() || entry.dtype.size() > 16 || !plain) {
     Fail(where, ": \"dtype\" is \"", entry.dtype.substr(0, 32), "\"; expected a name such as BF16");
   }
@@ -58,7 +58,8 @@ SafetensorsEntry ParseEntry(const Json& value, const std::string& where) {
   if (offsets.size() != 2) Fail(where, ": \"data_offsets\" has ", offsets.size(), " numbers; expected [begin, end]");
   entry.begin = static_cast<uint64_t>(offsets[0]);
   entry.end = static_cast<uint64_t>(offsets[1]);
-  if (entry.end < entry.begin) Fail(where, ": \"data_offsets\" end at ", entry.end, ", before they begin at ", entry.begin);
+  if (entry.end < entry.begin)
+    Fail(where, ": \"data_offsets\" end at ", entry.end, ", before they begin at ", entry.begin);
 
   uint64_t elements = 1;
   for (int64_t dimension : entry.shape) elements = Multiply(elements, static_cast<uint64_t>(dimension), where);
@@ -73,7 +74,8 @@ SafetensorsEntry ParseEntry(const Json& value, const std::string& where) {
 }
 
 // The tensors, in file order, cover the data section without hole or overlap.
-void CheckCoverage(const std::map<std::string, SafetensorsEntry>& entries, uint64_t data_size, const std::string& path) {
+void CheckCoverage(const std::map<std::string, SafetensorsEntry>& entries, uint64_t data_size,
+                   const std::string& path) {
   std::vector<const std::pair<const std::string, SafetensorsEntry>*> order;
   order.reserve(entries.size());
   for (const auto& entry : entries) order.push_back(&entry);
@@ -83,8 +85,9 @@ void CheckCoverage(const std::map<std::string, SafetensorsEntry>& entries, uint6
   uint64_t at = 0;
   for (const auto* entry : order) {
     if (entry->second.begin != at) {
-      Fail(path, ": tensor ", entry->first, ": begins at byte ", entry->second.begin, " of the data, but the tensors before it end at ",
-           at, "; tensors must follow each other without ", entry->second.begin > at ? "holes" : "overlap");
+      Fail(path, ": tensor ", entry->first, ": begins at byte ", entry->second.begin,
+           " of the data, but the tensors before it end at ", at, "; tensors must follow each other without ",
+           entry->second.begin > at ? "holes" : "overlap");
     }
     at = entry->second.end;
   }

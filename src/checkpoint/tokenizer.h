@@ -13,12 +13,13 @@ namespace purekv {
 
 class Tokenizer {
  public:
-  // From `dir`/tokenizer.json, else vocab.json + merges.txt (+ tokenizer_config.json: added_tokens_decoder). A component that is not
-  // implemented is refused by name. Throws Error.
+  // From `dir`/tokenizer.json, else vocab.json + merges.txt (+ tokenizer_config.json: added_tokens_decoder). A
+  // component that is not implemented is refused by name. Throws Error.
   static std::unique_ptr<Tokenizer> Load(const std::string& dir);
   ~Tokenizer();
 
-  // Ids of `text`; added tokens in the text become their ids. Throws Error (kUsage) on invalid UTF-8, naming the byte offset.
+  // Ids of `text`; added tokens in the text become their ids. Throws Error (kUsage) on invalid UTF-8, naming the byte
+  // offset.
   std::vector<int32_t> Encode(std::string_view text) const;
   // As Encode, but added tokens in the text are NOT recognised: every byte is ordinary text.
   std::vector<int32_t> EncodePlain(std::string_view text) const;

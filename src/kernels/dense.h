@@ -18,8 +18,8 @@ struct WeightRows {
   int64_t rows = 0;
 };
 
-// A packed weight matrix [out, in] with an optional bias [out]. Immutable after construction; Run may be called from several
-// threads at once.
+// A packed weight matrix [out, in] with an optional bias [out]. Immutable after construction; Run may be called from
+// several threads at once.
 class Linear {
  public:
   Linear();
@@ -27,12 +27,13 @@ class Linear {
   Linear(Linear&&) noexcept;
   Linear& operator=(Linear&&) noexcept;
 
-  // Packs the parts stacked along the output dimension (q, k, v become one product). `compute` is f32 or bf16: the format of
-  // packed weights and of the input rows. `bias` is empty or [sum of rows], f32. Holds no reference to the parts afterwards.
+  // Packs the parts stacked along the output dimension (q, k, v become one product). `compute` is f32 or bf16: the
+  // format of packed weights and of the input rows. `bias` is empty or [sum of rows], f32. Holds no reference to the
+  // parts afterwards.
   Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, Dtype compute);
 
-  // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype compute(); y [n, out] f32.
-  // Accumulation is f32. n may be 0.
+  // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype compute(); y [n, out]
+  // f32. Accumulation is f32. n may be 0.
   void Run(AnyMatrixView x, MatrixView<float> y, bool accumulate = false) const;
 
   int64_t in() const;

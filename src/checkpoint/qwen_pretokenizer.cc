@@ -1,0 +1,110 @@
+#include "checkpoint/pretokenizer.h"
+#include "checkpoint/unicode_ranges.h"
+#include "checkpoint/utf8.h"
+
+namespace purekv {
+
+const char kQwenPattern[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
+    "|\\s+(?!\\S)|\\s+";
+
+namespace {
+
+enum class Kind { kEnd, kLetter, kNumber, kSpace, kOther };
+
+struct Char {
+  char32_t code = 0;
+  size_t length = 0;
+  Kind kind = Kind::kEnd;
+};
+
+Char CharAt(std::string_view text, size_t at) {
+  if (at >= text.size()) return {};
+  const Utf8Char c = DecodeUtf8(text, at);
+  const Kind kind = IsLetter(c.code)   ? Kind::kLetter
+                    : IsNumber(c.code) ? Kind::kNumber
+                    : IsSpace(c.code)  ? Kind::kSpace
+                                       : Kind::kOther;
+  return {c.code, c.length, kind};
+}
+
+// End of the run of `kind` that begins at `at`.
+size_t RunEnd(std::string_view text, size_t at, Kind kind) {
+  for (Char c = CharAt(text, at); c.kind == kind; c = CharAt(text, at)) at += c.length;
+  return at;
+}
+
+char32_t FoldCase(char32_t code) {
+  if (code >= 'A' && code <= 'Z') return code + ('a' - 'A');
+  return code == 0x17f ? U's' : code;  // U+017F, long s, is an s to every case-insensitive match
+}
+
+// (?i:'s|'t|'re|'ve|'m|'ll|'d) at text[at] == '\'': its end, or `at`.
+size_t ContractionEnd(std::string_view text, size_t at) {
+  const Char first = CharAt(text, at + 1);
+  const size_t after = at + 1 + first.length;
+  switch (FoldCase(first.code)) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+      return after;
+    case 'r':
+    case 'v':
+      return FoldCase(CharAt(text, after).code) == 'e' ? after + 1 : at;
+    case 'l':
+      return FoldCase(CharAt(text, after).code) == 'l' ? after + 1 : at;
+    default:
+      return at;
+  }
+}
+
+// The last three alternatives, at a white-space character that no letter or sign follows directly.
+size_t SpaceEnd(std::string_view text, size_t at) {
+  size_t end = at, last_begin = at, line_end = at;
+  for (Char c = CharAt(text, end); c.kind == Kind::kSpace; c = CharAt(text, end)) {
+    last_begin = end;
+    end += c.length;
+    if (c.code == '\r' || c.code == '\n') line_end = end;
+  }
+  if (line_end != at) return line_end;         // \s*[\r\n]+ : through the last line break of the run
+  if (end == text.size()) return end;          // \s+(?!\S) at the end
+  return last_begin != at ? last_begin : end;  // \s+(?!\S) leaves the last space to the word; \s+ takes a single one
+}
+
+size_t PieceEnd(std::string_view text, size_t at) {
+  const Char c = CharAt(text, at);
+  if (c.code == '\'') {
+    if (const size_t end = ContractionEnd(text, at); end != at) return end;
+  }
+  const size_t after = at + c.length;
+  if (c.kind == Kind::kLetter) return RunEnd(text, after, Kind::kLetter);
+  if (c.kind == Kind::kNumber) return after;
+  const Char next = CharAt(text, after);
+  if (c.code != '\r' && c.code != '\n' && next.kind == Kind::kLetter) return RunEnd(text, after, Kind::kLetter);
+  if (c.kind == Kind::kOther || (c.code == ' ' && next.kind == Kind::kOther)) {
+    size_t end = RunEnd(text, after, Kind::kOther);
+    while (end < text.size() && (text[end] == '\r' || text[end] == '\n')) ++end;
+    return end;
+  }
+  return SpaceEnd(text, at);
+}
+
+class QwenPretokenizer final : public Pretokenizer {
+ public:
+  void Split(std::string_view text, std::vector<std::string_view>* pieces) const override {
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = PieceEnd(text, at);
+      pieces->push_back(text.substr(at, end - at));
+      at = end;
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Pretokenizer> MakeQwenPretokenizer() {
+  return std::make_unique<QwenPretokenizer>();
+}
+
+}  // namespace purekv
