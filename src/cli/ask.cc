@@ -1,6 +1,4 @@
 // purekv ask: answers questions about media, streaming.
-#include <CLI/CLI.hpp>
-
 #include "cli/cancel.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -43,9 +41,7 @@ int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
 }  // namespace
 
 Command AddAsk(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("ask", "answer questions about videos and images");
-  app->footer(kExample);
-  Command command{app, std::make_unique<FlagTable>(app), nullptr};
+  Command command = MakeCommand(parent, "ask", "answer questions about videos and images", kExample);
   const auto flags = std::make_shared<ConversationFlags>();
   AddConversationFlags(*command.flags, flags.get());
   command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };

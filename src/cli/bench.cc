@@ -1,7 +1,6 @@
 // purekv bench: how fast vision, prefill and decode are, on a model or on random weights of a published shape.
 #include "purekv/bench.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 
 #include "base/error.h"
@@ -163,9 +162,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
 }  // namespace
 
 Command AddBench(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("bench", "measure speed, on a model or on random weights");
-  app->footer(kExample);
-  Command command{app, std::make_unique<FlagTable>(app), nullptr};
+  Command command = MakeCommand(parent, "bench", "measure speed, on a model or on random weights", kExample);
   const auto flags = std::make_shared<BenchFlags>();
   BenchFlags* const into = flags.get();
   FlagTable& table = *command.flags;

@@ -16,6 +16,10 @@ struct Command {
   std::function<int()> run;
 };
 
+// A subcommand without flags or work so far. `example` stands at the end of its --help.
+Command MakeCommand(CLI::App& parent, const std::string& name, const std::string& description,
+                    const std::string& example);
+
 Command AddAsk(CLI::App& parent);
 Command AddScore(CLI::App& parent);
 Command AddInspect(CLI::App& parent);

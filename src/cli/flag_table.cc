@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cli/commands.h"
 #include "cli/flag_values.h"
 
 namespace purekv::cli {
@@ -120,6 +121,13 @@ bool FlagTable::Given(const std::string& long_name) const {
 std::string FlagTable::Name(const std::string& long_name) const {
   const Flag& flag = Find(long_name);
   return flag.from_environment ? flag.environment : flag.long_name;
+}
+
+Command MakeCommand(CLI::App& parent, const std::string& name, const std::string& description,
+                    const std::string& example) {
+  CLI::App* app = parent.add_subcommand(name, description);
+  app->footer(example);
+  return {app, std::make_unique<FlagTable>(app), nullptr};
 }
 
 void FlagTable::Refuse(const std::string& long_name, const std::string& reason) const {

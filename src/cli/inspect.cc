@@ -1,5 +1,4 @@
 // purekv inspect: what a model directory holds, and what a video would cost, without loading any weight.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -182,9 +181,7 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
 }  // namespace
 
 Command AddInspect(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("inspect", "describe a model directory and what a video would cost");
-  app->footer(kExample);
-  Command command{app, std::make_unique<FlagTable>(app), nullptr};
+  Command command = MakeCommand(parent, "inspect", "describe a model directory and what a video would cost", kExample);
   const auto flags = std::make_shared<InspectFlags>();
   InspectFlags* const into = flags.get();
   FlagTable& table = *command.flags;

@@ -1,5 +1,4 @@
 // purekv policies: lists what --kv-policy accepts.
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -44,9 +43,7 @@ std::string PoliciesJson() {
 }  // namespace
 
 Command AddPolicies(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("policies", "list the compression policies");
-  app->footer(kExample);
-  Command command{app, std::make_unique<FlagTable>(app), nullptr};
+  Command command = MakeCommand(parent, "policies", "list the compression policies", kExample);
   const auto json = std::make_shared<std::string>();
   command.flags->Value("Output", "--json", "FILE", "the list as JSON; - writes it to stdout and nothing else there",
                        [into = json.get()](const std::string& name, const std::string& text) {

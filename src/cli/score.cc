@@ -1,6 +1,5 @@
 // purekv score: teacher forcing. How likely a given answer is, token by token, and how far a compressed cache moves the
 // distributions from those of the full one.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -169,9 +168,7 @@ int RunScore(const FlagTable& table, const ScoreFlags& flags) {
 }  // namespace
 
 Command AddScore(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("score", "log-probabilities of a given answer");
-  app->footer(kExample);
-  Command command{app, std::make_unique<FlagTable>(app), nullptr};
+  Command command = MakeCommand(parent, "score", "log-probabilities of a given answer", kExample);
   const auto flags = std::make_shared<ScoreFlags>();
   ScoreFlags* const into = flags.get();
   FlagTable& table = *command.flags;

@@ -29,13 +29,23 @@ void ExpectOneErrorLine(const CliResult& result, int status) {
 
 // Flags that `ask` must refuse, and what the message has to contain.
 struct BadFlags {
-  std::vector<std::string> flags;
-  std::vector<std::string> says;
+  const char* flags;  // separated by '|'
+  const char* says;   // likewise
 };
+
+std::vector<std::string> Split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t bar = std::min(text.find('|', begin), text.size());
+    parts.push_back(text.substr(begin, bar - begin));
+    begin = bar + 1;
+  }
+  return parts;
+}
 
 // Names the case in test output.
 void PrintTo(const BadFlags& bad, std::ostream* out) {
-  for (const std::string& flag : bad.flags) *out << flag << ' ';
+  *out << bad.flags;
 }
 
 class RefusedByAsk : public ::testing::TestWithParam<BadFlags> {};
@@ -43,81 +53,94 @@ class RefusedByAsk : public ::testing::TestWithParam<BadFlags> {};
 TEST_P(RefusedByAsk, InOneLine) {
   // The model directory is not there: usage errors must come before anything is opened.
   std::vector<std::string> arguments = {"ask", "-m", "/nonexistent/model", "-p", "What?"};
-  arguments.insert(arguments.end(), GetParam().flags.begin(), GetParam().flags.end());
+  for (const std::string& flag : Split(GetParam().flags)) arguments.push_back(flag);
   const CliResult result = RunCli(arguments);
   ExpectOneErrorLine(result, 2);
-  for (const std::string& words : GetParam().says) EXPECT_THAT(result.err, HasSubstr(words));
+  for (const std::string& words : Split(GetParam().says)) EXPECT_THAT(result.err, HasSubstr(words));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Numbers, RefusedByAsk,
-    ::testing::Values(
-        BadFlags{{"-n", "0"}, {"--max-new-tokens", "'0'", "from 1 to"}},
-        BadFlags{{"-n", "-5"}, {"--max-new-tokens", "'-5'"}}, BadFlags{{"-n", "1.5"}, {"--max-new-tokens", "'1.5'"}},
-        BadFlags{{"-n", "12x"}, {"--max-new-tokens", "'12x'"}}, BadFlags{{"-n", ""}, {"--max-new-tokens", "''"}},
-        BadFlags{{"-n", "99999999999999999999999"}, {"--max-new-tokens"}},
-        BadFlags{{"--temp", "-0.1"}, {"--temp", "from 0 to 100"}}, BadFlags{{"--temp", "nan"}, {"--temp", "'nan'"}},
-        BadFlags{{"--temp", "inf"}, {"--temp", "'inf'"}}, BadFlags{{"--temp", "1e999"}, {"--temp"}},
-        BadFlags{{"--temp", "101"}, {"--temp"}}, BadFlags{{"--temp", ""}, {"--temp", "''"}},
-        BadFlags{{"--temp", "warm"}, {"--temp", "'warm'"}}, BadFlags{{"--temp="}, {"--temp", "value is needed"}},
-        BadFlags{{"--temp"}, {"--temp", "value is missing"}}, BadFlags{{"--top-k", "-1"}, {"--top-k", "from 0"}},
-        BadFlags{{"--top-p", "0"}, {"--top-p", "above 0, at most 1"}}, BadFlags{{"--top-p", "1.1"}, {"--top-p"}},
-        BadFlags{{"--top-p", "nan"}, {"--top-p"}}, BadFlags{{"--repetition-penalty", "0"}, {"--repetition-penalty"}},
-        BadFlags{{"--repetition-penalty", "-1"}, {"--repetition-penalty"}},
-        BadFlags{{"--seed", "-1"}, {"--seed", "18446744073709551615"}},
-        BadFlags{{"--seed", "18446744073709551616"}, {"--seed"}},
-        BadFlags{{"-t", "0"}, {"--threads", "from 1 to 1024"}}, BadFlags{{"-t", "1025"}, {"--threads"}},
-        BadFlags{{"--fps", "0"}, {"--fps", "above 0"}}, BadFlags{{"--fps", "nan"}, {"--fps"}},
-        BadFlags{{"--fps", "-2"}, {"--fps"}}, BadFlags{{"--max-frames", "0"}, {"--max-frames", "from 2"}},
-        BadFlags{{"--min-pixels", "0"}, {"--min-pixels"}}, BadFlags{{"--max-pixels", "-1"}, {"--max-pixels"}},
-        BadFlags{{"--max-pixels", "9223372036854775808"}, {"--max-pixels"}},
-        BadFlags{{"--kv-budget", "0"}, {"--kv-budget", "above 0, at most 1"}},
-        BadFlags{{"--kv-budget", "1.01"}, {"--kv-budget"}}, BadFlags{{"--kv-budget", "nan"}, {"--kv-budget"}},
-        BadFlags{{"--kv-tokens", "0"}, {"--kv-tokens"}}, BadFlags{{"--kv-bytes", "0"}, {"--kv-bytes"}},
-        BadFlags{{"--kv-bytes", "12Q"}, {"--kv-bytes", "K, M or G"}}, BadFlags{{"--kv-bytes", "M"}, {"--kv-bytes"}},
-        BadFlags{{"--kv-bytes", "9223372036854775807G"}, {"--kv-bytes"}}));
+constexpr BadFlags kNumbers[] = {{"-n|0", "--max-new-tokens|'0'|from 1 to"},
+                                 {"-n|-5", "--max-new-tokens|'-5'"},
+                                 {"-n|1.5", "--max-new-tokens|'1.5'"},
+                                 {"-n|12x", "--max-new-tokens|'12x'"},
+                                 {"-n|", "--max-new-tokens|''"},
+                                 {"-n|99999999999999999999999", "--max-new-tokens"},
+                                 {"--temp|-0.1", "--temp|from 0 to 100"},
+                                 {"--temp|nan", "--temp|'nan'"},
+                                 {"--temp|inf", "--temp|'inf'"},
+                                 {"--temp|1e999", "--temp"},
+                                 {"--temp|101", "--temp"},
+                                 {"--temp|", "--temp|''"},
+                                 {"--temp|warm", "--temp|'warm'"},
+                                 {"--temp=", "--temp|value is needed"},
+                                 {"--temp", "--temp|value is missing"},
+                                 {"--top-k|-1", "--top-k|from 0"},
+                                 {"--top-p|0", "--top-p|above 0, at most 1"},
+                                 {"--top-p|1.1", "--top-p"},
+                                 {"--top-p|nan", "--top-p"},
+                                 {"--repetition-penalty|0", "--repetition-penalty"},
+                                 {"--repetition-penalty|-1", "--repetition-penalty"},
+                                 {"--seed|-1", "--seed|18446744073709551615"},
+                                 {"--seed|18446744073709551616", "--seed"},
+                                 {"-t|0", "--threads|from 1 to 1024"},
+                                 {"-t|1025", "--threads"},
+                                 {"--fps|0", "--fps|above 0"},
+                                 {"--fps|nan", "--fps"},
+                                 {"--fps|-2", "--fps"},
+                                 {"--max-frames|0", "--max-frames|from 2"},
+                                 {"--min-pixels|0", "--min-pixels"},
+                                 {"--max-pixels|-1", "--max-pixels"},
+                                 {"--max-pixels|9223372036854775808", "--max-pixels"},
+                                 {"--kv-budget|0", "--kv-budget|above 0, at most 1"},
+                                 {"--kv-budget|1.01", "--kv-budget"},
+                                 {"--kv-budget|nan", "--kv-budget"},
+                                 {"--kv-tokens|0", "--kv-tokens"},
+                                 {"--kv-bytes|0", "--kv-bytes"},
+                                 {"--kv-bytes|12Q", "--kv-bytes|K, M or G"},
+                                 {"--kv-bytes|M", "--kv-bytes"},
+                                 {"--kv-bytes|9223372036854775807G", "--kv-bytes"}};
+INSTANTIATE_TEST_SUITE_P(Numbers, RefusedByAsk, ::testing::ValuesIn(kNumbers));
 
-INSTANTIATE_TEST_SUITE_P(
-    Words, RefusedByAsk,
-    ::testing::Values(BadFlags{{"--dtype", "f16"}, {"--dtype", "'f16'", "bf16, f32"}},
-                      BadFlags{{"--dtype", ""}, {"--dtype"}},
-                      BadFlags{{"--sampling", "none"}, {"--sampling", "qwen, hf"}},
-                      BadFlags{{"--sampling-defaults", "yes"}, {"--sampling-defaults", "none, model"}},
-                      BadFlags{{"--kv-policy", "nonsense"}, {"--kv-policy", "'nonsense'", "full"}},
-                      BadFlags{{"--kv-allocator", "fair"}, {"--kv-allocator", "uniform, pyramid, ada"}},
-                      BadFlags{{"--kv-when", "never"}, {"--kv-when", "prompt, media"}},
-                      BadFlags{{"--kv-option", "window"}, {"--kv-option", "key=value"}},
-                      BadFlags{{"--kv-option", "=3"}, {"--kv-option", "key=value"}},
-                      BadFlags{{"--no-such-flag"}, {"--no-such-flag", "purekv ask --help"}},
-                      BadFlags{{"--no-such-flag", "3"}, {"--no-such-flag"}}, BadFlags{{"stray"}, {"stray"}},
-                      BadFlags{{"--system"}, {"--system", "missing"}}, BadFlags{{"--json", ""}, {"--json", "path"}},
-                      BadFlags{{"--video", ""}, {"--video", "file"}},
-                      // A message stays one line whatever is in the argument.
-                      BadFlags{{"--kv-policy", "two\nlines"}, {"--kv-policy"}}));
+constexpr BadFlags kWords[] = {{"--dtype|f16", "--dtype|'f16'|bf16, f32"},
+                               {"--dtype|", "--dtype"},
+                               {"--sampling|none", "--sampling|qwen, hf"},
+                               {"--sampling-defaults|yes", "--sampling-defaults|none, model"},
+                               {"--kv-policy|nonsense", "--kv-policy|'nonsense'|full"},
+                               {"--kv-allocator|fair", "--kv-allocator|uniform, pyramid, ada"},
+                               {"--kv-when|never", "--kv-when|prompt, media"},
+                               {"--kv-option|window", "--kv-option|key=value"},
+                               {"--kv-option|=3", "--kv-option|key=value"},
+                               {"--no-such-flag", "--no-such-flag|purekv ask --help"},
+                               {"--no-such-flag|3", "--no-such-flag"},
+                               {"stray", "stray"},
+                               {"--system", "--system|missing"},
+                               {"--json|", "--json|path"},
+                               {"--video|", "--video|file"},
+                               // A message stays one line whatever is in the argument.
+                               {"--kv-policy|two\nlines", "--kv-policy"}};
+INSTANTIATE_TEST_SUITE_P(Words, RefusedByAsk, ::testing::ValuesIn(kWords));
 
-INSTANTIATE_TEST_SUITE_P(
-    Contradictions, RefusedByAsk,
-    ::testing::Values(BadFlags{{"--kv-budget", "0.2"}, {"--kv-budget", "cannot take effect", "full"}},
-                      BadFlags{{"--kv-policy", "full", "--kv-budget", "0.2"}, {"--kv-budget", "cannot take effect"}},
-                      BadFlags{{"--kv-tokens", "32"}, {"--kv-tokens", "cannot take effect"}},
-                      BadFlags{{"--kv-bytes", "256M"}, {"--kv-bytes", "cannot take effect"}},
-                      BadFlags{{"--kv-option", "sinks=4"}, {"--kv-option", "cannot take effect"}},
-                      BadFlags{{"--kv-allocator", "ada"}, {"--kv-allocator", "cannot take effect"}},
-                      BadFlags{{"--kv-budget", "0.2", "--kv-tokens", "32"},
-                               {"--kv-tokens", "contradicts", "--kv-budget"}},
-                      BadFlags{{"--kv-option", "a=1", "--kv-option", "a=2"}, {"--kv-option", "twice"}},
-                      BadFlags{{"--kv-when", "media"}, {"--kv-when", "--video"}},
-                      BadFlags{{"--fps", "2"}, {"--fps", "cannot take effect", "--video"}},
-                      BadFlags{{"--fps", "2", "--image", "a.png"}, {"--fps", "cannot take effect"}},
-                      BadFlags{{"--max-frames", "8", "--frames", "a.npy"}, {"--max-frames", "cannot take effect"}},
-                      BadFlags{{"--sampling", "hf", "--image", "a.png"}, {"--sampling", "cannot take effect"}},
-                      BadFlags{{"--max-pixels", "50176"}, {"--max-pixels", "cannot take effect"}},
-                      BadFlags{{"--video", "a.mp4", "--min-pixels", "5000", "--max-pixels", "4000"},
-                               {"--min-pixels", "--max-pixels"}},
-                      BadFlags{{"--top-k", "5"}, {"--top-k", "cannot take effect", "--temp"}},
-                      BadFlags{{"--top-p", "0.5", "--temp", "0"}, {"--top-p", "cannot take effect"}},
-                      BadFlags{{"--temp", "1", "--temp", "2"}, {"--temp", "more than once"}},
-                      BadFlags{{"--json", "same.json", "--kept", "same.json"}, {"--kept", "same.json"}}));
+constexpr BadFlags kContradictions[] = {
+    {"--kv-budget|0.2", "--kv-budget|cannot take effect|full"},
+    {"--kv-policy|full|--kv-budget|0.2", "--kv-budget|cannot take effect"},
+    {"--kv-tokens|32", "--kv-tokens|cannot take effect"},
+    {"--kv-bytes|256M", "--kv-bytes|cannot take effect"},
+    {"--kv-option|sinks=4", "--kv-option|cannot take effect"},
+    {"--kv-allocator|ada", "--kv-allocator|cannot take effect"},
+    {"--kv-budget|0.2|--kv-tokens|32", "--kv-tokens|contradicts|--kv-budget"},
+    {"--kv-option|a=1|--kv-option|a=2", "--kv-option|twice"},
+    {"--kv-when|media", "--kv-when|--video"},
+    {"--fps|2", "--fps|cannot take effect|--video"},
+    {"--fps|2|--image|a.png", "--fps|cannot take effect"},
+    {"--max-frames|8|--frames|a.npy", "--max-frames|cannot take effect"},
+    {"--sampling|hf|--image|a.png", "--sampling|cannot take effect"},
+    {"--max-pixels|50176", "--max-pixels|cannot take effect"},
+    {"--video|a.mp4|--min-pixels|5000|--max-pixels|4000", "--min-pixels|--max-pixels"},
+    {"--top-k|5", "--top-k|cannot take effect|--temp"},
+    {"--top-p|0.5|--temp|0", "--top-p|cannot take effect"},
+    {"--temp|1|--temp|2", "--temp|more than once"},
+    {"--json|same.json|--kept|same.json", "--kept|same.json"}};
+INSTANTIATE_TEST_SUITE_P(Contradictions, RefusedByAsk, ::testing::ValuesIn(kContradictions));
 
 TEST(Usage, MissingParts) {
   const CliResult none = RunCli({});
