@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "kernels/simd_target.h"
 #include "media/npy.h"
 #include "media/resize.h"
 #include "media/sampling.h"
@@ -236,7 +237,13 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
 }
 
 std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
-  return {{"matmul", decoder_.gate_up(0).Implementation(256)}, {"matmul.decode", decoder_.gate_up(0).Implementation(1)}};
+  const std::string simd = "highway " + SimdTarget();
+  return {{"matmul", decoder_.gate_up(0).Implementation(256)},
+          {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
+          {"attention.prefill", simd},
+          {"attention.decode", simd},
+          {"attention.vision", simd},
+          {"elementwise", simd}};
 }
 
 }  // namespace purekv
