@@ -13,8 +13,8 @@ function(purekv_room name)
 endfunction()
 
 add_library(purekv_dependencies INTERFACE)
-target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::PCRE2
-                      PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
+target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::JPEG
+                      PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
 if(PUREKV_OPENMP)
   target_link_libraries(purekv_dependencies INTERFACE OpenMP::OpenMP_CXX)
   target_compile_definitions(purekv_dependencies INTERFACE PUREKV_OPENMP=1)
@@ -35,4 +35,9 @@ function(purekv_library)
                           SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
     target_compile_features(purekv_${kind} PUBLIC cxx_std_20)
   endforeach()
+  # Who installs the static library links what the library was built with; cmake/purekvConfig.cmake.in finds it there.
+  target_link_libraries(purekv_static INTERFACE $<INSTALL_INTERFACE:purekv::dependencies>)
+  # The names that find_package(purekv) gives, so that a project which adds this one as a folder reads the same.
+  add_library(purekv::purekv ALIAS purekv_shared)
+  add_library(purekv::purekv_static ALIAS purekv_static)
 endfunction()

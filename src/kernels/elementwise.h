@@ -1,6 +1,6 @@
-// Row-wise kernels: norms, rotary embedding, activations, conversions. All split their rows over the threads; all compute in
-// f32; outputs written as f32 or bf16 (round to nearest even) as the output view's dtype says. In and out may be the same
-// memory where the dtype is f32 in both.
+// Row-wise kernels: norms, rotary embedding, activations, conversions. All split their rows over the threads; all
+// compute in f32; outputs written as f32 or bf16 (round to nearest even) as the output view's dtype says. In and out
+// may be the same memory where the dtype is f32 in both.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace purekv {
 // out = x * rsqrt(mean(x^2) + eps) * weight. x [n, d], weight [d], out [n, d].
 void RmsNorm(MatrixView<const float> x, std::span<const float> weight, float eps, AnyMatrixView out);
 
-// out = (x - mean) * rsqrt(var + eps) * weight + bias, biased variance, two passes. x [n, d], weight [d], bias [d], out [n, d].
+// out = (x - mean) * rsqrt(var + eps) * weight + bias, biased variance, two passes. x [n, d], weight [d], bias [d], out
+// [n, d].
 void LayerNorm(MatrixView<const float> x, std::span<const float> weight, std::span<const float> bias, float eps,
                AnyMatrixView out);
 

@@ -7,8 +7,8 @@
 
 namespace purekv {
 
-// keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `dtype` (f32 or bf16).
-// Keys are stored after rotation. Heads of one layer may differ in length.
+// keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `dtype` (f32 or
+// bf16). Keys are stored after rotation. Heads of one layer may differ in length.
 struct KvHeadView {
   const void* keys = nullptr;
   const void* values = nullptr;

@@ -26,12 +26,13 @@ struct PatchSpec {
   std::array<float, 3> std{};
 };
 
-// Grid of `count` frames of height x width (multiples of patch_size * merge_size); a count that temporal_patch_size does not
-// divide is padded with the last frame.
+// Grid of `count` frames of height x width (multiples of patch_size * merge_size); a count that temporal_patch_size
+// does not divide is padded with the last frame.
 Grid GridOf(const Frames& frames, const PatchSpec& spec);
 
 // Rows ordered (t, block row, block column, row in block, column in block), columns (channel, frame in slice, y, x):
-// [grid.patches(), 3 * temporal_patch_size * patch_size^2], value (x / 255 - mean) / std. `slices` first..first+count of the grid.
+// [grid.patches(), 3 * temporal_patch_size * patch_size^2], value (x / 255 - mean) / std. `slices` first..first+count
+// of the grid.
 void WritePatches(const Frames& frames, const PatchSpec& spec, int64_t first_slice, int64_t slice_count,
                   MatrixView<float> out);
 

@@ -1,5 +1,5 @@
-// Bicubic resizing, equal to what the reference processors do. Both: a = -0.5, antialiased (support grows with the scale when
-// shrinking), an axis that keeps its size is copied.
+// Bicubic resizing, equal to what the reference processors do. Both: a = -0.5, antialiased (support grows with the
+// scale when shrinking), an axis that keeps its size is copied.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,21 @@
 
 namespace purekv {
 
-// As Pillow's Image.resize(BICUBIC) on RGB: 8-bit fixed point (22-bit coefficients), horizontal then vertical pass with uint8
-// in between. in: [in_height, in_width, 3], out: [out_height, out_width, 3].
+// As Pillow's Image.resize(BICUBIC) on RGB, bit for bit: 8-bit fixed point (22-bit coefficients), uint8 between the
+// passes. Horizontal pass first, except, as Pillow does since version 13, when the height shrinks by more than twice
+// what the width does. in: [in_height, in_width, 3], rows `in_stride` bytes apart (0: no gap); out: [out_height,
+// out_width, 3] without gaps. Threads over rows.
 void ResizePillow(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out, int64_t out_height,
-                  int64_t out_width);
+                  int64_t out_width, int64_t in_stride = 0);
 
-// As torchvision's resize(BICUBIC, antialias=True) of a uint8 tensor: float32 weights and sums, clamped and rounded at the end.
+// As torchvision.transforms.functional.resize(BICUBIC, antialias=True) of a uint8 tensor, which is what qwen-vl-utils
+// calls: the tensor is cast to float32, torch's antialiased kernel runs with float32 weights, sums and intermediate
+// rows, the result is clamped and rounded half to even; sums in torch's order. (torchvision.transforms.v2 on the CPU,
+// which transformers' own video processor calls, takes torch's native uint8 kernel instead, with 16-bit weights and
+// uint8 between the passes: on noise a fifth of the values differ, by up to 16 levels. It is not what is followed
+// here.) Bit-equal on CPUs with fused multiply-add, as torch's own kernel uses it; without, a rare pixel differs by one
+// level.
 void ResizeTorchvision(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out, int64_t out_height,
-                       int64_t out_width);
+                       int64_t out_width, int64_t in_stride = 0);
 
 }  // namespace purekv

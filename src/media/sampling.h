@@ -17,8 +17,8 @@ struct Size {
 // Python's round(): half to even.
 double RoundHalfEven(double x);
 
-// qwen-vl-utils' / transformers' smart_resize: the multiple of `factor` nearest to (height, width) whose area lies within
-// [min_pixels, max_pixels]. Throws Error when one side is more than 200 times the other.
+// qwen-vl-utils' / transformers' smart_resize: the multiple of `factor` nearest to (height, width) whose area lies
+// within [min_pixels, max_pixels]. Throws Error when one side is more than 200 times the other.
 Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixels, int64_t max_pixels);
 
 // How many frames, and which (ascending, may repeat only when the video is shorter than asked).
@@ -29,7 +29,7 @@ struct FrameChoice {
 
 // `total` frames at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of `factor`.
 // Throws Error naming `path` when fewer than `factor` frames exist.
-FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t min_frames, int64_t max_frames, int64_t factor,
-                         FrameSampling sampling, const std::string& path);
+FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+                         int64_t factor, FrameSampling sampling, const std::string& path);
 
 }  // namespace purekv

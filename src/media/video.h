@@ -25,9 +25,10 @@ class VideoReader {
   ~VideoReader();
   const VideoInfo& info() const;
 
-  // The frames of these indices (ascending), each resized to `size` as torchvision does right after it is decoded: memory holds
-  // the resized frames and one full one. Seeks to key frames when that skips decoding. A stream that ends early repeats its last frame only
-  // if at most the last two indices are missing (containers miscount); otherwise Error. progress(done) may be empty.
+  // The frames of these indices (ascending), each resized to `size` as torchvision does right after it is decoded:
+  // memory holds the resized frames and one full one. Seeks to key frames when that skips decoding. A stream that ends
+  // early repeats its last frame only if at most the last two indices are missing (containers miscount); otherwise
+  // Error. progress(done) may be empty.
   Frames Read(std::span<const int64_t> indices, Size size, const std::function<void(int64_t)>& progress);
 
  private:

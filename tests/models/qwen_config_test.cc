@@ -32,7 +32,8 @@ TEST(QwenConfig, PublishedShapesHaveThePublishedSizes) {
   for (const auto& [shape, expected] : billions) {
     const Json config = PublishedConfig(shape);
     double total = 0;
-    for (const TensorSpec& spec : FindFamily(config, shape).plan(config, "", false)->tensors) {
+    const auto plan = FindFamily(config, shape).plan(config, "", false);
+    for (const TensorSpec& spec : plan->tensors) {
       double count = 1;
       for (const int64_t dim : spec.shape) count *= static_cast<double>(dim);
       total += count;

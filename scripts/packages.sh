@@ -1,0 +1,16 @@
+# The Debian and Ubuntu packages that PureKV needs: the one place that lists them. Sourced by setup.sh.
+# shellcheck shell=bash disable=SC2034
+
+# To build, test and run.
+build_packages=(
+  g++ cmake ninja-build ccache pkg-config
+  libdnnl-dev          # dense layers
+  libhwy-dev           # SIMD
+  libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libjpeg-dev  # videos and images
+  libpcre2-dev libutf8proc-dev                                 # tokenizer
+  nlohmann-json3-dev libcli11-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
+)
+
+# For .ci/run besides: fuzz targets and checks of the shell scripts.
+ci_packages=(clang libclang-rt-dev shellcheck)

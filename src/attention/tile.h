@@ -1,0 +1,36 @@
+// The inner unit of exact attention: a tile of query rows against a range of keys of one KV head.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/partial_state.h"
+#include "kernels/kv_view.h"
+
+namespace purekv {
+
+// Rows of the tile: every query head of one KV head's group at `q_rows` consecutive query rows; row r is head r % group
+// at query row r / group, so that one read of the keys and values serves the whole group.
+struct AttentionTile {
+  const float* q = nullptr;  // first query row, first head of the group: [q_rows, group * head_dim]
+  int64_t q_stride = 0;      // elements between query rows
+  int64_t q_rows = 0;
+  int64_t group = 0;
+  int64_t head_dim = 0;
+  float scale = 0;
+  KvHeadView kv;
+  // Keys [key_begin, key_end) of `kv`; query row i sees those below first_limit + i * limit_step (causal: step 1).
+  int64_t key_begin = 0;
+  int64_t key_end = 0;
+  int64_t first_limit = 0;
+  int64_t limit_step = 0;
+
+  int64_t rows() const { return q_rows * group; }
+};
+
+// Floats of scratch memory AttendTile needs: about 290 KB at 128 rows and head 128, whatever the number of keys.
+int64_t TileScratchFloats(int64_t rows, int64_t head_dim);
+
+// state = softmax state of the tile's rows over its keys. `scratch` is 64-byte aligned.
+void AttendTile(const AttentionTile& tile, const PartialState& state, float* scratch);
+
+}  // namespace purekv

@@ -1,0 +1,51 @@
+// purekv ask: answers questions about media, streaming.
+#include "cli/cancel.h"
+#include "cli/commands.h"
+#include "cli/conversation.h"
+#include "cli/output.h"
+#include "cli/result_json.h"
+
+namespace purekv::cli {
+namespace {
+
+constexpr char kExample[] = R"(Example:
+  purekv ask -m Qwen2.5-VL-3B-Instruct --video cat.mp4 --fps 1 \
+      -p "What does the cat do?" -p "And what colour is it?" -n 64
+asks two questions about one video, which is read once; the answers go to stdout, one summary line to stderr.
+Every flag --a-b can also be set by the environment variable PUREKV_A_B. Ctrl-C stops and keeps what was generated.)";
+
+int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
+  CheckConversationFlags(table, flags);
+  const std::atomic<bool>& cancelled = CancelOnInterrupt();
+  Conversation conversation(flags);
+  const bool stream = flags.outputs.json != "-";
+  if (stream) conversation.progress().Mute("decode");
+  for (size_t i = 0; i < flags.prompt.prompts.size(); ++i) {
+    conversation.Read(i);
+    bool at_line_start = true;
+    const Answer& answer = conversation.Generate([&](const std::string& text) {
+      if (!stream || text.empty()) return;
+      conversation.progress().Clear();
+      Print(text);
+      at_line_start = text.back() == '\n';
+    });
+    if (stream && (!at_line_start || answer.text.empty())) Print("\n");
+    if (answer.finish == Answer::Finish::kCancelled) break;
+  }
+  conversation.WriteKept();
+  if (!flags.outputs.json.empty()) WriteOutput(flags.outputs.json, ResultJson(conversation, nullptr));
+  conversation.PrintSummary();
+  return cancelled ? kInterrupted : 0;
+}
+
+}  // namespace
+
+Command AddAsk(CLI::App& parent) {
+  Command command = MakeCommand(parent, "ask", "answer questions about videos and images", kExample);
+  const auto flags = std::make_shared<ConversationFlags>();
+  AddConversationFlags(*command.flags, flags.get());
+  command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };
+  return command;
+}
+
+}  // namespace purekv::cli

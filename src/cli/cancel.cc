@@ -1,0 +1,30 @@
+#include "cli/cancel.h"
+
+#include <csignal>
+
+namespace purekv::cli {
+namespace {
+
+std::atomic<bool> g_cancelled{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may touch lock-free atomics only");
+
+void OnInterrupt(int) {
+  g_cancelled.store(true, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+const std::atomic<bool>& CancelOnInterrupt() {
+  static const bool installed = [] {
+    struct sigaction action {};
+    action.sa_handler = OnInterrupt;
+    sigemptyset(&action.sa_mask);
+    // The default action is back after the first: a second Ctrl-C kills, however stuck the work is.
+    action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+    return sigaction(SIGINT, &action, nullptr) == 0;
+  }();
+  (void)installed;
+  return g_cancelled;
+}
+
+}  // namespace purekv::cli

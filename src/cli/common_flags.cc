@@ -1,0 +1,253 @@
+#include "cli/common_flags.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "cli/flag_values.h"
+#include "cli/output.h"
+#include "policy/registry.h"
+
+namespace purekv::cli {
+namespace {
+
+constexpr char kModel[] = "Model";
+constexpr char kPrompt[] = "Prompt";
+constexpr char kSampling[] = "Sampling";
+constexpr char kCache[] = "KV cache";
+constexpr char kOutput[] = "Output";
+
+// Large enough for anything real, small enough that products of two of them stay inside 64 bits.
+constexpr int64_t kMaxPixels = int64_t{1} << 31;
+constexpr int64_t kMaxTokens = int64_t{1} << 31;
+constexpr int64_t kMaxFrames = 1'000'000;
+
+FlagTable::Setter SetString(std::string* into) {
+  return [into](const std::string& name, const std::string& text) {
+    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+    *into = text;
+  };
+}
+
+FlagTable::Setter SetInt(std::optional<int64_t>* into, int64_t low, int64_t high) {
+  return [=](const std::string& name, const std::string& text) { *into = ParseInt(name, text, low, high); };
+}
+
+FlagTable::Setter SetReal(std::optional<float>* into, RealRange range) {
+  return [=](const std::string& name, const std::string& text) {
+    *into = static_cast<float>(ParseReal(name, text, range));
+  };
+}
+
+FlagTable::Setter AddMedia(std::vector<MediaSource>* into, MediaSource::Kind kind) {
+  return [=](const std::string& name, const std::string& text) {
+    if (text.empty()) FailUsage(name, ": an empty name; a file is needed");
+    into->push_back({kind, text});
+  };
+}
+
+}  // namespace
+
+void AddModelFlags(FlagTable& table, ModelFlags* flags) {
+  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published",
+              SetString(&flags->directory));
+  table.Value(kModel, "-t,--threads", "N", "threads (default: physical cores)",
+              [flags](const std::string& name, const std::string& text) {
+                flags->threads = static_cast<int>(ParseInt(name, text, 1, 1024));
+                flags->load.threads = flags->threads;
+              });
+  table.Value(kModel, "--dtype", "bf16|f32",
+              "format of weights, activations and cache (default: bf16 where the machine has fast bf16, else f32)",
+              [flags](const std::string& name, const std::string& text) {
+                flags->load.dtype = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
+              });
+  table.Switch(kModel, "--verbose", "say which kernel each primitive picked and why the others refused",
+               &flags->verbose);
+}
+
+void CheckModelFlags(const FlagTable& table, const ModelFlags& flags) {
+  if (!table.Given("--model") || flags.directory.empty()) {
+    FailUsage("--model: missing; give a Hugging Face model directory with -m DIR");
+  }
+}
+
+void AddPixelFlags(FlagTable& table, MediaOptions* options) {
+  table.Value(kPrompt, "--min-pixels", "N", "smallest height x width of a frame after resizing (default: the model's)",
+              SetInt(&options->min_pixels, 1, kMaxPixels));
+  table.Value(kPrompt, "--max-pixels", "N", "largest height x width of a frame after resizing (default: the model's)",
+              SetInt(&options->max_pixels, 1, kMaxPixels));
+}
+
+void CheckPixelFlags(const FlagTable& table, const MediaOptions& options) {
+  if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
+    FailUsage(table.Name("--min-pixels"), ": ", *options.min_pixels, " is above ", table.Name("--max-pixels"), " ",
+              *options.max_pixels);
+  }
+}
+
+void AddPromptFlags(FlagTable& table, PromptFlags* flags) {
+  table.Repeatable(kPrompt, "--video", "FILE", "a video; repeatable, media are shown in the order given",
+                   AddMedia(&flags->media, MediaSource::Kind::kVideo));
+  table.Repeatable(kPrompt, "--image", "FILE", "an image; repeatable",
+                   AddMedia(&flags->media, MediaSource::Kind::kImage));
+  table.Repeatable(kPrompt, "--frames", "FILE.npy", "a decoded video, uint8 [T, H, W, 3] RGB; repeatable",
+                   AddMedia(&flags->media, MediaSource::Kind::kFrames));
+  table.Value(kPrompt, "--fps", "F", "frames per second to sample; of --frames: their rate (default 2)",
+              [flags](const std::string& name, const std::string& text) {
+                flags->media_options.fps = ParseReal(name, text, {.low = 0, .high = 1000, .low_open = true});
+              });
+  table.Value(kPrompt, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
+              SetInt(&flags->media_options.max_frames, 2, kMaxFrames));
+  AddPixelFlags(table, &flags->media_options);
+  table.Value(
+      kPrompt, "--sampling", "qwen|hf", "which frames: as qwen-vl-utils (default) or as transformers picks them",
+      [flags](const std::string& name, const std::string& text) {
+        flags->media_options.sampling =
+            ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils : FrameSampling::kHuggingFace;
+      });
+  table.Repeatable(kPrompt, "-p,--prompt", "TEXT", "the question; repeatable: later ones are further turns",
+                   [flags](const std::string&, const std::string& text) { flags->prompts.push_back(text); });
+  table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
+              [flags](const std::string&, const std::string& text) { flags->system = text; });
+}
+
+void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags) {
+  if (flags.prompts.empty()) FailUsage("--prompt: missing; give a question with -p TEXT");
+  const auto has = [&](MediaSource::Kind kind) {
+    return std::any_of(flags.media.begin(), flags.media.end(), [&](const MediaSource& m) { return m.kind == kind; });
+  };
+  const bool video = has(MediaSource::Kind::kVideo);
+  if (!video && !has(MediaSource::Kind::kFrames)) table.Refuse("--fps", "there is no --video and no --frames");
+  if (!video) {
+    table.Refuse("--max-frames", "there is no --video");
+    table.Refuse("--sampling", "there is no --video");
+  }
+  if (flags.media.empty()) {
+    table.Refuse("--min-pixels", "there is no --video, --image or --frames");
+    table.Refuse("--max-pixels", "there is no --video, --image or --frames");
+  }
+  CheckPixelFlags(table, flags.media_options);
+}
+
+void AddSamplingFlags(FlagTable& table, SamplingFlags* flags) {
+  table.Value(kSampling, "-n,--max-new-tokens", "N", "most tokens to generate per answer (default 256)",
+              SetInt(&flags->max_new_tokens, 1, kMaxTokens));
+  table.Value(kSampling, "--temp", "T", "temperature; 0 (default) is greedy",
+              SetReal(&flags->temperature, {.low = 0, .high = 100}));
+  table.Value(kSampling, "--top-k", "K", "sample from the K most likely tokens; 0 (default): all",
+              SetInt(&flags->top_k, 0, kMaxTokens));
+  table.Value(kSampling, "--top-p", "P", "sample from the smallest set of tokens of this probability (default 1)",
+              SetReal(&flags->top_p, {.low = 0, .high = 1, .low_open = true}));
+  table.Value(kSampling, "--repetition-penalty", "R", "divide the logits of tokens seen before by R (default 1)",
+              SetReal(&flags->repetition_penalty, {.low = 0, .high = 100, .low_open = true}));
+  table.Value(kSampling, "--seed", "N", "seed of the random numbers (default 0)",
+              [flags](const std::string& name, const std::string& text) { flags->seed = ParseUnsigned64(name, text); });
+  table.Value(kSampling, "--sampling-defaults", "none|model",
+              "model: where no flag is given, the values of the model's generation_config.json",
+              [flags](const std::string& name, const std::string& text) {
+                flags->from_model = ParseChoice(name, text, {"none", "model"}) == 1;
+              });
+}
+
+void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags) {
+  // Greedy decoding is what top-k 1 does, and what any top-p does not change: only values that ask for something else
+  // are refused. With the model's own values the temperature is not known yet.
+  const bool greedy = flags.temperature ? *flags.temperature == 0 : !flags.from_model;
+  if (!greedy) return;
+  const char* const reason = "decoding is greedy; give --temp above 0";
+  if (flags.top_k.value_or(0) > 1) table.Refuse("--top-k", reason);
+  if (flags.top_p.value_or(1) < 1) table.Refuse("--top-p", reason);
+}
+
+GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model) {
+  GenerateOptions options;
+  if (flags.from_model) {
+    bool present = false;
+    options = model.generation_defaults(&present);
+    if (!present) {
+      Fail(JoinPath(model.info().directory, "generation_config.json"),
+           ": no such file; --sampling-defaults model takes its values");
+    }
+    options.max_new_tokens = GenerateOptions().max_new_tokens;
+  }
+  if (flags.max_new_tokens) options.max_new_tokens = *flags.max_new_tokens;
+  if (flags.temperature) options.temperature = *flags.temperature;
+  if (flags.top_k) options.top_k = *flags.top_k;
+  if (flags.top_p) options.top_p = *flags.top_p;
+  if (flags.repetition_penalty) options.repetition_penalty = *flags.repetition_penalty;
+  if (flags.seed) options.seed = *flags.seed;
+  return options;
+}
+
+void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
+  table.Value(kCache, "--kv-policy", "NAME", "what the cache keeps (default full; see `purekv policies`)",
+              [options](const std::string& name, const std::string& text) {
+                std::vector<std::string> names;
+                for (const PolicyInfo& policy : Policies()) names.push_back(policy.name);
+                options->policy = names[ParseChoice(name, text, names)];
+              });
+  table.Value(kCache, "--kv-budget", "F", "share of the tokens that is kept, above 0, at most 1",
+              [options](const std::string& name, const std::string& text) {
+                options->budget = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
+              });
+  table.Value(kCache, "--kv-tokens", "N", "or: tokens kept per layer and KV head",
+              SetInt(&options->tokens, 1, kMaxTokens));
+  table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes kept in all (256M)",
+              [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
+  table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
+                   [options](const std::string& name, const std::string& text) {
+                     const auto [key, value] = ParseKeyValue(name, text);
+                     if (!options->options.emplace(key, value).second) FailUsage(name, ": '", key, "' is given twice");
+                   });
+  table.Value(kCache, "--kv-allocator", "uniform|pyramid|ada", "how the budget is shared out over layers and heads",
+              [options](const std::string& name, const std::string& text) {
+                const std::vector<std::string> names = {"uniform", "pyramid", "ada"};
+                options->allocator = names[ParseChoice(name, text, names)];
+              });
+  if (!when) return;
+  table.Value(kCache, "--kv-when", "prompt|media",
+              "compress when the first prompt has been read (default), or right after the media",
+              [options](const std::string& name, const std::string& text) {
+                options->when = ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt
+                                                                                  : KvOptions::When::kMedia;
+              });
+}
+
+void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
+  std::string first;
+  for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes"}) {
+    if (!table.Given(flag)) continue;
+    if (!first.empty()) FailUsage(table.Name(flag), ": contradicts ", first, "; give one budget");
+    first = table.Name(flag);
+  }
+  if (options.policy == "full") {
+    // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
+    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator"}) {
+      table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
+    }
+  }
+  CheckKvOptions(options);
+}
+
+void AddOutputFlags(FlagTable& table, OutputFlags* flags) {
+  table.Value(kOutput, "--json", "FILE", "the result object; - writes it to stdout and nothing else there",
+              SetString(&flags->json));
+  table.Value(kOutput, "--kept", "FILE.json", "which prompt tokens each layer and KV head kept",
+              SetString(&flags->kept));
+  table.Value(kOutput, "--dump", "DIR", "every stage's tensor of the first prompt as .npy", SetString(&flags->dump));
+}
+
+void CheckInputs(const ModelFlags& model, const PromptFlags& prompt) {
+  CheckReadableDirectory(model.directory);
+  for (const MediaSource& media : prompt.media) CheckReadableFile(media.path);
+}
+
+void CheckOutputs(const OutputFlags& outputs) {
+  if (!outputs.json.empty() && outputs.json != "-") CheckWritableFile("--json", outputs.json);
+  if (!outputs.kept.empty()) CheckWritableFile("--kept", outputs.kept);
+  if (!outputs.dump.empty()) CheckWritableDirectory("--dump", outputs.dump);
+}
+
+}  // namespace purekv::cli

@@ -1,0 +1,67 @@
+// The flags that several subcommands share, as values that have been checked.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/flag_table.h"
+#include "purekv/session.h"
+
+namespace purekv::cli {
+
+struct ModelFlags {
+  std::string directory;
+  LoadOptions load;
+  int threads = 0;  // 0: not given
+  bool verbose = false;
+};
+// -m, -t, --dtype, --verbose.
+void AddModelFlags(FlagTable& table, ModelFlags* flags);
+// The directory must have been named; whether it exists is CheckInputs' business.
+void CheckModelFlags(const FlagTable& table, const ModelFlags& flags);
+
+struct PromptFlags {
+  std::optional<std::string> system;
+  std::vector<MediaSource> media;  // in the order typed, across --video, --image and --frames
+  MediaOptions media_options;
+  std::vector<std::string> prompts;
+};
+// --video, --image, --frames, --fps, --max-frames, --min-pixels, --max-pixels, --sampling, -p, --system.
+void AddPromptFlags(FlagTable& table, PromptFlags* flags);
+void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags);
+// Only --min-pixels and --max-pixels, for commands that read no media.
+void AddPixelFlags(FlagTable& table, MediaOptions* options);
+void CheckPixelFlags(const FlagTable& table, const MediaOptions& options);
+
+struct SamplingFlags {
+  std::optional<int64_t> max_new_tokens;
+  std::optional<float> temperature, top_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+  std::optional<uint64_t> seed;
+  bool from_model = false;  // --sampling-defaults model
+};
+// -n, --temp, --top-k, --top-p, --repetition-penalty, --seed, --sampling-defaults.
+void AddSamplingFlags(FlagTable& table, SamplingFlags* flags);
+void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags);
+// Defaults, then the model's generation_config.json when asked for, then what was typed.
+GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model);
+
+// --kv-policy, --kv-budget, --kv-tokens, --kv-bytes, --kv-option, --kv-allocator; with `when` --kv-when too.
+void AddKvFlags(FlagTable& table, KvOptions* options, bool when);
+void CheckKvFlags(const FlagTable& table, const KvOptions& options);
+
+struct OutputFlags {
+  std::string json;  // "-": stdout
+  std::string kept;
+  std::string dump;
+};
+// --json, --kept, --dump.
+void AddOutputFlags(FlagTable& table, OutputFlags* flags);
+
+// Exit-status-1 checks that come before any long work: the model directory and the media are there, outputs can be
+// written. Throws Error naming the first that fails.
+void CheckInputs(const ModelFlags& model, const PromptFlags& prompt);
+void CheckOutputs(const OutputFlags& outputs);
+
+}  // namespace purekv::cli

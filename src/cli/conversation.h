@@ -1,0 +1,74 @@
+// What ask and score have in common: flags, a loaded model, a session, turns read one after another.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/common_flags.h"
+#include "cli/progress.h"
+#include "purekv/session.h"
+
+namespace purekv::cli {
+
+struct ConversationFlags {
+  ModelFlags model;
+  PromptFlags prompt;
+  SamplingFlags sampling;
+  KvOptions kv;
+  OutputFlags outputs;
+};
+void AddConversationFlags(FlagTable& table, ConversationFlags* flags);
+// Every check that needs no file, then that inputs are there and outputs can be written.
+void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags);
+
+// A turn's question and what came back.
+struct Exchange {
+  std::string prompt;
+  PromptInfo info;
+  Answer answer;
+};
+
+// A model and a session over it, and the record of what was said.
+class Conversation {
+ public:
+  // Loads the model; prints the kernels chosen when asked to.
+  explicit Conversation(const ConversationFlags& flags);
+
+  // Reads turn `index` (system message and media with the first). Throws Error, Cancelled.
+  const PromptInfo& Read(size_t index);
+  // Answers the turn read last. on_text as in Session::Generate.
+  const Answer& Generate(const std::function<void(const std::string&)>& on_text);
+
+  Session& session() { return session_; }
+  const Session& session() const { return session_; }
+  const std::shared_ptr<const Model>& model() const { return model_; }
+  const ConversationFlags& flags() const { return flags_; }
+  const std::vector<Exchange>& exchanges() const { return exchanges_; }
+  Progress& progress() { return *progress_; }
+  double load_seconds() const { return load_seconds_; }
+  int threads() const;
+
+  // Writes --kept; nothing when it was not asked for.
+  void WriteKept() const;
+  // One line on stderr: tokens, kept, KV bytes, seconds per stage, tokens per second.
+  void PrintSummary();
+
+ private:
+  const ConversationFlags& flags_;
+  std::unique_ptr<Progress> progress_;
+  double load_seconds_ = 0;
+  std::shared_ptr<const Model> model_;
+  Session session_;
+  GenerateOptions generate_;
+  std::vector<Exchange> exchanges_;
+};
+
+// SessionOptions from the flags; `policy` replaces the flags' (score --against full).
+SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, Progress* progress);
+// Turn `index` of the flags.
+Turn MakeTurn(const ConversationFlags& flags, size_t index);
+
+}  // namespace purekv::cli

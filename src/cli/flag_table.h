@@ -1,0 +1,62 @@
+// The flags of one subcommand: declared once, set from the command line or from the environment (--a-b or PUREKV_A_B),
+// applied in the order in which they were typed.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace purekv::cli {
+
+class FlagTable {
+ public:
+  // Called with where the value came from ("--temp" or "PUREKV_TEMP") and its text. Throws Error on a bad one.
+  using Setter = std::function<void(const std::string& name, const std::string& text)>;
+
+  explicit FlagTable(CLI::App* app) : app_(app) {}
+
+  // `names` as CLI11 writes them, the long one last: "-m,--model". `group` is the heading in --help.
+  void Value(const std::string& group, const std::string& names, const std::string& placeholder,
+             const std::string& help, Setter set);
+  void Repeatable(const std::string& group, const std::string& names, const std::string& placeholder,
+                  const std::string& help, Setter set);
+  // Without a value; from the environment: 1, true, 0, false.
+  void Switch(const std::string& group, const std::string& names, const std::string& help, bool* into);
+
+  // Throws Error (usage) for arguments of the form "--name=": the parser would take the next argument for the value.
+  void CheckArguments(int argc, const char* const* argv) const;
+  // After the parser has seen the command line: calls the setters, first for what was typed, in that order, then for
+  // what is only in the environment.
+  void Apply();
+
+  // Whether a value was given; by its long name, "--temp". Valid after Apply.
+  bool Given(const std::string& long_name) const;
+  // How the user gave it: "--temp" or "PUREKV_TEMP".
+  std::string Name(const std::string& long_name) const;
+  // Throws Error (usage): this flag was given but cannot take effect, because `reason`. Nothing when it was not given.
+  void Refuse(const std::string& long_name, const std::string& reason) const;
+
+ private:
+  struct Flag {
+    CLI::Option* option = nullptr;
+    std::string long_name;
+    std::string environment;  // PUREKV_...
+    bool is_switch = false;
+    bool given = false;
+    bool from_environment = false;
+    Setter set;
+  };
+  void Add(const std::string& group, const std::string& names, const std::string& placeholder, const std::string& help,
+           bool repeatable, Setter set);
+  const Flag& Find(const std::string& long_name) const;
+
+  CLI::App* app_;
+  std::vector<Flag> flags_;
+};
+
+}  // namespace purekv::cli

@@ -1,0 +1,216 @@
+// purekv inspect: what a model directory holds, and what a video would cost, without loading any weight.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/common_flags.h"
+#include "cli/flag_values.h"
+#include "cli/output.h"
+#include "cli/result_json.h"
+
+namespace purekv::cli {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr char kExample[] = R"(Example:
+  purekv inspect -m Qwen2.5-VL-3B-Instruct --frames-count 64 --height 360 --width 640
+says what the model is and how many tokens and bytes of KV cache 64 sampled frames of 640 x 360 need under each budget.
+Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
+
+constexpr std::array<double, 5> kBudgets = {1.0, 0.5, 0.2, 0.1, 0.05};
+
+struct InspectFlags {
+  ModelFlags model;
+  std::optional<int64_t> frames, height, width;
+  MediaOptions media;
+  bool tensors = false;
+  std::string json;
+};
+
+// Tokens kept of `tokens` (docs/policies.md, "Budget").
+int64_t KeptTokens(double budget, int64_t tokens) {
+  return std::max<int64_t>(1, static_cast<int64_t>(std::floor(budget * static_cast<double>(tokens) + 1e-6)));
+}
+
+std::string Join(const std::vector<int64_t>& values, const char* separator) {
+  std::string text;
+  for (size_t i = 0; i < values.size(); ++i) text += StrCat(i == 0 ? "" : separator, values[i]);
+  return text;
+}
+
+// Everything that is going to be printed.
+struct Findings {
+  ModelSummary summary;
+  int64_t kv_bytes_per_token = 0;  // in the dtype asked for
+  std::optional<VideoCost> video;
+  std::vector<TensorListing> tensors;
+};
+
+std::string FindingsText(const Findings& findings) {
+  const ModelInfo& info = findings.summary.info;
+  const ModelSummary::Vision& vision = findings.summary.vision;
+  std::string text = StrCat(
+      info.directory, "\n", "  family      ", info.family, "\n", "  parameters  ", info.parameters, " (vision ",
+      vision.parameters, ")\n", "  on disk     ", HumanBytes(static_cast<double>(info.weight_bytes)), ", ",
+      findings.summary.disk_dtype, "\n", "  decoder     ", info.layers, " layers, hidden ", info.hidden,
+      ", intermediate ", findings.summary.intermediate, ", ", info.heads, " heads, ", info.kv_heads, " KV heads of ",
+      info.head_dim, ", vocabulary ", info.vocabulary, findings.summary.tied_embeddings ? " (tied)" : "",
+      ", positions ", info.max_positions, "\n", "  rotary      theta ", findings.summary.rope_theta,
+      findings.summary.mrope_sections.empty() ? "" : ", sections " + Join(findings.summary.mrope_sections, "+"), "\n",
+      "  vision      ", vision.layers, " layers, hidden ", vision.hidden, ", intermediate ", vision.intermediate, ", ",
+      vision.heads, " heads, patch ", vision.patch, "x", vision.patch, "x", vision.temporal_patch, ", merge ",
+      vision.merge, vision.window > 0 ? StrCat(", window ", vision.window) : "", "\n", "  KV cache    ",
+      HumanBytes(static_cast<double>(findings.kv_bytes_per_token)), " per token (", DtypeName(info.dtype), ")\n");
+  if (findings.video) {
+    const VideoCost& video = *findings.video;
+    text +=
+        StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height, ", grid ",
+               Join({video.media.grid.begin(), video.media.grid.end()}, " x "), ", ", video.media.tokens, " tokens\n");
+    for (const double budget : kBudgets) {
+      const int64_t kept = KeptTokens(budget, video.media.tokens);
+      char row[128];
+      std::snprintf(row, sizeof row, "  budget %-4g %9lld tokens  %10s\n", budget, static_cast<long long>(kept),
+                    HumanBytes(static_cast<double>(kept * findings.kv_bytes_per_token)).c_str());
+      text += row;
+    }
+  }
+  for (const TensorListing& tensor : findings.tensors) {
+    text += StrCat(tensor.name, "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ", tensor.file, "\n");
+  }
+  return text;
+}
+
+std::string FindingsJson(const Findings& findings, bool with_tensors) {
+  const ModelSummary& summary = findings.summary;
+  const ModelInfo& info = summary.info;
+  OrderedJson result;
+  result["model"] = {{"dir", info.directory},
+                     {"family", info.family},
+                     {"dtype", DtypeName(info.dtype)},
+                     {"disk_dtype", summary.disk_dtype},
+                     {"parameters", info.parameters},
+                     {"bytes", info.weight_bytes},
+                     {"layers", info.layers},
+                     {"hidden", info.hidden},
+                     {"intermediate", summary.intermediate},
+                     {"heads", info.heads},
+                     {"kv_heads", info.kv_heads},
+                     {"head_dim", info.head_dim},
+                     {"vocabulary", info.vocabulary},
+                     {"tied_embeddings", summary.tied_embeddings},
+                     {"max_positions", info.max_positions},
+                     {"rope_theta", summary.rope_theta},
+                     {"mrope_sections", summary.mrope_sections},
+                     {"kv_bytes_per_token", findings.kv_bytes_per_token}};
+  result["vision"] = {{"parameters", summary.vision.parameters},
+                      {"layers", summary.vision.layers},
+                      {"hidden", summary.vision.hidden},
+                      {"intermediate", summary.vision.intermediate},
+                      {"heads", summary.vision.heads},
+                      {"patch", summary.vision.patch},
+                      {"temporal_patch", summary.vision.temporal_patch},
+                      {"merge", summary.vision.merge},
+                      {"window", summary.vision.window}};
+  if (findings.video) {
+    const VideoCost& video = *findings.video;
+    OrderedJson budgets = OrderedJson::array();
+    for (const double budget : kBudgets) {
+      const int64_t kept = KeptTokens(budget, video.media.tokens);
+      budgets.push_back({{"budget", budget}, {"tokens", kept}, {"kv_bytes", kept * findings.kv_bytes_per_token}});
+    }
+    result["video"] = {{"frames", video.media.frames},
+                       {"height", video.height},
+                       {"width", video.width},
+                       {"grid", video.media.grid},
+                       {"tokens", video.media.tokens},
+                       {"prompt_tokens", video.prompt_tokens},
+                       {"budgets", budgets}};
+  }
+  if (with_tensors) {
+    result["tensors"] = OrderedJson::array();
+    for (const TensorListing& tensor : findings.tensors) {
+      result["tensors"].push_back({{"name", tensor.name},
+                                   {"dtype", tensor.dtype},
+                                   {"shape", tensor.shape},
+                                   {"bytes", tensor.bytes},
+                                   {"file", tensor.file}});
+    }
+  }
+  return JsonText(result);
+}
+
+void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
+  CheckModelFlags(table, flags.model);
+  const bool any = flags.frames || flags.height || flags.width;
+  for (const char* const flag : {"--frames-count", "--height", "--width"}) {
+    if (any && !table.Given(flag)) {
+      FailUsage(flag, ": missing; a video's cost needs --frames-count, --height and --width together");
+    }
+    if (!any) {
+      table.Refuse("--min-pixels", "there is no --frames-count");
+      table.Refuse("--max-pixels", "there is no --frames-count");
+    }
+  }
+  CheckPixelFlags(table, flags.media);
+  if (!flags.json.empty() && flags.json != "-") CheckWritableFile("--json", flags.json);
+  CheckReadableDirectory(flags.model.directory);
+}
+
+int RunInspect(const FlagTable& table, const InspectFlags& flags) {
+  CheckInspectFlags(table, flags);
+  const std::string& directory = flags.model.directory;
+  Findings findings;
+  findings.summary = Model::Inspect(directory);
+  ModelInfo& info = findings.summary.info;
+  if (flags.model.load.dtype) info.dtype = *flags.model.load.dtype;
+  findings.kv_bytes_per_token =
+      info.layers * info.kv_heads * info.head_dim * 2 * static_cast<int64_t>(DtypeSize(info.dtype));
+  if (flags.frames) {
+    findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media);
+  }
+  if (flags.tensors) findings.tensors = Model::ListTensors(directory);
+  if (flags.json != "-") Print(FindingsText(findings));
+  if (!flags.json.empty()) WriteOutput(flags.json, FindingsJson(findings, flags.tensors));
+  return 0;
+}
+
+}  // namespace
+
+Command AddInspect(CLI::App& parent) {
+  Command command = MakeCommand(parent, "inspect", "describe a model directory and what a video would cost", kExample);
+  const auto flags = std::make_shared<InspectFlags>();
+  InspectFlags* const into = flags.get();
+  FlagTable& table = *command.flags;
+  constexpr char kModel[] = "Model";
+  constexpr char kVideo[] = "Video";
+  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published",
+              [into](const std::string&, const std::string& text) { into->model.directory = text; });
+  table.Value(kModel, "--dtype", "bf16|f32", "format of the cache (default: what ask would choose here)",
+              [into](const std::string& name, const std::string& text) {
+                into->model.load.dtype = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
+              });
+  table.Switch(kModel, "--tensors", "list every tensor: name, dtype, shape, file", &into->tensors);
+  table.Value(
+      kVideo, "--frames-count", "N", "sampled frames of a video",
+      [into](const std::string& name, const std::string& text) { into->frames = ParseInt(name, text, 1, 1'000'000); });
+  table.Value(
+      kVideo, "--height", "H", "their height in pixels",
+      [into](const std::string& name, const std::string& text) { into->height = ParseInt(name, text, 1, 16384); });
+  table.Value(
+      kVideo, "--width", "W", "their width in pixels",
+      [into](const std::string& name, const std::string& text) { into->width = ParseInt(name, text, 1, 16384); });
+  AddPixelFlags(table, &into->media);
+  table.Value("Output", "--json", "FILE", "the same as JSON; - writes it to stdout and nothing else there",
+              [into](const std::string& name, const std::string& text) {
+                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+                into->json = text;
+              });
+  command.run = [flags, table_pointer = command.flags.get()] { return RunInspect(*table_pointer, *flags); };
+  return command;
+}
+
+}  // namespace purekv::cli

@@ -1,0 +1,62 @@
+// purekv policies: lists what --kv-policy accepts.
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/result_json.h"
+#include "policy/registry.h"
+
+namespace purekv::cli {
+namespace {
+
+constexpr char kExample[] = R"(Example:
+  purekv policies
+lists every compression policy: what it keeps, its parameters (set with --kv-option KEY=VALUE) with default and range,
+and the paper it follows.)";
+
+std::string PoliciesText() {
+  std::string text;
+  for (const PolicyInfo& policy : Policies()) {
+    text +=
+        StrCat(policy.name, "  ", policy.summary, policy.paper.empty() ? "" : StrCat(" (", policy.paper, ")"), "\n");
+    for (const PolicyOption& parameter : policy.options) {
+      text += StrCat("    ", parameter.name, "=", parameter.fallback, "  ", parameter.range, "\n");
+    }
+  }
+  return text;
+}
+
+std::string PoliciesJson() {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const PolicyInfo& policy : Policies()) {
+    nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
+    for (const PolicyOption& parameter : policy.options) {
+      parameters.push_back({{"name", parameter.name}, {"default", parameter.fallback}, {"range", parameter.range}});
+    }
+    list.push_back(
+        {{"name", policy.name}, {"summary", policy.summary}, {"parameters", parameters}, {"paper", policy.paper}});
+  }
+  return JsonText({{"policies", list}});
+}
+
+}  // namespace
+
+Command AddPolicies(CLI::App& parent) {
+  Command command = MakeCommand(parent, "policies", "list the compression policies", kExample);
+  const auto json = std::make_shared<std::string>();
+  command.flags->Value("Output", "--json", "FILE", "the list as JSON; - writes it to stdout and nothing else there",
+                       [into = json.get()](const std::string& name, const std::string& text) {
+                         if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+                         *into = text;
+                       });
+  command.run = [json] {
+    if (!json->empty() && *json != "-") CheckWritableFile("--json", *json);
+    if (*json != "-") Print(PoliciesText());
+    if (!json->empty()) WriteOutput(*json, PoliciesJson());
+    return 0;
+  };
+  return command;
+}
+
+}  // namespace purekv::cli

@@ -1,0 +1,143 @@
+#include "cli/result_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/memory.h"
+#include "cli/conversation.h"
+
+namespace purekv::cli {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+const char* KindName(MediaSource::Kind kind) {
+  return kind == MediaSource::Kind::kImage ? "image" : "video";
+}
+
+const char* FinishName(Answer::Finish finish) {
+  switch (finish) {
+    case Answer::Finish::kStop:
+      return "stop";
+    case Answer::Finish::kCancelled:
+      return "cancelled";
+    case Answer::Finish::kLength:
+      break;
+  }
+  return "length";
+}
+
+OrderedJson PromptObject(const std::vector<Exchange>& exchanges) {
+  const PromptInfo info = exchanges.empty() ? PromptInfo() : exchanges.front().info;
+  OrderedJson media = OrderedJson::array();
+  for (const MediaInfo& item : info.media) {
+    media.push_back({{"kind", KindName(item.kind)},
+                     {"frames", item.frames},
+                     {"grid", item.grid},
+                     {"tokens", item.tokens},
+                     {"sample_fps", item.sample_fps}});
+  }
+  return {{"tokens", info.ids.size()}, {"visual_tokens", info.visual_tokens}, {"ids", info.ids}, {"media", media}};
+}
+
+OrderedJson AnswersArray(const std::vector<Exchange>& exchanges, bool scored) {
+  OrderedJson answers = OrderedJson::array();
+  for (size_t i = 0; i < exchanges.size(); ++i) {
+    if (scored && i + 1 == exchanges.size()) break;  // the last turn's answer was given, not generated
+    const Exchange& exchange = exchanges[i];
+    answers.push_back({{"prompt", exchange.prompt},
+                       {"text", exchange.answer.text},
+                       {"ids", exchange.answer.ids},
+                       {"finish", FinishName(exchange.answer.finish)},
+                       {"logprobs", exchange.answer.logprobs},
+                       {"prompt_ids", exchange.info.ids}});
+  }
+  return answers;
+}
+
+OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
+  OrderedJson object = {{"policy", options.policy},
+                        {"when", options.when == KvOptions::When::kPrompt ? "prompt" : "media"}};
+  if (options.budget || options.policy == "full") {
+    object["budget"] = options.budget.value_or(1.0);
+  } else {
+    object["budget"] = nullptr;  // asked for in tokens or bytes
+  }
+  if (options.tokens) object["budget_tokens"] = *options.tokens;
+  if (options.bytes) object["budget_bytes"] = *options.bytes;
+  object["allocator"] = options.allocator;
+  object["options"] = OrderedJson::object();
+  for (const auto& [key, value] : options.options) object["options"][key] = value;
+  object["tokens_full"] = stats.tokens_full;
+  object["tokens_kept_mean"] = stats.tokens_kept_mean;
+  object["bytes_full"] = stats.bytes_full;
+  object["bytes_kept"] = stats.bytes_kept;
+  object["bytes_peak"] = stats.bytes_peak;
+  object["bytes_now"] = stats.bytes_now;
+  return object;
+}
+
+std::string Compact(const OrderedJson& value) {
+  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string JsonText(const OrderedJson& object) {
+  std::string text = "{";
+  const char* separator = "\n ";
+  for (const auto& [key, value] : object.items()) {
+    text += separator + Compact(key) + ": ";
+    separator = ",\n ";
+    if (!value.is_array() || value.empty() || !value.front().is_object()) {
+      text += Compact(value);
+      continue;
+    }
+    const char* inner = "[\n  ";
+    for (const OrderedJson& element : value) {
+      text += inner + Compact(element);
+      inner = ",\n  ";
+    }
+    text += "\n ]";
+  }
+  return text + "\n}\n";
+}
+
+std::string ResultJson(const Conversation& conversation, const ScoreReport* score) {
+  const ModelInfo& info = conversation.model()->info();
+  const StageTimes& times = conversation.session().times();
+  OrderedJson result;
+  result["model"] = {{"dir", conversation.flags().model.directory},
+                     {"family", info.family},
+                     {"dtype", DtypeName(info.dtype)},
+                     {"parameters", info.parameters}};
+  result["prompt"] = PromptObject(conversation.exchanges());
+  result["answers"] = AnswersArray(conversation.exchanges(), score != nullptr);
+  result["kv"] = KvObject(conversation.flags().kv, conversation.session().kv());
+  if (score != nullptr) {
+    OrderedJson object = {
+        {"ids", score->result.ids}, {"logprobs", score->result.logprobs}, {"top1", score->result.top1}};
+    if (score->kl) object["kl"] = *score->kl;
+    if (score->agreement) object["agreement"] = *score->agreement;
+    result["score"] = std::move(object);
+  }
+  result["time"] = {
+      {"load_s", conversation.load_seconds()},
+      {"media_s", times.media_s},
+      {"vision_s", times.vision_s},
+      {"prefill_s", times.prefill_s},
+      {"decode_s", times.decode_s},
+      {"decode_tokens_per_s", times.decode_s > 0 ? static_cast<double>(times.decoded_tokens) / times.decode_s : 0.0}};
+  result["threads"] = conversation.threads();
+  result["peak_rss_bytes"] = PeakResidentBytes();
+  result["kernels"] = KernelChoices(*conversation.model());
+  return JsonText(result);
+}
+
+std::string KeptJson(const Session& session) {
+  OrderedJson kept;
+  kept["tokens"] = session.kv().tokens_compressed;
+  kept["layers"] = session.kept();
+  return JsonText(kept);
+}
+
+}  // namespace purekv::cli

@@ -1,0 +1,50 @@
+#include "kernels/onednn.h"
+
+#include "base/error.h"
+
+namespace purekv::onednn {
+
+dnnl::engine& Engine() {
+  static auto& engine = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // never destroyed: threads may outlive statics
+  return engine;
+}
+
+dnnl::stream& Stream() {
+  static thread_local dnnl::stream stream(Engine());
+  return stream;
+}
+
+dnnl::memory::data_type DataType(Dtype dtype) {
+  PUREKV_CHECK(dtype != Dtype::kF16, "f16 is converted before oneDNN sees it");
+  return dtype == Dtype::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
+dnnl::memory::desc MatrixDesc(Dtype dtype, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
+  return {{rows, cols}, DataType(dtype), dnnl::memory::dims{row_stride, col_stride}};
+}
+
+dnnl::memory::desc AnyMatrixDesc(Dtype dtype, int64_t rows, int64_t cols) {
+  return {{rows, cols}, DataType(dtype), dnnl::memory::format_tag::any};
+}
+
+dnnl::matmul::primitive_desc MatmulDesc(const dnnl::memory::desc& src, const dnnl::memory::desc& weights,
+                                        const dnnl::memory::desc* bias, const dnnl::memory::desc& dst,
+                                        bool accumulate) {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  attr.set_fpmath_mode(dnnl::fpmath_mode::strict);
+  if (accumulate) {
+    dnnl::post_ops post_ops;
+    post_ops.append_sum(1.0f);
+    attr.set_post_ops(post_ops);
+  }
+#if DNNL_VERSION_MAJOR >= 3
+  if (bias == nullptr) return {Engine(), src, weights, dst, attr};
+  return {Engine(), src, weights, *bias, dst, attr};
+#else
+  if (bias == nullptr) return {dnnl::matmul::desc(src, weights, dst), attr, Engine()};
+  return {dnnl::matmul::desc(src, weights, *bias, dst), attr, Engine()};
+#endif
+}
+
+}  // namespace purekv::onednn

@@ -1,0 +1,32 @@
+// The one place that knows which major version of oneDNN is compiled against: 2.x builds an operation descriptor first,
+// 3.x does not.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "purekv/dtype.h"
+
+namespace purekv::onednn {
+
+// The processor as an engine; one for the program.
+dnnl::engine& Engine();
+// The calling thread's queue; what is executed on it is done when execute() returns.
+dnnl::stream& Stream();
+
+// f32 or bf16; f16 never reaches oneDNN here.
+dnnl::memory::data_type DataType(Dtype dtype);
+
+// [rows, cols] with the given strides, in elements.
+dnnl::memory::desc MatrixDesc(Dtype dtype, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride);
+// [rows, cols] in whatever layout oneDNN likes best.
+dnnl::memory::desc AnyMatrixDesc(Dtype dtype, int64_t rows, int64_t cols);
+
+// dst = src weights + bias, or dst += that. `bias` may be null. The caller gives scratch memory at each execution
+// (several threads may run one primitive); f32 stays f32 (no quiet bf16 or tf32). Throws dnnl::error when no
+// implementation takes it.
+dnnl::matmul::primitive_desc MatmulDesc(const dnnl::memory::desc& src, const dnnl::memory::desc& weights,
+                                        const dnnl::memory::desc* bias, const dnnl::memory::desc& dst, bool accumulate);
+
+}  // namespace purekv::onednn

@@ -1,0 +1,73 @@
+// ApplyRope: rotate-half rotary embedding in place.
+#include "base/threads.h"
+#include "kernels/elementwise.h"
+#include "kernels/rows.h"
+#include "kernels/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/rope.cc"
+// clang-format off
+#include "hwy/foreach_target.h"  // must come before highway.h
+#include "hwy/highway.h"
+#include "kernels/simd-inl.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace purekv {
+namespace HWY_NAMESPACE {
+
+// The pair of halves of one head: (a, b) -> (a cos - b sin, b cos + a sin). Vector and scalar forms use the same
+// operations (one product, one fused product), so that a value does not depend on where in the row it stands.
+HWY_INLINE void RotateHead(float* a, float* b, const float* cos, const float* sin, int64_t half) {
+  for (int64_t i = 0; i < half; i += kLanes) {
+    const int64_t n = HWY_MIN(kLanes, half - i);
+    const FloatVec c = LoadAt(cos, i, n);
+    const FloatVec s = LoadAt(sin, i, n);
+    const FloatVec x = LoadAt(a, i, n);
+    const FloatVec y = LoadAt(b, i, n);
+    const FloatVec first = hn::NegMulAdd(y, s, hn::Mul(x, c));
+    const FloatVec second = hn::MulAdd(x, s, hn::Mul(y, c));
+    if (n == kLanes) {
+      StoreVec(first, a + i);
+      StoreVec(second, b + i);
+    } else {
+      StorePart(first, a + i, n);
+      StorePart(second, b + i, n);
+    }
+  }
+}
+
+void RopeRows(const RopeArgs& args, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      float* head = args.x.Row(r) + h * args.head_dim;
+      RotateHead(head, head + args.head_dim / 2, args.cos.Row(r), args.sin.Row(r), args.cos.cols);
+    }
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace purekv
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace purekv {
+namespace {
+HWY_EXPORT(RopeRows);
+}  // namespace
+
+void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
+               MatrixView<const float> sin) {
+  PUREKV_CHECK(head_dim % 2 == 0 && x.cols == heads * head_dim, x.cols, " columns, ", heads, " heads of ", head_dim);
+  PUREKV_CHECK(cos.rows == x.rows && sin.rows == x.rows, cos.rows, " and ", sin.rows, " rows of angles for ", x.rows);
+  PUREKV_CHECK(cos.cols == sin.cols && 2 * cos.cols <= head_dim, cos.cols, " and ", sin.cols, " angles, head ",
+               head_dim);
+  const RopeArgs args{x, heads, head_dim, cos, sin};
+  ParallelForRanges(x.rows, RowGrain(x.cols), [&args](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(RopeRows)(args, begin, end);
+  });
+}
+
+}  // namespace purekv
+#endif  // HWY_ONCE

@@ -1,0 +1,272 @@
+// Wrong usage: exit status 2, one line on stderr that names the flag and what would be right, nothing on stdout, no
+// model needed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "cli/run_cli.h"
+
+namespace purekv::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+void ExpectOneErrorLine(const CliResult& result, int status) {
+  EXPECT_EQ(result.status, status) << result.err;
+  EXPECT_FALSE(result.timed_out);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, StartsWith("purekv: error: "));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_TRUE(result.err.ends_with('\n'));
+}
+
+// Flags that `ask` must refuse, and what the message has to contain.
+struct BadFlags {
+  const char* flags;  // separated by '|'
+  const char* says;   // likewise
+};
+
+std::vector<std::string> Split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t bar = std::min(text.find('|', begin), text.size());
+    parts.push_back(text.substr(begin, bar - begin));
+    begin = bar + 1;
+  }
+  return parts;
+}
+
+// Names the case in test output.
+void PrintTo(const BadFlags& bad, std::ostream* out) {
+  *out << bad.flags;
+}
+
+class RefusedByAsk : public ::testing::TestWithParam<BadFlags> {};
+
+TEST_P(RefusedByAsk, InOneLine) {
+  // The model directory is not there: usage errors must come before anything is opened.
+  std::vector<std::string> arguments = {"ask", "-m", "/nonexistent/model", "-p", "What?"};
+  for (const std::string& flag : Split(GetParam().flags)) arguments.push_back(flag);
+  const CliResult result = RunCli(arguments);
+  ExpectOneErrorLine(result, 2);
+  for (const std::string& words : Split(GetParam().says)) EXPECT_THAT(result.err, HasSubstr(words));
+}
+
+constexpr BadFlags kNumbers[] = {{"-n|0", "--max-new-tokens|'0'|from 1 to"},
+                                 {"-n|-5", "--max-new-tokens|'-5'"},
+                                 {"-n|1.5", "--max-new-tokens|'1.5'"},
+                                 {"-n|12x", "--max-new-tokens|'12x'"},
+                                 {"-n|", "--max-new-tokens|''"},
+                                 {"-n|99999999999999999999999", "--max-new-tokens"},
+                                 {"--temp|-0.1", "--temp|from 0 to 100"},
+                                 {"--temp|nan", "--temp|'nan'"},
+                                 {"--temp|inf", "--temp|'inf'"},
+                                 {"--temp|1e999", "--temp"},
+                                 {"--temp|101", "--temp"},
+                                 {"--temp|", "--temp|''"},
+                                 {"--temp|warm", "--temp|'warm'"},
+                                 {"--temp=", "--temp|value is needed"},
+                                 {"--temp", "--temp|value is missing"},
+                                 {"--top-k|-1", "--top-k|from 0"},
+                                 {"--top-p|0", "--top-p|above 0, at most 1"},
+                                 {"--top-p|1.1", "--top-p"},
+                                 {"--top-p|nan", "--top-p"},
+                                 {"--repetition-penalty|0", "--repetition-penalty"},
+                                 {"--repetition-penalty|-1", "--repetition-penalty"},
+                                 {"--seed|-1", "--seed|18446744073709551615"},
+                                 {"--seed|18446744073709551616", "--seed"},
+                                 {"-t|0", "--threads|from 1 to 1024"},
+                                 {"-t|1025", "--threads"},
+                                 {"--fps|0", "--fps|above 0"},
+                                 {"--fps|nan", "--fps"},
+                                 {"--fps|-2", "--fps"},
+                                 {"--max-frames|0", "--max-frames|from 2"},
+                                 {"--min-pixels|0", "--min-pixels"},
+                                 {"--max-pixels|-1", "--max-pixels"},
+                                 {"--max-pixels|9223372036854775808", "--max-pixels"},
+                                 {"--kv-budget|0", "--kv-budget|above 0, at most 1"},
+                                 {"--kv-budget|1.01", "--kv-budget"},
+                                 {"--kv-budget|nan", "--kv-budget"},
+                                 {"--kv-tokens|0", "--kv-tokens"},
+                                 {"--kv-bytes|0", "--kv-bytes"},
+                                 {"--kv-bytes|12Q", "--kv-bytes|K, M or G"},
+                                 {"--kv-bytes|M", "--kv-bytes"},
+                                 {"--kv-bytes|9223372036854775807G", "--kv-bytes"}};
+INSTANTIATE_TEST_SUITE_P(Numbers, RefusedByAsk, ::testing::ValuesIn(kNumbers));
+
+constexpr BadFlags kWords[] = {{"--dtype|f16", "--dtype|'f16'|bf16, f32"},
+                               {"--dtype|", "--dtype"},
+                               {"--sampling|none", "--sampling|qwen, hf"},
+                               {"--sampling-defaults|yes", "--sampling-defaults|none, model"},
+                               {"--kv-policy|nonsense", "--kv-policy|'nonsense'|full"},
+                               {"--kv-allocator|fair", "--kv-allocator|uniform, pyramid, ada"},
+                               {"--kv-when|never", "--kv-when|prompt, media"},
+                               {"--kv-option|window", "--kv-option|key=value"},
+                               {"--kv-option|=3", "--kv-option|key=value"},
+                               {"--no-such-flag", "--no-such-flag|purekv ask --help"},
+                               {"--no-such-flag|3", "--no-such-flag"},
+                               {"stray", "stray"},
+                               {"--system", "--system|missing"},
+                               {"--json|", "--json|path"},
+                               {"--video|", "--video|file"},
+                               // A message stays one line whatever is in the argument.
+                               {"--kv-policy|two\nlines", "--kv-policy"}};
+INSTANTIATE_TEST_SUITE_P(Words, RefusedByAsk, ::testing::ValuesIn(kWords));
+
+constexpr BadFlags kContradictions[] = {
+    {"--kv-budget|0.2", "--kv-budget|cannot take effect|full"},
+    {"--kv-policy|full|--kv-budget|0.2", "--kv-budget|cannot take effect"},
+    {"--kv-tokens|32", "--kv-tokens|cannot take effect"},
+    {"--kv-bytes|256M", "--kv-bytes|cannot take effect"},
+    {"--kv-option|sinks=4", "--kv-option|cannot take effect"},
+    {"--kv-allocator|ada", "--kv-allocator|cannot take effect"},
+    {"--kv-budget|0.2|--kv-tokens|32", "--kv-tokens|contradicts|--kv-budget"},
+    {"--kv-option|a=1|--kv-option|a=2", "--kv-option|twice"},
+    {"--kv-when|media", "--kv-when|--video"},
+    {"--fps|2", "--fps|cannot take effect|--video"},
+    {"--fps|2|--image|a.png", "--fps|cannot take effect"},
+    {"--max-frames|8|--frames|a.npy", "--max-frames|cannot take effect"},
+    {"--sampling|hf|--image|a.png", "--sampling|cannot take effect"},
+    {"--max-pixels|50176", "--max-pixels|cannot take effect"},
+    {"--video|a.mp4|--min-pixels|5000|--max-pixels|4000", "--min-pixels|--max-pixels"},
+    {"--top-k|5", "--top-k|cannot take effect|--temp"},
+    {"--top-p|0.5|--temp|0", "--top-p|cannot take effect"},
+    {"--temp|1|--temp|2", "--temp|more than once"},
+    {"--json|same.json|--kept|same.json", "--kept|same.json"}};
+INSTANTIATE_TEST_SUITE_P(Contradictions, RefusedByAsk, ::testing::ValuesIn(kContradictions));
+
+TEST(Usage, MissingParts) {
+  const CliResult none = RunCli({});
+  ExpectOneErrorLine(none, 2);
+  EXPECT_THAT(none.err, AllOf(HasSubstr("ask"), HasSubstr("score"), HasSubstr("inspect"), HasSubstr("bench")));
+  const CliResult unknown = RunCli({"answer"});
+  ExpectOneErrorLine(unknown, 2);
+  EXPECT_THAT(unknown.err, AllOf(HasSubstr("'answer'"), HasSubstr("ask")));
+  const CliResult flag = RunCli({"--no-such-flag"});
+  ExpectOneErrorLine(flag, 2);
+  EXPECT_THAT(flag.err, HasSubstr("--no-such-flag"));
+  const CliResult model = RunCli({"ask", "-p", "What?"});
+  ExpectOneErrorLine(model, 2);
+  EXPECT_THAT(model.err, HasSubstr("--model"));
+  const CliResult prompt = RunCli({"ask", "-m", "/nonexistent"});
+  ExpectOneErrorLine(prompt, 2);
+  EXPECT_THAT(prompt.err, HasSubstr("--prompt"));
+}
+
+TEST(Usage, Score) {
+  const std::vector<std::string> base = {"score", "-m", "/nonexistent", "-p", "What?"};
+  const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
+    flags.insert(flags.begin(), base.begin(), base.end());
+    const CliResult result = RunCli(flags);
+    ExpectOneErrorLine(result, 2);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  };
+  expect({}, "--answer");
+  expect({"--answer", ""}, "--answer");
+  expect({"--answer", "a", "--answer-ids", "1"}, "contradicts");
+  expect({"--answer-ids", ""}, "--answer-ids");
+  expect({"--answer-ids", "1,,2"}, "place 2");
+  expect({"--answer-ids", "1,2,"}, "place 3");
+  expect({"--answer-ids", "-1"}, "--answer-ids");
+  expect({"--answer-ids", "4294967296"}, "--answer-ids");
+  expect({"--answer", "a", "--against", "half"}, "--against");
+  expect({"--answer", "a", "-n", "5"}, "cannot take effect");
+  expect({"--answer", "a", "--temp", "1"}, "cannot take effect");
+  expect({"--answer", "a", "--logits", "x", "--json", "x"}, "--logits");
+}
+
+TEST(Usage, Inspect) {
+  const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
+    flags.insert(flags.begin(), {"inspect", "-m", "/nonexistent"});
+    const CliResult result = RunCli(flags);
+    ExpectOneErrorLine(result, 2);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  };
+  expect({"--frames-count", "8"}, "--height");
+  expect({"--frames-count", "0", "--height", "28", "--width", "28"}, "--frames-count");
+  expect({"--frames-count", "8", "--height", "-28", "--width", "28"}, "--height");
+  expect({"--frames-count", "8", "--height", "28", "--width", "1e3"}, "--width");
+  expect({"--max-pixels", "100"}, "cannot take effect");
+  expect({"--dtype", "int4"}, "--dtype");
+  expect({"--video", "a.mp4"}, "--video");
+}
+
+TEST(Usage, Bench) {
+  const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
+    flags.insert(flags.begin(), "bench");
+    const CliResult result = RunCli(flags);
+    ExpectOneErrorLine(result, 2);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  };
+  expect({}, "--shape");
+  expect({"-m", "/nonexistent", "--shape", "qwen2.5-vl-3b"}, "contradicts");
+  expect({"-m", "/nonexistent", "--layers", "2"}, "--layers");
+  expect({"--shape", "qwen2.5-vl-3b", "--layers", "0"}, "--layers");
+  expect({"--shape", "no-such-shape"}, "no-such-shape");
+  expect({"--shape", "qwen2.5-vl-3b", "--prompt-tokens", "128,0"}, "--prompt-tokens");
+  expect({"--shape", "qwen2.5-vl-3b", "--prompt-tokens", ""}, "--prompt-tokens");
+  expect({"--shape", "qwen2.5-vl-3b", "--depth", "-1"}, "--depth");
+  expect({"--shape", "qwen2.5-vl-3b", "--repeats", "0"}, "--repeats");
+  expect({"--shape", "qwen2.5-vl-3b", "-n", "-1"}, "--max-new-tokens");
+  expect({"--shape", "qwen2.5-vl-3b", "--frames-grid", "2x2"}, "TxHxW");
+  expect({"--shape", "qwen2.5-vl-3b", "--frames-grid", "0x2x2"}, "--frames-grid");
+  expect({"--shape", "qwen2.5-vl-3b", "--format", "xml"}, "md, csv, json");
+  expect({"--shape", "qwen2.5-vl-3b", "--kv-policy", "nonsense"}, "--kv-policy");
+  expect({"--shape", "qwen2.5-vl-3b", "--kv-budget", "0.5"}, "cannot take effect");
+  expect({"--shape", "qwen2.5-vl-3b", "--prefill", "nonsense"}, "--prefill");
+  expect({"--shape", "qwen2.5-vl-3b", "--kv-when", "media"}, "--kv-when");
+}
+
+TEST(Usage, EnvironmentVariablesAreFlags) {
+  const std::vector<std::string> ask = {"ask", "-m", "/nonexistent", "-p", "What?"};
+  const CliResult bad = RunCli(ask, {.environment = {{"PUREKV_TEMP", "cold"}}});
+  ExpectOneErrorLine(bad, 2);
+  EXPECT_THAT(bad.err, AllOf(HasSubstr("PUREKV_TEMP"), HasSubstr("'cold'")));
+  const CliResult refused = RunCli(ask, {.environment = {{"PUREKV_KV_BUDGET", "0.5"}}});
+  ExpectOneErrorLine(refused, 2);
+  EXPECT_THAT(refused.err, HasSubstr("PUREKV_KV_BUDGET"));
+  // What is typed wins; empty is the same as not set; model and prompt can come from there too.
+  const CliResult typed =
+      RunCli({"ask", "--temp", "1"}, {.environment = {{"PUREKV_TEMP", "cold"},
+                                                      {"PUREKV_TOP_P", ""},
+                                                      {"PUREKV_MODEL", "/nonexistent/of-the-environment"},
+                                                      {"PUREKV_PROMPT", "What?"}}});
+  ExpectOneErrorLine(typed, 1);
+  EXPECT_THAT(typed.err, HasSubstr("/nonexistent/of-the-environment"));
+  // Variables of other commands' flags do not disturb.
+  EXPECT_EQ(RunCli({"policies"}, {.environment = {{"PUREKV_TEMP", "cold"}}}).status, 0);
+}
+
+TEST(Usage, HelpShowsAWorkedExample) {
+  for (const std::string command : {"ask", "score", "inspect", "policies", "bench"}) {
+    const CliResult result = RunCli({command, "--help"});
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    EXPECT_THAT(result.out, AllOf(HasSubstr("Example:"), HasSubstr("purekv " + command)));
+  }
+  const CliResult top = RunCli({"--help"});
+  EXPECT_EQ(top.status, 0);
+  EXPECT_THAT(top.out, AllOf(HasSubstr("Example:"), HasSubstr("bench")));
+  const CliResult version = RunCli({"--version"});
+  EXPECT_EQ(version.status, 0);
+  EXPECT_THAT(version.out, Not(HasSubstr("unknown")));
+}
+
+TEST(Usage, PoliciesListsThem) {
+  const CliResult text = RunCli({"policies"});
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("full"));
+  const CliResult json = RunCli({"policies", "--json", "-"});
+  EXPECT_EQ(json.status, 0) << json.err;
+  EXPECT_THAT(json.out, AllOf(StartsWith("{"), HasSubstr("\"full\"")));
+}
+
+}  // namespace
+}  // namespace purekv::testing
