@@ -13,26 +13,20 @@ if [[ ! -f $model/config.json ]]; then
   exit 1
 fi
 
-# Asks QUESTIONS about VIDEO: the answers on stdout, and below them the summary of tokens, memory and seconds.
+# Asks each QUESTION about VIDEO on its own: the answer on stdout, below it the summary of tokens, memory and seconds.
 ask() {
   local video=$1 question
   shift
-  local prompts=()
   echo
   echo "== $video"
   for question in "$@"; do
-    prompts+=(-p "$question")
     echo "?  $question"
+    "$purekv" ask -m "$model" --video "$video" -p "$question" -n 96
   done
-  "$purekv" ask -m "$model" --video "$video" "${prompts[@]}" -n 64
 }
 
-videos=("$model"/eval/*.mp4)
-if [[ ! -f ${videos[0]} ]]; then
-  echo "demo.sh: no video in $model/eval" >&2
-  exit 1
-fi
-first=${videos[0]}
-second=${videos[1]:-$first}
-ask "$first" "What is in the video?" "How many objects are there?"
-ask "$second" "Describe the video."
+# Three videos that the model was not trained on.
+for video in short-00 short-01 medium-00; do
+  ask "$model/eval/$video.mp4" "How many objects appear?" "Which object appears first?" \
+    "Describe everything that happens, in order."
+done
