@@ -32,9 +32,9 @@ void KvCache::SetCapacity(Entries& entries, int64_t capacity) {
   PUREKV_CHECK(capacity >= static_cast<int64_t>(entries.tokens.size()), capacity, " for ", entries.tokens.size());
   const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
   for (Buffer* buffer : {&entries.keys, &entries.values}) {
-    allocated_ -= static_cast<int64_t>(buffer->allocated());
+    const auto before = static_cast<int64_t>(buffer->allocated());
     buffer->Resize(static_cast<size_t>(capacity) * row);
-    allocated_ += static_cast<int64_t>(buffer->allocated());
+    allocated_ += static_cast<int64_t>(buffer->allocated()) - before;
     peak_ = std::max(peak_, allocated_);
   }
   // Rounding up to whole pages leaves room for a few more: use it before growing again.

@@ -101,14 +101,20 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
       }));
     }
   }
-  std::vector<int32_t> ids = TurnIds(turn, media);
+  const std::vector<int32_t> ids = TurnIds(turn, media);
+  const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
     const int32_t end = internals_.end_of_turn_id();
     const int32_t last = pending_.empty() ? ids_.back() : pending_.back();
     if (last != end) pending_.push_back(end);
   }
-  return ReadPrompt(ids, std::move(media));
+  try {
+    return ReadPrompt(ids, std::move(media));
+  } catch (...) {
+    if (!broken_) pending_.resize(said);  // refused: the answer stays open
+    throw;
+  }
 }
 
 PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media) {
@@ -147,11 +153,11 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     Extend(prompt, hidden.View(), dump ? &*dump : nullptr);
   }
   if (dump) {
+    broken_ = true;  // a read that throws is never half believed
     dump->Finish();
     dump->Logits(Logits());
+    broken_ = false;
   }
-  started_ = true;
-  broken_ = false;
   return info;
 }
 
@@ -192,6 +198,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
 void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump) {
   const bool first = !started_;
   const int64_t count = hidden.rows;
+  broken_ = true;  // until the last row is in every layer
   // Where compression looks at the cache: behind the media, or at the end.
   const bool after_media = options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
   const int64_t split = after_media ? prompt.media_end : count;
@@ -212,6 +219,8 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
     }
     stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
   }
+  started_ = true;
+  broken_ = false;
 }
 
 void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump) {
@@ -263,16 +272,18 @@ std::span<float> Conversation::Logits() {
 }
 
 void Conversation::TakePending() {
-  if (pending_.empty()) return;
-  const PromptTokens prompt = PlainTokens(pending_);
-  pending_.clear();
-  Matrix<float> hidden(static_cast<int64_t>(prompt.ids.size()), internals_.decoder().config().hidden);
-  internals_.decoder().Embed(prompt.ids, hidden.View());
-  Extend(prompt, hidden.View(), nullptr);
+  const std::vector<int32_t> said = std::exchange(pending_, {});
+  for (const int32_t id : said) Append(id);
 }
 
 std::span<float> Conversation::Step(int32_t id) {
   Begin();
+  Append(id);
+  return Logits();
+}
+
+void Conversation::Append(int32_t id) {
+  broken_ = true;
   const PromptTokens one = PlainTokens({id});
   Matrix<float> hidden(1, internals_.decoder().config().hidden);
   internals_.decoder().Embed(one.ids, hidden.View());
@@ -282,7 +293,7 @@ std::span<float> Conversation::Step(int32_t id) {
   layout_.push_back({});
   next_position_ = one.next_position;
   last_hidden_ = std::move(hidden);
-  return Logits();
+  broken_ = false;
 }
 
 Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {

@@ -69,6 +69,7 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
   head_ = ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, compute);
   packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
   embedding_ = source.Read("model.embed_tokens.weight");
+  embedding_name_ = source.Describe("model.embed_tokens.weight") + ": tensor model.embed_tokens.weight";
 }
 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
@@ -77,7 +78,12 @@ void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   for (size_t i = 0; i < ids.size(); ++i) {
     PUREKV_CHECK(ids[i] >= 0 && ids[i] < config_.vocabulary, "id ", ids[i], " of ", config_.vocabulary);
     const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(ids[i]) * row_bytes;
-    ToFloats(row, embedding_.info.dtype, config_.hidden, out.Row(static_cast<int64_t>(i)));
+    float* const to = out.Row(static_cast<int64_t>(i));
+    ToFloats(row, embedding_.info.dtype, config_.hidden, to);
+    // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds.
+    if (!std::all_of(to, to + config_.hidden, [](float x) { return std::isfinite(x); })) {
+      Fail(embedding_name_, ": row ", ids[i], " holds NaN or infinity; weights must be finite");
+    }
   }
 }
 

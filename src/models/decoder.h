@@ -95,6 +95,7 @@ class Decoder {
   Dtype compute_;
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;
+  std::string embedding_name_;  // file and tensor, for messages
   TensorData embedding_;  // [vocabulary, hidden] as stored: rows are read from the file when asked for
   Linear head_;           // [vocabulary, hidden]
   int64_t packed_bytes_ = 0;

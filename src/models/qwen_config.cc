@@ -1,7 +1,7 @@
 #include "models/qwen_config.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -120,6 +120,7 @@ QwenVisionConfig ParseVision(const JsonFields& fields, QwenVersion version, int6
     }
   } else {
     vision.intermediate = static_cast<int64_t>(fields.Number("mlp_ratio", 0.01, 64) * static_cast<double>(vision.hidden));
+    if (vision.intermediate < 1) Fail(fields.where(), ": mlp_ratio leaves no row of ", vision.hidden);
     vision.out_hidden = fields.Int("hidden_size", 1, kMaxWidth);
   }
   if (vision.hidden % vision.heads != 0 || vision.head_dim() % 4 != 0) {
@@ -181,6 +182,21 @@ void ReadMeanStd(const JsonFields& fields, PatchSpec& patches) {
   }
 }
 
+// The steps of the published processor are built in; a file that leaves one out or does it differently is refused.
+void CheckSteps(const JsonFields& fields) {
+  for (const char* key : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) {
+    if (!fields.Bool(key, true)) Fail(fields.where(), ": ", key, " false is not supported; true is");
+  }
+  constexpr double kRescale = 1.0 / 255;
+  if (const double factor = fields.Number("rescale_factor", 0, 1e3, kRescale); std::abs(factor - kRescale) > 1e-6) {
+    Fail(fields.where(), ": rescale_factor ", factor, " is not supported; 1/255 is");
+  }
+  constexpr int64_t kBicubic = 3;
+  if (const int64_t filter = fields.Int("resample", 0, 100, kBicubic); filter != kBicubic) {
+    Fail(fields.where(), ": resample ", filter, " is not supported; 3 (bicubic) is");
+  }
+}
+
 }  // namespace
 
 QwenConfig ParseQwenConfig(const Json& json, QwenVersion version, const std::string& path) {
@@ -215,6 +231,7 @@ QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVision
     CheckEqual(fields, "patch_size", vision.patch_size);
     CheckEqual(fields, "temporal_patch_size", vision.temporal_patch_size);
     CheckEqual(fields, "merge_size", vision.merge_size);
+    CheckSteps(fields);
   };
   if (const std::string path = JoinPath(dir, "preprocessor_config.json"); !dir.empty() && FileExists(path)) {
     const Json json = ReadJson(path);

@@ -5,6 +5,11 @@
 #include "base/error.h"
 
 namespace purekv {
+namespace {
+
+constexpr float kMaxPosition = 1 << 29;  // of a slice; far from the end of int32 whatever follows
+
+}  // namespace
 
 PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                         int32_t next_position) {
@@ -38,7 +43,12 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
     for (int64_t t = 0; t < one.grid.t; ++t) {
       int32_t step = static_cast<int32_t>(t);
       if (config.vision.tokens_per_second > 0) {
-        step = static_cast<int32_t>(static_cast<float>(t) * seconds * static_cast<float>(config.vision.tokens_per_second));
+        const float steps = static_cast<float>(t) * seconds * static_cast<float>(config.vision.tokens_per_second);
+        if (!(steps < kMaxPosition)) {
+          FailUsage("fps ", one.sample_fps, ": slice ", t, " of the video comes ", steps, " positions behind the first; at most ",
+                    kMaxPosition, " are possible");
+        }
+        step = static_cast<int32_t>(steps);
       }
       for (int64_t y = 0; y < height; ++y) {
         for (int64_t x = 0; x < width; ++x) {

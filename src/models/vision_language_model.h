@@ -61,7 +61,9 @@ class VisionLanguageModel {
                                   const std::function<void(int64_t, int64_t)>& progress) const = 0;
   // The grid, tokens and size of a video of already sampled frames.
   virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
-  // A medium of random pixels with this grid (measuring speed). Throws Error (kUsage) when the grid does not fit the tower.
+  // Visual tokens of a grid. Throws Error (kUsage) when the grid does not fit the tower.
+  virtual int64_t TokensOfGrid(const Grid& grid) const = 0;
+  // A medium of random pixels with this grid (measuring speed). Throws as TokensOfGrid.
   virtual PreparedMedia RandomMedia(const Grid& grid) const = 0;
 
   // Normalised patches of a medium, as the reference processor gives them. [grid.patches(), patch values]
