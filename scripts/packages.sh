@@ -6,8 +6,8 @@ build_packages=(
   g++ cmake ninja-build ccache pkg-config
   libdnnl-dev          # dense layers
   libhwy-dev           # SIMD
-  libavformat-dev libavcodec-dev libavutil-dev libswscale-dev  # videos and images
-  libpcre2-dev libutf8proc-dev                                 # tokenizer
+  libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libjpeg-dev  # videos and images
+  libpcre2-dev libutf8proc-dev  # tokenizer
   nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
