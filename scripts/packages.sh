@@ -7,7 +7,7 @@ build_packages=(
   libdnnl-dev          # dense layers
   libhwy-dev           # SIMD
   libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libjpeg-dev  # videos and images
-  libpcre2-dev libutf8proc-dev  # tokenizer
+  libpcre2-dev libutf8proc-dev                                 # tokenizer
   nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )

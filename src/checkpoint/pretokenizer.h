@@ -23,8 +23,8 @@ extern const char kQwenPattern[];
 std::unique_ptr<Pretokenizer> MakeQwenPretokenizer();
 
 // Any other rule {"Split": {"Regex": pattern}, "Isolated"}. `where` is for messages. Throws Error when the pattern uses
-// what Hugging Face's regex engine (Oniguruma) and ours (PCRE2) understand differently. Characters younger than PCRE2's
-// Unicode are known in \p{L}, \p{N} and \s only.
+// what Hugging Face's regex engine (Oniguruma) and ours (PCRE2) understand differently. Characters
+// younger than PCRE2's Unicode are added to its classes.
 std::unique_ptr<Pretokenizer> MakeRegexPretokenizer(const std::string& pattern, const std::string& where);
 
 // Oniguruma's pattern in PCRE2's syntax. Throws Error naming what is not supported.

@@ -57,39 +57,34 @@ class Translation {
   [[noreturn]] void Refuse(const std::string& what) const {
     Fail(where_, ": regex: \"", what, "\" at byte ", at_,
          " is not supported; supported are literals, (?: ), (?i: ), look-around, "
-         "[ ] without nesting, \\p{ }, \\s \\S \\d \\w \\r \\n \\t, repeats and |");
+         "[ ] without nesting, \\p{ }, \\s \\S \\d \\r \\n \\t, repeats and |");
   }
 
-  // Members of a class for \s, \p{L} ...; "" when `letter` is no such escape. Leaves at_ after it.
+  // The members of a class that the escape at at_, \s or \d or \p{ }, stands for. Leaves at_ after it.
   std::string Members() {
     const char letter = in_[at_ + 1];
     if (letter == 's') {
       at_ += 2;
       return kSpaces;
     }
-    if (letter == 'd' || letter == 'w') {
+    if (letter == 'd') {
       at_ += 2;
-      return std::string("\\") + letter;
+      return StrCat("\\d", RangeList(*YoungRanges("Nd")));
     }
-    if (letter != 'p' && letter != 'P') return "";
     const size_t close = in_.find('}', at_);
     if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || close == in_.npos) Refuse(in_.substr(at_, 3));
     const std::string name = in_.substr(at_ + 3, close - at_ - 3);
-    if (name.empty() || name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_") != name.npos) {
-      Refuse(in_.substr(at_, close + 1 - at_));
-    }
+    const auto young = YoungRanges(name);
+    if (!young) Refuse(in_.substr(at_, close + 1 - at_));
     at_ = close + 1;
-    std::string members = StrCat("\\p{", name, "}");
-    if (name == "L") members += RangeList(YoungLetterRanges());
-    if (name == "N") members += RangeList(YoungNumberRanges());
-    return members;
+    return StrCat("\\p{", name, "}", RangeList(*young));
   }
 
   void Escape(bool in_class) {
     if (at_ + 1 >= in_.size()) Refuse("\\");
     const char letter = in_[at_ + 1];
     const bool negated = letter == 'S' || letter == 'P';
-    if (letter == 's' || letter == 'd' || letter == 'w' || letter == 'p' || (negated && !in_class)) {
+    if (letter == 's' || letter == 'd' || letter == 'p' || (negated && !in_class)) {
       std::string members;
       if (letter == 'S') {
         members = kSpaces;

@@ -177,8 +177,12 @@ std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
 
 }  // namespace
 
-std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) { return OpenDirectory(dir); }
+std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) {
+  return OpenDirectory(dir);
+}
 
-std::vector<StoredTensorInfo> ListSafetensors(const std::string& dir) { return OpenDirectory(dir)->List(); }
+std::vector<StoredTensorInfo> ListSafetensors(const std::string& dir) {
+  return OpenDirectory(dir)->List();
+}
 
 }  // namespace purekv

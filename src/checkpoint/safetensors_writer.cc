@@ -14,7 +14,9 @@
 namespace purekv {
 namespace {
 
-const char* StoredDtype(Dtype dtype) { return dtype == Dtype::kF32 ? "F32" : dtype == Dtype::kBF16 ? "BF16" : "F16"; }
+const char* StoredDtype(Dtype dtype) {
+  return dtype == Dtype::kF32 ? "F32" : dtype == Dtype::kBF16 ? "BF16" : "F16";
+}
 
 size_t BytesOf(const TensorInfo& type) {
   size_t count = 1;
@@ -32,7 +34,8 @@ void WriteSafetensors(const std::string& path, const TensorSource& source, const
     const auto type = source.Find(tensor.name);
     if (!type) Fail(path, ": tensor ", tensor.name, " is not there to be written");
     const size_t bytes = BytesOf(*type);
-    header[tensor.stored_name] = {{"dtype", StoredDtype(type->dtype)}, {"shape", type->shape}, {"data_offsets", {offset, offset + bytes}}};
+    header[tensor.stored_name] = {
+        {"dtype", StoredDtype(type->dtype)}, {"shape", type->shape}, {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   }
   std::string text = header.dump();

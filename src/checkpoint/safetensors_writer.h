@@ -15,7 +15,8 @@ struct StoredTensor {
   std::string stored_name;  // in the file
 };
 
-// Writes `tensors` of `source` to `path` (one safetensors file), each as the source gives it. Throws Error; nothing half-written stays.
+// Writes `tensors` of `source` to `path` (one safetensors file), each as the source gives it. Throws Error; nothing
+// half-written stays.
 void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors);
 
 }  // namespace purekv

@@ -2,7 +2,9 @@
 // of the libraries here.
 #pragma once
 
+#include <optional>
 #include <span>
+#include <string_view>
 
 namespace purekv {
 
@@ -16,9 +18,8 @@ std::span<const CodeRange> NumberRanges();  // \p{N}
 // Characters younger than Hugging Face's NFC tables (Unicode 9): it leaves them where they are, later tables would move
 // or compose them.
 std::span<const CodeRange> InertRanges();
-// Letters and numbers that Unicode 14 (PCRE2 10.42) does not know.
-std::span<const CodeRange> YoungLetterRanges();
-std::span<const CodeRange> YoungNumberRanges();
+// The characters of \p{property} that Unicode 14 (PCRE2 10.42) does not know; nullopt: no table for this property.
+std::optional<std::span<const CodeRange>> YoungRanges(std::string_view property);
 
 bool Contains(std::span<const CodeRange> ranges, char32_t code);  // ranges are sorted
 

@@ -50,7 +50,9 @@ void Conversation::Reset() {
 }
 
 const Tokenizer& Conversation::tokenizer() const {
-  if (internals_.tokenizer() == nullptr) FailUsage("a model of random weights has no tokenizer: it cannot read or write text");
+  if (internals_.tokenizer() == nullptr) {
+    Fail(model_->info().directory, ": no tokenizer (tokenizer.json, or vocab.json and merges.txt): text can be neither read nor written");
+  }
   return *internals_.tokenizer();
 }
 

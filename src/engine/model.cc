@@ -14,6 +14,7 @@
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors.h"
+#include "kernels/simd_target.h"
 #include "models/registry.h"
 #include "purekv/session.h"
 
@@ -178,8 +179,14 @@ std::map<std::string, std::string> KernelChoices(const Model& model) {
 }
 
 std::vector<std::string> KernelReport(const Model& model) {
+  std::string refused;
+  for (const std::string& target : RefusedSimdTargets()) refused += (refused.empty() ? "" : ", ") + target;
   std::vector<std::string> lines;
-  for (const auto& [primitive, kernel] : model.internals().Kernels()) lines.push_back(primitive + ": " + kernel);
+  for (const auto& [primitive, kernel] : model.internals().Kernels()) {
+    std::string line = primitive + ": " + kernel;
+    if (kernel.starts_with("highway ") && !refused.empty()) line += " (this processor lacks " + refused + ")";
+    lines.push_back(std::move(line));
+  }
   return lines;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "kernels/simd_target.h"
 #include "media/npy.h"
 #include "media/resize.h"
 #include "media/sampling.h"
@@ -27,19 +28,27 @@ constexpr double kVideoTotalPixels = 90316800;  // int(128000 * 28 * 28 * 0.9)
 
 constexpr int64_t kTowerRows = 4096;  // patch rows encoded at a time, at least one slice
 
+// What the caller asks for overrides the directory's limits; a limit that the caller did not name gives way to one that was.
+PixelLimits Override(PixelLimits limits, const MediaOptions& options) {
+  if (options.min_pixels) limits.min_pixels = *options.min_pixels;
+  if (options.max_pixels) limits.max_pixels = *options.max_pixels;
+  if (limits.min_pixels > limits.max_pixels) {
+    // A minimum next to the maximum would be rounded up beyond it, so a smaller maximum takes the minimum away.
+    (options.max_pixels ? limits.min_pixels : limits.max_pixels) = options.max_pixels ? 1 : limits.min_pixels;
+  }
+  return limits;
+}
+
 PixelLimits VideoLimits(const QwenPreprocessing& preprocessing, int64_t frames, const MediaOptions& options) {
   PixelLimits limits;
-  if (preprocessing.video) {
-    limits = *preprocessing.video;
-    if (options.min_pixels) limits.min_pixels = *options.min_pixels;
-    if (options.max_pixels) limits.max_pixels = *options.max_pixels;
-    return limits;
-  }
+  if (preprocessing.video) return Override(*preprocessing.video, options);
   limits.min_pixels = options.min_pixels.value_or(kVideoMinPixels);
   const double per_frame = kVideoTotalPixels / static_cast<double>(frames) * kFrameFactor;
   limits.max_pixels = std::max(static_cast<int64_t>(std::min(static_cast<double>(kVideoMaxPixels), per_frame)),
                                static_cast<int64_t>(static_cast<double>(limits.min_pixels) * 1.05));
   if (options.max_pixels) limits.max_pixels = std::min(limits.max_pixels, *options.max_pixels);  // it can only lower
+  // qwen-vl-utils stops here with an assertion; a caller who names only the smaller maximum means it.
+  if (limits.min_pixels > limits.max_pixels) limits.min_pixels = 1;
   return limits;
 }
 
@@ -112,6 +121,8 @@ QwenVl::QwenVl(QwenConfig config, const std::string& dir, const TensorSource& so
 }
 
 void QwenVl::LoadTexts(const std::string& dir) {
+  // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
+  if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return;
   tokenizer_ = Tokenizer::Load(dir);
   chat_template_ = ChatTemplate::Load(dir);
   const auto special = [&](const char* token) {
@@ -141,9 +152,7 @@ PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& o
   const QwenVisionConfig& vision = config_.vision;
   PreparedMedia media;
   if (source.kind == MediaSource::Kind::kImage) {
-    PixelLimits limits = preprocessing_.image;
-    if (options.min_pixels) limits.min_pixels = *options.min_pixels;
-    if (options.max_pixels) limits.max_pixels = *options.max_pixels;
+    const PixelLimits limits = Override(preprocessing_.image, options);
     Frames image = ReadImage(source.path);
     const Size size = ResizeTo(vision, image.height, image.width, limits);
     media.frames = ResizeAll(std::move(image), size, ResizePillow);
@@ -236,7 +245,13 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
 }
 
 std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
-  return {{"matmul", decoder_.gate_up(0).Implementation(256)}, {"matmul.decode", decoder_.gate_up(0).Implementation(1)}};
+  const std::string simd = "highway " + SimdTarget();
+  return {{"matmul", decoder_.gate_up(0).Implementation(256)},
+          {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
+          {"attention.prefill", simd},
+          {"attention.decode", simd},
+          {"attention.vision", simd},
+          {"elementwise", simd}};
 }
 
 }  // namespace purekv

@@ -48,7 +48,7 @@ class VisionLanguageModel {
   virtual ~VisionLanguageModel() = default;
 
   virtual const Decoder& decoder() const = 0;
-  // Null for random weights.
+  // Null where the directory holds none, and for random weights.
   virtual const Tokenizer* tokenizer() const = 0;
   virtual const ChatTemplate& chat_template() const = 0;
   // Ends an answer when generated, ascending.

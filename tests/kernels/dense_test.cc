@@ -102,7 +102,7 @@ TEST(Linear, OddSizes) {
 TEST(Linear, StackedPartsOfEveryFormat) {
   for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
     for (const Dtype weights : {Dtype::kF32, Dtype::kBF16, Dtype::kF16}) {
-      for (const size_t shift : {0, 1}) {
+      for (const size_t shift : {size_t{0}, size_t{1}}) {
         Check({.in = 77, .parts = {65, 3, 500}, .weights = weights, .compute = compute, .bias = true, .shift = shift},
               {1, 19});
       }

@@ -230,7 +230,7 @@ TEST(Convert, OddShapesStayInside) {
 
 TEST(ToFloats, EveryHalfFromAnyAlignment) {
   for (const Dtype dtype : {Dtype::kBF16, Dtype::kF16, Dtype::kF32}) {
-    for (const size_t shift : {0, 1, 3}) {
+    for (const size_t shift : {size_t{0}, size_t{1}, size_t{3}}) {
       constexpr int64_t kCount = 65536;
       std::vector<char> bytes(kCount * 4 + 8);
       for (uint32_t i = 0; i < kCount; ++i) {
