@@ -1,8 +1,9 @@
 #include "kernels/simd_target.h"
 
-#include "kernels/simd.h"
-
-#include <hwy/targets.h>
+// clang-format off
+#include "kernels/simd.h"  // its settings come before Highway's own headers
+#include "hwy/targets.h"
+// clang-format on
 
 #include <cstdint>
 
