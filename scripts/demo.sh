@@ -23,14 +23,14 @@ field() { sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p" <<<"$2"; }
 # Asks the first question of this LENGTH and TYPE. The answer goes to stdout, the summary (tokens, memory, seconds) to stderr.
 ask() {
   local line
-  line=$(grep "\"length\": \"$1\"" "$questions" | grep -m 1 "\"type\": \"$2\"")
+  line=$(awk -v l="\"length\": \"$1\"" -v t="\"type\": \"$2\"" 'index($0, l) && index($0, t) { print; exit }' "$questions")
   local video prompt
   video=$model/eval/$(field video "$line")
   prompt=$(field prompt "$line")
   printf '\n%s\n  question  %s\n  right     %s\n  answer    ' "$video" "$prompt" "$(field answer "$line")"
-  "$purekv" ask -m "$model" --video "$video" -p "$prompt" -n 64
+  "$purekv" ask -m "$model" --video "$video" -p "$prompt" -n 96
 }
 
-ask short colour
+ask short time
 ask medium shape
-ask long count
+ask short describe

@@ -18,7 +18,9 @@ int64_t Best() {
 
 }  // namespace
 
-std::string SimdTarget() { return hwy::TargetName(Best()); }
+std::string SimdTarget() {
+  return hwy::TargetName(Best());
+}
 
 std::vector<std::string> RefusedSimdTargets() {
   std::vector<std::string> refused;
