@@ -47,7 +47,8 @@ double MeanLength(const KvCache& cache) {
 
 }  // namespace
 
-BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request, const SessionOptions& options) {
+BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
+                     const SessionOptions& options) {
   const VisionLanguageModel& internals = model->internals();
   if (request.prompt_tokens < 1) FailUsage("--prompt-tokens ", request.prompt_tokens, ": must be at least 1");
   if (request.depth < 0 || request.decode_tokens < 0) FailUsage("--depth and -n must be at least 0");
@@ -111,6 +112,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   return result;
 }
 
-MachineInfo DescribeMachine() { return {CpuName(), InstructionSet()}; }
+MachineInfo DescribeMachine() {
+  return {CpuName(), InstructionSet()};
+}
 
 }  // namespace purekv

@@ -1,4 +1,5 @@
-// The state of one conversation: what has been read, its cache, and the steps that extend both. Session is its public face.
+// The state of one conversation: what has been read, its cache, and the steps that extend both. Session is its public
+// face.
 #pragma once
 
 #include <functional>

@@ -38,15 +38,17 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
     const int64_t height = one.grid.h / merge;
     const int64_t width = one.grid.w / merge;
     // As Qwen's reference: the product in float32, truncated. Images have one slice, so their rate does not matter.
-    const float seconds = one.sample_fps > 0 ? static_cast<float>(static_cast<double>(config.vision.temporal_patch_size) / one.sample_fps) : 1.0F;
+    const float seconds =
+        one.sample_fps > 0 ? static_cast<float>(static_cast<double>(config.vision.temporal_patch_size) / one.sample_fps)
+                           : 1.0F;
     int32_t largest = next;
     for (int64_t t = 0; t < one.grid.t; ++t) {
       int32_t step = static_cast<int32_t>(t);
       if (config.vision.tokens_per_second > 0) {
         const float steps = static_cast<float>(t) * seconds * static_cast<float>(config.vision.tokens_per_second);
         if (!(steps < kMaxPosition)) {
-          FailUsage("fps ", one.sample_fps, ": slice ", t, " of the video comes ", steps, " positions behind the first; at most ",
-                    kMaxPosition, " are possible");
+          FailUsage("fps ", one.sample_fps, ": slice ", t, " of the video comes ", steps,
+                    " positions behind the first; at most ", kMaxPosition, " are possible");
         }
         step = static_cast<int32_t>(steps);
       }
@@ -56,8 +58,9 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
           largest = std::max({largest, position.t, position.h, position.w});
           prompt.ids.push_back(id);
           prompt.positions.push_back(position);
-          prompt.layout.push_back({video ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage, static_cast<int32_t>(item),
-                                   static_cast<int32_t>(t), static_cast<int32_t>(y), static_cast<int32_t>(x)});
+          prompt.layout.push_back({video ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage,
+                                   static_cast<int32_t>(item), static_cast<int32_t>(t), static_cast<int32_t>(y),
+                                   static_cast<int32_t>(x)});
         }
       }
     }

@@ -28,7 +28,8 @@ constexpr double kVideoTotalPixels = 90316800;  // int(128000 * 28 * 28 * 0.9)
 
 constexpr int64_t kTowerRows = 4096;  // patch rows encoded at a time, at least one slice
 
-// What the caller asks for overrides the directory's limits; a limit that the caller did not name gives way to one that was.
+// What the caller asks for overrides the directory's limits; a limit that the caller did not name gives way to one that
+// was.
 PixelLimits Override(PixelLimits limits, const MediaOptions& options) {
   if (options.min_pixels) limits.min_pixels = *options.min_pixels;
   if (options.max_pixels) limits.max_pixels = *options.max_pixels;
@@ -53,7 +54,8 @@ PixelLimits VideoLimits(const QwenPreprocessing& preprocessing, int64_t frames, 
 }
 
 void CheckOptions(const MediaOptions& options) {
-  if (options.fps && !(*options.fps > 0 && *options.fps <= 1000)) FailUsage("--fps ", *options.fps, ": out of range (0, 1000]");
+  if (options.fps && !(*options.fps > 0 && *options.fps <= 1000))
+    FailUsage("--fps ", *options.fps, ": out of range (0, 1000]");
   if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
     FailUsage("--min-pixels ", *options.min_pixels, " exceeds --max-pixels ", *options.max_pixels);
   }
@@ -96,8 +98,8 @@ std::vector<TensorSpec> QwenTensors(const QwenConfig& config) {
   return specs;
 }
 
-PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames, int64_t height,
-                            int64_t width, const MediaOptions& options) {
+PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames,
+                            int64_t height, int64_t width, const MediaOptions& options) {
   CheckOptions(options);
   const Size size = ResizeTo(config.vision, height, width, VideoLimits(preprocessing, frames, options));
   PreparedMedia media;
@@ -152,7 +154,8 @@ QwenVl::Texts QwenVl::ReadTexts(const std::string& dir, QwenConfig* config) {
   return texts;
 }
 
-Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width, const PixelLimits& limits) const {
+Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width,
+                         const PixelLimits& limits) const {
   Size size;
   try {
     size = ResizeTo(config_.vision, height, width, limits);
@@ -162,8 +165,9 @@ Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height
   // Known before a pixel is resized: such a prompt would be refused later anyway, after taking any amount of memory.
   const int64_t tokens = TokensOf(config_.vision, GridOfSize(config_.vision, frames, size));
   if (tokens > config_.decoder.max_positions) {
-    Fail(path, ": ", frames, " frames of ", size.height, " x ", size.width, " pixels make ", tokens, " tokens; the model takes at most ",
-         config_.decoder.max_positions, " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels "
+    Fail(path, ": ", frames, " frames of ", size.height, " x ", size.width, " pixels make ", tokens,
+         " tokens; the model takes at most ", config_.decoder.max_positions,
+         " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels "
          "(--max-pixels) help");
   }
   return size;
@@ -181,16 +185,16 @@ PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& o
     media.sample_fps = 0;
   } else if (source.kind == MediaSource::Kind::kFrames) {
     Frames frames = ReadNpyFrames(source.path);
-    const Size size =
-        ResizedSize(source.path, frames.count, frames.height, frames.width, VideoLimits(preprocessing_, frames.count, options));
+    const Size size = ResizedSize(source.path, frames.count, frames.height, frames.width,
+                                  VideoLimits(preprocessing_, frames.count, options));
     media.frames = ResizeAll(std::move(frames), size, ResizeTorchvision);
     media.sample_fps = options.fps.value_or(kFps);
   } else {
     VideoReader video(source.path);
     const VideoInfo info = video.info();
     const FrameChoice choice =
-        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
-                     kFrameFactor, options.sampling, source.path);
+        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames,
+                     options.max_frames.value_or(kMaxFrames), kFrameFactor, options.sampling, source.path);
     const auto count = static_cast<int64_t>(choice.indices.size());
     const Size size =
         ResizedSize(source.path, count, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));
@@ -215,8 +219,8 @@ int64_t QwenVl::TokensOfGrid(const Grid& grid) const {
   constexpr int64_t kMost = 1 << 20;  // per side: their product stays far from 2^63
   if (grid.t < 1 || grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0 ||
       std::max({grid.t, grid.h, grid.w}) > kMost) {
-    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be multiples of ", merge,
-              ", all sides from 1 to ", kMost);
+    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be multiples of ",
+              merge, ", all sides from 1 to ", kMost);
   }
   return TokensOf(config_.vision, grid);
 }
@@ -225,8 +229,10 @@ PreparedMedia QwenVl::RandomMedia(const Grid& grid) const {
   PreparedMedia media;
   media.tokens = TokensOfGrid(grid);
   media.kind = MediaSource::Kind::kFrames;
-  media.frames = {grid.t * config_.vision.temporal_patch_size, grid.h * config_.vision.patch_size,
-                  grid.w * config_.vision.patch_size, {}};
+  media.frames = {grid.t * config_.vision.temporal_patch_size,
+                  grid.h * config_.vision.patch_size,
+                  grid.w * config_.vision.patch_size,
+                  {}};
   media.frames.rgb.resize(static_cast<size_t>(media.frames.count * media.frames.height * media.frames.width * 3));
   std::mt19937 random(1);
   for (uint8_t& value : media.frames.rgb) value = static_cast<uint8_t>(random() >> 24);
@@ -256,14 +262,16 @@ bool QwenVl::Encode(const PreparedMedia& media, MatrixView<float> out, const Vis
       const int64_t done = first * per_slice + count * per_slice * blocks / config_.vision.depth;
       return !progress || progress(done, grid.patches());
     };
-    if (!tower_.Encode(rows, {count, grid.h, grid.w}, out.Rows(first * tokens_per_slice, count * tokens_per_slice), keep_going)) {
+    if (!tower_.Encode(rows, {count, grid.h, grid.w}, out.Rows(first * tokens_per_slice, count * tokens_per_slice),
+                       keep_going)) {
       return false;
     }
   }
   return true;
 }
 
-PromptTokens QwenVl::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const {
+PromptTokens QwenVl::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                            int32_t next_position) const {
   return LayOutQwen(config_, ids, media, next_position);
 }
 

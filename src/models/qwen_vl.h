@@ -1,5 +1,5 @@
-// What Qwen2-VL and Qwen2.5-VL share: preprocessing, prompt layout, M-RoPE positions, loading. A family's own file only says
-// which version it is.
+// What Qwen2-VL and Qwen2.5-VL share: preprocessing, prompt layout, M-RoPE positions, loading. A family's own file only
+// says which version it is.
 #pragma once
 
 #include <memory>
@@ -31,7 +31,8 @@ class QwenVl : public VisionLanguageModel {
   PreparedMedia RandomMedia(const Grid& grid) const override;
   Matrix<float> Pixels(const PreparedMedia& media) const override;
   bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const override;
-  PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const override;
+  PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                      int32_t next_position) const override;
   std::vector<int32_t> MediaIds(bool video) const override;
   int64_t parameters() const override { return parameters_; }
   int64_t packed_bytes() const override { return decoder_.packed_bytes() + tower_.packed_bytes(); }
@@ -48,7 +49,8 @@ class QwenVl : public VisionLanguageModel {
   // Checks that tokenizer and config agree; completes the config's marker ids.
   static Texts ReadTexts(const std::string& dir, QwenConfig* config);
   // Resized dimensions of one medium. Throws Error naming `path` when the size is impossible or makes too many tokens.
-  Size ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width, const PixelLimits& limits) const;
+  Size ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width,
+                   const PixelLimits& limits) const;
 
   // The small files come before the weights: what is wrong with them shows at once.
   QwenConfig config_;
@@ -62,8 +64,9 @@ class QwenVl : public VisionLanguageModel {
 // Every tensor such a model needs. `config.tied` must be decided.
 std::vector<TensorSpec> QwenTensors(const QwenConfig& config);
 
-// Size and token count of a video of `frames` sampled frames. Throws Error (kUsage) when the pixel options contradict one another.
-PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames, int64_t height,
-                            int64_t width, const MediaOptions& options);
+// Size and token count of a video of `frames` sampled frames. Throws Error (kUsage) when the pixel options contradict
+// one another.
+PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames,
+                            int64_t height, int64_t width, const MediaOptions& options);
 
 }  // namespace purekv

@@ -50,8 +50,8 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
       continue;
     }
     if (info->shape != spec.shape) {
-      Fail(source.Describe(spec.name), ": tensor ", spec.name, " has shape ", ShapeName(info->shape), "; the config asks for ",
-           ShapeName(spec.shape));
+      Fail(source.Describe(spec.name), ": tensor ", spec.name, " has shape ", ShapeName(info->shape),
+           "; the config asks for ", ShapeName(spec.shape));
     }
   }
   if (count > 0) {
@@ -76,14 +76,15 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
   std::vector<float> values(static_cast<size_t>(count));
   ToFloats(tensor.data, tensor.info.dtype, count, values.data());
   for (const float value : values) {
-    if (!std::isfinite(value)) Fail(source.Describe(name), ": tensor ", name, " holds ", value, "; weights must be finite");
+    if (!std::isfinite(value))
+      Fail(source.Describe(name), ": tensor ", name, " holds ", value, "; weights must be finite");
   }
   source.Release(name);
   return values;
 }
 
-Linear ReadLinear(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names,
-                  Dtype compute) {
+Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
+                  std::span<const std::string> bias_names, Dtype compute) {
   PUREKV_CHECK(bias_names.empty() || bias_names.size() == names.size(), bias_names.size(), " biases of ", names.size());
   std::vector<TensorData> tensors;
   std::vector<WeightRows> parts;
