@@ -1,0 +1,124 @@
+// The program with a model: what ask and score print and write. Skipped where the demo model is not in the checkout.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cli/run_cli.h"
+
+namespace purekv::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::ordered_json;
+
+const char* const kModel = PUREKV_SOURCE_DIR "/models/demo";
+const char* const kVideo = PUREKV_SOURCE_DIR "/models/demo/eval/short-00.mp4";
+
+std::vector<std::string> Names(const Json& object) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : object.items()) names.push_back(name);
+  return names;
+}
+
+Json ReadJsonFile(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return Json::parse(text.str());
+}
+
+class DemoModel : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(std::string(kModel) + "/model.safetensors") || !std::filesystem::exists(kVideo)) {
+      GTEST_SKIP() << "no demo model in " << kModel;
+    }
+  }
+  TemporaryDirectory directory_;
+};
+
+TEST_F(DemoModel, AskWritesTheResultObject) {
+  const std::string kept = directory_.File("kept.json");
+  const CliResult result = RunCli({"ask", "-m", kModel, "--video", kVideo, "--max-frames", "4", "-p", "What?", "-p",
+                                   "And then?", "-n", "3", "--json", "-", "--kept", kept});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json json = Json::parse(result.out);  // throws when anything else was printed
+  EXPECT_EQ(Names(json), (std::vector<std::string>{"model", "prompt", "answers", "kv", "time", "threads",
+                                                   "peak_rss_bytes", "kernels"}));
+  EXPECT_EQ(json["model"]["dir"], kModel);
+  const size_t tokens = json["prompt"]["tokens"];
+  EXPECT_EQ(json["prompt"]["ids"].size(), tokens);
+  EXPECT_EQ(json["prompt"]["media"][0]["kind"], "video");
+  EXPECT_EQ(json["prompt"]["media"][0]["frames"], 4);
+  EXPECT_EQ(json["prompt"]["visual_tokens"], json["prompt"]["media"][0]["tokens"]);
+  ASSERT_EQ(json["answers"].size(), 2U);
+  for (const Json& answer : json["answers"]) {
+    EXPECT_LE(answer["ids"].size(), 3U);
+    EXPECT_EQ(answer["ids"].size(), answer["logprobs"].size());
+    EXPECT_TRUE(answer["finish"] == "stop" || answer["finish"] == "length");
+  }
+  EXPECT_EQ(json["kv"]["policy"], "full");
+  EXPECT_EQ(json["kv"]["tokens_full"], tokens);
+  EXPECT_EQ(json["kv"]["bytes_full"], json["kv"]["bytes_kept"]);
+  const Json kept_json = ReadJsonFile(kept);
+  EXPECT_EQ(kept_json["tokens"], tokens);
+  EXPECT_EQ(kept_json["layers"][0][0].size(), tokens);
+  // One summary line, no progress bar into a pipe.
+  EXPECT_THAT(result.err, AllOf(HasSubstr("tokens/s"), Not(HasSubstr("\r"))));
+}
+
+TEST_F(DemoModel, ScoreAgainstFullOfAFullCacheIsZero) {
+  const CliResult result = RunCli({"score", "-m", kModel, "-p", "What?", "--answer-ids", "1,2,3", "--against", "full",
+                                   "--json", "-", "--logits", directory_.File("logits.npy")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json score = Json::parse(result.out)["score"];
+  EXPECT_EQ(Names(score), (std::vector<std::string>{"ids", "logprobs", "top1", "kl", "agreement"}));
+  EXPECT_EQ(score["ids"], (std::vector<int>{1, 2, 3}));
+  ASSERT_EQ(score["kl"].size(), 3U);
+  for (const double kl : score["kl"]) EXPECT_NEAR(kl, 0, 1e-9);
+  EXPECT_EQ(score["agreement"], 1.0);
+  EXPECT_GT(std::filesystem::file_size(directory_.File("logits.npy")), 3U * 4U);
+  const CliResult outside = RunCli({"score", "-m", kModel, "-p", "What?", "--answer-ids", "1,99999999"});
+  EXPECT_EQ(outside.status, 2);
+  EXPECT_THAT(outside.err, AllOf(HasSubstr("99999999"), HasSubstr("vocabulary")));
+}
+
+TEST_F(DemoModel, CtrlCStopsWithWhatWasGenerated) {
+  // At this temperature every token is about equally likely: the answer does not end by itself soon.
+  const std::string json_file = directory_.File("result.json");
+  const CliResult result = RunCli({"ask", "-m", kModel, "-p", "What?", "-p", "And then?", "-n", "100000", "--temp",
+                                   "100", "--seed", "3", "--dtype", "f32", "--json", json_file},
+                                  {.environment = {}, .directory = "", .limit_s = 110, .interrupt_after_bytes = 1});
+  EXPECT_FALSE(result.timed_out);
+  EXPECT_EQ(result.status, 130) << result.err;
+  const Json json = ReadJsonFile(json_file);
+  ASSERT_EQ(json["answers"].size(), 1U) << "the second question was still asked";
+  const Json& answer = json["answers"][0];
+  EXPECT_EQ(answer["finish"], "cancelled");
+  EXPECT_GE(answer["ids"].size(), 1U);
+  EXPECT_EQ(answer["text"].get<std::string>() + "\n", result.out);
+}
+
+TEST_F(DemoModel, InspectCountsTokens) {
+  const CliResult result = RunCli({"inspect", "-m", kModel, "--frames-count", "7", "--height", "112", "--width", "112",
+                                   "--min-pixels", "3136", "--max-pixels", "12544", "--tensors", "--json", "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["video"]["grid"], (std::vector<int>{4, 8, 8}));  // an odd last frame is repeated
+  EXPECT_EQ(json["video"]["tokens"], 64);
+  EXPECT_EQ(json["video"]["budgets"][2]["tokens"], 12);  // floor(0.2 * 64 + 1e-6)
+  EXPECT_GT(json["tensors"].size(), 10U);
+  EXPECT_GT(json["model"]["parameters"], 100000);
+}
+
+}  // namespace
+}  // namespace purekv::testing
