@@ -1,38 +1,36 @@
 #!/usr/bin/env bash
-# Sets up, builds, and asks the demo model three questions about videos that come with the repository. What is done already is not
-# done again: a second run goes straight to the questions.
+# Sets up, builds, and asks the demo model one question about each of three H.264 videos that come with the repository. What is
+# done already is not done again: a second run goes straight to the questions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/setup.sh
-scripts/build.sh --target purekv_cli
 purekv=build/release/bin/purekv
 model=models/demo
+questions=$model/eval/questions.jsonl
 
-if [[ ! -f $model/config.json ]]; then
-  echo "demo.sh: $model/config.json is missing; the demo model comes with the repository" >&2
-  exit 1
-fi
+for file in $model/config.json $model/model.safetensors $questions; do
+  if [[ ! -f $file ]]; then
+    echo "demo.sh: $file is missing; it comes with the repository" >&2
+    exit 1
+  fi
+done
 
-# Asks QUESTIONS about VIDEO: the answers on stdout, and below them the summary of tokens, memory and seconds.
+scripts/setup.sh
+scripts/build.sh --target purekv_cli
+
+# A field of one line of questions.jsonl.
+field() { sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p" <<<"$2"; }
+
+# Asks the first question of this LENGTH and TYPE. The answer goes to stdout, the summary (tokens, memory, seconds) to stderr.
 ask() {
-  local video=$1 question
-  shift
-  local prompts=()
-  echo
-  echo "== $video"
-  for question in "$@"; do
-    prompts+=(-p "$question")
-    echo "?  $question"
-  done
-  "$purekv" ask -m "$model" --video "$video" "${prompts[@]}" -n 64
+  local line
+  line=$(awk -v l="\"length\": \"$1\"" -v t="\"type\": \"$2\"" 'index($0, l) && index($0, t) { print; exit }' "$questions")
+  local video prompt
+  video=$model/eval/$(field video "$line")
+  prompt=$(field prompt "$line")
+  printf '\n%s\n  question  %s\n  right     %s\n  answer    ' "$video" "$prompt" "$(field answer "$line")"
+  "$purekv" ask -m "$model" --video "$video" -p "$prompt" -n 96
 }
 
-videos=("$model"/eval/*.mp4)
-if [[ ! -f ${videos[0]} ]]; then
-  echo "demo.sh: no video in $model/eval" >&2
-  exit 1
-fi
-first=${videos[0]}
-second=${videos[1]:-$first}
-ask "$first" "What is in the video?" "How many objects are there?"
-ask "$second" "Describe the video."
+ask short time
+ask medium shape
+ask short describe

@@ -7,7 +7,9 @@ namespace purekv {
 
 enum class Dtype { kF32, kBF16, kF16 };
 
-constexpr size_t DtypeSize(Dtype dtype) { return dtype == Dtype::kF32 ? 4 : 2; }
+constexpr size_t DtypeSize(Dtype dtype) {
+  return dtype == Dtype::kF32 ? 4 : 2;
+}
 constexpr const char* DtypeName(Dtype dtype) {
   return dtype == Dtype::kF32 ? "f32" : dtype == Dtype::kBF16 ? "bf16" : "f16";
 }

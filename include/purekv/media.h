@@ -27,7 +27,8 @@ enum class FrameSampling {
 
 // Limits; what is not set comes from the model directory, else from the family's defaults.
 struct MediaOptions {
-  std::optional<double> fps;  // videos: sampled frames per second. kFrames: the rate the frames were sampled at (default 2)
+  std::optional<double>
+      fps;  // videos: sampled frames per second. kFrames: the rate the frames were sampled at (default 2)
   std::optional<int64_t> max_frames;
   std::optional<int64_t> min_pixels;  // per frame, height x width after resizing
   std::optional<int64_t> max_pixels;

@@ -8,7 +8,8 @@
 
 namespace purekv {
 
-// [rows, cols] row-major; `stride` in elements; dtype kF32 or kBF16. `data` is read-only unless the callee says it writes.
+// [rows, cols] row-major; `stride` in elements; dtype kF32 or kBF16. `data` is read-only unless the callee says it
+// writes.
 struct AnyMatrixView {
   void* data = nullptr;
   Dtype dtype = Dtype::kF32;
@@ -17,7 +18,8 @@ struct AnyMatrixView {
   int64_t stride = 0;
 
   AnyMatrixView Rows(int64_t first, int64_t count) const {
-    return {static_cast<char*>(data) + static_cast<size_t>(first * stride) * DtypeSize(dtype), dtype, count, cols, stride};
+    return {static_cast<char*>(data) + static_cast<size_t>(first * stride) * DtypeSize(dtype), dtype, count, cols,
+            stride};
   }
 };
 

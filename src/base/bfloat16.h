@@ -16,8 +16,12 @@ struct F16 {
   uint16_t bits;
 };
 
-inline float ToFloat(float x) { return x; }
-inline float ToFloat(BF16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float ToFloat(float x) {
+  return x;
+}
+inline float ToFloat(BF16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 inline float ToFloat(F16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t exponent = (x.bits >> 10) & 0x1fu;

@@ -6,7 +6,9 @@ namespace purekv {
 
 #if defined(__x86_64__)
 
-bool HasFastBF16() { return __builtin_cpu_supports("avx512bf16") != 0; }
+bool HasFastBF16() {
+  return __builtin_cpu_supports("avx512bf16") != 0;
+}
 
 std::string InstructionSet() {
   if (HasFastBF16()) return "avx512_bf16";
@@ -19,8 +21,12 @@ std::string InstructionSet() {
 
 #else
 
-bool HasFastBF16() { return false; }
-std::string InstructionSet() { return "portable"; }
+bool HasFastBF16() {
+  return false;
+}
+std::string InstructionSet() {
+  return "portable";
+}
 
 #endif
 

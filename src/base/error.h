@@ -34,7 +34,7 @@ template <class... Args>
 
 }  // namespace purekv
 
-#define PUREKV_CHECK(condition, ...)                                                                       \
-  do {                                                                                                     \
+#define PUREKV_CHECK(condition, ...)                                                                        \
+  do {                                                                                                      \
     if (!(condition)) ::purekv::Abort(__FILE__, __LINE__, ::purekv::StrCat(#condition, ": ", __VA_ARGS__)); \
   } while (0)

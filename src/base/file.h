@@ -9,7 +9,8 @@
 
 namespace purekv {
 
-// A file mapped read-only. Throws Error naming the path when it cannot be opened, is no regular file, or cannot be mapped.
+// A file mapped read-only. Throws Error naming the path when it cannot be opened, is no regular file, or cannot be
+// mapped.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
@@ -21,8 +22,8 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
-  // Tells the system that these bytes will not be read again soon: they leave the resident set (they are read again from
-  // the file if touched). Whole pages inside the range only.
+  // Tells the system that these bytes will not be read again soon: they leave the resident set (they are read again
+  // from the file if touched). Whole pages inside the range only.
   void DropPages(std::span<const std::byte> range) const;
 
  private:

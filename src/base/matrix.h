@@ -24,8 +24,7 @@ struct MatrixView {
   MatrixView Cols(int64_t first, int64_t count) const { return {data + first, rows, count, stride}; }
   std::span<T> RowSpan(int64_t i) const { return {Row(i), static_cast<size_t>(cols)}; }
   operator MatrixView<const T>() const  // NOLINT: a mutable view is a const view
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, rows, cols, stride};
   }
 };

@@ -18,7 +18,9 @@ constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kAlign = 64;
 
-size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+size_t RoundUp(size_t n, size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 int64_t StatusField(const char* field) {
   std::FILE* file = std::fopen("/proc/self/status", "r");
@@ -91,13 +93,18 @@ void Buffer::Resize(size_t bytes) {
     data_ = fresh;
     mapped_ = map;
   }
-  // Large blocks are weights and activations, read in full: huge pages save TLB misses. A hint; its failure is harmless.
+  // Large blocks are weights and activations, read in full: huge pages save TLB misses. A hint; its failure is
+  // harmless.
   if (map && allocate >= 8 * kHugePage) madvise(data_, allocate, MADV_HUGEPAGE);
   size_ = bytes;
   allocated_ = allocate;
 }
 
-int64_t PeakResidentBytes() { return StatusField("VmHWM:"); }
-int64_t ResidentBytes() { return StatusField("VmRSS:"); }
+int64_t PeakResidentBytes() {
+  return StatusField("VmHWM:");
+}
+int64_t ResidentBytes() {
+  return StatusField("VmRSS:");
+}
 
 }  // namespace purekv

@@ -7,8 +7,8 @@
 
 namespace purekv {
 
-// Owns a 64-byte aligned block. Blocks of a page or more come straight from the system (mmap) and go straight back, so that
-// freeing shows in the resident size at once; smaller ones come from the heap.
+// Owns a 64-byte aligned block. Blocks of a page or more come straight from the system (mmap) and go straight back, so
+// that freeing shows in the resident size at once; smaller ones come from the heap.
 class Buffer {
  public:
   Buffer() = default;

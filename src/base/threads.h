@@ -13,8 +13,8 @@ int PhysicalCores();
 void SetThreads(int threads);
 int Threads();
 
-// Calls body(i) for i in [0, count), each exactly once, on up to Threads() threads, in any order. Returns when all are done.
-// An exception thrown by a body is rethrown here (the first one). Nested calls run serially.
+// Calls body(i) for i in [0, count), each exactly once, on up to Threads() threads, in any order. Returns when all are
+// done. An exception thrown by a body is rethrown here (the first one). Nested calls run serially.
 void ParallelFor(int64_t count, const std::function<void(int64_t)>& body);
 
 // As ParallelFor over consecutive ranges of at most `grain` indices: body(begin, end).

@@ -9,18 +9,21 @@
 namespace purekv {
 
 KvCache::KvCache(const KvCacheShape& shape) : shape_(shape) {
-  PUREKV_CHECK(shape.layers >= 0 && shape.kv_heads >= 1 && shape.head_dim >= 1, shape.layers, " layers, ", shape.kv_heads,
-               " heads of ", shape.head_dim);
+  PUREKV_CHECK(shape.layers >= 0 && shape.kv_heads >= 1 && shape.head_dim >= 1, shape.layers, " layers, ",
+               shape.kv_heads, " heads of ", shape.head_dim);
   PUREKV_CHECK(shape.dtype != Dtype::kF16, "the cache holds f32 or bf16");
   entries_.resize(static_cast<size_t>(shape.layers * shape.kv_heads));
 }
 
 KvCache::Entries& KvCache::At(int64_t layer, int64_t head) {
-  PUREKV_CHECK(layer >= 0 && layer < shape_.layers && head >= 0 && head < shape_.kv_heads, "layer ", layer, " head ", head);
+  PUREKV_CHECK(layer >= 0 && layer < shape_.layers && head >= 0 && head < shape_.kv_heads, "layer ", layer, " head ",
+               head);
   return entries_[static_cast<size_t>(layer * shape_.kv_heads + head)];
 }
 
-const KvCache::Entries& KvCache::At(int64_t layer, int64_t head) const { return const_cast<KvCache*>(this)->At(layer, head); }
+const KvCache::Entries& KvCache::At(int64_t layer, int64_t head) const {
+  return const_cast<KvCache*>(this)->At(layer, head);
+}
 
 int64_t KvCache::AddTokens(std::span<const Position> positions) {
   const int64_t first = tokens();
@@ -32,9 +35,9 @@ void KvCache::SetCapacity(Entries& entries, int64_t capacity) {
   PUREKV_CHECK(capacity >= static_cast<int64_t>(entries.tokens.size()), capacity, " for ", entries.tokens.size());
   const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
   for (Buffer* buffer : {&entries.keys, &entries.values}) {
-    allocated_ -= static_cast<int64_t>(buffer->allocated());
+    const auto before = static_cast<int64_t>(buffer->allocated());
     buffer->Resize(static_cast<size_t>(capacity) * row);
-    allocated_ += static_cast<int64_t>(buffer->allocated());
+    allocated_ += static_cast<int64_t>(buffer->allocated()) - before;
     peak_ = std::max(peak_, allocated_);
   }
   // Rounding up to whole pages leaves room for a few more: use it before growing again.
@@ -71,15 +74,19 @@ void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<con
   }
 }
 
-int64_t KvCache::Length(int64_t layer, int64_t head) const { return static_cast<int64_t>(At(layer, head).tokens.size()); }
+int64_t KvCache::Length(int64_t layer, int64_t head) const {
+  return static_cast<int64_t>(At(layer, head).tokens.size());
+}
 
 KvHeadView KvCache::Head(int64_t layer, int64_t head) const {
   const Entries& entries = At(layer, head);
-  return {entries.keys.data(), entries.values.data(), static_cast<int64_t>(entries.tokens.size()), shape_.head_dim,
-          shape_.head_dim, shape_.dtype};
+  return {entries.keys.data(), entries.values.data(), static_cast<int64_t>(entries.tokens.size()),
+          shape_.head_dim,     shape_.head_dim,       shape_.dtype};
 }
 
-std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const { return At(layer, head).tokens; }
+std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const {
+  return At(layer, head).tokens;
+}
 
 void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   Entries& entries = At(layer, head);
@@ -89,8 +96,8 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   int32_t last = -1;
   for (size_t i = 0; i < kept.size(); ++i) {
     const int32_t from = kept[i];
-    PUREKV_CHECK(from > last && from < static_cast<int32_t>(entries.tokens.size()), "entry ", from, " after ", last, " of ",
-                 entries.tokens.size());
+    PUREKV_CHECK(from > last && from < static_cast<int32_t>(entries.tokens.size()), "entry ", from, " after ", last,
+                 " of ", entries.tokens.size());
     last = from;
     const auto source = static_cast<size_t>(from);
     if (source != i) {  // source > i always: rows never overlap

@@ -29,8 +29,8 @@ class KvCache {
 
   const KvCacheShape& shape() const { return shape_; }
 
-  // Registers the next tokens of the sequence; returns the sequence index of the first. Their keys and values follow, layer by
-  // layer, with Append.
+  // Registers the next tokens of the sequence; returns the sequence index of the first. Their keys and values follow,
+  // layer by layer, with Append.
   int64_t AddTokens(std::span<const Position> positions);
   int64_t tokens() const { return static_cast<int64_t>(positions_.size()); }
   // Rotary position of every token of the sequence, evicted or not. [tokens]
@@ -38,8 +38,8 @@ class KvCache {
 
   // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
   void Reserve(int64_t layer, int64_t count);
-  // Appends to all heads of one layer. keys (rotated), values: [n, kv_heads * head_dim] f32, converted to the cache's dtype.
-  // first_token: sequence index of the first row.
+  // Appends to all heads of one layer. keys (rotated), values: [n, kv_heads * head_dim] f32, converted to the cache's
+  // dtype. first_token: sequence index of the first row.
   void Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token);
 
   int64_t Length(int64_t layer, int64_t head) const;

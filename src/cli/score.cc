@@ -87,7 +87,9 @@ void CompareWithFull(const Conversation& conversation, const ConversationFlags& 
   const std::vector<Exchange>& exchanges = conversation.exchanges();
   for (size_t i = 0; i < exchanges.size(); ++i) {
     session.Read(MakeTurn(flags, i));
-    if (i + 1 < exchanges.size()) session.Score(exchanges[i].answer.ids, false);
+    // An answer of no tokens (-n 0, a full context) leaves nothing to say.
+    const std::vector<int32_t>& said = exchanges[i].answer.ids;
+    if (i + 1 < exchanges.size() && !said.empty()) session.Score(said, false);
   }
   const ScoreResult full = session.Score(report->result.ids, true);
   const size_t tokens = report->result.ids.size();

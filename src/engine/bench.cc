@@ -18,7 +18,7 @@ Grid ChooseGrid(const BenchRequest& request, const VisionLanguageModel& model, i
   const std::array<int64_t, 3> none = {0, 0, 0};
   if (request.grid && *request.grid == none) return {};
   if (request.grid) return {(*request.grid)[0], (*request.grid)[1], (*request.grid)[2]};
-  const int64_t per_slice = model.RandomMedia({1, kDefaultSide, kDefaultSide}).tokens;
+  const int64_t per_slice = model.TokensOfGrid({1, kDefaultSide, kDefaultSide});
   const int64_t slices = (request.prompt_tokens - markers - 1) / per_slice;
   return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
 }
@@ -35,9 +35,20 @@ std::vector<int32_t> TextIds(int64_t count, int64_t vocabulary, const std::vecto
   return ids;
 }
 
+// Entries per KV head, over all layers.
+double MeanLength(const KvCache& cache) {
+  const KvCacheShape& shape = cache.shape();
+  double sum = 0;
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head) sum += static_cast<double>(cache.Length(layer, head));
+  }
+  return sum / static_cast<double>(shape.layers * shape.kv_heads);
+}
+
 }  // namespace
 
-BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request, const SessionOptions& options) {
+BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
+                     const SessionOptions& options) {
   const VisionLanguageModel& internals = model->internals();
   if (request.prompt_tokens < 1) FailUsage("--prompt-tokens ", request.prompt_tokens, ": must be at least 1");
   if (request.depth < 0 || request.decode_tokens < 0) FailUsage("--depth and -n must be at least 0");
@@ -49,13 +60,13 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
 
   const auto markers = static_cast<int64_t>(media_ids.size()) - 1;
   const Grid grid = ChooseGrid(request, internals, markers);
-  std::vector<PreparedMedia> media;
-  if (grid.patches() > 0) media.push_back(internals.RandomMedia(grid));
-  const int64_t visual = media.empty() ? 0 : media[0].tokens;
+  const int64_t visual = grid == Grid{} ? 0 : internals.TokensOfGrid(grid);
   if (visual > 0 && visual + markers > request.prompt_tokens) {
     FailUsage("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": its ", visual, " tokens and ", markers,
               " markers exceed --prompt-tokens ", request.prompt_tokens);
   }
+  std::vector<PreparedMedia> media;
+  if (visual > 0) media.push_back(internals.RandomMedia(grid));
   Conversation conversation(model, options);
   if (request.depth > 0) conversation.ReadPrompt(TextIds(request.depth, vocabulary, avoid), {});
 
@@ -76,6 +87,13 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   result.prefill.matmul_s = conversation.matmul_seconds() - matmul_before;
   result.prefill.attention_s = conversation.attention_seconds() - attention_before;
   result.kv = conversation.kv();
+  if (request.depth > 0) {  // the session's own figures are those of its first prompt
+    result.kv.tokens_full = request.depth + request.prompt_tokens;
+    result.kv.tokens_kept_mean = MeanLength(conversation.cache());
+    result.kv.bytes_full = KvCache::FullBytes(conversation.cache().shape(), result.kv.tokens_full);
+    result.kv.bytes_kept = conversation.cache().AllocatedBytes();
+    result.kv.bytes_peak = conversation.cache().PeakBytes();
+  }
 
   if (request.decode_tokens > 0) {
     const std::vector<int32_t> steps = TextIds(request.decode_tokens, vocabulary, avoid);
@@ -94,6 +112,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   return result;
 }
 
-MachineInfo DescribeMachine() { return {CpuName(), InstructionSet()}; }
+MachineInfo DescribeMachine() {
+  return {CpuName(), InstructionSet()};
+}
 
 }  // namespace purekv

@@ -13,8 +13,8 @@
 namespace purekv {
 namespace {
 
-// Rows a layer works on at a time: enough for the matrix products to run at full speed (measured flat from 256 on), few enough
-// that a block's feed-forward activations stay near the cache.
+// Rows a layer works on at a time: enough for the matrix products to run at full speed (measured flat from 256 on), few
+// enough that a block's feed-forward activations stay near the cache.
 constexpr int64_t kBlockRows = 512;
 constexpr int64_t kScoreRows = 16;  // rows of logits held at a time while scoring
 
@@ -26,7 +26,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
       cache_(internals_.decoder().cache_shape()) {
-  if (options_.threads < 0 || options_.threads > 4096) FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
+  if (options_.threads < 0 || options_.threads > 4096)
+    FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
   CheckKvOptions(options_.kv);
 }
@@ -51,7 +52,8 @@ void Conversation::Reset() {
 
 const Tokenizer& Conversation::tokenizer() const {
   if (internals_.tokenizer() == nullptr) {
-    Fail(model_->info().directory, ": no tokenizer (tokenizer.json, or vocab.json and merges.txt): text can be neither read nor written");
+    Fail(model_->info().directory,
+         ": no tokenizer (tokenizer.json, or vocab.json and merges.txt): text can be neither read nor written");
   }
   return *internals_.tokenizer();
 }
@@ -101,14 +103,20 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
       }));
     }
   }
-  std::vector<int32_t> ids = TurnIds(turn, media);
+  const std::vector<int32_t> ids = TurnIds(turn, media);
+  const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
     const int32_t end = internals_.end_of_turn_id();
     const int32_t last = pending_.empty() ? ids_.back() : pending_.back();
     if (last != end) pending_.push_back(end);
   }
-  return ReadPrompt(ids, std::move(media));
+  try {
+    return ReadPrompt(ids, std::move(media));
+  } catch (...) {
+    if (!broken_) pending_.resize(said);  // refused: the answer stays open
+    throw;
+  }
 }
 
 PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media) {
@@ -128,7 +136,8 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
   for (const PreparedMedia& one : media) {
-    info.media.push_back({one.kind, one.frames.count, {one.grid.t, one.grid.h, one.grid.w}, one.tokens, one.sample_fps});
+    info.media.push_back(
+        {one.kind, one.frames.count, {one.grid.t, one.grid.h, one.grid.w}, one.tokens, one.sample_fps});
     info.visual_tokens += one.tokens;
   }
   std::optional<Dump> dump;
@@ -147,11 +156,11 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     Extend(prompt, hidden.View(), dump ? &*dump : nullptr);
   }
   if (dump) {
+    broken_ = true;  // a read that throws is never half believed
     dump->Finish();
     dump->Logits(Logits());
+    broken_ = false;
   }
-  started_ = true;
-  broken_ = false;
   return info;
 }
 
@@ -170,7 +179,8 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
     for (int64_t i = 0; i < count; ++i) {
       if (prompt.layout[static_cast<size_t>(i)].item == static_cast<int32_t>(item)) rows.push_back(i);
     }
-    PUREKV_CHECK(static_cast<int64_t>(rows.size()) == one.tokens, rows.size(), " places for ", one.tokens, " visual tokens");
+    PUREKV_CHECK(static_cast<int64_t>(rows.size()) == one.tokens, rows.size(), " places for ", one.tokens,
+                 " visual tokens");
     const auto progress = [&](int64_t done, int64_t) {
       if (!CancelRaised()) Progress("vision", before + done, total);
       return !CancelRaised();
@@ -182,7 +192,8 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
     const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
     if (!internals_.Encode(one, out, progress)) throw Cancelled();
     for (size_t i = 0; i < rows.size() && !one_run; ++i) {
-      std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)), static_cast<size_t>(hidden.cols()) * sizeof(float));
+      std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)),
+                  static_cast<size_t>(hidden.cols()) * sizeof(float));
     }
     before += one.grid.patches();
   }
@@ -192,8 +203,10 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
 void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump) {
   const bool first = !started_;
   const int64_t count = hidden.rows;
+  broken_ = true;  // until the last row is in every layer
   // Where compression looks at the cache: behind the media, or at the end.
-  const bool after_media = options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
+  const bool after_media =
+      options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
   const int64_t split = after_media ? prompt.media_end : count;
   ExtendPart(prompt, 0, split, hidden, dump);
   if (first) RecordCompression(split);
@@ -208,13 +221,17 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
     stats_.bytes_peak = cache_.PeakBytes();
     double kept = 0;
     for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
-      for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) kept += static_cast<double>(cache_.Length(layer, head));
+      for (int64_t head = 0; head < cache_.shape().kv_heads; ++head)
+        kept += static_cast<double>(cache_.Length(layer, head));
     }
     stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
   }
+  started_ = true;
+  broken_ = false;
 }
 
-void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump) {
+void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden,
+                              Dump* dump) {
   const Decoder& decoder = internals_.decoder();
   const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
   const int64_t block = options_.block_rows > 0 ? options_.block_rows : kBlockRows;
@@ -225,7 +242,9 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
     const int64_t first_token = cache_.AddTokens(span);
     ForwardHooks hooks;
     if (dump != nullptr) {
-      hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) { dump->Hidden(layer, row, hidden.rows, input); };
+      hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) {
+        dump->Hidden(layer, row, hidden.rows, input);
+      };
     }
     hooks.on_progress = [&](int64_t done, int64_t) {
       if (CancelRaised()) return false;
@@ -235,7 +254,8 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
     if (!decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks)) throw Cancelled();
     const auto begin = static_cast<std::ptrdiff_t>(row);
     ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + begin + static_cast<std::ptrdiff_t>(rows));
-    layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + begin + static_cast<std::ptrdiff_t>(rows));
+    layout_.insert(layout_.end(), prompt.layout.begin() + begin,
+                   prompt.layout.begin() + begin + static_cast<std::ptrdiff_t>(rows));
   }
 }
 
@@ -263,16 +283,18 @@ std::span<float> Conversation::Logits() {
 }
 
 void Conversation::TakePending() {
-  if (pending_.empty()) return;
-  const PromptTokens prompt = PlainTokens(pending_);
-  pending_.clear();
-  Matrix<float> hidden(static_cast<int64_t>(prompt.ids.size()), internals_.decoder().config().hidden);
-  internals_.decoder().Embed(prompt.ids, hidden.View());
-  Extend(prompt, hidden.View(), nullptr);
+  const std::vector<int32_t> said = std::exchange(pending_, {});
+  for (const int32_t id : said) Append(id);
 }
 
 std::span<float> Conversation::Step(int32_t id) {
   Begin();
+  Append(id);
+  return Logits();
+}
+
+void Conversation::Append(int32_t id) {
+  broken_ = true;
   const PromptTokens one = PlainTokens({id});
   Matrix<float> hidden(1, internals_.decoder().config().hidden);
   internals_.decoder().Embed(one.ids, hidden.View());
@@ -282,7 +304,7 @@ std::span<float> Conversation::Step(int32_t id) {
   layout_.push_back({});
   next_position_ = one.next_position;
   last_hidden_ = std::move(hidden);
-  return Logits();
+  broken_ = false;
 }
 
 Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {

@@ -1,4 +1,5 @@
-// The state of one conversation: what has been read, its cache, and the steps that extend both. Session is its public face.
+// The state of one conversation: what has been read, its cache, and the steps that extend both. Session is its public
+// face.
 #pragma once
 
 #include <functional>
@@ -53,6 +54,8 @@ class Conversation {
   void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump);
   void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump);
   void RecordCompression(int64_t tokens);
+  // Runs one token behind the sequence; never asks whether to stop.
+  void Append(int32_t id);
   void TakePending();
   std::span<float> Logits();
 
@@ -69,7 +72,7 @@ class Conversation {
   Matrix<float> last_hidden_;  // [1, hidden] of the newest token in the cache
   Matrix<float> logits_;       // [1, vocabulary]
   bool started_ = false;       // a first turn has been read
-  bool broken_ = false;        // a read failed half-way
+  bool broken_ = false;        // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;
   std::vector<std::vector<std::vector<int32_t>>> kept_;

@@ -20,7 +20,9 @@ Dump::Dump(std::string directory) : directory_(std::move(directory)) {
 
 void Dump::Write(const std::string& name, MatrixView<const float> matrix) const {
   PUREKV_CHECK(matrix.stride == matrix.cols || matrix.rows <= 1, name, ": stride ", matrix.stride, " of ", matrix.cols);
-  WriteNpy(JoinPath(directory_, name + ".npy"), std::span<const float>(matrix.data, static_cast<size_t>(matrix.rows * matrix.cols)), {matrix.rows, matrix.cols});
+  WriteNpy(JoinPath(directory_, name + ".npy"),
+           std::span<const float>(matrix.data, static_cast<size_t>(matrix.rows * matrix.cols)),
+           {matrix.rows, matrix.cols});
 }
 
 void Dump::Prompt(const PromptTokens& prompt) {

@@ -11,8 +11,8 @@
 
 namespace purekv {
 
-// Collects and writes; file names as docs/parity.md lists them. Holds every layer's input: only as large a prompt as memory
-// allows can be dumped.
+// Collects and writes; file names as docs/parity.md lists them. Holds every layer's input: only as large a prompt as
+// memory allows can be dumped.
 class Dump {
  public:
   // Throws Error when the directory cannot be made.
@@ -20,7 +20,7 @@ class Dump {
 
   void Prompt(const PromptTokens& prompt);
   void Media(std::span<const PreparedMedia> media, const VisionLanguageModel& model);  // pixel_values, grid
-  void Vision(MatrixView<const float> hidden, const TokenLayout& layout);              // visual rows of the embedded prompt
+  void Vision(MatrixView<const float> hidden, const TokenLayout& layout);  // visual rows of the embedded prompt
   // Input of `layer` (layers = what the final norm gets), rows first_row .. of a prompt of `total` rows.
   void Hidden(int64_t layer, int64_t first_row, int64_t total, MatrixView<const float> rows);
   void Logits(std::span<const float> logits);

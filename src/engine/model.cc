@@ -119,7 +119,8 @@ ModelSummary Model::Inspect(const std::string& directory) {
   for (const TensorListing& tensor : ListTensors(directory)) {
     summary.info.weight_bytes += tensor.bytes;
     std::string name = tensor.dtype;
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     bytes_of[name] += tensor.bytes;
   }
   int64_t most = -1;
@@ -147,7 +148,8 @@ std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
 
 VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
                              const MediaOptions& options) {
-  if (frames < 1 || height < 1 || width < 1) FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
+  if (frames < 1 || height < 1 || width < 1)
+    FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
   const PreparedMedia media = Open(directory).plan->PlanVideo(frames, height, width, options);
   VideoCost cost;
   cost.media = {media.kind, frames, {media.grid.t, media.grid.h, media.grid.w}, media.tokens, media.sample_fps};
@@ -165,7 +167,8 @@ GenerateOptions Model::generation_defaults(bool* present) const {
   if (!exists) return options;
   const Json json = ReadJson(path);
   const JsonFields fields(json, path);
-  options.temperature = fields.Bool("do_sample", false) ? static_cast<float>(fields.Number("temperature", 0, 1e6, 1)) : 0;
+  options.temperature =
+      fields.Bool("do_sample", false) ? static_cast<float>(fields.Number("temperature", 0, 1e6, 1)) : 0;
   options.top_k = fields.Int("top_k", 0, 1 << 24, 50);  // transformers' default where the file is silent
   options.top_p = static_cast<float>(fields.Number("top_p", 1e-12, 1, 1));
   options.repetition_penalty = static_cast<float>(fields.Number("repetition_penalty", 1e-6, 1e6, 1));

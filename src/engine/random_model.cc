@@ -31,19 +31,22 @@ void WriteRandomWeights(const std::string& dir, const RandomModelOptions& option
   const auto plan = FindFamily(config, path).plan(config, dir, /*has_lm_head=*/false);
   const auto source = RandomTensors(plan->tensors, options.seed, options.dtype);
   std::vector<StoredTensor> tensors;
-  for (const TensorSpec& spec : plan->tensors) tensors.push_back({spec.name, StoredName(spec.name, options.language_model_names)});
+  for (const TensorSpec& spec : plan->tensors)
+    tensors.push_back({spec.name, StoredName(spec.name, options.language_model_names)});
   if (options.shards == 1) {
     WriteSafetensors(JoinPath(dir, "model.safetensors"), *source, tensors);
     return;
   }
   Json map = Json::object();
-  const size_t per_shard = (tensors.size() + static_cast<size_t>(options.shards) - 1) / static_cast<size_t>(options.shards);
+  const size_t per_shard =
+      (tensors.size() + static_cast<size_t>(options.shards) - 1) / static_cast<size_t>(options.shards);
   for (int shard = 0; shard < options.shards; ++shard) {
     const size_t begin = std::min(tensors.size(), static_cast<size_t>(shard) * per_shard);
     const size_t end = std::min(tensors.size(), begin + per_shard);
     char name[64];
     std::snprintf(name, sizeof(name), "model-%05d-of-%05d.safetensors", shard + 1, options.shards);
-    const std::vector<StoredTensor> part(tensors.begin() + static_cast<std::ptrdiff_t>(begin), tensors.begin() + static_cast<std::ptrdiff_t>(end));
+    const std::vector<StoredTensor> part(tensors.begin() + static_cast<std::ptrdiff_t>(begin),
+                                         tensors.begin() + static_cast<std::ptrdiff_t>(end));
     for (const StoredTensor& tensor : part) map[tensor.stored_name] = name;
     WriteSafetensors(JoinPath(dir, name), *source, part);
   }

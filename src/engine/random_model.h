@@ -19,7 +19,8 @@ struct RandomModelOptions {
 // checkpoint/random_tensors.h. Throws Error.
 void WriteRandomWeights(const std::string& dir, const RandomModelOptions& options);
 
-// Makes `dir` with the config.json of a published shape ("qwen2.5-vl-3b") of `layers` decoder layers (0: all). Throws Error.
+// Makes `dir` with the config.json of a published shape ("qwen2.5-vl-3b") of `layers` decoder layers (0: all). Throws
+// Error.
 void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers);
 
 }  // namespace purekv

@@ -56,7 +56,8 @@ int32_t Sampler::Next(std::span<float> logits, const std::unordered_set<int32_t>
   std::vector<double> weights(order.size());
   double sum = 0;
   for (size_t i = 0; i < order.size(); ++i) {
-    const double gap = static_cast<double>(logits[static_cast<size_t>(order[i])]) - static_cast<double>(logits[static_cast<size_t>(best)]);
+    const double gap = static_cast<double>(logits[static_cast<size_t>(order[i])]) -
+                       static_cast<double>(logits[static_cast<size_t>(best)]);
     weights[i] = std::exp(gap / static_cast<double>(options_.temperature));
     sum += weights[i];
   }
@@ -80,7 +81,8 @@ int32_t Sampler::Next(std::span<float> logits, const std::unordered_set<int32_t>
 
 void CheckGenerateOptions(const GenerateOptions& options) {
   if (options.max_new_tokens < 0) FailUsage("max_new_tokens ", options.max_new_tokens, ": must be at least 0");
-  if (!(options.temperature >= 0) || std::isinf(options.temperature)) FailUsage("temperature ", options.temperature, ": must be at least 0");
+  if (!(options.temperature >= 0) || std::isinf(options.temperature))
+    FailUsage("temperature ", options.temperature, ": must be at least 0");
   if (options.top_k < 0) FailUsage("top_k ", options.top_k, ": must be at least 0");
   if (!(options.top_p > 0 && options.top_p <= 1)) FailUsage("top_p ", options.top_p, ": out of range (0, 1]");
   if (!(options.repetition_penalty > 0) || std::isinf(options.repetition_penalty)) {

@@ -17,8 +17,8 @@ int32_t ArgMax(std::span<const float> logits);
 // Natural logarithm of the softmax probability of `id`, summed in double.
 float LogProbability(std::span<const float> logits, int32_t id);
 
-// As transformers' generate does it, in its order: repetition penalty over every distinct id of prompt and answer, temperature,
-// top-k, top-p, then a draw. Greedy (after the penalty) at temperature 0.
+// As transformers' generate does it, in its order: repetition penalty over every distinct id of prompt and answer,
+// temperature, top-k, top-p, then a draw. Greedy (after the penalty) at temperature 0.
 class Sampler {
  public:
   explicit Sampler(const GenerateOptions& options) : options_(options), random_(options.seed) {}

@@ -17,19 +17,35 @@ Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
-PromptInfo Session::Read(const Turn& turn) { return impl_->conversation.ReadTurn(turn); }
-void Session::ReadIds(const std::vector<int32_t>& ids) { impl_->conversation.ReadPrompt(ids, {}); }
+PromptInfo Session::Read(const Turn& turn) {
+  return impl_->conversation.ReadTurn(turn);
+}
+void Session::ReadIds(const std::vector<int32_t>& ids) {
+  impl_->conversation.ReadPrompt(ids, {});
+}
 Answer Session::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
   return impl_->conversation.Generate(options, on_text);
 }
 ScoreResult Session::Score(const std::vector<int32_t>& answer_ids, bool keep_logits) {
   return impl_->conversation.Score(answer_ids, keep_logits);
 }
-std::vector<int32_t> Session::Encode(const std::string& text) const { return impl_->conversation.tokenizer().Encode(text); }
-KvStats Session::kv() const { return impl_->conversation.kv(); }
-const StageTimes& Session::times() const { return impl_->conversation.times(); }
-const std::vector<std::vector<std::vector<int32_t>>>& Session::kept() const { return impl_->conversation.kept(); }
-int64_t Session::tokens() const { return impl_->conversation.tokens(); }
-void Session::Reset() { impl_->conversation.Reset(); }
+std::vector<int32_t> Session::Encode(const std::string& text) const {
+  return impl_->conversation.tokenizer().Encode(text);
+}
+KvStats Session::kv() const {
+  return impl_->conversation.kv();
+}
+const StageTimes& Session::times() const {
+  return impl_->conversation.times();
+}
+const std::vector<std::vector<std::vector<int32_t>>>& Session::kept() const {
+  return impl_->conversation.kept();
+}
+int64_t Session::tokens() const {
+  return impl_->conversation.tokens();
+}
+void Session::Reset() {
+  impl_->conversation.Reset();
+}
 
 }  // namespace purekv

@@ -1,8 +1,9 @@
 #include "kernels/simd_target.h"
 
-#include "kernels/simd.h"
-
-#include <hwy/targets.h>
+// clang-format off
+#include "kernels/simd.h"  // its settings come before Highway's own headers
+#include "hwy/targets.h"
+// clang-format on
 
 #include <cstdint>
 
@@ -17,7 +18,9 @@ int64_t Best() {
 
 }  // namespace
 
-std::string SimdTarget() { return hwy::TargetName(Best()); }
+std::string SimdTarget() {
+  return hwy::TargetName(Best());
+}
 
 std::vector<std::string> RefusedSimdTargets() {
   std::vector<std::string> refused;

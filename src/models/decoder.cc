@@ -13,7 +13,9 @@
 namespace purekv {
 namespace {
 
-std::string LayerName(int64_t layer, const char* rest) { return StrCat("model.layers.", layer, ".", rest); }
+std::string LayerName(int64_t layer, const char* rest) {
+  return StrCat("model.layers.", layer, ".", rest);
+}
 
 }  // namespace
 
@@ -24,7 +26,9 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
                                    {"model.norm.weight", {config.hidden}}};
   if (!config.tied_embeddings) specs.push_back({"lm_head.weight", {config.vocabulary, config.hidden}});
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    const auto add = [&](const char* rest, Shape shape) { specs.push_back({LayerName(layer, rest), std::move(shape)}); };
+    const auto add = [&](const char* rest, Shape shape) {
+      specs.push_back({LayerName(layer, rest), std::move(shape)});
+    };
     add("input_layernorm.weight", {config.hidden});
     add("post_attention_layernorm.weight", {config.hidden});
     add("self_attn.q_proj.weight", {q, config.hidden});
@@ -56,7 +60,8 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
                                                  name("self_attn.v_proj.bias")}
                                          : Names{};
     layer.qkv = ReadLinear(
-        source, Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
+        source,
+        Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
         biases, compute);
     layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, compute);
     layer.gate_up = ReadLinear(source, Names{name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")}, {}, compute);
@@ -66,9 +71,11 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
     }
   }
   final_norm_ = ReadFloats(source, "model.norm.weight");
-  head_ = ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, compute);
+  head_ =
+      ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, compute);
   packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
   embedding_ = source.Read("model.embed_tokens.weight");
+  embedding_name_ = source.Describe("model.embed_tokens.weight") + ": tensor model.embed_tokens.weight";
 }
 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
@@ -77,7 +84,12 @@ void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   for (size_t i = 0; i < ids.size(); ++i) {
     PUREKV_CHECK(ids[i] >= 0 && ids[i] < config_.vocabulary, "id ", ids[i], " of ", config_.vocabulary);
     const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(ids[i]) * row_bytes;
-    ToFloats(row, embedding_.info.dtype, config_.hidden, out.Row(static_cast<int64_t>(i)));
+    float* const to = out.Row(static_cast<int64_t>(i));
+    ToFloats(row, embedding_.info.dtype, config_.hidden, to);
+    // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds.
+    if (!std::all_of(to, to + config_.hidden, [](float x) { return std::isfinite(x); })) {
+      Fail(embedding_name_, ": row ", ids[i], " holds NaN or infinity; weights must be finite");
+    }
   }
 }
 
@@ -115,8 +127,8 @@ bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t blo
   return true;
 }
 
-void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token, KvCache& cache,
-                         DecoderWorkspace& workspace) const {
+void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token,
+                         KvCache& cache, DecoderWorkspace& workspace) const {
   const int64_t rows = hidden.rows;
   const int64_t dim = config_.head_dim;
   const int64_t q_cols = config_.heads * dim;
@@ -137,7 +149,8 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   multiply(layer.qkv, normed, qkv, false);
   const MatrixView<float> q = qkv.Cols(0, q_cols);
   const MatrixView<float> k = qkv.Cols(q_cols, kv_cols);
-  RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos, sin);
+  RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos,
+             sin);
   ApplyRope(q, config_.heads, dim, cos, sin);
   ApplyRope(k, config_.kv_heads, dim, cos, sin);
   cache.Append(index, k, qkv.Cols(q_cols + kv_cols, kv_cols), first_token);
@@ -159,8 +172,8 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
 
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
   multiply(layer.gate_up, normed, gate_up, false);
-  GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate), gate_up.Cols(config_.intermediate, config_.intermediate),
-                activated);
+  GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate),
+                gate_up.Cols(config_.intermediate, config_.intermediate), activated);
   multiply(layer.down, activated, hidden, true);
 }
 

@@ -36,7 +36,8 @@ struct DecoderConfig {
 struct ForwardHooks {
   // Before layer `layer` starts: its input, all rows. [rows, hidden]
   std::function<void(int64_t layer, MatrixView<const float> hidden)> on_layer_input;
-  // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is built.
+  // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is
+  // built.
   std::function<void(int64_t layer)> on_layer_done;
   // After each block of rows; returns false to stop (the call then returns false).
   std::function<bool(int64_t done, int64_t total)> on_progress;
@@ -68,9 +69,10 @@ class Decoder {
   // Rows of the embedding table. ids in [0, vocabulary); out [ids.size(), hidden].
   void Embed(std::span<const int32_t> ids, MatrixView<float> out) const;
 
-  // Runs the rows through all layers, in place, layer by layer and inside a layer in blocks of `block_rows` rows. The rows are
-  // the tokens first_token .. first_token + rows - 1, registered in the cache; each row sees what the cache holds before it.
-  // `hidden` [rows, hidden] is the only activation that grows with the prompt. False when a hook stopped it.
+  // Runs the rows through all layers, in place, layer by layer and inside a layer in blocks of `block_rows` rows. The
+  // rows are the tokens first_token .. first_token + rows - 1, registered in the cache; each row sees what the cache
+  // holds before it. `hidden` [rows, hidden] is the only activation that grows with the prompt. False when a hook
+  // stopped it.
   bool Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
                DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
 
@@ -95,8 +97,9 @@ class Decoder {
   Dtype compute_;
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;
-  TensorData embedding_;  // [vocabulary, hidden] as stored: rows are read from the file when asked for
-  Linear head_;           // [vocabulary, hidden]
+  std::string embedding_name_;  // file and tensor, for messages
+  TensorData embedding_;        // [vocabulary, hidden] as stored: rows are read from the file when asked for
+  Linear head_;                 // [vocabulary, hidden]
   int64_t packed_bytes_ = 0;
 };
 

@@ -1,4 +1,5 @@
-// Qwen2-VL (arXiv 2409.12191): LayerNorm and quick-GELU in the tower, attention over whole slices, one position per slice.
+// Qwen2-VL (arXiv 2409.12191): LayerNorm and quick-GELU in the tower, attention over whole slices, one position per
+// slice.
 #include "models/qwen_plan.h"
 
 namespace purekv {

@@ -1,7 +1,7 @@
 #include "models/qwen_config.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -31,7 +31,8 @@ RopeFields ParseRope(const JsonFields& text, const JsonFields& root) {
           Fail(fields.where(), ": ", type_key, " \"", type, "\" is not supported; \"mrope\" and \"default\" are");
         }
       }
-      if (rope.sections.empty() && fields.Has("mrope_section")) rope.sections = fields.Ints("mrope_section", 0, kMaxWidth);
+      if (rope.sections.empty() && fields.Has("mrope_section"))
+        rope.sections = fields.Ints("mrope_section", 0, kMaxWidth);
       if (rope.theta == 0 && fields.Has("rope_theta")) rope.theta = fields.Number("rope_theta", 1, 1e15);
     }
   }
@@ -47,7 +48,8 @@ void RefuseUnsupported(const JsonFields& text) {
     Fail(text.where(), ": hidden_act \"", act, "\" is not supported; \"silu\" is");
   }
   if (text.Bool("use_sliding_window", false)) Fail(text.where(), ": use_sliding_window true is not supported");
-  if (text.Has("quantization_config")) Fail(text.where(), ": quantization_config is not supported; bf16, f16 and f32 weights are");
+  if (text.Has("quantization_config"))
+    Fail(text.where(), ": quantization_config is not supported; bf16, f16 and f32 weights are");
 }
 
 DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenConfig& config) {
@@ -67,18 +69,20 @@ DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenC
   }
   decoder.head_dim = decoder.hidden / decoder.heads;
   if (const int64_t dim = text.Int("head_dim", 1, kMaxWidth, decoder.head_dim); dim != decoder.head_dim) {
-    Fail(text.where(), ": head_dim ", dim, " is not supported; hidden_size / num_attention_heads = ", decoder.head_dim, " is");
+    Fail(text.where(), ": head_dim ", dim, " is not supported; hidden_size / num_attention_heads = ", decoder.head_dim,
+         " is");
   }
   if (decoder.heads % decoder.kv_heads != 0) {
-    Fail(text.where(), ": num_attention_heads ", decoder.heads, " is not a multiple of num_key_value_heads ", decoder.kv_heads);
+    Fail(text.where(), ": num_attention_heads ", decoder.heads, " is not a multiple of num_key_value_heads ",
+         decoder.kv_heads);
   }
   if (decoder.head_dim % 2 != 0) Fail(text.where(), ": head dim ", decoder.head_dim, " is odd");
   const RopeFields rope = ParseRope(text, root);
   int64_t sum = 0;
   for (const int64_t section : rope.sections) sum += section;
   if (rope.sections.size() != 3 || sum != decoder.head_dim / 2) {
-    Fail(text.where(), ": mrope_section has ", rope.sections.size(), " parts that sum to ", sum, "; 3 parts that sum to ",
-         decoder.head_dim / 2, " (half the head dim) are needed");
+    Fail(text.where(), ": mrope_section has ", rope.sections.size(), " parts that sum to ", sum,
+         "; 3 parts that sum to ", decoder.head_dim / 2, " (half the head dim) are needed");
   }
   decoder.rope = SectionedRope(decoder.head_dim, rope.theta, rope.sections);
   config.rope_theta = rope.theta;
@@ -116,10 +120,13 @@ QwenVisionConfig ParseVision(const JsonFields& fields, QwenVersion version, int6
     vision.tokens_per_second = fields.Number("tokens_per_second", 1e-6, 1e6);
     const int64_t unit = vision.patch_size * vision.merge_size;
     if (vision.window_size / unit < 1) {
-      Fail(fields.where(), ": window_size ", vision.window_size, " is smaller than one merged cell of ", unit, " pixels");
+      Fail(fields.where(), ": window_size ", vision.window_size, " is smaller than one merged cell of ", unit,
+           " pixels");
     }
   } else {
-    vision.intermediate = static_cast<int64_t>(fields.Number("mlp_ratio", 0.01, 64) * static_cast<double>(vision.hidden));
+    vision.intermediate =
+        static_cast<int64_t>(fields.Number("mlp_ratio", 0.01, 64) * static_cast<double>(vision.hidden));
+    if (vision.intermediate < 1) Fail(fields.where(), ": mlp_ratio leaves no row of ", vision.hidden);
     vision.out_hidden = fields.Int("hidden_size", 1, kMaxWidth);
   }
   if (vision.hidden % vision.heads != 0 || vision.head_dim() % 4 != 0) {
@@ -181,13 +188,29 @@ void ReadMeanStd(const JsonFields& fields, PatchSpec& patches) {
   }
 }
 
+// The steps of the published processor are built in; a file that leaves one out or does it differently is refused.
+void CheckSteps(const JsonFields& fields) {
+  for (const char* key : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) {
+    if (!fields.Bool(key, true)) Fail(fields.where(), ": ", key, " false is not supported; true is");
+  }
+  constexpr double kRescale = 1.0 / 255;
+  if (const double factor = fields.Number("rescale_factor", 0, 1e3, kRescale); std::abs(factor - kRescale) > 1e-6) {
+    Fail(fields.where(), ": rescale_factor ", factor, " is not supported; 1/255 is");
+  }
+  constexpr int64_t kBicubic = 3;
+  if (const int64_t filter = fields.Int("resample", 0, 100, kBicubic); filter != kBicubic) {
+    Fail(fields.where(), ": resample ", filter, " is not supported; 3 (bicubic) is");
+  }
+}
+
 }  // namespace
 
 QwenConfig ParseQwenConfig(const Json& json, QwenVersion version, const std::string& path) {
   const JsonFields root(json, path);
   QwenConfig config;
   const JsonFields text = root.Has("text_config") ? root.Object("text_config") : root;
-  if (root.Has("quantization_config")) Fail(path, ": quantization_config is not supported; bf16, f16 and f32 weights are");
+  if (root.Has("quantization_config"))
+    Fail(path, ": quantization_config is not supported; bf16, f16 and f32 weights are");
   config.decoder = ParseDecoder(text, root, config);
   config.vision = ParseVision(root.Object("vision_config"), version, config.decoder.hidden);
   const int64_t vocabulary = config.decoder.vocabulary;
@@ -215,6 +238,7 @@ QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVision
     CheckEqual(fields, "patch_size", vision.patch_size);
     CheckEqual(fields, "temporal_patch_size", vision.temporal_patch_size);
     CheckEqual(fields, "merge_size", vision.merge_size);
+    CheckSteps(fields);
   };
   if (const std::string path = JoinPath(dir, "preprocessor_config.json"); !dir.empty() && FileExists(path)) {
     const Json json = ReadJson(path);

@@ -1,4 +1,5 @@
-// config.json and preprocessor files of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions re-save them.
+// config.json and preprocessor files of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions
+// re-save them.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +25,9 @@ struct QwenVisionConfig {
   int64_t patch_size = 14;
   int64_t temporal_patch_size = 2;
   int64_t merge_size = 2;
-  int64_t window_size = 0;                  // pixels; 0: every block attends over its whole slice
-  std::vector<int64_t> full_attention;      // blocks that attend over the whole slice
-  double tokens_per_second = 0;             // position steps per second; 0: one step per slice (Qwen2-VL)
+  int64_t window_size = 0;              // pixels; 0: every block attends over its whole slice
+  std::vector<int64_t> full_attention;  // blocks that attend over the whole slice
+  double tokens_per_second = 0;         // position steps per second; 0: one step per slice (Qwen2-VL)
   int64_t head_dim() const { return hidden / heads; }
   int64_t patch_values() const { return 3 * temporal_patch_size * patch_size * patch_size; }
 };
@@ -56,7 +57,8 @@ struct QwenPreprocessing {
   std::optional<PixelLimits> video;  // unset: qwen-vl-utils' rule
 };
 
-// `dir`/preprocessor_config.json and video_preprocessor_config.json; published defaults where there is none. Throws Error.
+// `dir`/preprocessor_config.json and video_preprocessor_config.json; published defaults where there is none. Throws
+// Error.
 QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVisionConfig& vision);
 
 // Stop ids of `dir`/generation_config.json (a number or a list), else those of config.json.

@@ -5,6 +5,11 @@
 #include "base/error.h"
 
 namespace purekv {
+namespace {
+
+constexpr float kMaxPosition = 1 << 29;  // of a slice; far from the end of int32 whatever follows
+
+}  // namespace
 
 PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                         int32_t next_position) {
@@ -33,12 +38,19 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
     const int64_t height = one.grid.h / merge;
     const int64_t width = one.grid.w / merge;
     // As Qwen's reference: the product in float32, truncated. Images have one slice, so their rate does not matter.
-    const float seconds = one.sample_fps > 0 ? static_cast<float>(static_cast<double>(config.vision.temporal_patch_size) / one.sample_fps) : 1.0F;
+    const float seconds =
+        one.sample_fps > 0 ? static_cast<float>(static_cast<double>(config.vision.temporal_patch_size) / one.sample_fps)
+                           : 1.0F;
     int32_t largest = next;
     for (int64_t t = 0; t < one.grid.t; ++t) {
       int32_t step = static_cast<int32_t>(t);
       if (config.vision.tokens_per_second > 0) {
-        step = static_cast<int32_t>(static_cast<float>(t) * seconds * static_cast<float>(config.vision.tokens_per_second));
+        const float steps = static_cast<float>(t) * seconds * static_cast<float>(config.vision.tokens_per_second);
+        if (!(steps < kMaxPosition)) {
+          FailUsage("fps ", one.sample_fps, ": slice ", t, " of the video comes ", steps,
+                    " positions behind the first; at most ", kMaxPosition, " are possible");
+        }
+        step = static_cast<int32_t>(steps);
       }
       for (int64_t y = 0; y < height; ++y) {
         for (int64_t x = 0; x < width; ++x) {
@@ -46,8 +58,9 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
           largest = std::max({largest, position.t, position.h, position.w});
           prompt.ids.push_back(id);
           prompt.positions.push_back(position);
-          prompt.layout.push_back({video ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage, static_cast<int32_t>(item),
-                                   static_cast<int32_t>(t), static_cast<int32_t>(y), static_cast<int32_t>(x)});
+          prompt.layout.push_back({video ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage,
+                                   static_cast<int32_t>(item), static_cast<int32_t>(t), static_cast<int32_t>(y),
+                                   static_cast<int32_t>(x)});
         }
       }
     }

@@ -12,8 +12,8 @@
 namespace purekv {
 
 // Text advances all three axes by one. A medium's cells share the next free position as origin: t moves by
-// trunc(slice * seconds per slice * tokens_per_second) (Qwen2-VL: by slice), h and w by row and column; what follows starts one behind the
-// largest coordinate. Throws Error (kUsage) when placeholders and media do not match.
+// trunc(slice * seconds per slice * tokens_per_second) (Qwen2-VL: by slice), h and w by row and column; what follows
+// starts one behind the largest coordinate. Throws Error (kUsage) when placeholders and media do not match.
 PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                         int32_t next_position);
 

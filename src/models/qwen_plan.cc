@@ -28,8 +28,8 @@ std::unique_ptr<ModelPlan> PlanQwen(const Json& config, const std::string& dir, 
   plan->family = family;
   plan->dir = dir;
   plan->config = ParseQwenConfig(config, version, dir.empty() ? "config" : JoinPath(dir, "config.json"));
-  // transformers leaves the flag out when it equals a default, and the default differs between its versions: what the checkpoint
-  // holds decides then.
+  // transformers leaves the flag out when it equals a default, and the default differs between its versions: what the
+  // checkpoint holds decides then.
   plan->config.decoder.tied_embeddings = plan->config.tied.value_or(!has_lm_head);
   plan->decoder = plan->config.decoder;
   plan->rope_theta = plan->config.rope_theta;

@@ -14,12 +14,14 @@
 namespace purekv {
 namespace {
 
-constexpr float kNormEps = 1e-6F;      // fixed in the published code, not in the config
+constexpr float kNormEps = 1e-6F;           // fixed in the published code, not in the config
 constexpr int64_t kFeedForwardRows = 1024;  // rows of the wide feed-forward layer held at a time
 
 using Names = std::vector<std::string>;
 
-std::string BlockName(int64_t block, const char* rest) { return StrCat("visual.blocks.", block, ".", rest); }
+std::string BlockName(int64_t block, const char* rest) {
+  return StrCat("visual.blocks.", block, ".", rest);
+}
 
 }  // namespace
 
@@ -128,12 +130,12 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
 
 // Rows are in window order.
 struct QwenVisionTower::Scratch {
-  Matrix<float> x;      // [rows, hidden]
-  AnyMatrix normed;     // [rows, hidden], compute dtype; attention's output too
-  Matrix<float> qkv;    // [rows, 3 * hidden]
+  Matrix<float> x;         // [rows, hidden]
+  AnyMatrix normed;        // [rows, hidden], compute dtype; attention's output too
+  Matrix<float> qkv;       // [rows, 3 * hidden]
   Matrix<float> cos, sin;  // [rows, head_dim / 2]
-  Matrix<float> wide;   // [kFeedForwardRows, 1 or 2 * intermediate]
-  AnyMatrix activated;  // [kFeedForwardRows, intermediate]
+  Matrix<float> wide;      // [kFeedForwardRows, 1 or 2 * intermediate]
+  AnyMatrix activated;     // [kFeedForwardRows, intermediate]
 };
 
 void QwenVisionTower::ApplyNorm(const Norm& norm, MatrixView<const float> x, AnyMatrixView out) const {
@@ -220,8 +222,8 @@ void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segm
     const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
     block.up.Run(scratch.normed.View().Rows(row, count), wide);
     if (config_.version == QwenVersion::kQwen2_5) {
-      GatedActivate(Activation::kSilu, wide.Cols(0, config_.intermediate), wide.Cols(config_.intermediate, config_.intermediate),
-                    activated);
+      GatedActivate(Activation::kSilu, wide.Cols(0, config_.intermediate),
+                    wide.Cols(config_.intermediate, config_.intermediate), activated);
     } else {
       Activate(Activation::kQuickGelu, wide, activated);
     }

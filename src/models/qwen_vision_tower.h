@@ -31,8 +31,8 @@ class QwenVisionTower {
   QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, Dtype compute);
 
   // Embeds whole temporal slices. patches [grid.patches(), patch_values] (normalised, in the processor's order); out
-  // [grid.patches() / merge^2, out_hidden], cells in raster order (t, y, x). Attention never crosses slices, so slices may be
-  // encoded a few at a time. `keep_going` is asked after every block; false ends the call with false.
+  // [grid.patches() / merge^2, out_hidden], cells in raster order (t, y, x). Attention never crosses slices, so slices
+  // may be encoded a few at a time. `keep_going` is asked after every block; false ends the call with false.
   bool Encode(MatrixView<const float> patches, const Grid& grid, MatrixView<float> out,
               const std::function<bool()>& keep_going) const;
 

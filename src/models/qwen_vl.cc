@@ -28,7 +28,8 @@ constexpr double kVideoTotalPixels = 90316800;  // int(128000 * 28 * 28 * 0.9)
 
 constexpr int64_t kTowerRows = 4096;  // patch rows encoded at a time, at least one slice
 
-// What the caller asks for overrides the directory's limits; a limit that the caller did not name gives way to one that was.
+// What the caller asks for overrides the directory's limits; a limit that the caller did not name gives way to one that
+// was.
 PixelLimits Override(PixelLimits limits, const MediaOptions& options) {
   if (options.min_pixels) limits.min_pixels = *options.min_pixels;
   if (options.max_pixels) limits.max_pixels = *options.max_pixels;
@@ -53,6 +54,8 @@ PixelLimits VideoLimits(const QwenPreprocessing& preprocessing, int64_t frames, 
 }
 
 void CheckOptions(const MediaOptions& options) {
+  if (options.fps && !(*options.fps > 0 && *options.fps <= 1000))
+    FailUsage("--fps ", *options.fps, ": out of range (0, 1000]");
   if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
     FailUsage("--min-pixels ", *options.min_pixels, " exceeds --max-pixels ", *options.max_pixels);
   }
@@ -95,8 +98,8 @@ std::vector<TensorSpec> QwenTensors(const QwenConfig& config) {
   return specs;
 }
 
-PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames, int64_t height,
-                            int64_t width, const MediaOptions& options) {
+PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames,
+                            int64_t height, int64_t width, const MediaOptions& options) {
   CheckOptions(options);
   const Size size = ResizeTo(config.vision, height, width, VideoLimits(preprocessing, frames, options));
   PreparedMedia media;
@@ -114,62 +117,87 @@ QwenVl::QwenVl(QwenConfig config, const std::string& dir, const TensorSource& so
     : config_(std::move(config)),
       preprocessing_(ReadQwenPreprocessing(dir, config_.vision)),
       parameters_(ParameterCount(QwenTensors(config_))),
+      texts_(ReadTexts(dir, &config_)),
       tower_(config_.vision, source, compute),
-      decoder_(config_.decoder, source, compute),
-      stop_ids_(ReadStopIds(dir, config_.eos_ids, config_.decoder.vocabulary)) {
-  if (!dir.empty()) LoadTexts(dir);
-}
+      decoder_(config_.decoder, source, compute) {}
 
-void QwenVl::LoadTexts(const std::string& dir) {
+QwenVl::Texts QwenVl::ReadTexts(const std::string& dir, QwenConfig* config) {
+  Texts texts;
+  texts.stop_ids = ReadStopIds(dir, config->eos_ids, config->decoder.vocabulary);
   // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
-  if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return;
-  tokenizer_ = Tokenizer::Load(dir);
-  chat_template_ = ChatTemplate::Load(dir);
+  if (dir.empty()) return texts;
+  if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return texts;
+  texts.tokenizer = Tokenizer::Load(dir);
+  texts.chat_template = ChatTemplate::Load(dir);
   const auto special = [&](const char* token) {
-    const auto id = tokenizer_->Find(token);
+    const auto id = texts.tokenizer->Find(token);
     if (!id) Fail(dir, ": the tokenizer has no ", token, ", which the chat template uses");
-    if (*id >= config_.decoder.vocabulary) {
-      Fail(dir, ": ", token, " has id ", *id, ", beyond config.json's vocab_size ", config_.decoder.vocabulary);
+    if (*id >= config->decoder.vocabulary) {
+      Fail(dir, ": ", token, " has id ", *id, ", beyond config.json's vocab_size ", config->decoder.vocabulary);
     }
     return *id;
   };
-  end_of_turn_id_ = special("<|im_end|>");
+  texts.end_of_turn_id = special("<|im_end|>");
   special("<|im_start|>");
-  const auto same = [&](const char* token, const char* field, int32_t id) {
-    if (special(token) != id) Fail(dir, ": config.json's ", field, " is ", id, ", the tokenizer's ", token, " is ", special(token));
+  const auto check = [&](const char* token, const char* field, std::optional<int32_t> id) {
+    const int32_t known = special(token);
+    if (id.value_or(known) != known) {
+      Fail(dir, ": config.json's ", field, " is ", *id, ", the tokenizer's ", token, " is ", known);
+    }
+    return known;
   };
-  same("<|image_pad|>", "image_token_id", config_.image_id);
-  same("<|video_pad|>", "video_token_id", config_.video_id);
-  const int32_t end = special("<|vision_end|>");
-  if (config_.vision_end_id) same("<|vision_end|>", "vision_end_token_id", *config_.vision_end_id);
-  config_.vision_end_id = end;
-  if (stop_ids_.empty()) stop_ids_ = {end_of_turn_id_};
+  check("<|image_pad|>", "image_token_id", config->image_id);
+  check("<|video_pad|>", "video_token_id", config->video_id);
+  config->vision_start_id = check("<|vision_start|>", "vision_start_token_id", config->vision_start_id);
+  config->vision_end_id = check("<|vision_end|>", "vision_end_token_id", config->vision_end_id);
+  if (texts.stop_ids.empty()) texts.stop_ids = {texts.end_of_turn_id};
+  return texts;
+}
+
+Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width,
+                         const PixelLimits& limits) const {
+  Size size;
+  try {
+    size = ResizeTo(config_.vision, height, width, limits);
+  } catch (const Error& error) {
+    throw Error(error.kind(), OneLine(StrCat(path, ": ", error.what())));
+  }
+  // Known before a pixel is resized: such a prompt would be refused later anyway, after taking any amount of memory.
+  const int64_t tokens = TokensOf(config_.vision, GridOfSize(config_.vision, frames, size));
+  if (tokens > config_.decoder.max_positions) {
+    Fail(path, ": ", frames, " frames of ", size.height, " x ", size.width, " pixels make ", tokens,
+         " tokens; the model takes at most ", config_.decoder.max_positions,
+         " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels "
+         "(--max-pixels) help");
+  }
+  return size;
 }
 
 PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& options,
                                 const std::function<void(int64_t, int64_t)>& progress) const {
   CheckOptions(options);
-  const QwenVisionConfig& vision = config_.vision;
   PreparedMedia media;
   if (source.kind == MediaSource::Kind::kImage) {
     const PixelLimits limits = Override(preprocessing_.image, options);
     Frames image = ReadImage(source.path);
-    const Size size = ResizeTo(vision, image.height, image.width, limits);
+    const Size size = ResizedSize(source.path, 1, image.height, image.width, limits);
     media.frames = ResizeAll(std::move(image), size, ResizePillow);
     media.sample_fps = 0;
   } else if (source.kind == MediaSource::Kind::kFrames) {
     Frames frames = ReadNpyFrames(source.path);
-    const Size size = ResizeTo(vision, frames.height, frames.width, VideoLimits(preprocessing_, frames.count, options));
+    const Size size = ResizedSize(source.path, frames.count, frames.height, frames.width,
+                                  VideoLimits(preprocessing_, frames.count, options));
     media.frames = ResizeAll(std::move(frames), size, ResizeTorchvision);
     media.sample_fps = options.fps.value_or(kFps);
   } else {
     VideoReader video(source.path);
     const VideoInfo info = video.info();
     const FrameChoice choice =
-        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
-                     kFrameFactor, options.sampling, source.path);
+        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames,
+                     options.max_frames.value_or(kMaxFrames), kFrameFactor, options.sampling, source.path);
     const auto count = static_cast<int64_t>(choice.indices.size());
-    const Size size = ResizeTo(vision, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));
+    const Size size =
+        ResizedSize(source.path, count, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));
     const auto report = [&](int64_t done) {
       if (progress) progress(done, count);
     };
@@ -178,7 +206,7 @@ PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& o
   }
   media.kind = source.kind;
   media.grid = GridOf(media.frames, preprocessing_.patches);
-  media.tokens = TokensOf(vision, media.grid);
+  media.tokens = TokensOf(config_.vision, media.grid);
   return media;
 }
 
@@ -186,20 +214,29 @@ PreparedMedia QwenVl::PlanVideo(int64_t frames, int64_t height, int64_t width, c
   return PlanQwenVideo(config_, preprocessing_, frames, height, width, options);
 }
 
-PreparedMedia QwenVl::RandomMedia(const Grid& grid) const {
+int64_t QwenVl::TokensOfGrid(const Grid& grid) const {
   const int64_t merge = config_.vision.merge_size;
-  if (grid.t < 1 || grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0) {
-    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be positive multiples of ", merge);
+  constexpr int64_t kMost = 1 << 20;  // per side: their product stays far from 2^63
+  if (grid.t < 1 || grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0 ||
+      std::max({grid.t, grid.h, grid.w}) > kMost) {
+    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be multiples of ",
+              merge, ", all sides from 1 to ", kMost);
   }
+  return TokensOf(config_.vision, grid);
+}
+
+PreparedMedia QwenVl::RandomMedia(const Grid& grid) const {
   PreparedMedia media;
+  media.tokens = TokensOfGrid(grid);
   media.kind = MediaSource::Kind::kFrames;
-  media.frames = {grid.t * config_.vision.temporal_patch_size, grid.h * config_.vision.patch_size,
-                  grid.w * config_.vision.patch_size, {}};
+  media.frames = {grid.t * config_.vision.temporal_patch_size,
+                  grid.h * config_.vision.patch_size,
+                  grid.w * config_.vision.patch_size,
+                  {}};
   media.frames.rgb.resize(static_cast<size_t>(media.frames.count * media.frames.height * media.frames.width * 3));
   std::mt19937 random(1);
   for (uint8_t& value : media.frames.rgb) value = static_cast<uint8_t>(random() >> 24);
   media.grid = grid;
-  media.tokens = TokensOf(config_.vision, grid);
   return media;
 }
 
@@ -225,14 +262,16 @@ bool QwenVl::Encode(const PreparedMedia& media, MatrixView<float> out, const Vis
       const int64_t done = first * per_slice + count * per_slice * blocks / config_.vision.depth;
       return !progress || progress(done, grid.patches());
     };
-    if (!tower_.Encode(rows, {count, grid.h, grid.w}, out.Rows(first * tokens_per_slice, count * tokens_per_slice), keep_going)) {
+    if (!tower_.Encode(rows, {count, grid.h, grid.w}, out.Rows(first * tokens_per_slice, count * tokens_per_slice),
+                       keep_going)) {
       return false;
     }
   }
   return true;
 }
 
-PromptTokens QwenVl::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const {
+PromptTokens QwenVl::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                            int32_t next_position) const {
   return LayOutQwen(config_, ids, media, next_position);
 }
 

@@ -23,7 +23,8 @@ const ModelFamily& FindFamily(const Json& config, const std::string& path) {
     if (architecture == family.architecture || (architecture.empty() && model_type == family.name)) return family;
     known += (known.empty() ? "" : ", ") + std::string(family.architecture);
   }
-  Fail(path, ": architecture \"", architecture.empty() ? model_type : architecture, "\" is not supported; supported: ", known);
+  Fail(path, ": architectures: \"", architecture.empty() ? model_type : architecture,
+       "\" is not supported; supported: ", known);
 }
 
 }  // namespace purekv

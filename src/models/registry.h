@@ -15,8 +15,8 @@ namespace purekv {
 // What a directory's configuration says, before any weight is read.
 struct ModelPlan {
   virtual ~ModelPlan() = default;
-  std::string family;          // "qwen2_5_vl"
-  DecoderConfig decoder;       // tied_embeddings decided
+  std::string family;     // "qwen2_5_vl"
+  DecoderConfig decoder;  // tied_embeddings decided
   double rope_theta = 0;
   std::vector<int64_t> mrope_sections;
   ModelSummary::Vision vision;  // `parameters` not filled in
@@ -30,7 +30,8 @@ struct ModelPlan {
 struct ModelFamily {
   const char* architecture;  // config.json: architectures[0]
   const char* name;          // config.json: model_type
-  // `dir` empty: a shape without files. `has_lm_head`: the checkpoint holds one (decides tying where the config is silent).
+  // `dir` empty: a shape without files. `has_lm_head`: the checkpoint holds one (decides tying where the config is
+  // silent).
   std::unique_ptr<ModelPlan> (*plan)(const Json& config, const std::string& dir, bool has_lm_head);
 };
 

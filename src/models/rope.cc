@@ -14,7 +14,9 @@ float InverseFrequency(double theta, int64_t numerator, int64_t denominator) {
   return 1.0F / static_cast<float>(std::pow(static_cast<float>(theta), exponent));
 }
 
-int32_t OnAxis(const Position& position, uint8_t axis) { return axis == 0 ? position.t : axis == 1 ? position.h : position.w; }
+int32_t OnAxis(const Position& position, uint8_t axis) {
+  return axis == 0 ? position.t : axis == 1 ? position.h : position.w;
+}
 
 }  // namespace
 
@@ -24,7 +26,8 @@ RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> 
   for (size_t section = 0; section < 3; ++section) {
     spec.axis.insert(spec.axis.end(), static_cast<size_t>(sections[section]), static_cast<uint8_t>(section));
   }
-  PUREKV_CHECK(static_cast<int64_t>(spec.axis.size()) == head_dim / 2, spec.axis.size(), " pairs for head_dim ", head_dim);
+  PUREKV_CHECK(static_cast<int64_t>(spec.axis.size()) == head_dim / 2, spec.axis.size(), " pairs for head_dim ",
+               head_dim);
   for (int64_t f = 0; f < head_dim / 2; ++f) spec.inv_freq.push_back(InverseFrequency(theta, 2 * f, head_dim));
   return spec;
 }
@@ -40,10 +43,12 @@ RopeSpec VisionRope(int64_t head_dim) {
   return spec;
 }
 
-void RopeTables(const RopeSpec& spec, std::span<const Position> positions, MatrixView<float> cos, MatrixView<float> sin) {
+void RopeTables(const RopeSpec& spec, std::span<const Position> positions, MatrixView<float> cos,
+                MatrixView<float> sin) {
   const auto count = static_cast<int64_t>(positions.size());
   const int64_t pairs = spec.pairs();
-  PUREKV_CHECK(cos.rows == count && sin.rows == count && cos.cols == pairs && sin.cols == pairs, cos.rows, " x ", cos.cols);
+  PUREKV_CHECK(cos.rows == count && sin.rows == count && cos.cols == pairs && sin.cols == pairs, cos.rows, " x ",
+               cos.cols);
   ParallelForRanges(count, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Position& position = positions[static_cast<size_t>(i)];

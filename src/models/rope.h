@@ -1,4 +1,5 @@
-// Rotary position embedding as data: a frequency and an axis per rotated pair. Kernels and policies know nothing of M-RoPE.
+// Rotary position embedding as data: a frequency and an axis per rotated pair. Kernels and policies know nothing of
+// M-RoPE.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +27,7 @@ RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> 
 RopeSpec VisionRope(int64_t head_dim);
 
 // cos and sin of every angle, computed in f32 as the reference does: [positions.size(), pairs] each.
-void RopeTables(const RopeSpec& spec, std::span<const Position> positions, MatrixView<float> cos, MatrixView<float> sin);
+void RopeTables(const RopeSpec& spec, std::span<const Position> positions, MatrixView<float> cos,
+                MatrixView<float> sin);
 
 }  // namespace purekv

@@ -55,8 +55,8 @@ Json PublishedConfig(const std::string& name) {
                  {"vision_end_token_id", 151653},
                  {"image_token_id", 151655},
                  {"video_token_id", 151656}};
-  Json vision = {{"depth", 32},       {"num_heads", 16},           {"in_chans", 3},
-                 {"patch_size", 14},  {"temporal_patch_size", 2},  {"spatial_merge_size", 2}};
+  Json vision = {{"depth", 32},      {"num_heads", 16},          {"in_chans", 3},
+                 {"patch_size", 14}, {"temporal_patch_size", 2}, {"spatial_merge_size", 2}};
   if (shape.newer) {
     vision.update({{"hidden_size", 1280},
                    {"hidden_act", "silu"},

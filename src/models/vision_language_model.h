@@ -30,11 +30,11 @@ struct PreparedMedia {
 
 // A stretch of the sequence, ready to be embedded.
 struct PromptTokens {
-  std::vector<int32_t> ids;          // placeholders repeated once per visual token
-  TokenLayout layout;                // [ids]
-  std::vector<Position> positions;   // [ids]
-  int32_t next_position = 0;         // of the text token that follows
-  int64_t media_end = 0;             // tokens up to and including the last media item's closing marker; 0 without media
+  std::vector<int32_t> ids;         // placeholders repeated once per visual token
+  TokenLayout layout;               // [ids]
+  std::vector<Position> positions;  // [ids]
+  int32_t next_position = 0;        // of the text token that follows
+  int64_t media_end = 0;            // tokens up to and including the last media item's closing marker; 0 without media
 
   // Puts `later`, laid out from this next_position, behind this.
   void Append(PromptTokens later);
@@ -61,7 +61,9 @@ class VisionLanguageModel {
                                   const std::function<void(int64_t, int64_t)>& progress) const = 0;
   // The grid, tokens and size of a video of already sampled frames.
   virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
-  // A medium of random pixels with this grid (measuring speed). Throws Error (kUsage) when the grid does not fit the tower.
+  // Visual tokens of a grid. Throws Error (kUsage) when the grid does not fit the tower.
+  virtual int64_t TokensOfGrid(const Grid& grid) const = 0;
+  // A medium of random pixels with this grid (measuring speed). Throws as TokensOfGrid.
   virtual PreparedMedia RandomMedia(const Grid& grid) const = 0;
 
   // Normalised patches of a medium, as the reference processor gives them. [grid.patches(), patch values]
@@ -69,9 +71,10 @@ class VisionLanguageModel {
   // Visual embeddings in raster order (t, y, x). out [media.tokens, decoder hidden]. False when progress stopped it.
   virtual bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const = 0;
 
-  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. `first_item` numbers the media.
-  // Throws Error (kUsage) when placeholders and media do not match.
-  virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media, int32_t next_position) const = 0;
+  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. `first_item`
+  // numbers the media. Throws Error (kUsage) when placeholders and media do not match.
+  virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                              int32_t next_position) const = 0;
   // Placeholder for one medium, with its markers around it (measuring speed without a tokenizer).
   virtual std::vector<int32_t> MediaIds(bool video) const = 0;
 

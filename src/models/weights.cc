@@ -1,11 +1,44 @@
 #include "models/weights.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "kernels/elementwise.h"
 
 namespace purekv {
+namespace {
+
+// An exponent of all ones: infinite or NaN.
+template <class Bits>
+bool AnyNotFinite(const char* data, int64_t count, Bits exponent) {
+  bool bad = false;
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, data + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+    bad |= static_cast<Bits>(bits & exponent) == exponent;
+  }
+  return bad;
+}
+
+// A single infinite weight may hide behind a softmax and change an answer silently, so no matrix is taken unseen.
+void CheckFinite(const TensorSource& source, const std::string& name, const TensorData& tensor) {
+  constexpr int64_t kGrain = int64_t{1} << 18;
+  int64_t count = 1;
+  for (const int64_t dim : tensor.info.shape) count *= dim;
+  const auto* data = static_cast<const char*>(tensor.data);
+  const auto size = static_cast<int64_t>(DtypeSize(tensor.info.dtype));
+  ParallelForRanges(count, kGrain, [&](int64_t begin, int64_t end) {
+    const char* from = data + begin * size;
+    const bool bad = tensor.info.dtype == Dtype::kF32    ? AnyNotFinite<uint32_t>(from, end - begin, 0x7f800000U)
+                     : tensor.info.dtype == Dtype::kBF16 ? AnyNotFinite<uint16_t>(from, end - begin, 0x7f80U)
+                                                         : AnyNotFinite<uint16_t>(from, end - begin, 0x7c00U);
+    if (bad) Fail(source.Describe(name), ": tensor ", name, " holds NaN or infinity; weights must be finite");
+  });
+}
+
+}  // namespace
 
 void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& specs, const std::string& where) {
   std::string missing;
@@ -17,8 +50,8 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
       continue;
     }
     if (info->shape != spec.shape) {
-      Fail(source.Describe(spec.name), ": tensor ", spec.name, " has shape ", ShapeName(info->shape), "; the config asks for ",
-           ShapeName(spec.shape));
+      Fail(source.Describe(spec.name), ": tensor ", spec.name, " has shape ", ShapeName(info->shape),
+           "; the config asks for ", ShapeName(spec.shape));
     }
   }
   if (count > 0) {
@@ -43,14 +76,15 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
   std::vector<float> values(static_cast<size_t>(count));
   ToFloats(tensor.data, tensor.info.dtype, count, values.data());
   for (const float value : values) {
-    if (!std::isfinite(value)) Fail(source.Describe(name), ": tensor ", name, " holds ", value, "; weights must be finite");
+    if (!std::isfinite(value))
+      Fail(source.Describe(name), ": tensor ", name, " holds ", value, "; weights must be finite");
   }
   source.Release(name);
   return values;
 }
 
-Linear ReadLinear(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names,
-                  Dtype compute) {
+Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
+                  std::span<const std::string> bias_names, Dtype compute) {
   PUREKV_CHECK(bias_names.empty() || bias_names.size() == names.size(), bias_names.size(), " biases of ", names.size());
   std::vector<TensorData> tensors;
   std::vector<WeightRows> parts;
@@ -58,6 +92,7 @@ Linear ReadLinear(const TensorSource& source, std::span<const std::string> names
   int64_t in = 0;
   for (const std::string& name : names) {
     tensors.push_back(source.Read(name));
+    CheckFinite(source, name, tensors.back());
     const Shape& shape = tensors.back().info.shape;
     int64_t columns = 1;
     for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];

@@ -12,7 +12,8 @@
 
 namespace purekv {
 
-// Throws Error that lists missing tensors (the first few, and how many), or names the first with another shape or an unsupported type.
+// Throws Error that lists missing tensors (the first few, and how many), or names the first with another shape or an
+// unsupported type.
 void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& specs, const std::string& where);
 
 // Sum of elements.
@@ -21,9 +22,9 @@ int64_t ParameterCount(const std::vector<TensorSpec>& specs);
 // One tensor as f32 (norms, biases), given back to the source afterwards. Throws Error on NaN or infinity.
 std::vector<float> ReadFloats(const TensorSource& source, const std::string& name);
 
-// Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else one per
-// weight), packed. The source's pages are dropped tensor by tensor.
-Linear ReadLinear(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names,
-                  Dtype compute);
+// Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else
+// one per weight), packed. The source's pages are dropped tensor by tensor.
+Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
+                  std::span<const std::string> bias_names, Dtype compute);
 
 }  // namespace purekv

@@ -23,7 +23,8 @@ struct PolicyInfo {
 
 const std::vector<PolicyInfo>& Policies();
 
-// Throws Error (kUsage) naming the flag when the policy is unknown, a value is out of range, or a flag could not take effect.
+// Throws Error (kUsage) naming the flag when the policy is unknown, a value is out of range, or a flag could not take
+// effect.
 void CheckKvOptions(const KvOptions& options);
 
 }  // namespace purekv

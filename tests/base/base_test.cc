@@ -19,8 +19,8 @@ namespace {
 TEST(Buffer, KeepsContentsOverEverySizeChange) {
   Buffer buffer;
   size_t known = 0;  // bytes that hold their index modulo 251
-  for (const size_t size : {size_t{1}, size_t{63}, size_t{4095}, size_t{4096}, size_t{4097}, size_t{10} << 20, size_t{5000},
-                            size_t{100}, size_t{70000}}) {
+  for (const size_t size : {size_t{1}, size_t{63}, size_t{4095}, size_t{4096}, size_t{4097}, size_t{10} << 20,
+                            size_t{5000}, size_t{100}, size_t{70000}}) {
     buffer.Resize(size);
     auto* bytes = static_cast<unsigned char*>(buffer.data());
     EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes) % 64, 0u);
@@ -62,9 +62,14 @@ TEST(ParallelFor, VisitsEachIndexOnce) {
 TEST(ParallelFor, NestsAndRethrows) {
   SetThreads(3);
   std::atomic<int> sum{0};
-  ParallelFor(4, [&](int64_t) { ParallelForRanges(10, 3, [&](int64_t a, int64_t b) { sum += static_cast<int>(b - a); }); });
+  ParallelFor(
+      4, [&](int64_t) { ParallelForRanges(10, 3, [&](int64_t a, int64_t b) { sum += static_cast<int>(b - a); }); });
   EXPECT_EQ(sum.load(), 40);
-  EXPECT_THROW(ParallelFor(100, [](int64_t i) { if (i == 57) Fail("at ", i); }), Error);
+  EXPECT_THROW(ParallelFor(100,
+                           [](int64_t i) {
+                             if (i == 57) Fail("at ", i);
+                           }),
+               Error);
   ParallelFor(3, [&](int64_t) { ++sum; });  // usable after a failure
   EXPECT_EQ(sum.load(), 43);
   SetThreads(PhysicalCores());
@@ -82,7 +87,9 @@ TEST(Files, RefuseWhatIsNoRegularFile) {
   EXPECT_THROW(WriteFile("/nonexistent/dir/file", "x"), Error);
 }
 
-TEST(Errors, StayOnOneLine) { EXPECT_EQ(OneLine("a\nb\tc\x01\x7f"), "a b c\\x01\\x7f"); }
+TEST(Errors, StayOnOneLine) {
+  EXPECT_EQ(OneLine("a\nb\tc\x01\x7f"), "a b c\\x01\\x7f");
+}
 
 }  // namespace
 }  // namespace purekv

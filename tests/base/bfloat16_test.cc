@@ -55,8 +55,7 @@ TEST(F16, DecodesByDefinition) {
   for (uint32_t bits = 0; bits < 0x7c00u; ++bits) {
     const int exponent = static_cast<int>(bits >> 10);
     const double mantissa = bits & 0x3ffu;
-    const double expected =
-        exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    const double expected = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     EXPECT_EQ(static_cast<double>(ToFloat(F16{static_cast<uint16_t>(bits)})), expected) << bits;
   }
 }

@@ -1,4 +1,5 @@
-// The same answers as Hugging Face transformers 4.57.1 gives (docs/parity.md): every stage, greedy tokens, scores, second turns.
+// The same answers as Hugging Face transformers 4.57.1 gives (docs/parity.md): every stage, greedy tokens, scores,
+// second turns.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -15,8 +16,8 @@
 namespace purekv {
 namespace {
 
-// Relative error of a stage in f32. The noise between two exact f32 orders of summation is 1e-6 to 3e-6 here; a wrong epsilon or
-// activation shows from 2e-4 on.
+// Relative error of a stage in f32. The noise between two exact f32 orders of summation is 1e-6 to 3e-6 here; a wrong
+// epsilon or activation shows from 2e-4 on.
 constexpr double kStageTolerance = 3e-5;
 
 struct Place {
@@ -60,7 +61,8 @@ class Parity : public testing::TestWithParam<Place> {
       for (int64_t j = 0; j < 4; ++j) {
         double sum = 0;
         for (int64_t i = 0; i < ours.cols(); ++i) {
-          sum += static_cast<double>(ours.Row(row)[static_cast<size_t>(i)]) * static_cast<double>(projection[static_cast<size_t>(i * 4 + j)]);
+          sum += static_cast<double>(ours.Row(row)[static_cast<size_t>(i)]) *
+                 static_cast<double>(projection[static_cast<size_t>(i * 4 + j)]);
         }
         const double difference = sum - static_cast<double>(projected.Row(row)[static_cast<size_t>(j)]);
         row_squared += difference * difference;
@@ -74,7 +76,8 @@ class Parity : public testing::TestWithParam<Place> {
     const std::vector<int64_t> kept = {0, 1, ours.rows() - 2, ours.rows() - 1};
     for (size_t i = 0; i < kept.size(); ++i) {
       const auto reference = rows.Row(static_cast<int64_t>(i));
-      EXPECT_LT(Distance(ours.Row(kept[i]), reference), 1e-4 * std::max(Norm(reference), 1e-3 * norm)) << stage << " row " << kept[i];
+      EXPECT_LT(Distance(ours.Row(kept[i]), reference), 1e-4 * std::max(Norm(reference), 1e-3 * norm))
+          << stage << " row " << kept[i];
     }
   }
 
@@ -118,7 +121,8 @@ TEST_P(Parity, EveryStageInF32) {
   for (const float value : logits.data) mean += static_cast<double>(value) / static_cast<double>(logits.data.size());
   double variance = 0;
   for (const float value : logits.data) {
-    variance += (static_cast<double>(value) - mean) * (static_cast<double>(value) - mean) / static_cast<double>(logits.data.size());
+    variance += (static_cast<double>(value) - mean) * (static_cast<double>(value) - mean) /
+                static_cast<double>(logits.data.size());
   }
   const double rms = Distance(ours.data, logits.data) / std::sqrt(static_cast<double>(logits.data.size()));
   EXPECT_LT(rms, 1e-4 * std::sqrt(variance));
@@ -132,7 +136,8 @@ void ExpectAnswer(const Answer& answer, const Json& golden) {
   EXPECT_EQ(answer.finish == Answer::Finish::kStop, golden.at("finish") == "stop");
   const auto logprobs = golden.at("logprobs").get<std::vector<double>>();
   ASSERT_EQ(answer.logprobs.size(), logprobs.size());
-  for (size_t i = 0; i < logprobs.size(); ++i) EXPECT_NEAR(static_cast<double>(answer.logprobs[i]), logprobs[i], 1e-3) << i;
+  for (size_t i = 0; i < logprobs.size(); ++i)
+    EXPECT_NEAR(static_cast<double>(answer.logprobs[i]), logprobs[i], 1e-3) << i;
 }
 
 TEST_P(Parity, GreedyAnswersAndASecondTurn) {
@@ -171,7 +176,8 @@ TEST_P(Parity, RepetitionPenaltyAndScores) {
   const auto logprobs = golden.at("logprobs").get<std::vector<double>>();
   ASSERT_EQ(score.logprobs.size(), logprobs.size());
   for (size_t i = 0; i < logprobs.size(); ++i) EXPECT_NEAR(static_cast<double>(score.logprobs[i]), logprobs[i], 1e-3);
-  EXPECT_EQ(static_cast<int64_t>(score.logits.size()), static_cast<int64_t>(logprobs.size()) * model->info().vocabulary);
+  EXPECT_EQ(static_cast<int64_t>(score.logits.size()),
+            static_cast<int64_t>(logprobs.size()) * model->info().vocabulary);
 }
 
 TEST_P(Parity, BlocksAndChunksChangeRoundingOnly) {
@@ -187,7 +193,8 @@ TEST_P(Parity, BlocksAndChunksChangeRoundingOnly) {
     Session session(model, options);
     session.Read(model_.FirstTurn(prompt_));
     logits.push_back(ReadFloatArray(dump_.File("logits.npy")).data);
-    EXPECT_LT(Distance(logits.back(), logits.front()), 1e-5 * Norm(logits.front())) << "block " << block << " chunk " << chunk;
+    EXPECT_LT(Distance(logits.back(), logits.front()), 1e-5 * Norm(logits.front()))
+        << "block " << block << " chunk " << chunk;
   }
 }
 
@@ -212,7 +219,8 @@ TEST_P(Parity, BF16IsNearerThanTwiceHuggingFaces) {
     const auto row = hidden.Row(rows[i]);
     std::copy(row.begin(), row.end(), one.data());
     model->internals().decoder().Logits(one.View(), logits.View());
-    ours += KlDivergence(reference.Row(static_cast<int64_t>(i)), logits.View().RowSpan(0)) / static_cast<double>(rows.size());
+    ours += KlDivergence(reference.Row(static_cast<int64_t>(i)), logits.View().RowSpan(0)) /
+            static_cast<double>(rows.size());
     theirs += reference_kl[i] / static_cast<double>(rows.size());
   }
   std::printf("[ figure   ] %s/%s: bf16 mean KL %.1e, Hugging Face %.1e\n", GetParam().model.c_str(),

@@ -88,8 +88,9 @@ TEST(Sampling, OneSeedOneAnswer) {
 TEST(Sampling, OptionsOutOfRangeAreNamed) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const GenerateOptions& options :
-       {GenerateOptions{.max_new_tokens = -1}, GenerateOptions{.temperature = -1}, GenerateOptions{.temperature = nan}, GenerateOptions{.top_k = -1},
-        GenerateOptions{.top_p = 0}, GenerateOptions{.top_p = 1.5F}, GenerateOptions{.repetition_penalty = 0}}) {
+       {GenerateOptions{.max_new_tokens = -1}, GenerateOptions{.temperature = -1}, GenerateOptions{.temperature = nan},
+        GenerateOptions{.top_k = -1}, GenerateOptions{.top_p = 0}, GenerateOptions{.top_p = 1.5F},
+        GenerateOptions{.repetition_penalty = 0}}) {
     EXPECT_THROW(CheckGenerateOptions(options), Error);
   }
   CheckGenerateOptions({});

@@ -22,7 +22,9 @@ class SessionTest : public testing::Test {
     ADD_FAILURE() << "no video prompt";
     return {};
   }
-  Turn TextTurn(const std::string& text) const { return {.system = {}, .media = {}, .media_options = {}, .prompt = text}; }
+  Turn TextTurn(const std::string& text) const {
+    return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+  }
 
   ReferenceModel files_;
   std::shared_ptr<const Model> model_;
@@ -59,8 +61,9 @@ TEST_F(SessionTest, LaterTurnsEqualOneLongPrompt) {
   const PromptInfo second = session.Read(TextTurn("And then?"));
   const Answer last = session.Generate({.max_new_tokens = 6}, nullptr);
   // The same sequence as text only cannot repeat the media, so compare lengths and the order of what was appended.
-  EXPECT_EQ(session.tokens(), static_cast<int64_t>(first.ids.size() + answer.ids.size() + second.ids.size() + last.ids.size()) +
-                                  (answer.finish == Answer::Finish::kStop ? 0 : 1));
+  EXPECT_EQ(session.tokens(),
+            static_cast<int64_t>(first.ids.size() + answer.ids.size() + second.ids.size() + last.ids.size()) +
+                (answer.finish == Answer::Finish::kStop ? 0 : 1));
   EXPECT_GT(first.visual_tokens, 0);
   EXPECT_EQ(second.visual_tokens, 0);
 
@@ -112,7 +115,9 @@ TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
   Session session(model_, options);
   session.Read(VideoTurn());
   int pieces = 0;
-  const Answer answer = session.Generate({.max_new_tokens = 200}, [&](const std::string&) { if (++pieces == 3) cancel = true; });
+  const Answer answer = session.Generate({.max_new_tokens = 200}, [&](const std::string&) {
+    if (++pieces == 3) cancel = true;
+  });
   EXPECT_EQ(answer.finish, Answer::Finish::kCancelled);
   EXPECT_FALSE(answer.text.empty());
   EXPECT_LT(answer.ids.size(), 200u);

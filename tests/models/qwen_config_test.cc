@@ -11,7 +11,9 @@
 namespace purekv {
 namespace {
 
-Json Published() { return PublishedConfig("qwen2.5-vl-3b"); }
+Json Published() {
+  return PublishedConfig("qwen2.5-vl-3b");
+}
 
 std::string ErrorOf(const std::function<void()>& body) {
   try {

@@ -39,9 +39,11 @@ TEST(QwenLayout, TimeStepsAreTruncatedFloat32Products) {
   for (const Json& entry : golden.at("steps")) {
     const auto steps = entry.at("t").get<std::vector<int32_t>>();
     const PreparedMedia media = Media({static_cast<int64_t>(steps.size()), 2, 2}, entry.at("s").get<double>());
-    const PromptTokens prompt = LayOutQwen(Config(entry.at("tokens_per_second").get<double>()), {kVideo}, std::span(&media, 1), 0);
+    const PromptTokens prompt =
+        LayOutQwen(Config(entry.at("tokens_per_second").get<double>()), {kVideo}, std::span(&media, 1), 0);
     ASSERT_EQ(prompt.positions.size(), steps.size());
-    for (size_t t = 0; t < steps.size(); ++t) EXPECT_EQ(prompt.positions[t].t, steps[t]) << entry.at("name") << " slice " << t;
+    for (size_t t = 0; t < steps.size(); ++t)
+      EXPECT_EQ(prompt.positions[t].t, steps[t]) << entry.at("name") << " slice " << t;
     compared += static_cast<int>(steps.size());
   }
   EXPECT_GT(compared, 2000);
@@ -104,7 +106,8 @@ TEST(QwenVisionTower, WindowsEqualHuggingFaces) {
     std::vector<int64_t> order;
     std::vector<int64_t> cumulative = {0};
     for (const Json& sides : entry.at("grids")) {
-      const WindowPlan plan = PlanWindows({sides[0].get<int64_t>(), sides[1].get<int64_t>(), sides[2].get<int64_t>()}, config);
+      const WindowPlan plan =
+          PlanWindows({sides[0].get<int64_t>(), sides[1].get<int64_t>(), sides[2].get<int64_t>()}, config);
       const auto offset = static_cast<int64_t>(order.size());
       const int64_t rows = cumulative.back();
       for (const int64_t unit : plan.unit_order) order.push_back(offset + unit);

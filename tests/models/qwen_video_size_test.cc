@@ -23,8 +23,10 @@ TEST(QwenVideoSize, EqualsQwenVlUtils) {
     MediaOptions options;
     if (!row.at(3).is_null()) options.min_pixels = row.at(3).get<int64_t>();
     if (!row.at(4).is_null()) options.max_pixels = row.at(4).get<int64_t>();
-    const PreparedMedia media = PlanQwenVideo(config, preprocessing, row.at(0).get<int64_t>(), row.at(1).get<int64_t>(), row.at(2).get<int64_t>(), options);
-    EXPECT_EQ((std::vector<int64_t>{media.frames.height, media.frames.width}), row.at(5).get<std::vector<int64_t>>()) << row;
+    const PreparedMedia media = PlanQwenVideo(config, preprocessing, row.at(0).get<int64_t>(), row.at(1).get<int64_t>(),
+                                              row.at(2).get<int64_t>(), options);
+    EXPECT_EQ((std::vector<int64_t>{media.frames.height, media.frames.width}), row.at(5).get<std::vector<int64_t>>())
+        << row;
     ++compared;
   }
   EXPECT_GT(compared, 60);

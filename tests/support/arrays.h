@@ -41,8 +41,12 @@ Array<T> ReadArray(const std::string& path, const std::string& descr) {
   std::memcpy(array.data.data(), bytes.data() + header.data_offset, count * sizeof(T));
   return array;
 }
-inline Array<float> ReadFloatArray(const std::string& path) { return ReadArray<float>(path, "<f4"); }
-inline Array<int32_t> ReadIntArray(const std::string& path) { return ReadArray<int32_t>(path, "<i4"); }
+inline Array<float> ReadFloatArray(const std::string& path) {
+  return ReadArray<float>(path, "<f4");
+}
+inline Array<int32_t> ReadIntArray(const std::string& path) {
+  return ReadArray<int32_t>(path, "<i4");
+}
 
 inline double Norm(std::span<const float> x) {
   double sum = 0;

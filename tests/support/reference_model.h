@@ -1,4 +1,5 @@
-// The tiny models of tests/data/reference: their files put together in a temporary directory, weights made from the hash.
+// The tiny models of tests/data/reference: their files put together in a temporary directory, weights made from the
+// hash.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -41,7 +42,9 @@ class TemporaryDirectory {
   std::string path_;
 };
 
-inline std::string ReferencePath(const std::string& rest) { return std::string(PUREKV_TEST_DATA) + "/reference/" + rest; }
+inline std::string ReferencePath(const std::string& rest) {
+  return std::string(PUREKV_TEST_DATA) + "/reference/" + rest;
+}
 
 inline std::vector<std::string> ReferenceCases() {
   return {"qwen2_5_vl_flat", "qwen2_5_vl_nested", "qwen2_vl", "qwen2_5_vl_v5"};

@@ -92,11 +92,12 @@ def soften(rng, frames):
 SHORT_ROWS = 28              # rows of a slot for one short question
 
 
-def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8):
+def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8, text=True):
     """One batch of `size` videos as a dict of CPU tensors (frames uint8).
 
     Every video has `pairs` slots with a short question each and one slot with the description; with `turns`, one
-    slot with a conversation of three short questions and the description in random order.
+    slot with a conversation of three short questions and the description in random order. Without `text`, the
+    pictures and their cell labels alone.
     """
     content, frames, labels, seconds = [], [], [], []
     for _ in range(size):
@@ -104,6 +105,8 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
         picture, cover = renderer.render(rng, scene)
         frames.append(soften(rng, picture) if rng.random() < soft else picture)
         labels.append(cell_labels(scene, cover))
+        if not text:
+            continue
         short, whole = ask(rng, scene, pairs)
         if turns:
             talk = short[:3] + [whole]
@@ -112,7 +115,9 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
             content.append([packer.slot([q]) for q in short] + [packer.slot([whole])])
         # later positions are seen early: half of the videos are spread over up to about 400 positions
         seconds.append(1.0 if rng.random() > stretch else rng.uniform(0.5, max(1.0, 190 / slices)))
-    longest = 64 if slices < 6 else 96 if slices < 40 else 128   # fixed, so that shapes repeat
+    if not text:
+        return {"frames": torch.from_numpy(np.stack(frames)), "cells": torch.from_numpy(np.stack(labels))}
+    longest = 64 if slices < 6 else 80 if slices < 10 else 96 if slices < 40 else 128   # fixed, so that shapes repeat
     longest += 96 if turns else 0
     groups = ((1, longest),) if turns else ((pairs, SHORT_ROWS), (1, longest))
     total = sum(count * rows for count, rows in groups)

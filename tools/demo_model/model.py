@@ -289,15 +289,15 @@ class DemoModel(nn.Module):
         torch.manual_seed(seed)
         self.visual = Vision(self.cfg)
         self.model = Text(self.cfg)
-        deep = 1 / math.sqrt(2 * self.cfg.num_hidden_layers)
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
             elif "embed_tokens" in name:
                 nn.init.normal_(p, std=0.05)
             elif p.dim() > 1:
-                scale = deep if name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight")) else 1.0
-                nn.init.normal_(p, std=scale / math.sqrt(p[0].numel()))
+                # projections back into the residual stream start at zero: every block is the identity at first
+                back = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight"))
+                nn.init.normal_(p, std=0.0 if back else 1 / math.sqrt(p[0].numel()))
 
     def see(self, patches, frozen=False):
         """The tower's tokens [B, N, hidden] of patches [B, T, P, 1176]."""
@@ -305,12 +305,13 @@ class DemoModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.visual(patches.view(b * t, p, k)).view(b, t * p // 4, -1)
 
-    def forward(self, patches, prefix, text, positions, groups, tap=(), frozen=False):
+    def forward(self, patches, prefix, text, positions, groups, tap=(), frozen=False, active=None):
         """Final hidden states of the slots' rows, the tower's tokens, and {layer: its visual rows} for layers in `tap`.
 
         patches [B, T, P, 1176]; prefix [n0] ids before the video; text [B, 1 + n]: <|vision_end|>, then the rows of all
         slots; positions [3, B, n0+N+1+n]; groups [(slots, rows per slot), ..] with n rows together. Computes in the
-        dtype of `patches`. `frozen` keeps gradients out of the tower.
+        dtype of `patches`. `frozen` keeps gradients out of the tower. Only the first `active` layers run if given:
+        exact while the others still have their initial weights, which make them the identity.
         """
         seen = self.see(patches, frozen)
         embed = self.model.embed_tokens
@@ -318,7 +319,7 @@ class DemoModel(nn.Module):
         cos, sin = self.model.rope(positions, x.dtype)
         first, last = len(prefix), len(prefix) + seen.shape[1]
         taps = {}
-        for i, layer in enumerate(self.model.layers):
+        for i, layer in enumerate(self.model.layers[:active]):
             x = layer(x, cos, sin, last + 1, groups)
             if i in tap:
                 taps[i] = x[:, first:last]

@@ -1,6 +1,6 @@
 """Synthetic scenes: what happens in a demo video, and how it looks.
 
-A scene is a textured, slowly drifting background with one to five small objects. Every object is there for a few
+A scene is a textured, slowly drifting background with one to four small objects. Every object is there for a few
 temporal slices only (a slice is a pair of frames, the temporal patch of Qwen2.5-VL) and either stays still or moves
 along a line. Colours and shapes are unique inside a scene, so that every question has exactly one answer.
 
@@ -20,7 +20,8 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 MOTIONS = ("still", "left", "right", "up", "down")
 TIMES = ("early", "middle", "late")
 COLOUR_NAMES = tuple(COLOURS)
-RADII = tuple(range(9, 16))  # object radius in pixels
+RADII = (10, 11, 12, 13)     # object radius in pixels
+JITTER = 1.5                 # how far an object's centre may be off the middle of a cell, in pixels
 MAX_OBJECTS = 5
 
 
@@ -62,30 +63,30 @@ def third(index, slices):
     return int(3 * (index + 0.5) / slices)
 
 
-def _path(rng, motion, frames, size):
-    """Centres of an object, away from the midlines at its start so that its quadrant is beyond doubt."""
-    def off_middle():
-        near = rng.uniform(0.15, 0.37)
-        return (near if rng.random() < 0.5 else 1 - near) * size
-    if motion == "still":
-        return np.repeat(np.array([[off_middle(), off_middle()]]), frames, axis=0)
-    across = off_middle()
-    first = rng.uniform(0.14, 0.30) * size
-    room = 0.86 * size - first
-    speed = rng.uniform(3.0, 8.0)
-    speed = min(speed, room / max(1, frames - 1))
-    along = first + speed * np.arange(frames)
-    if motion in ("left", "up"):
-        along = size - along
-    across = np.full(frames, across)
-    xy = (along, across) if motion in ("left", "right") else (across, along)
-    return np.stack(xy, axis=1)
+def _path(rng, motion, slices, grid):
+    """Centre per frame. An object sits near the middle of a cell; a moving one crosses one cell per slice, 8 px of the
+    way between the two frames of the slice. It starts in the half it moves away from, so that every one of its cells
+    tells its first quadrant. None if it has no room to move that long."""
+    jitter = rng.uniform(-JITTER, JITTER, 2)
+    cell = rng.integers(0, grid, 2).astype(float)
+    path = np.empty((slices, 2, 2))
+    axis = 0 if motion in ("left", "right") else 1
+    if motion != "still":
+        last = min(grid // 2 - 1, grid - slices)
+        if last < 0:
+            return None
+        cell[axis] = rng.integers(0, last + 1)
+    path[:] = (cell + 0.5) * CELL
+    if motion != "still":
+        path[:, :, axis] += CELL * np.arange(slices)[:, None] + np.array([-4.0, 4.0])
+        if motion in ("left", "up"):
+            path[:, :, axis] = grid * CELL - path[:, :, axis]
+    return (path + jitter).reshape(2 * slices, 2)
 
 
 def sample_scene(rng, slices, grid, max_objects=None):
     """Draw a scene. Each object's life lies inside one third of the video; starts differ; no two objects touch."""
-    size = grid * CELL
-    most = max_objects or (2 if slices < 6 else 3 if slices < 10 else 4 if slices < 40 else 5)
+    most = max_objects or (2 if slices < 6 else 3 if slices < 10 else 4)
     while True:
         count = int(rng.integers(1, most + 1))
         colours = rng.permutation(len(COLOUR_NAMES))[:count]
@@ -95,14 +96,14 @@ def sample_scene(rng, slices, grid, max_objects=None):
         for k in range(count):
             for _ in range(30):
                 motion = "still" if rng.random() < 0.45 else MOTIONS[int(rng.integers(1, 5))]
-                longest = max(1, min(8, slices // 3))
+                longest = max(1, min(8 if motion == "still" else 4, slices // 3))
                 life = int(rng.integers(1 if longest < 3 else 2, longest + 1))
                 start = int(rng.integers(0, slices - life + 1))
                 if third(start, slices) != third(start + life - 1, slices) or any(abs(start - s) < gap for s in used):
                     continue
                 obj = Object(COLOUR_NAMES[colours[k]], SHAPES[shapes[k]], motion, int(rng.choice(RADII)), start, life)
-                obj.path = _path(rng, motion, 2 * life, size)
-                if any(_touch(obj, other) for other in objects):
+                obj.path = _path(rng, motion, life, grid)
+                if obj.path is None or any(_touch(obj, other) for other in objects):
                     continue
                 objects.append(obj)
                 used.append(start)
@@ -121,7 +122,7 @@ def _touch(a, b):
         return False
     pa = a.path[2 * (first - a.start):2 * (last - a.start)]
     pb = b.path[2 * (first - b.start):2 * (last - b.start)]
-    return bool((np.abs(pa - pb).max(axis=1) < a.radius + b.radius + 6).any())
+    return bool((np.abs(pa - pb).max(axis=1) < CELL + 8).any())
 
 
 def _shape_mask(shape, radius):

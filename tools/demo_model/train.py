@@ -27,8 +27,8 @@ from questions import TYPES
 from scenes import Renderer
 
 CLASSES = (7, 6, 6, 6, 3, 4)         # colour, shape, motion, rank, third of the video, quadrant of a cell
-TAPS = (2, 4)                        # decoder layers whose visual rows carry auxiliary heads
-TAP_CLASSES = {"tower": (0, 1, 2, 4, 5), 2: (4, 5), 4: (0, 1, 2, 3, 4, 5)}
+TAPS = (1, 3)                        # decoder layers whose visual rows carry auxiliary heads
+TAP_CLASSES = {"tower": (0, 1, 2, 4, 5), 1: (4, 5), 3: (0, 1, 2, 3, 4, 5)}
 PLAN = "0:6x4;900:6x4,12x4*2;1400:6x4,12x4*3,8x6,24x4;2000:6x4,12x4*3,8x6,24x4*2,48x4"
 
 
@@ -81,15 +81,18 @@ def accuracy(heads, rows, labels):
     return out
 
 
-def optimizers(model, heads, lr, muon):
-    """AdamW; with `muon`, matrices inside blocks get orthogonalised momentum instead (same scale of step)."""
+def optimizers(model, heads, lr, muon, rank=0, workers=1):
+    """AdamW; with `muon`, matrices inside blocks get orthogonalised momentum instead (same scale of step).
+
+    Orthogonalising is dear on a CPU, so every worker does its share of the matrices; `share_updates` then joins them.
+    """
     matrices, rest = [], list(heads.parameters())
     for name, p in model.named_parameters():
         (matrices if muon and p.dim() == 2 and "embed_tokens" not in name else rest).append(p)
     out = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
     if matrices:
-        out.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    return out
+        out.append(torch.optim.Muon(matrices[rank::workers], lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    return out, matrices
 
 
 def score(logits_right, batch, chosen, tally):
@@ -106,11 +109,16 @@ def score(logits_right, batch, chosen, tally):
         tally[k] += (good[of_type].sum(), of_type.sum())
 
 
-def save(path, model, heads, opts, step):
-    """Write a checkpoint; a reader never sees half of one."""
-    torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step,
-                "opts": [o.state_dict() for o in opts]}, path + ".new")
-    os.replace(path + ".new", path)
+def save(path, model, heads, opts, step, rank, workers):
+    """Write a checkpoint (worker 0, with every worker's optimiser state); a reader never sees half of one."""
+    states = [None] * workers
+    if workers > 1:
+        torch.distributed.gather_object([o.state_dict() for o in opts], states if rank == 0 else None)
+    else:
+        states = [[o.state_dict() for o in opts]]
+    if rank == 0:
+        torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step, "opts": states}, path + ".new")
+        os.replace(path + ".new", path)
 
 
 def average_gradients(params, workers):
@@ -125,6 +133,29 @@ def average_gradients(params, workers):
     for p in params:
         p.grad.copy_(flat[at:at + p.numel()].view_as(p) / workers)
         at += p.numel()
+
+
+@torch.no_grad()
+def share_updates(matrices, rank, workers):
+    """Worker r has stepped matrices[r::workers]; after this all workers have all of them."""
+    if workers == 1 or not matrices:
+        return
+    flat = torch.cat([(p if i % workers == rank else torch.zeros_like(p)).flatten() for i, p in enumerate(matrices)])
+    torch.distributed.all_reduce(flat)
+    at = 0
+    for p in matrices:
+        p.copy_(flat[at:at + p.numel()].view_as(p))
+        at += p.numel()
+
+
+def rehearse(model, packer, renderer):
+    """One forward and backward pass of two lengths, so that compiling is done before the run begins."""
+    for slices in (6, 12):
+        batch = make_batch(np.random.default_rng(0), packer, renderer, 2, slices, 4)
+        hidden, _, _ = model(patchify(batch["frames"]).to(torch.bfloat16), batch["prefix"], batch["text"], batch["positions"],
+                             batch["groups"], TAPS)
+        hidden.float().sum().backward()
+    model.zero_grad(set_to_none=True)
 
 
 def stop_together(late, workers):
@@ -142,8 +173,12 @@ def arguments():
     ap.add_argument("--decay-minutes", type=float, default=35, help="length of the final linear decay of the learning rate")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--start", help="directory with model.safetensors")
+    ap.add_argument("--wait-for", help="get ready, then wait for this file before reading the checkpoint")
+    ap.add_argument("--until", help="HH:MM (UTC) instead of --minutes")
+    ap.add_argument("--fresh", action="store_true", help="resume weights only, not the optimiser state")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--muon-scale", type=float, default=2.0, help="learning rate of the matrices, relative to --lr")
     ap.add_argument("--warmup", type=int, default=100)
     ap.add_argument("--batch", type=int, default=32, help="videos per batch at short lengths")
     ap.add_argument("--plan", default=PLAN, help="curriculum, see parse_plan")
@@ -152,6 +187,9 @@ def arguments():
     ap.add_argument("--adamw", action="store_true", help="AdamW for everything instead of Muon for the matrices")
     ap.add_argument("--tower-steps", type=int, default=0, help="first steps, with the tower's auxiliary loss alone (cheap)")
     ap.add_argument("--freeze-until", type=int, default=0, help="no gradient into the tower before this step")
+    ap.add_argument("--active", type=int, default=5, help="decoder layers in use before --grow-at (the others are the identity)")
+    ap.add_argument("--grow-fade", type=float, default=0.0, help="and all layers once the learning rate has decayed to this share")
+    ap.add_argument("--grow-at", type=int, default=1200, help="step from which all decoder layers are used")
     ap.add_argument("--compile", action="store_true")
     ap.add_argument("--workers", type=int, default=2, help="processes on a CPU, one thread each; a GPU uses one")
     return ap.parse_args()
@@ -175,34 +213,44 @@ def train(rank, args, workers):
     packer, renderer = Packer(tok), Renderer()
     model = DemoModel(Config(), seed=args.seed)
     heads = Heads(model.cfg.hidden_size)
+    if args.compile:
+        fused.enable()
+    if args.wait_for:                                        # be ready to go on where a run that is still busy stops
+        rehearse(model, packer, renderer)
+        open(f"{args.out}/ready.{rank}", "w").close()
+        while not os.path.exists(args.wait_for):
+            time.sleep(0.5)
     step, last = 0, f"{args.out}/last.pt"
     if args.start:
         from safetensors.torch import load_file
         model.load_state_dict({k: v.float() for k, v in load_file(f"{args.start}/model.safetensors").items()})
     model, heads = model.to(device), heads.to(device)
-    opts = optimizers(model, heads, args.lr, not args.adamw)
+    opts, shared = optimizers(model, heads, args.lr, not args.adamw, rank, workers)
     if args.resume and os.path.exists(last):
         state = torch.load(last, map_location=device)
         model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
+        heads.load_state_dict(state["heads"], strict=False)
         step = state["step"]
-        for opt, s in zip(opts, state["opts"]):
-            opt.load_state_dict(s)
-    if args.compile:
-        fused.enable()
+        if workers == len(state["opts"]) and not args.fresh:
+            for opt, s in zip(opts, state["opts"][rank]):
+                opt.load_state_dict(s)
     plan = parse_plan(args.plan)
     begin, first_step = time.time(), step
     end = begin + 60 * args.minutes
+    if args.until:
+        now, (h, m) = time.gmtime(begin), map(int, args.until.split(":"))
+        end = begin + (h - now.tm_hour) % 24 * 3600 + (m - now.tm_min) * 60 - now.tm_sec
     tally, losses, hits, since = {}, [], {}, time.time()
     params = list(model.parameters()) + list(heads.parameters())
     while not stop_together(time.time() >= end, workers):
         rng = np.random.default_rng((args.seed, step))       # the same choice of shapes in every worker
         mix = [m for s, m in plan if s <= step][-1]
         slices, grid = mix[int(rng.integers(len(mix)))]
-        size = max(1, min(args.batch, args.batch * 12 * 16 // (slices * grid * grid)) // workers)
+        size = max(1, min(args.batch, args.batch * 8 * 16 // (slices * grid * grid)) // workers)
         turns = rng.random() < args.turns
+        tower_only = step < args.tower_steps
         rng = np.random.default_rng((args.seed, step, rank))
-        batch = make_batch(rng, packer, renderer, size, slices, grid, turns)
+        batch = make_batch(rng, packer, renderer, size, slices, grid, turns, max_objects=5 if tower_only else None, text=not tower_only)
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         fade = torch.tensor(min(1.0, max(0.0, (end - time.time()) / (60 * args.decay_minutes))))
         if workers > 1:
@@ -211,16 +259,16 @@ def train(rank, args, workers):
         warm = min(1.0, (step - first_step + 1) / args.warmup)
         for opt in opts:
             for group in opt.param_groups:
-                group["lr"] = args.lr * warm * fade
+                group["lr"] = args.lr * warm * fade * (args.muon_scale if isinstance(opt, torch.optim.Muon) else 1)
         patches = patchify(batch["frames"]).to(torch.bfloat16)
         labels = batch["cells"].flatten(1, 3)
         weight = args.aux * min(1.0, 1.5 * fade)
-        if step < args.tower_steps:
+        if tower_only:
             seen, taps, loss = model.see(patches), {}, torch.zeros(())
             weight = 1.0
         else:
             hidden, seen, taps = model(patches, batch["prefix"], batch["text"], batch["positions"], batch["groups"], TAPS,
-                                       frozen=step < args.freeze_until)
+                                       frozen=step < args.freeze_until, active=args.active if step < args.grow_at and fade > args.grow_fade else None)
             chosen = batch["target"] != IGNORE
             logits = model.logits(hidden[chosen]).float()
             want = batch["target"][chosen]
@@ -238,6 +286,7 @@ def train(rank, args, workers):
         norm = nn.utils.clip_grad_norm_(params, 1.0)
         for opt in opts:
             opt.step()
+        share_updates(shared, rank, workers)
         losses.append([loss.item(), norm.item()] + [a.item() for a in aux.values()])
         step += 1
         if step % 25 == 0 and rank == 0:
@@ -250,10 +299,9 @@ def train(rank, args, workers):
             with open(f"{args.out}/curve.jsonl", "a") as f:
                 f.write(json.dumps(line) + "\n")
             tally, losses, hits, since = {}, [], {}, time.time()
-        if rank == 0 and step % 100 == 0:
-            save(last, model, heads, opts, step)
-    if rank == 0:
-        save(last, model, heads, opts, step)
+        if step % 50 == 0:
+            save(last, model, heads, opts, step, rank, workers)
+    save(last, model, heads, opts, step, rank, workers)
 
 
 if __name__ == "__main__":
