@@ -51,7 +51,9 @@ void RunTeam(int threads, const std::function<void()>& worker) {
 int PhysicalCores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return std::max(1u, std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+    return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  }
   std::set<std::pair<int, int>> cores;  // (package, core): hyper-threads of one core count once
   int logical = 0;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {

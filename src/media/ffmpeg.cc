@@ -39,6 +39,9 @@ PacketPtr NewPacket() {
 }
 
 CodecPtr OpenDecoder(AVCodecID id, const AVCodecParameters* parameters, int threads, const std::string& path) {
+  // libjxl writes complaints about damaged files to stderr itself, past every log setting: errors would not be one
+  // line.
+  if (id == AV_CODEC_ID_JPEGXL) Fail(path, ": JPEG XL is not supported; JPEG, PNG and WebP are");
   const AVCodec* codec = avcodec_find_decoder(id);
   if (codec == nullptr) Fail(path, ": no decoder for its codec '", avcodec_get_name(id), "' in this FFmpeg");
   CodecPtr context(avcodec_alloc_context3(codec));
