@@ -94,9 +94,12 @@ TEST_F(DemoModel, ScoreAgainstFullOfAFullCacheIsZero) {
 TEST_F(DemoModel, CtrlCStopsWithWhatWasGenerated) {
   // At this temperature every token is about equally likely: the answer does not end by itself soon.
   const std::string json_file = directory_.File("result.json");
+  CliOptions options;
+  options.limit_s = 110;
+  options.interrupt_after_bytes = 1;
   const CliResult result = RunCli({"ask", "-m", kModel, "-p", "What?", "-p", "And then?", "-n", "100000", "--temp",
                                    "100", "--seed", "3", "--dtype", "f32", "--json", json_file},
-                                  {.environment = {}, .directory = "", .limit_s = 110, .interrupt_after_bytes = 1});
+                                  options);
   EXPECT_FALSE(result.timed_out);
   EXPECT_EQ(result.status, 130) << result.err;
   const Json json = ReadJsonFile(json_file);

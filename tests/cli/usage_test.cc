@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -224,24 +225,30 @@ TEST(Usage, Bench) {
   expect({"--shape", "qwen2.5-vl-3b", "--kv-when", "media"}, "--kv-when");
 }
 
+CliResult RunWith(const std::map<std::string, std::string>& environment, const std::vector<std::string>& arguments) {
+  CliOptions options;
+  options.environment = environment;
+  return RunCli(arguments, options);
+}
+
 TEST(Usage, EnvironmentVariablesAreFlags) {
   const std::vector<std::string> ask = {"ask", "-m", "/nonexistent", "-p", "What?"};
-  const CliResult bad = RunCli(ask, {.environment = {{"PUREKV_TEMP", "cold"}}});
+  const CliResult bad = RunWith({{"PUREKV_TEMP", "cold"}}, ask);
   ExpectOneErrorLine(bad, 2);
   EXPECT_THAT(bad.err, AllOf(HasSubstr("PUREKV_TEMP"), HasSubstr("'cold'")));
-  const CliResult refused = RunCli(ask, {.environment = {{"PUREKV_KV_BUDGET", "0.5"}}});
+  const CliResult refused = RunWith({{"PUREKV_KV_BUDGET", "0.5"}}, ask);
   ExpectOneErrorLine(refused, 2);
   EXPECT_THAT(refused.err, HasSubstr("PUREKV_KV_BUDGET"));
   // What is typed wins; empty is the same as not set; model and prompt can come from there too.
-  const CliResult typed =
-      RunCli({"ask", "--temp", "1"}, {.environment = {{"PUREKV_TEMP", "cold"},
-                                                      {"PUREKV_TOP_P", ""},
-                                                      {"PUREKV_MODEL", "/nonexistent/of-the-environment"},
-                                                      {"PUREKV_PROMPT", "What?"}}});
+  const CliResult typed = RunWith({{"PUREKV_TEMP", "cold"},
+                                   {"PUREKV_TOP_P", ""},
+                                   {"PUREKV_MODEL", "/nonexistent/of-the-environment"},
+                                   {"PUREKV_PROMPT", "What?"}},
+                                  {"ask", "--temp", "1"});
   ExpectOneErrorLine(typed, 1);
   EXPECT_THAT(typed.err, HasSubstr("/nonexistent/of-the-environment"));
   // Variables of other commands' flags do not disturb.
-  EXPECT_EQ(RunCli({"policies"}, {.environment = {{"PUREKV_TEMP", "cold"}}}).status, 0);
+  EXPECT_EQ(RunWith({{"PUREKV_TEMP", "cold"}}, {"policies"}).status, 0);
 }
 
 TEST(Usage, HelpShowsAWorkedExample) {
