@@ -1,4 +1,4 @@
-// The program with a model: what ask and score print and write. Skipped where the demo model is not in the checkout.
+// The program with a model: what ask and score print and write.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -39,9 +39,8 @@ Json ReadJsonFile(const std::string& path) {
 class DemoModel : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(std::string(kModel) + "/model.safetensors") || !std::filesystem::exists(kVideo)) {
-      GTEST_SKIP() << "no demo model in " << kModel;
-    }
+    ASSERT_TRUE(std::filesystem::exists(std::string(kModel) + "/model.safetensors")) << kModel;
+    ASSERT_TRUE(std::filesystem::exists(kVideo)) << kVideo;
   }
   TemporaryDirectory directory_;
 };
