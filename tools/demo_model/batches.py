@@ -117,7 +117,7 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
         seconds.append(1.0 if rng.random() > stretch else rng.uniform(0.5, max(1.0, 190 / slices)))
     if not text:
         return {"frames": torch.from_numpy(np.stack(frames)), "cells": torch.from_numpy(np.stack(labels))}
-    longest = 64 if slices < 6 else 80 if slices < 10 else 96 if slices < 40 else 128   # fixed, so that shapes repeat
+    longest = 64 if slices < 6 else 80 if slices < 10 else 104        # fixed, so that shapes repeat: 2, 3, 4 events
     longest += 96 if turns else 0
     groups = ((1, longest),) if turns else ((pairs, SHORT_ROWS), (1, longest))
     total = sum(count * rows for count, rows in groups)
