@@ -113,7 +113,7 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
 }
 
 MachineInfo DescribeMachine() {
-  return {CpuName(), InstructionSet()};
+  return {CpuName(), CpuLevelName(Cpu())};
 }
 
 }  // namespace purekv
