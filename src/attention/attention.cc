@@ -2,34 +2,38 @@
 #include "attention/attention.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
+#include "attention/bf16_kernel.h"
+#include "attention/few_rows.h"
 #include "attention/partial_state.h"
+#include "attention/reference.h"
+#include "attention/scratch.h"
 #include "attention/tile.h"
+#include "base/cpu.h"
 #include "base/error.h"
-#include "base/memory.h"
 #include "base/threads.h"
+#include "kernels/simd_target.h"
 
 namespace purekv {
 namespace {
 
 // (query row, head of the group) pairs per tile: keys and values converted or copied once serve them all.
 constexpr int64_t kTileRows = 128;
-// Fewer tiles than this, and the keys are split into ranges of at least kSplitKeys, so that decode (one tile per KV
-// head) keeps many cores busy. Decided by the shapes alone, never by the number of threads: results are the same on any
-// number.
+// On bf16 products a tile's keys come from the second-level cache: more rows read them less often.
+constexpr int64_t kBf16TileRows = 256;
+// Longer segments prepare their keys and values once for all tiles; shorter ones inside their own task.
+constexpr int64_t kLongSegment = 512;
+constexpr int64_t kWidestBf16Head = 256;
+// Fewer tiles than kEnoughTiles, and the keys are split into ranges of at least kSplitKeys, kWantedTasks in all, so
+// that decode (one tile per KV head) keeps many cores busy. Decided by the shapes alone, never by the number of
+// threads: results are the same on any number. Splitting is not free: 60 tiles of a block of 512 rows, split in two,
+// took a third longer than unsplit, for the fresh memory of their states.
+constexpr int64_t kEnoughTiles = 24;
 constexpr int64_t kWantedTasks = 64;
 constexpr int64_t kSplitKeys = 512;
-
-// The calling thread's scratch memory, kept for its next tile: taking a fresh block from the system for each tile of a
-// vision window cost as much as the tile. Grows to the largest tile seen: StateFloats + TileScratchFloats, 360 KB at
-// head 128.
-float* ThreadScratch(int64_t floats) {
-  static thread_local Buffer buffer;
-  const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
-  if (buffer.size() < bytes) buffer.Resize(bytes);
-  return static_cast<float*>(buffer.data());
-}
+constexpr int64_t kSplitStep = 128;  // ranges begin at multiples of it: whole blocks of the bf16 kernels
 
 int64_t CeilDiv(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -40,6 +44,14 @@ struct Target {
   AnyMatrixView out;  // all rows, all heads
   float* lse = nullptr;
   int64_t heads = 0;
+
+  // The part that a tile writes, whose first row and head these are.
+  TileOutput Tile(int64_t first_row, const AttentionTile& tile, int64_t first_head) const {
+    AnyMatrixView part = out.Rows(first_row, tile.q_rows);
+    part.data = static_cast<char*>(part.data) + static_cast<size_t>(first_head * tile.head_dim) * DtypeSize(part.dtype);
+    part.cols = tile.group * tile.head_dim;
+    return {part, lse == nullptr ? nullptr : lse + first_row * heads + first_head, heads};
+  }
 };
 
 // State rows (query row i, head g of the group) to out rows, one query row at a time.
@@ -60,9 +72,63 @@ void CheckOut(const AnyMatrixView& out, int64_t rows, int64_t cols) {
   PUREKV_CHECK(out.dtype == Dtype::kF32 || out.dtype == Dtype::kBF16, DtypeName(out.dtype));
 }
 
+// One way to run a tile: bf16 products where the kernel is there, else f32 through Highway.
+struct Method {
+  const Bf16Kernel* bf16 = nullptr;
+  bool few = false;  // so few rows that nothing is prepared: the cache is read as it is
+  int64_t head_dim = 0;
+
+  bool prepares() const { return bf16 != nullptr && !few; }
+  int64_t tile_rows() const { return prepares() ? kBf16TileRows : kTileRows; }
+  int64_t ScratchBytes(int64_t rows) const {
+    if (bf16 == nullptr) return TileScratchFloats(rows, head_dim) * static_cast<int64_t>(sizeof(float));
+    return few ? FewRowsScratchBytes(head_dim) : Bf16ScratchBytes(rows, head_dim);
+  }
+  // `prepared` where prepares().
+  void Attend(const AttentionTile& tile, const PreparedHead* prepared, const PartialState& state, char* scratch) const {
+    if (bf16 == nullptr) {
+      AttendTile(tile, state, reinterpret_cast<float*>(scratch));
+    } else if (few) {
+      bf16->attend_few(tile, state, scratch);
+    } else {
+      bf16->attend(tile, *prepared, state, scratch);
+    }
+  }
+};
+
+// `rows`: (query row, head) pairs of a KV head; `in_place`: keys and values are bf16 already.
+Method ChooseMethod(bool bf16, bool in_place, int64_t rows, int64_t head_dim) {
+  const Bf16Kernel* kernel = bf16 && head_dim <= kWidestBf16Head ? ChooseBf16Kernel() : nullptr;
+  if (kernel == nullptr) return {nullptr, false, head_dim};
+  if (in_place && rows <= kBf16FewRows && kernel->attend_few != nullptr) return {kernel, true, head_dim};
+  // Too few to pay for a transposed copy of the values.
+  if (rows <= kFewRows) return {nullptr, false, head_dim};
+  return {kernel, false, head_dim};
+}
+
+int64_t StateBytes(int64_t rows, int64_t head_dim) {
+  return CeilDiv(StateFloats(rows, head_dim) * static_cast<int64_t>(sizeof(float)), 64) * 64;
+}
+
 }  // namespace
 
+std::string AttentionImplementation(bool bf16) {
+  if (Cpu() == CpuLevel::kReference) return "reference";
+  const Bf16Kernel* kernel = bf16 ? ChooseBf16Kernel() : nullptr;
+  return kernel != nullptr ? CpuLevelName(kernel->level) : "highway " + SimdTarget();
+}
+
+std::string DecodeAttentionImplementation(bool bf16) {
+  if (Cpu() == CpuLevel::kReference) return "reference";
+  const Bf16Kernel* kernel = bf16 ? ChooseBf16Kernel() : nullptr;
+  return kernel != nullptr && kernel->attend_few != nullptr ? CpuLevelName(kernel->level) : "highway " + SimdTarget();
+}
+
 void Attention(const AttentionArgs& args) {
+  if (Cpu() == CpuLevel::kReference) {
+    reference::Attention(args);
+    return;
+  }
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
   const int64_t rows = args.q.rows;
   PUREKV_CHECK(kv_heads > 0 && args.heads % kv_heads == 0, args.heads, " heads, ", kv_heads, " KV heads");
@@ -71,16 +137,25 @@ void Attention(const AttentionArgs& args) {
   CheckOut(args.out, rows, args.q.cols);
   if (rows == 0) return;
   const int64_t group = args.heads / kv_heads;
-  const int64_t tile_rows = std::max<int64_t>(1, kTileRows / group);
+  const Method method = ChooseMethod(args.kv[0].dtype == Dtype::kBF16, true, rows * group, args.head_dim);
+  const int64_t tile_rows = std::max<int64_t>(1, method.tile_rows() / group);
   const int64_t row_tiles = CeilDiv(rows, tile_rows);
   const int64_t tiles = kv_heads * row_tiles;
   int64_t longest = 0;
   for (const KvHeadView& kv : args.kv) longest = std::max(longest, kv.length);
-  const int64_t splits =
-      std::clamp<int64_t>(CeilDiv(kWantedTasks, tiles), 1, std::max<int64_t>(1, longest / kSplitKeys));
-  const int64_t state_floats = StateFloats(std::min(rows, tile_rows) * group, args.head_dim);
-  const int64_t scratch_floats = TileScratchFloats(std::min(rows, tile_rows) * group, args.head_dim);
+  const int64_t wanted = tiles >= kEnoughTiles ? 1 : CeilDiv(kWantedTasks, tiles);
+  const int64_t splits = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, longest / kSplitKeys));
+  const int64_t most_rows = std::min(rows, tile_rows) * group;
+  const int64_t state_bytes = StateBytes(most_rows, args.head_dim);
+  const int64_t scratch_bytes = CeilDiv(method.ScratchBytes(most_rows), 64) * 64;
   const Target target{args.out, args.lse, args.heads};
+  AttentionWorkspace own;
+  std::optional<PreparedHeads> prepared;
+  if (method.prepares()) {
+    Buffer& memory = args.workspace != nullptr ? args.workspace->prepared : own.prepared;
+    prepared.emplace(*method.bf16, args.kv, args.head_dim, true, memory);
+  }
+  const auto head_of = [&](int64_t t) { return prepared ? &(*prepared)[static_cast<size_t>(t % kv_heads)] : nullptr; };
 
   // Tile t: KV head t % kv_heads; the last rows first, as they see the most keys.
   const auto tile_at = [&](int64_t t) {
@@ -106,22 +181,29 @@ void Attention(const AttentionArgs& args) {
   if (splits == 1) {
     ParallelFor(tiles, [&](int64_t t) {
       const AttentionTile tile = tile_at(t);
-      float* memory = ThreadScratch(state_floats + scratch_floats);
-      const PartialState state = StateIn(memory + scratch_floats, tile.rows(), args.head_dim);
-      AttendTile(tile, state, memory);
+      char* memory = ThreadScratch(scratch_bytes + state_bytes);
+      if (prepared) {
+        method.bf16->attend_finish(tile, *head_of(t),
+                                   target.Tile((row_tiles - 1 - t / kv_heads) * tile_rows, tile, t % kv_heads * group),
+                                   memory);
+        return;
+      }
+      const PartialState state = StateIn(reinterpret_cast<float*>(memory + scratch_bytes), tile.rows(), args.head_dim);
+      method.Attend(tile, head_of(t), state, memory);
       finish(t, tile, state);
     });
     return;
   }
   // States of all ranges: fewer than kWantedTasks + tiles of them, 5 MB at 128 rows of head 128.
-  Matrix<float> states(tiles * splits, CeilDiv(state_floats, 16) * 16);
+  Matrix<float> states(tiles * splits, state_bytes / static_cast<int64_t>(sizeof(float)));
   ParallelFor(tiles * splits, [&](int64_t task) {
     AttentionTile tile = tile_at(task / splits);
     const int64_t split = task % splits;
     const int64_t length = tile.kv.length;
-    tile.key_begin = length * split / splits;
-    tile.key_end = length * (split + 1) / splits;
-    AttendTile(tile, StateIn(states.Row(task), tile.rows(), args.head_dim), ThreadScratch(scratch_floats));
+    tile.key_begin = length * split / splits / kSplitStep * kSplitStep;
+    if (split + 1 < splits) tile.key_end = length * (split + 1) / splits / kSplitStep * kSplitStep;
+    method.Attend(tile, head_of(task / splits), StateIn(states.Row(task), tile.rows(), args.head_dim),
+                  ThreadScratch(scratch_bytes));
   });
   ParallelFor(tiles, [&](int64_t t) {
     const AttentionTile tile = tile_at(t);
@@ -134,50 +216,92 @@ void Attention(const AttentionArgs& args) {
 }
 
 void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
-                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out) {
+                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out,
+                      AttentionWorkspace* workspace) {
+  if (Cpu() == CpuLevel::kReference) {
+    reference::SegmentAttention(q, k, v, heads, head_dim, scale, cu_segments, out);
+    return;
+  }
   PUREKV_CHECK(q.cols == heads * head_dim && k.cols == q.cols && v.cols == q.cols, q.cols, " columns, ", heads,
                " heads of ", head_dim);
   PUREKV_CHECK(k.rows == q.rows && v.rows == q.rows, q.rows, " queries, ", k.rows, " keys, ", v.rows, " values");
   PUREKV_CHECK(!cu_segments.empty() && cu_segments.front() == 0 && cu_segments.back() == q.rows,
                "segments do not cover the rows");
   CheckOut(out, q.rows, q.cols);
+  const Method method = ChooseMethod(out.dtype == Dtype::kBF16, false, q.rows, head_dim);
+  const auto head_view = [&](int64_t begin, int64_t end, int64_t head) {
+    return KvHeadView{
+        k.Row(begin) + head * head_dim, v.Row(begin) + head * head_dim, end - begin, k.stride, v.stride, Dtype::kF32};
+  };
+  // One tile: rows [begin, end) of the head over all keys of `kv`.
+  const auto run = [&](const KvHeadView& kv, const PreparedHead* prepared, int64_t begin, int64_t end, int64_t head,
+                       char* memory) {
+    AttentionTile tile;
+    tile.q = q.Row(begin) + head * head_dim;
+    tile.q_stride = q.stride;
+    tile.q_rows = end - begin;
+    tile.group = 1;
+    tile.head_dim = head_dim;
+    tile.scale = scale;
+    tile.kv = kv;
+    tile.key_end = kv.length;
+    tile.first_limit = kv.length;
+    const Target target{out, nullptr, heads};
+    if (prepared != nullptr) {
+      method.bf16->attend_finish(tile, *prepared, target.Tile(begin, tile, head), memory);
+      return;
+    }
+    const PartialState state = StateIn(reinterpret_cast<float*>(memory), tile.rows(), head_dim);
+    method.Attend(tile, prepared, state, memory + StateBytes(tile.rows(), head_dim));
+    Finish(tile, state, target, begin, head);
+  };
+  AttentionWorkspace own;
   struct Rows {
     int64_t segment_begin;
     int64_t segment_end;
     int64_t begin;
     int64_t end;
   };
-  std::vector<Rows> tiles;
+  const int64_t tile_rows = method.tile_rows();
+  const int64_t tile_bytes = StateBytes(tile_rows, head_dim) + method.ScratchBytes(tile_rows);
+  // Tasks of the f32 kernel: tiles. Of the bf16 kernels: whole segments, so that keys and values are prepared once.
+  std::vector<Rows> tasks;
   for (size_t s = 0; s + 1 < cu_segments.size(); ++s) {
-    PUREKV_CHECK(cu_segments[s] <= cu_segments[s + 1], "segments are not ascending");
-    for (int64_t begin = cu_segments[s]; begin < cu_segments[s + 1]; begin += kTileRows) {
-      tiles.push_back({cu_segments[s], cu_segments[s + 1], begin, std::min(begin + kTileRows, cu_segments[s + 1])});
+    const int64_t first = cu_segments[s];
+    const int64_t last = cu_segments[s + 1];
+    PUREKV_CHECK(first <= last, "segments are not ascending");
+    if (method.bf16 != nullptr && last - first > kLongSegment) {
+      std::vector<KvHeadView> views;
+      for (int64_t head = 0; head < heads; ++head) views.push_back(head_view(first, last, head));
+      const PreparedHeads prepared(*method.bf16, views, head_dim, true,
+                                   workspace != nullptr ? workspace->prepared : own.prepared);
+      const int64_t tiles = CeilDiv(last - first, tile_rows);
+      ParallelFor(tiles * heads, [&](int64_t task) {
+        const auto head = static_cast<size_t>(task / tiles);
+        const int64_t begin = first + task % tiles * tile_rows;
+        run(views[head], &prepared[head], begin, std::min(begin + tile_rows, last), task / tiles,
+            ThreadScratch(tile_bytes));
+      });
+      continue;
+    }
+    const int64_t step = method.bf16 != nullptr ? kLongSegment : tile_rows;
+    for (int64_t begin = first; begin < last; begin += step) {
+      tasks.push_back({first, last, begin, std::min(begin + step, last)});
     }
   }
-  const int64_t state_floats = StateFloats(kTileRows, head_dim);
-  const int64_t scratch_floats = TileScratchFloats(kTileRows, head_dim);
-  ParallelFor(static_cast<int64_t>(tiles.size()) * heads, [&](int64_t task) {
-    const Rows& rows = tiles[static_cast<size_t>(task / heads)];
+  ParallelFor(static_cast<int64_t>(tasks.size()) * heads, [&](int64_t task) {
+    const Rows& rows = tasks[static_cast<size_t>(task / heads)];
     const int64_t head = task % heads;
-    AttentionTile tile;
-    tile.q = q.Row(rows.begin) + head * head_dim;
-    tile.q_stride = q.stride;
-    tile.q_rows = rows.end - rows.begin;
-    tile.group = 1;
-    tile.head_dim = head_dim;
-    tile.scale = scale;
-    tile.kv = {k.Row(rows.segment_begin) + head * head_dim,
-               v.Row(rows.segment_begin) + head * head_dim,
-               rows.segment_end - rows.segment_begin,
-               k.stride,
-               v.stride,
-               Dtype::kF32};
-    tile.key_end = tile.kv.length;
-    tile.first_limit = tile.kv.length;
-    float* memory = ThreadScratch(state_floats + scratch_floats);
-    const PartialState state = StateIn(memory + scratch_floats, tile.rows(), head_dim);
-    AttendTile(tile, state, memory);
-    Finish(tile, state, {out, nullptr, heads}, rows.begin, head);
+    const KvHeadView kv = head_view(rows.segment_begin, rows.segment_end, head);
+    if (method.bf16 == nullptr) {
+      run(kv, nullptr, rows.begin, rows.end, head, ThreadScratch(tile_bytes));
+      return;
+    }
+    char* memory = ThreadScratch(CeilDiv(tile_bytes, 64) * 64 + PreparedBytes(kv, head_dim, true));
+    const PreparedHead prepared = PrepareHead(*method.bf16, kv, head_dim, true, memory + CeilDiv(tile_bytes, 64) * 64);
+    for (int64_t begin = rows.begin; begin < rows.end; begin += tile_rows) {
+      run(kv, &prepared, begin, std::min(begin + tile_rows, rows.end), head, memory);
+    }
   });
 }
 

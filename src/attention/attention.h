@@ -4,12 +4,20 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "base/any_matrix.h"
 #include "base/matrix.h"
+#include "base/memory.h"
 #include "kernels/kv_view.h"
 
 namespace purekv {
+
+// Memory for the transposed copy of the values that bf16 products need, kept from call to call; grows to the longest
+// cache: as many bytes as one layer's values.
+struct AttentionWorkspace {
+  Buffer prepared;
+};
 
 struct AttentionArgs {
   MatrixView<const float> q;       // [rows, heads * head_dim], rotated, not scaled
@@ -22,17 +30,26 @@ struct AttentionArgs {
   bool causal = true;
   AnyMatrixView out;     // [rows, heads * head_dim], f32 or bf16, written
   float* lse = nullptr;  // [rows, heads], written when given: log sum exp of the scaled logits (natural log)
+  AttentionWorkspace* workspace = nullptr;  // null: a fresh one for this call
 };
 
-// Any number of rows and lengths. A row that sees no key gets zeros and lse = -infinity. Products and sums in f32
-// whatever the KV dtype. The same bits on any number of threads. Working memory: about 0.4 MB per thread at head_dim
-// 128 (kept for the next call), and up to 9 MB of partial states while few rows attend to many keys; nothing grows with
-// the length.
+// Any number of rows and lengths. A row that sees no key gets zeros and lse = -infinity. The same bits on any number of
+// threads. bf16 keys and more than a handful of rows: products of bf16 pairs with f32 sums where the CPU level has
+// them, queries and probabilities rounded to bf16; all else in f32. Working memory: about 0.5 MB per thread at head_dim
+// 128 (kept for the next call), up to 9 MB of partial states while few rows attend to many keys, and, on bf16 products,
+// a transposed copy of the values (and of keys that cannot be read directly: head_dim not a multiple of 32).
 void Attention(const AttentionArgs& args);
 
 // Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision
-// windows, frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above.
+// windows, frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above. Products
+// of bf16 where `out` is bf16 and the CPU level has them, else in f32.
 void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
-                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out);
+                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out,
+                      AttentionWorkspace* workspace = nullptr);
+
+// What runs: "amx_bf16", "avx512_bf16", "highway AVX2", "reference" ... for bf16 or f32 keys.
+std::string AttentionImplementation(bool bf16);
+// The same for a single query row.
+std::string DecodeAttentionImplementation(bool bf16);
 
 }  // namespace purekv

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/bfloat16.h"
+#include "base/threads.h"
 
 namespace purekv::reference {
 namespace {
@@ -56,8 +57,8 @@ void StoreRow(const std::vector<double>& values, const AnyMatrixView& out, int64
 
 void Attention(const AttentionArgs& args) {
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
-  std::vector<double> values;
-  for (int64_t i = 0; i < args.q.rows; ++i) {
+  ParallelFor(args.q.rows, [&](int64_t i) {
+    std::vector<double> values;
     for (int64_t h = 0; h < args.heads; ++h) {
       const KvHeadView& kv = args.kv[static_cast<size_t>(h / (args.heads / kv_heads))];
       const int64_t keys = args.causal ? kv.length - args.q.rows + i + 1 : kv.length;
@@ -65,6 +66,32 @@ void Attention(const AttentionArgs& args) {
                                    static_cast<double>(args.scale), values);
       StoreRow(values, args.out, i, h * args.head_dim);
       if (args.lse != nullptr) args.lse[i * args.heads + h] = static_cast<float>(lse);
+    }
+  });
+}
+
+void ColumnSums(const ColumnSumsArgs& args) {
+  const auto kv_heads = static_cast<int64_t>(args.kv.size());
+  for (int64_t h = 0; h < args.heads; ++h) {
+    const int64_t g = h / (args.heads / kv_heads);
+    const KvHeadView& kv = args.kv[static_cast<size_t>(g)];
+    for (int64_t i = 0; i < args.q.rows; ++i) {
+      const int64_t keys = std::clamp<int64_t>(args.causal ? kv.length - args.q.rows + i + 1 : kv.length, 0, kv.length);
+      const float* q = args.q.Row(i) + h * args.head_dim;
+      const int64_t cell = i * args.heads + h;
+      for (int64_t k = 0; k < keys; ++k) {
+        double logit = 0;
+        for (int64_t d = 0; d < args.head_dim; ++d) {
+          logit += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, k * kv.key_stride + d);
+        }
+        const double p = std::exp(logit * static_cast<double>(args.scale) - static_cast<double>(args.lse[cell]));
+        for (int64_t plane = 0; plane < args.planes; ++plane) {
+          const double weight = args.weights == nullptr
+                                    ? 1.0
+                                    : static_cast<double>(args.weights[plane * args.q.rows * args.heads + cell]);
+          args.sums[(plane * kv_heads + g) * args.sum_stride + k] += weight * p;
+        }
+      }
     }
   }
 }

@@ -27,6 +27,13 @@ struct AttentionTile {
   int64_t rows() const { return q_rows * group; }
 };
 
+// Where the finished rows of a tile go: row r of the tile to row r / group, columns from r % group * head_dim on.
+struct TileOutput {
+  AnyMatrixView out;     // [q_rows, group * head_dim], f32 or bf16
+  float* lse = nullptr;  // lse[i * lse_stride + g], natural logarithm; or null
+  int64_t lse_stride = 0;
+};
+
 // Floats of scratch memory AttendTile needs: about 290 KB at 128 rows and head 128, whatever the number of keys.
 int64_t TileScratchFloats(int64_t rows, int64_t head_dim);
 

@@ -26,8 +26,8 @@ CpuLevel BestCpuLevel();
 // when the name is unknown or the machine lacks the level: nothing is replaced quietly.
 CpuLevel Cpu();
 
-// For tests: another level than the one in use, until the next call. oneDNN, which decides once, stays as it was. Aborts
-// when the machine lacks the level.
+// For tests: another level than the one in use, until the next call. oneDNN, which decides once, stays as it was.
+// Aborts when the machine lacks the level.
 void SetCpuForTest(CpuLevel level);
 
 // True where bf16 products have instructions of their own at the level in use.

@@ -164,6 +164,7 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   args.head_dim = dim;
   args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
   args.out = attended;
+  args.workspace = &workspace.attention;
   {
     const StageTimer timer(&workspace.attention_seconds);
     Attention(args);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/attention.h"
 #include "base/any_matrix.h"
 #include "base/matrix.h"
 #include "cache/kv_cache.h"
@@ -48,6 +49,7 @@ struct DecoderWorkspace {
   AnyMatrix normed, attended, activated;  // [block, hidden | heads * head_dim | intermediate], compute dtype
   Matrix<float> qkv, gate_up;             // [block, (heads + 2 kv_heads) * head_dim], [block, 2 * intermediate]
   Matrix<float> cos, sin;                 // [block, rotary / 2]
+  AttentionWorkspace attention;
   int64_t rows = 0;
   double matmul_seconds = 0, attention_seconds = 0;  // spent so far
 };

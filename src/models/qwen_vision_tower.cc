@@ -136,6 +136,7 @@ struct QwenVisionTower::Scratch {
   Matrix<float> cos, sin;  // [rows, head_dim / 2]
   Matrix<float> wide;      // [kFeedForwardRows, 1 or 2 * intermediate]
   AnyMatrix activated;     // [kFeedForwardRows, intermediate]
+  AttentionWorkspace attention;
 };
 
 void QwenVisionTower::ApplyNorm(const Norm& norm, MatrixView<const float> x, AnyMatrixView out) const {
@@ -212,7 +213,7 @@ void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segm
   ApplyRope(q, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
   ApplyRope(k, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
   SegmentAttention(q, k, qkv.Cols(2 * d, d), config_.heads, dim, 1.0F / std::sqrt(static_cast<float>(dim)), segments,
-                   scratch.normed.View());
+                   scratch.normed.View(), &scratch.attention);
   block.proj.Run(scratch.normed.View(), x, /*accumulate=*/true);
 
   ApplyNorm(block.norm2, x, scratch.normed.View());

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "attention/attention.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "kernels/simd_target.h"
@@ -285,12 +286,11 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
 
 std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
   const std::string simd = "highway " + SimdTarget();
-  return {{"matmul", decoder_.gate_up(0).Implementation(256)},
-          {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
-          {"attention.prefill", simd},
-          {"attention.decode", simd},
-          {"attention.vision", simd},
-          {"elementwise", simd}};
+  const bool bf16 = decoder_.compute() == Dtype::kBF16;
+  return {
+      {"matmul", decoder_.gate_up(0).Implementation(256)},  {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
+      {"attention.prefill", AttentionImplementation(bf16)}, {"attention.decode", DecodeAttentionImplementation(bf16)},
+      {"attention.vision", AttentionImplementation(bf16)},  {"elementwise", simd}};
 }
 
 }  // namespace purekv

@@ -12,14 +12,17 @@
 #include <vector>
 
 #include "attention/reference.h"
+#include "attention/testing.h"
 #include "kernels/testing.h"
 
 namespace purekv {
 namespace {
 
 using testing::ExpectNear;
-using testing::ForEachTarget;
+using testing::ExpectRowsNear;
+using testing::ForEachImplementation;
 using testing::Guarded;
+using testing::kBf16Error;
 using testing::ScopedThreads;
 
 struct Case {
@@ -50,6 +53,7 @@ class Problem {
         q_(Dtype::kF32, c.rows, heads_ * c.head_dim, c.extra) {
     std::mt19937 random(seed);
     q_.Fill(random, c.deviation);
+    if (c.kv_dtype == Dtype::kBF16) q_.RoundToBF16();  // as models in bf16 do; what is left is the kernels' own error
     for (const int64_t length : c.lengths) {
       keys_.push_back(std::make_unique<Guarded>(c.kv_dtype, length, c.head_dim, c.extra));
       values_.push_back(std::make_unique<Guarded>(c.kv_dtype, length, c.head_dim, c.extra));
@@ -94,18 +98,23 @@ void Check(const Case& c) {
   const double logit =
       3.0 * static_cast<double>(c.deviation * c.deviation) * std::sqrt(static_cast<double>(c.head_dim));
   const double tolerance = 4e-6 + 2e-7 * logit;
-  ForEachTarget([&] {
+  ForEachImplementation([&](bool bf16) {
     Guarded got = problem.Out();
     std::vector<float> lse(want_lse.size() + 1, 123.0f);
     Attention(problem.Args(got, lse.data()));
-    ExpectNear(got, want, tolerance, tolerance);
+    if (bf16 && c.kv_dtype == Dtype::kBF16) {
+      ExpectRowsNear(got, want, c.head_dim, kBf16Error);
+    } else {
+      ExpectNear(got, want, tolerance, tolerance);
+    }
     EXPECT_TRUE(got.Intact());
     EXPECT_EQ(lse.back(), 123.0f);
     for (size_t i = 0; i < want_lse.size(); ++i) {
       if (std::isinf(want_lse[i])) {
         EXPECT_EQ(lse[i], want_lse[i]);
       } else {
-        EXPECT_NEAR(lse[i], want_lse[i], tolerance * (1 + std::abs(static_cast<double>(want_lse[i]))));
+        const double slack = bf16 ? 1e-5 : 0;
+        EXPECT_NEAR(lse[i], want_lse[i], (slack + tolerance) * (1 + std::abs(static_cast<double>(want_lse[i]))));
       }
     }
   });
@@ -126,6 +135,32 @@ TEST(Attention, HeadSizes) {
     Check({.rows = 9, .lengths = {50}, .group = 2, .head_dim = head_dim});
     Check({.rows = 4, .lengths = {50}, .group = 3, .head_dim = head_dim, .kv_dtype = Dtype::kBF16, .extra = 5});
   }
+}
+
+TEST(Attention, Bf16Shapes) {
+  // Panels of 32 rows, groups of 32 keys, blocks of 128, tiles of 256 rows: one less, exactly, one more.
+  for (const int64_t head_dim : {1, 31, 32, 64, 80, 96, 128, 256}) {
+    Check({.rows = 40, .lengths = {150}, .group = 1, .head_dim = head_dim, .kv_dtype = Dtype::kBF16});
+    Check({.rows = 5, .lengths = {5, 33}, .group = 7, .head_dim = head_dim, .kv_dtype = Dtype::kBF16, .extra = 3});
+  }
+  for (const int64_t rows : {9, 15, 16, 17, 31, 32, 33, 255, 256, 257}) {
+    for (const int64_t more : {0, 1, 127, 128, 129}) {
+      Check({.rows = rows, .lengths = {rows + more}, .group = 1, .head_dim = 64, .kv_dtype = Dtype::kBF16});
+    }
+  }
+  for (const int64_t length : {1, 31, 32, 33, 127, 128, 129, 160, 161}) {
+    Check({.rows = 13,
+           .lengths = {length, 2 * length},
+           .group = 4,
+           .head_dim = 64,
+           .causal = false,
+           .kv_dtype = Dtype::kBF16});
+  }
+  Check({.rows = 5, .lengths = {3, 0, 200, 5, 1}, .group = 2, .head_dim = 24, .kv_dtype = Dtype::kBF16});
+  Check({.rows = 700, .lengths = {1300, 701}, .group = 2, .head_dim = 32, .kv_dtype = Dtype::kBF16});
+  Check({.rows = 12, .lengths = {3000}, .group = 3, .head_dim = 64, .kv_dtype = Dtype::kBF16});  // split over keys
+  Check({.rows = 30, .lengths = {120}, .group = 2, .head_dim = 64, .kv_dtype = Dtype::kBF16, .deviation = 35.0f});
+  Check({.rows = 30, .lengths = {120}, .group = 2, .head_dim = 64, .kv_dtype = Dtype::kBF16, .deviation = 1e-20f});
 }
 
 TEST(Attention, FormatsStridesAndMask) {
@@ -180,8 +215,11 @@ TEST(Attention, EqualKeysGiveTheMean) {
 }
 
 TEST(Attention, SameBitsOnAnyNumberOfThreads) {
-  for (const Case& c : {Case{.rows = 1, .lengths = {2500, 1800}, .group = 4, .head_dim = 64},
-                        Case{.rows = 300, .lengths = {300, 555}, .group = 2, .head_dim = 32}}) {
+  for (const Case& c :
+       {Case{.rows = 1, .lengths = {2500, 1800}, .group = 4, .head_dim = 64},
+        Case{.rows = 300, .lengths = {300, 555}, .group = 2, .head_dim = 32},
+        Case{.rows = 40, .lengths = {2500, 1800}, .group = 4, .head_dim = 64, .kv_dtype = Dtype::kBF16},
+        Case{.rows = 300, .lengths = {300, 555}, .group = 7, .head_dim = 32, .kv_dtype = Dtype::kBF16}}) {
     Problem problem(c, 11);
     Guarded first = problem.Out();
     {
@@ -204,10 +242,8 @@ TEST(SegmentAttention, WindowsAndFrames) {
     int64_t heads;
     int64_t head_dim;
   };
-  const std::vector<Shape> shapes = {{{0, 64, 128, 144, 150}, 2, 80},
-                                     {{0, 200}, 3, 64},
-                                     {{0, 1, 1, 3, 132}, 2, 20},
-                                     {{0}, 2, 16},  // no rows
+  const std::vector<Shape> shapes = {{{0, 700}, 2, 80}, {{0, 513, 1100}, 1, 96},    {{0, 64, 128, 144, 150}, 2, 80},
+                                     {{0, 200}, 3, 64}, {{0, 1, 1, 3, 132}, 2, 20}, {{0}, 2, 16},  // no rows
                                      {{0, 0}, 2, 16}};
   for (const Shape& shape : shapes) {
     const int64_t rows = shape.cu.back();
@@ -218,14 +254,19 @@ TEST(SegmentAttention, WindowsAndFrames) {
       q.Fill(random);
       k.Fill(random);
       v.Fill(random);
+      for (Guarded* x : {&q, &k, &v}) x->RoundToBF16();  // as the kernels will
       for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
         Guarded want(dtype, rows, shape.heads * shape.head_dim, extra);
         reference::SegmentAttention(q.Floats(), k.Floats(), v.Floats(), shape.heads, shape.head_dim, 0.2f, shape.cu,
                                     want.View());
-        ForEachTarget([&] {
+        ForEachImplementation([&](bool bf16) {
           Guarded got(dtype, rows, shape.heads * shape.head_dim, extra);
           SegmentAttention(q.Floats(), k.Floats(), v.Floats(), shape.heads, shape.head_dim, 0.2f, shape.cu, got.View());
-          ExpectNear(got, want, 5e-6, 5e-6);
+          if (bf16 && dtype == Dtype::kBF16) {
+            ExpectRowsNear(got, want, shape.head_dim, kBf16Error);
+          } else {
+            ExpectNear(got, want, 5e-6, 5e-6);
+          }
           EXPECT_TRUE(got.Intact());
         });
       }

@@ -75,6 +75,11 @@ class Guarded {
       for (int64_t c = 0; c < cols_; ++c) Set(r, c, normal(random));
     }
   }
+  void RoundToBF16() {
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < cols_; ++c) Set(r, c, ToFloat(ToBF16(At(r, c))));
+    }
+  }
   // The padding still holds the pattern.
   bool Intact() const {
     const size_t size = DtypeSize(dtype_);

@@ -1,0 +1,23 @@
+// The f32 twin of the bf16 kernels' column sums.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/tile.h"
+
+namespace purekv {
+
+struct ColumnRows {
+  AttentionTile tile;              // its rows, keys and limits
+  const float* lse = nullptr;      // [tile.rows()], natural logarithm; +infinity: the row does not count
+  const float* weights = nullptr;  // [planes][weight_stride], or null: one plane of ones
+  int64_t weight_stride = 0;
+  int64_t planes = 1;
+};
+
+// sums[plane * plane_stride + j] += sum over the tile's rows of weight * exp(logit - lse), for keys j in
+// [tile.key_begin, tile.key_end). Scratch of ColumnScratchBytes, 64-byte aligned.
+void AddColumns(const ColumnRows& rows, double* sums, int64_t plane_stride, char* scratch);
+int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim);
+
+}  // namespace purekv

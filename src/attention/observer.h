@@ -1,0 +1,38 @@
+// How much attention each key receives, from Q, K and the rows' log-sum-exp: a second pass over Q K^T that adds columns
+// up as it goes, never an N x N matrix. What score-based cache policies look at.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "attention/attention.h"
+#include "base/matrix.h"
+#include "kernels/kv_view.h"
+
+namespace purekv {
+
+struct ColumnSumsArgs {
+  MatrixView<const float> q;       // [rows, heads * head_dim], rotated, not scaled: as Attention got them
+  std::span<const KvHeadView> kv;  // [kv_heads]
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  float scale = 0;
+  bool causal = true;          // as AttentionArgs::causal
+  const float* lse = nullptr;  // [rows, heads], as Attention wrote it
+  // Planes of sums: null for one plane in which every row counts 1; else [planes, rows * heads], what row i of head h
+  // counts in each plane (0: not at all), for example one plane per class of query.
+  const float* weights = nullptr;
+  int64_t planes = 1;
+  // [planes, kv_heads, sum_stride], sum_stride at least the longest length; added to:
+  // sums[p, g, j] += sum over rows i and query heads h of KV head g of weight[p][i, h] * exp(scale * q[h, i] . k[g, j]
+  // - lse[i, h]), for entries j that row i sees.
+  double* sums = nullptr;
+  int64_t sum_stride = 0;
+  AttentionWorkspace* workspace = nullptr;  // as AttentionArgs::workspace
+};
+
+// The same bits on any number of threads. Logits as Attention's: bf16 products where the keys are bf16 and the CPU
+// level has them, else f32.
+void ColumnSums(const ColumnSumsArgs& args);
+
+}  // namespace purekv

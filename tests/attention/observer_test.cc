@@ -1,0 +1,147 @@
+// Column sums of attention against their reference: every implementation, ragged heads, masks, planes of weights.
+#include "attention/observer.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "attention/reference.h"
+#include "attention/testing.h"
+
+namespace purekv {
+namespace {
+
+using testing::ForEachImplementation;
+using testing::Guarded;
+using testing::ScopedThreads;
+
+struct Case {
+  int64_t rows = 1;
+  std::vector<int64_t> lengths;
+  int64_t group = 1;
+  int64_t head_dim = 64;
+  bool causal = true;
+  Dtype dtype = Dtype::kF32;
+  int64_t planes = 0;  // 0: without weights
+};
+
+class Problem {
+ public:
+  explicit Problem(const Case& c)
+      : case_(c),
+        kv_heads_(static_cast<int64_t>(c.lengths.size())),
+        heads_(kv_heads_ * c.group),
+        q_(Dtype::kF32, c.rows, heads_ * c.head_dim, 2),
+        lse_(static_cast<size_t>(c.rows * heads_)) {
+    std::mt19937 random(17);
+    q_.Fill(random, 1.5f);
+    if (c.dtype == Dtype::kBF16) q_.RoundToBF16();
+    for (const int64_t length : c.lengths) {
+      keys_.push_back(std::make_unique<Guarded>(c.dtype, length, c.head_dim, 3));
+      keys_.back()->Fill(random);
+      kv_.push_back({keys_.back()->View().data, keys_.back()->View().data, length, keys_.back()->View().stride,
+                     keys_.back()->View().stride, c.dtype});
+      stride_ = std::max(stride_, length + 5);
+    }
+    AttentionArgs attention;
+    attention.q = q_.Floats();
+    attention.kv = kv_;
+    attention.heads = heads_;
+    attention.head_dim = c.head_dim;
+    attention.scale = 0.3f / std::sqrt(static_cast<float>(c.head_dim));
+    attention.causal = c.causal;
+    Guarded out(Dtype::kF32, c.rows, heads_ * c.head_dim, 0);
+    attention.out = out.View();
+    attention.lse = lse_.data();
+    reference::Attention(attention);
+    std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
+    weights_.resize(static_cast<size_t>(c.planes) * lse_.size());
+    for (float& w : weights_) w = uniform(random) < 0.3f ? 0.0f : uniform(random);
+  }
+
+  // [planes][kv_heads][stride], one element more at the end.
+  std::vector<double> Run(bool slow) {
+    const int64_t planes = std::max<int64_t>(1, case_.planes);
+    std::vector<double> sums(static_cast<size_t>(planes * kv_heads_ * stride_), 0.5);
+    ColumnSumsArgs args;
+    args.q = q_.Floats();
+    args.kv = kv_;
+    args.heads = heads_;
+    args.head_dim = case_.head_dim;
+    args.scale = 0.3f / std::sqrt(static_cast<float>(case_.head_dim));
+    args.causal = case_.causal;
+    args.lse = lse_.data();
+    args.weights = weights_.empty() ? nullptr : weights_.data();
+    args.planes = planes;
+    args.sums = sums.data();
+    args.sum_stride = stride_;
+    slow ? reference::ColumnSums(args) : ColumnSums(args);
+    return sums;
+  }
+
+ private:
+  Case case_;
+  int64_t kv_heads_;
+  int64_t heads_;
+  int64_t stride_ = 0;
+  Guarded q_;
+  std::vector<float> lse_;
+  std::vector<float> weights_;
+  std::vector<std::unique_ptr<Guarded>> keys_;
+  std::vector<KvHeadView> kv_;
+};
+
+void Check(const Case& c) {
+  Problem problem(c);
+  const std::vector<double> want = problem.Run(true);
+  ForEachImplementation([&](bool bf16) {
+    const std::vector<double> got = problem.Run(false);
+    const double tolerance = bf16 && c.dtype == Dtype::kBF16 ? 2e-4 : 1e-5;
+    for (size_t i = 0; i < want.size(); ++i) {
+      ASSERT_NEAR(got[i] - 0.5, want[i] - 0.5, tolerance * std::abs(want[i] - 0.5) + 1e-9)
+          << "element " << i << ", " << c.rows << " rows, group " << c.group << ", head " << c.head_dim;
+    }
+  });
+}
+
+TEST(ColumnSums, EqualsReference) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const int64_t head_dim : {3, 32, 64, 80, 128}) {
+      Check({.rows = 21, .lengths = {100, 131}, .group = 4, .head_dim = head_dim, .dtype = dtype});
+      Check({.rows = 1, .lengths = {40}, .group = 7, .head_dim = head_dim, .causal = false, .dtype = dtype});
+    }
+    Check({.rows = 300, .lengths = {300, 700}, .group = 2, .head_dim = 32, .dtype = dtype, .planes = 2});
+    Check({.rows = 33, .lengths = {33, 34, 257}, .group = 7, .head_dim = 64, .dtype = dtype, .planes = 1});
+    Check({.rows = 5, .lengths = {3, 0, 200, 5, 1}, .group = 2, .head_dim = 24, .dtype = dtype});  // rows without keys
+    Check({.rows = 0, .lengths = {9}, .group = 2, .head_dim = 24, .dtype = dtype});
+  }
+}
+
+TEST(ColumnSums, RowsSumToOne) {
+  // Over all keys, the sums are the number of (row, head) pairs.
+  const Case c{.rows = 200, .lengths = {450}, .group = 3, .head_dim = 64, .dtype = Dtype::kBF16};
+  Problem problem(c);
+  double total = 0;
+  const std::vector<double> sums = problem.Run(false);
+  for (int64_t i = 0; i < 450; ++i) total += sums[static_cast<size_t>(i)] - 0.5;
+  EXPECT_NEAR(total, 600.0, 0.05);
+}
+
+TEST(ColumnSums, SameBitsOnAnyNumberOfThreads) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    Problem problem({.rows = 90, .lengths = {900, 555}, .group = 2, .head_dim = 32, .dtype = dtype, .planes = 2});
+    std::vector<double> first;
+    for (const int count : {1, 2, 5}) {
+      ScopedThreads threads(count);
+      const std::vector<double> sums = problem.Run(false);
+      if (first.empty()) first = sums;
+      EXPECT_EQ(sums, first) << count << " threads";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace purekv
