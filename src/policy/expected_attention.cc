@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/threads.h"
+#include "policy/gaussian.h"
 #include "policy/policies.h"
 #include "policy/scores.h"
 
@@ -44,39 +45,33 @@ struct MeanRotation {
   }
 };
 
-// z_j = (mean . k_j) / sqrt(d) + k_j^T covariance k_j / (2d): the log of the expected exp(q . k_j / sqrt(d)).
-// Sixteen keys at a time, transposed, so that the inner loop runs over keys; f32 products.
+// z_j = (mean . k_j) / sqrt(d) + k_j^T covariance k_j / (2d): the log of the expected exp(q . k_j / sqrt(d)). In f32,
+// a group of keys at a time.
 class LogExpectation {
  public:
-  LogExpectation(const std::vector<double>& mean, const std::vector<double>& covariance) : dim_(mean.size()) {
-    const auto d = static_cast<double>(dim_);
-    for (const double m : mean) linear_.push_back(static_cast<float>(m / std::sqrt(d)));
-    quadratic_.assign(covariance.empty() ? 0 : dim_ * dim_, 0.0F);
-    for (size_t i = 0; i * dim_ < quadratic_.size(); ++i) {  // the upper triangle serves for both
-      for (size_t j = i; j < dim_; ++j) {
-        quadratic_[i * dim_ + j] = static_cast<float>(covariance[i * dim_ + j] / (i == j ? 2 * d : d));
+  LogExpectation(const std::vector<double>& mean, const std::vector<double>& covariance)
+      : padded_((mean.size() + kGaussianPad - 1) / kGaussianPad * kGaussianPad),
+        linear_(padded_, 0.0F),
+        quadratic_(covariance.empty() ? 0 : padded_ * padded_, 0.0F) {
+    const size_t dim = mean.size();
+    const auto d = static_cast<double>(dim);
+    for (size_t i = 0; i < dim; ++i) linear_[i] = static_cast<float>(mean[i] / std::sqrt(d));
+    for (size_t i = 0; i < dim && !covariance.empty(); ++i) {  // the upper triangle serves for both
+      for (size_t j = i; j < dim; ++j) {
+        quadratic_[i * padded_ + j] = static_cast<float>(covariance[i * dim + j] / (i == j ? 2 * d : d));
       }
     }
   }
 
-  static constexpr size_t kKeys = 16;
-  // keys [dim][kKeys]; z [kKeys]
-  void Run(const float* keys, float* z) const {
-    std::array<float, kKeys> total{};
-    for (size_t i = 0; i < dim_; ++i) {
-      std::array<float, kKeys> row;
-      row.fill(linear_[i]);
-      for (size_t j = quadratic_.empty() ? dim_ : i; j < dim_; ++j) {
-        const float weight = quadratic_[i * dim_ + j];
-        for (size_t k = 0; k < kKeys; ++k) row[k] += weight * keys[j * kKeys + k];
-      }
-      for (size_t k = 0; k < kKeys; ++k) total[k] += row[k] * keys[i * kKeys + k];
-    }
-    std::copy(total.begin(), total.end(), z);
+  // Room for a group of keys, transposed: [padded dim][kGaussianKeys], zeros.
+  std::vector<float> Keys() const { return std::vector<float>(padded_ * kGaussianKeys, 0.0F); }
+  void Run(const std::vector<float>& keys, float* z) const {
+    QuadraticForms(linear_.data(), quadratic_.empty() ? nullptr : quadratic_.data(), static_cast<int64_t>(padded_),
+                   keys.data(), z);
   }
 
  private:
-  size_t dim_;
+  size_t padded_;
   std::vector<float> linear_, quadratic_;
 };
 
@@ -128,23 +123,22 @@ class ExpectedAttention : public Policy {
     const LogExpectation z(mean, covariance);
     const KvHeadView& kv = entries.kv[static_cast<size_t>(h / entries.group())];
     const int64_t begin = std::min(Protects(entries.base).sinks, kv.length);
-    constexpr auto kKeys = static_cast<int64_t>(LogExpectation::kKeys);
     std::vector<float> logits(static_cast<size_t>(kv.length - begin));
-    const int64_t groups = (kv.length - begin + kKeys - 1) / kKeys;
-    ParallelForRanges(groups, 64, [&](int64_t from, int64_t to) {
+    const int64_t groups = (kv.length - begin + kGaussianKeys - 1) / kGaussianKeys;
+    ParallelForRanges(groups, 32, [&](int64_t from, int64_t to) {
       std::vector<double> key(dim);
-      std::vector<float> keys(dim * LogExpectation::kKeys);
-      std::array<float, LogExpectation::kKeys> out;
+      std::vector<float> keys = z.Keys();
+      std::array<float, kGaussianKeys> out;
       for (int64_t group = from; group < to; ++group) {
-        const int64_t first = begin + group * kKeys;
-        const int64_t count = std::min(kKeys, kv.length - first);
+        const int64_t first = begin + group * kGaussianKeys;
+        const int64_t count = std::min(kGaussianKeys, kv.length - first);
         for (int64_t k = 0; k < count; ++k) {
           KeyRow(kv, first + k, entries.head_dim, key.data());
           for (size_t i = 0; i < dim; ++i) {
-            keys[i * LogExpectation::kKeys + static_cast<size_t>(k)] = static_cast<float>(key[i]);
+            keys[i * kGaussianKeys + static_cast<size_t>(k)] = static_cast<float>(key[i]);
           }
         }
-        z.Run(keys.data(), out.data());
+        z.Run(keys, out.data());
         std::copy(out.begin(), out.begin() + count, logits.begin() + static_cast<std::ptrdiff_t>(first - begin));
       }
     });

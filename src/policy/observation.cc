@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "policy/gaussian.h"
 
 namespace purekv {
 
@@ -80,39 +81,31 @@ void QueryStats::Add(MatrixView<const float> q) {
     products_.assign(pivot_.size() * dim, 0);
   }
   count_ += q.rows;
-  constexpr int64_t kRows = 4;       // read together, so that a product's sum is loaded once for four rows
   constexpr int64_t kF32Rows = 128;  // summed in f32 before they are added in f64
+  const auto padded = static_cast<size_t>((head_dim_ + kGaussianPad - 1) / kGaussianPad * kGaussianPad);
   ParallelFor(heads_, [&](int64_t head) {
     const float* const pivot = pivot_.data() + head * head_dim_;
     double* const sums = sums_.data() + head * head_dim_;
     double* const products = products_.data() + head * head_dim_ * head_dim_;
-    std::vector<float> rows(static_cast<size_t>(kRows) * dim), tile(dim * dim);
+    std::vector<float> rows(kGaussianRows * padded), tile(padded * padded);
     for (int64_t begin = 0; begin < q.rows; begin += kF32Rows) {
       const int64_t end = std::min(begin + kF32Rows, q.rows);
       std::fill(tile.begin(), tile.end(), 0.0F);
-      for (int64_t row = begin; row < end; row += kRows) {
-        for (int64_t r = 0; r < kRows; ++r) {
-          float* const out = rows.data() + r * head_dim_;
-          if (row + r >= end) {
-            std::fill(out, out + dim, 0.0F);
-            continue;
-          }
+      for (int64_t row = begin; row < end; row += kGaussianRows) {
+        std::fill(rows.begin(), rows.end(), 0.0F);
+        for (int64_t r = 0; r < std::min(kGaussianRows, end - row); ++r) {
+          float* const out = rows.data() + static_cast<size_t>(r) * padded;
           const float* const in = q.Row(row + r) + head * head_dim_;
           for (size_t i = 0; i < dim; ++i) {
             out[i] = in[i] - pivot[i];
             sums[i] += static_cast<double>(out[i]);
           }
         }
-        const float* const x0 = rows.data();
-        const float* const x1 = x0 + dim;
-        const float* const x2 = x1 + dim;
-        const float* const x3 = x2 + dim;
-        for (size_t i = 0; i < dim; ++i) {
-          float* const out = tile.data() + i * dim;
-          for (size_t j = i; j < dim; ++j) out[j] += x0[i] * x0[j] + x1[i] * x1[j] + (x2[i] * x2[j] + x3[i] * x3[j]);
-        }
+        AddOuterProducts(rows.data(), static_cast<int64_t>(padded), tile.data());
       }
-      for (size_t i = 0; i < dim * dim; ++i) products[i] += static_cast<double>(tile[i]);
+      for (size_t i = 0; i < dim; ++i) {
+        for (size_t j = i; j < dim; ++j) products[i * dim + j] += static_cast<double>(tile[i * padded + j]);
+      }
     }
   });
 }
