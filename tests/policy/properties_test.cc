@@ -176,6 +176,9 @@ TEST(PolicyProperties, PoolingReadsZerosOutside) {
   scores = {3, 6, 9, 100};
   PoolScores(Pool::kMax, 5, 3, scores);
   EXPECT_THAT(scores, ElementsAre(9, 9, 9, 100));
+  scores = {-3, -6, -9};
+  PoolScores(Pool::kMax, 3, 3, scores);
+  EXPECT_THAT(scores, ElementsAre(0, -3, 0));
   scores = {-3};
   PoolScores(Pool::kMax, 1, 1, scores);
   EXPECT_THAT(scores, ElementsAre(-3));
