@@ -13,7 +13,21 @@ namespace {
 constexpr char kExample[] = R"(Example:
   purekv policies
 lists every compression policy: what it keeps, its parameters (set with --kv-option KEY=VALUE) with default and range,
-and the paper it follows.)";
+and the paper it follows; then the parameters that go with several policies.)";
+
+std::string ParameterText(const PolicyOption& parameter) {
+  return StrCat("    ", parameter.name, "=", parameter.fallback, "  ", parameter.range);
+}
+
+nlohmann::ordered_json ParameterJson(const PolicyOption& parameter) {
+  return {{"name", parameter.name}, {"default", parameter.fallback}, {"range", parameter.range}};
+}
+
+std::vector<std::string> Allocators(const PolicyInfo& policy) {
+  if (!policy.make) return {};  // keeps everything: nothing to share out
+  return policy.ada ? std::vector<std::string>{"uniform", "pyramid", "ada"}
+                    : std::vector<std::string>{"uniform", "pyramid"};
+}
 
 std::string PoliciesText() {
   std::string text;
@@ -21,8 +35,12 @@ std::string PoliciesText() {
     text +=
         StrCat(policy.name, "  ", policy.summary, policy.paper.empty() ? "" : StrCat(" (", policy.paper, ")"), "\n");
     for (const PolicyOption& parameter : policy.options) {
-      text += StrCat("    ", parameter.name, "=", parameter.fallback, "  ", parameter.range, "\n");
+      text += ParameterText(parameter) + "\n";
     }
+  }
+  text += "\nWith several policies:\n";
+  for (const CommonOption& common : CommonOptions()) {
+    text += StrCat(ParameterText(common.option), "  (", common.with, ")\n");
   }
   return text;
 }
@@ -32,12 +50,21 @@ std::string PoliciesJson() {
   for (const PolicyInfo& policy : Policies()) {
     nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
     for (const PolicyOption& parameter : policy.options) {
-      parameters.push_back({{"name", parameter.name}, {"default", parameter.fallback}, {"range", parameter.range}});
+      parameters.push_back(ParameterJson(parameter));
     }
-    list.push_back(
-        {{"name", policy.name}, {"summary", policy.summary}, {"parameters", parameters}, {"paper", policy.paper}});
+    list.push_back({{"name", policy.name},
+                    {"summary", policy.summary},
+                    {"parameters", parameters},
+                    {"paper", policy.paper},
+                    {"allocators", Allocators(policy)},
+                    {"decode", policy.holds ? "holds" : "grows"}});
   }
-  return JsonText({{"policies", list}});
+  nlohmann::ordered_json common = nlohmann::ordered_json::array();
+  for (const CommonOption& one : CommonOptions()) {
+    common.push_back(ParameterJson(one.option));
+    common.back()["with"] = one.with;
+  }
+  return JsonText({{"policies", list}, {"common_parameters", common}});
 }
 
 }  // namespace

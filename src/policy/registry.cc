@@ -1,47 +1,157 @@
 #include "policy/registry.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
+#include "policy/policies.h"
 
 namespace purekv {
+namespace {
 
-const std::vector<PolicyInfo>& Policies() {
-  static const std::vector<PolicyInfo> policies = {
-      {"full", "keeps every token: the exact answer, and the baseline of all others", "", {}},
-  };
-  return policies;
+template <class Names>
+std::string Joined(const Names& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
 }
 
-void CheckKvOptions(const KvOptions& options) {
-  const auto& policies = Policies();
-  const auto it =
-      std::find_if(policies.begin(), policies.end(), [&](const PolicyInfo& p) { return p.name == options.policy; });
-  if (it == policies.end()) {
-    std::string known;
-    for (const PolicyInfo& policy : policies) known += (known.empty() ? "" : ", ") + policy.name;
-    FailUsage("--kv-policy ", options.policy, ": unknown; known policies: ", known);
+const PolicyInfo& Find(const std::string& name) {
+  std::vector<std::string> known;
+  for (const PolicyInfo& policy : Policies()) {
+    if (policy.name == name) return policy;
+    known.push_back(policy.name);
+  }
+  FailUsage("--kv-policy ", name, ": unknown; known policies: ", Joined(known));
+}
+
+// Why a common option cannot take effect; empty when it can.
+std::string Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
+  if (option == "alpha" && allocator != "ada") return "only --kv-allocator ada has it";
+  if (option == "beta" && allocator != "pyramid") return "only --kv-allocator pyramid has it";
+  if (option == "decode_every" && !policy.make) return "policy full keeps everything";
+  if (option == "decode_every" && policy.holds) return "policy " + policy.name + " evicts at every step of its own";
+  return "";
+}
+
+// The options that can take effect.
+std::vector<PolicyOption> OptionsInForce(const PolicyInfo& policy, const std::string& allocator) {
+  std::vector<PolicyOption> options = policy.options;
+  for (const CommonOption& common : CommonOptions()) {
+    if (Idle(common.option.name, policy, allocator).empty()) options.push_back(common.option);
+  }
+  return options;
+}
+
+void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
+  std::string first;
+  for (const auto& [given, flag] :
+       {std::pair{options.budget.has_value(), "--kv-budget"}, std::pair{options.tokens.has_value(), "--kv-tokens"},
+        std::pair{options.bytes.has_value(), "--kv-bytes"}}) {
+    if (!given) continue;
+    if (!policy.make) FailUsage(flag, ": policy full keeps everything, so a budget cannot take effect");
+    if (!first.empty()) FailUsage(flag, ": contradicts ", first, "; give one budget");
+    first = flag;
+  }
+  if (policy.make && first.empty()) {
+    FailUsage("--kv-policy ", policy.name, ": needs a budget: --kv-budget, --kv-tokens or --kv-bytes");
   }
   if (options.budget && !(*options.budget > 0 && *options.budget <= 1)) {
     FailUsage("--kv-budget ", *options.budget, ": out of range (0, 1]");
   }
   if (options.tokens && *options.tokens < 1) FailUsage("--kv-tokens ", *options.tokens, ": must be at least 1");
   if (options.bytes && *options.bytes < 1) FailUsage("--kv-bytes ", *options.bytes, ": must be at least 1");
-  // Only `full` exists: nothing is shared out, nothing is dropped.
-  for (const auto& [given, flag] :
-       {std::pair{options.budget.has_value(), "--kv-budget"}, std::pair{options.tokens.has_value(), "--kv-tokens"},
-        std::pair{options.bytes.has_value(), "--kv-bytes"}}) {
-    if (given) FailUsage(flag, ": policy full keeps everything, so a budget cannot take effect");
+}
+
+void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
+  if (allocator != "uniform" && allocator != "ada" && allocator != "pyramid") {
+    FailUsage("--kv-allocator ", allocator, ": unknown; known allocators: uniform, pyramid, ada");
   }
-  if (options.allocator != "uniform" && options.allocator != "ada" && options.allocator != "pyramid") {
-    FailUsage("--kv-allocator ", options.allocator, ": unknown; known allocators: uniform, pyramid, ada");
+  if (allocator == "uniform") return;
+  if (!policy.make) {
+    FailUsage("--kv-allocator ", allocator, ": policy full keeps everything, so an allocator cannot take effect");
   }
-  if (options.allocator != "uniform")
-    FailUsage("--kv-allocator ", options.allocator,
-              ": policy full keeps everything, so an allocator cannot take effect");
-  if (!options.options.empty()) {
-    FailUsage("--kv-option ", options.options.begin()->first, ": policy ", it->name, " has no options");
+  if (allocator == "ada" && !policy.ada) {
+    std::vector<std::string> able;
+    for (const PolicyInfo& one : Policies()) {
+      if (one.ada) able.push_back(one.name);
+    }
+    FailUsage("--kv-allocator ada: policy ", policy.name,
+              " has no scores that heads could be compared by; these have: ", Joined(able));
   }
+}
+
+void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
+  const std::vector<PolicyOption> valid = OptionsInForce(policy, options.allocator);
+  std::vector<std::string> names;
+  for (const PolicyOption& option : valid) names.push_back(option.name);
+  for (const auto& [key, value] : options.options) {
+    if (std::find(names.begin(), names.end(), key) != names.end()) continue;
+    const bool common = std::any_of(CommonOptions().begin(), CommonOptions().end(),
+                                    [&, &name = key](const CommonOption& one) { return one.option.name == name; });
+    if (common) FailUsage("--kv-option ", key, ": cannot take effect: ", Idle(key, policy, options.allocator));
+    FailUsage("--kv-option ", key, ": policy ", policy.name, " has no such option; valid here: ", Joined(names));
+  }
+}
+
+OptionValues Checked(const KvOptions& options) {
+  const PolicyInfo& policy = Find(options.policy);
+  CheckBudget(options, policy);
+  CheckAllocator(options.allocator, policy);
+  CheckKeys(options, policy);
+  OptionValues values(OptionsInForce(policy, options.allocator), options.options);
+  if (policy.name == "snapkv" && values.Is("pool", "none") && options.options.contains("kernel")) {
+    FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");
+  }
+  return values;
+}
+
+}  // namespace
+
+const std::vector<PolicyInfo>& Policies() {
+  static const std::vector<PolicyInfo> policies = {FullPolicy(),
+                                                   RandomPolicy(),
+                                                   UniformPolicy(),
+                                                   StreamingLlmPolicy(),
+                                                   H2oPolicy(),
+                                                   TovaPolicy(),
+                                                   SnapKvPolicy(),
+                                                   KnormPolicy(),
+                                                   KeydiffPolicy(),
+                                                   VnormPolicy(),
+                                                   ExpectedAttentionPolicy(),
+                                                   CspPolicy(),
+                                                   PureKvPolicy()};
+  return policies;
+}
+
+const std::vector<CommonOption>& CommonOptions() {
+  static const std::vector<CommonOption> options = {
+      {RealOption("n-attn", "0", 0, 1'000'000),
+       "any policy: n in the denominator of the softmax that makes the output"},
+      {IntegerOption("decode_every", 0, 0, kMostTokens),
+       "policies that grow while decoding: compress again every so many steps; 0: never"},
+      {RealOption("alpha", "0.2", 0, 1), "--kv-allocator ada: share of the budget that every head is sure of"},
+      {RealOption("beta", "20", 1, 1'000'000), "--kv-allocator pyramid: the last layer keeps 1/beta of the budget"}};
+  return options;
+}
+
+void CheckKvOptions(const KvOptions& options) {
+  Checked(options);
+}
+
+PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape) {
+  const OptionValues values = Checked(options);
+  PolicySetup setup;
+  setup.info = &Find(options.policy);
+  if (setup.info->make) setup.policy = setup.info->make(values, shape);
+  setup.n_attn = values.Real("n-attn");
+  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).empty(); };
+  if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
+  if (in_force("alpha")) setup.alpha = values.Real("alpha");
+  if (in_force("beta")) setup.beta = values.Real("beta");
+  return setup;
 }
 
 }  // namespace purekv

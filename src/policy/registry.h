@@ -1,30 +1,39 @@
 // The cache policies that exist, and the check that what a caller asked of one can take effect.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "policy/policy.h"
 #include "purekv/session.h"
 
 namespace purekv {
 
-struct PolicyOption {
-  std::string name;
-  std::string fallback;  // the default, as one would type it
-  std::string range;
-};
-
-struct PolicyInfo {
-  std::string name;
-  std::string summary;  // one line
-  std::string paper;    // "" when there is none
-  std::vector<PolicyOption> options;
-};
-
 const std::vector<PolicyInfo>& Policies();
+
+// An option that does not belong to one policy.
+struct CommonOption {
+  PolicyOption option;
+  std::string with;  // when it takes effect, for people
+};
+const std::vector<CommonOption>& CommonOptions();
 
 // Throws Error (kUsage) naming the flag when the policy is unknown, a value is out of range, or a flag could not take
 // effect.
 void CheckKvOptions(const KvOptions& options);
+
+// Options checked and read: a policy (none for `full`) and the values of the common options.
+struct PolicySetup {
+  const PolicyInfo* info = nullptr;
+  std::shared_ptr<const Policy> policy;  // null: full, nothing is ever evicted
+  double n_attn = 0;                     // n in the denominator of every attention's softmax; 0: the ordinary softmax
+  int64_t decode_every = 0;              // decode steps between compressions; 0: the cache grows while decoding
+  double alpha = 0;                      // ada
+  double beta = 0;                       // pyramid
+};
+
+// Throws as CheckKvOptions, and when an option does not fit the model.
+PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape);
 
 }  // namespace purekv

@@ -1,0 +1,220 @@
+#include "policy/compressor.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "base/error.h"
+#include "policy/scores.h"
+#include "policy/selector.h"
+
+namespace purekv {
+
+Compressor::Compressor(const KvOptions& options, const KvCacheShape& shape, int64_t heads, std::vector<float> inv_freq)
+    : setup_(MakePolicy(options, shape)),
+      options_(options),
+      shape_(shape),
+      heads_(heads),
+      inv_freq_(std::move(inv_freq)),
+      layers_(static_cast<size_t>(shape.layers)) {
+  PUREKV_CHECK(heads % shape.kv_heads == 0, heads, " heads over ", shape.kv_heads);
+}
+
+int64_t Compressor::SetPart(int64_t tokens) {
+  PUREKV_CHECK(tokens >= 1, tokens);
+  base_ = active() ? BaseBudget(options_, shape_, tokens) : tokens;
+  counts_.assign(static_cast<size_t>(shape_.layers), base_);
+  if (options_.allocator == "pyramid" && base_ < tokens) {
+    counts_ = PyramidCounts(shape_.layers, base_, tokens, setup_.policy->Protects(base_).count(), setup_.beta);
+  }
+  if (!active()) return base_;
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    const Observer observer = setup_.policy->Observes(layer, base_);
+    At(layer) = {};
+    At(layer).capacity.assign(static_cast<size_t>(shape_.kv_heads), 0);
+    if (observer.kind == Observer::Kind::kColumnSums) {
+      At(layer).sums = AttentionSums(observer.planes(), shape_.kv_heads);
+    } else if (observer.kind == Observer::Kind::kQueries) {
+      At(layer).queries = QueryStats(heads_, shape_.head_dim);
+    }
+  }
+  steps_ = 0;
+  return base_;
+}
+
+void Compressor::Begin(Reading reading, int64_t first_token, int64_t rows) {
+  if (!active()) return;
+  PUREKV_CHECK(base_ >= 1 && rows >= 1, "B ", base_, ", ", rows, " rows");
+  PUREKV_CHECK(reading != Reading::kStep || rows == 1, rows, " rows in one step");
+  reading_ = reading;
+  first_token_ = first_token;
+  rows_ = rows;
+  if (reading == Reading::kStep) ++steps_;
+  for (LayerState& layer : layers_) {
+    if (reading == Reading::kOnTop) {
+      for (int64_t& capacity : layer.capacity) capacity += rows;
+    }
+    // A window never reaches over what was read before; a policy that holds looks at one step at a time.
+    const bool windowed = setup_.policy->Observes(&layer - layers_.data(), base_).window > 0;
+    if (windowed && (reading != Reading::kStep || setup_.info->holds)) layer.sums.Clear();
+  }
+}
+
+Observer Compressor::Observes(int64_t layer) const {
+  if (!active()) return {};
+  // Behind the part nothing is asked for unless something will be evicted again.
+  if (reading_ != Reading::kPart && !setup_.info->holds && setup_.decode_every == 0) return {};
+  Observer observer = setup_.policy->Observes(layer, base_);
+  const bool sums_all = observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
+  const bool queries = observer.kind == Observer::Kind::kQueries;
+  if (reading_ == Reading::kOnTop && !sums_all && !queries) return {};
+  return observer;
+}
+
+void Compressor::AddQueries(int64_t layer, int64_t first_token, MatrixView<const float> q) {
+  const int64_t left_out = std::clamp<int64_t>(Observes(layer).first_token - first_token, 0, q.rows);
+  At(layer).queries.Add(q.Rows(left_out, q.rows - left_out));
+}
+
+RowRange Compressor::SumRows(int64_t layer, int64_t first_token, int64_t rows) const {
+  const Observer observer = Observes(layer);
+  if (observer.kind != Observer::Kind::kColumnSums) return {};
+  if (observer.window == 0) return {0, rows};
+  if (reading_ == Reading::kStep && !setup_.info->holds) {
+    return {0, StepsLeft() < observer.window ? rows : 0};
+  }
+  const int64_t begin = std::clamp<int64_t>(first_token_ + rows_ - observer.window - first_token, 0, rows);
+  return {begin, rows - begin};
+}
+
+AttentionSums& Compressor::Sums(int64_t layer, int64_t first_query, int64_t count, const KvCache& cache) {
+  std::vector<int64_t> lengths;
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) lengths.push_back(cache.Length(layer, head));
+  At(layer).sums.Announce(first_query, count, lengths);
+  return At(layer).sums;
+}
+
+int64_t Compressor::StepsLeft() const {
+  return (setup_.decode_every - steps_ % setup_.decode_every) % setup_.decode_every;
+}
+
+bool Compressor::CompressesNow() const {
+  if (reading_ == Reading::kPart) return true;
+  return reading_ == Reading::kStep && setup_.decode_every > 0 && StepsLeft() == 0;
+}
+
+LayerEntries Compressor::Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const {
+  LayerEntries entries;
+  entries.layer = layer;
+  entries.heads = heads_;
+  entries.head_dim = shape_.head_dim;
+  entries.base = base_;
+  entries.layout = layout;
+  entries.positions = cache.positions();
+  entries.inv_freq = inv_freq_;
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    entries.kv.push_back(cache.Head(layer, head));
+    entries.tokens.push_back(cache.EntryTokens(layer, head));
+  }
+  return entries;
+}
+
+bool Compressor::NextReads(int64_t layer, int64_t source) const {
+  return layer + 1 < shape_.layers && setup_.policy->SumsFrom(layer + 1) == source;
+}
+
+void Compressor::TakeSnapshot(const LayerEntries& entries) {
+  if (!NextReads(entries.layer, entries.layer)) return;
+  snapshot_ = {entries.layer, At(entries.layer).sums, {}};
+  for (const auto& tokens : entries.tokens) snapshot_.tokens.emplace_back(tokens.begin(), tokens.end());
+}
+
+Observation Compressor::Observed(const LayerEntries& entries) const {
+  Observation observed;
+  observed.queries = &At(entries.layer).queries;
+  const int64_t from = setup_.policy->SumsFrom(entries.layer);
+  if (from == entries.layer) {
+    observed.sums = &At(from).sums;
+    observed.sum_tokens = entries.tokens;
+    return observed;
+  }
+  PUREKV_CHECK(snapshot_.layer == from, "layer ", entries.layer, " reads ", from, ", there is ", snapshot_.layer);
+  observed.sums = &snapshot_.sums;
+  observed.sum_tokens.assign(snapshot_.tokens.begin(), snapshot_.tokens.end());
+  return observed;
+}
+
+Quota Compressor::QuotaOf(const LayerEntries& entries) const {
+  Quota quota;
+  quota.counts.assign(entries.kv.size(), Count(entries.layer));
+  if (reading_ == Reading::kStep) quota.counts = At(entries.layer).capacity;
+  if (options_.allocator == "ada") {
+    quota.shared = true;
+    quota.least = FloorShare(setup_.alpha, base_);
+  }
+  return quota;
+}
+
+void Compressor::AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout) {
+  if (!active() || cache.tokens() < first_token_ + rows_) return;  // chunks of the part are still to come
+  PUREKV_CHECK(static_cast<int64_t>(layout.size()) >= cache.tokens(), layout.size(), " records of ", cache.tokens());
+  if (reading_ == Reading::kStep && setup_.info->holds) return Hold(Entries(layer, cache, layout), cache);
+  if (CompressesNow()) Compress(Entries(layer, cache, layout), cache);
+}
+
+bool Compressor::KeepsAll(const LayerEntries& entries, const Quota& quota) {
+  int64_t most = 0, lengths = 0;
+  bool each = true;
+  for (size_t head = 0; head < entries.kv.size(); ++head) {
+    each = each && entries.kv[head].length <= quota.counts[head];
+    lengths += entries.kv[head].length;
+    most += quota.counts[head];
+  }
+  return quota.shared ? lengths <= most : each;
+}
+
+void Compressor::Compress(const LayerEntries& entries, KvCache& cache) {
+  LayerState& state = At(entries.layer);
+  const Quota quota = QuotaOf(entries);
+  TakeSnapshot(entries);
+  const Observation observed = Observed(entries);
+  if (!KeepsAll(entries, quota)) {
+    const auto planes = setup_.policy->Score(entries, observed);
+    CheckScores(setup_.info->name, entries, planes);
+    const KeptEntries kept = setup_.policy->Select(entries, planes, quota);
+    for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+      Keep(entries.layer, head, kept[static_cast<size_t>(head)], cache);
+    }
+  }
+  for (int64_t head = 0; head < shape_.kv_heads && (reading_ == Reading::kPart || quota.shared); ++head) {
+    state.capacity[static_cast<size_t>(head)] = cache.Length(entries.layer, head);
+  }
+  // What a window saw is used up; sums over all queries go on.
+  if (Observes(entries.layer).window > 0) state.sums.Clear();
+  state.queries.Clear();
+  if (!NextReads(entries.layer, snapshot_.layer)) snapshot_ = {};
+}
+
+// One step, one entry: the lowest score outside the protected spans.
+void Compressor::Hold(const LayerEntries& entries, KvCache& cache) {
+  const auto planes = setup_.policy->Score(entries, Observed(entries));
+  CheckScores(setup_.info->name, entries, planes);
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    const int64_t length = entries.length(head);
+    const int64_t capacity = At(entries.layer).capacity[static_cast<size_t>(head)];
+    if (length <= capacity) continue;
+    PUREKV_CHECK(length == capacity + 1, length, " entries for ", capacity);
+    const int32_t lowest = LowestEntry(planes[0][static_cast<size_t>(head)], setup_.policy->Protects(base_));
+    std::vector<int32_t> kept(static_cast<size_t>(length));
+    std::iota(kept.begin(), kept.end(), 0);
+    kept.erase(kept.begin() + lowest);
+    Keep(entries.layer, head, kept, cache);
+  }
+}
+
+void Compressor::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, KvCache& cache) {
+  cache.Keep(layer, head, entries);
+  At(layer).sums.Keep(head, entries);
+}
+
+}  // namespace purekv

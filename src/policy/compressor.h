@@ -1,0 +1,119 @@
+// A policy at work on one conversation: what adds up layer by layer, and the evictions. The engine drives it:
+//
+//   Compressor compressor(options, decoder.cache_shape(), heads, inv_freq);
+//   compressor.SetPart(tokens);                            once: the part that is compressed, which fixes B
+//   compressor.Begin(Reading::kPart, first_token, rows);   rows that are read next, up to a compression
+//     for each layer, for each block of rows:
+//       q before rotation:      if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, first_token, q)
+//       after its attention:    if (const RowRange rows = compressor.SumRows(layer, first_token, count); rows.count)
+//                                 add column sums into compressor.Sums(layer, ...), with QueryWeights when weighted
+//     after each layer:         compressor.AfterLayer(layer, cache, layout)
+//   compressor.Begin(Reading::kOnTop, ...)                 prompt tokens behind the part, later turns: kept
+//   compressor.Begin(Reading::kStep, first_token, 1)       a generated token
+//
+// Copyable: a copy taken with a copy of the cache continues from there.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/matrix.h"
+#include "cache/kv_cache.h"
+#include "policy/observation.h"
+#include "policy/policy.h"
+#include "policy/registry.h"
+
+namespace purekv {
+
+// What the rows to come are.
+enum class Reading {
+  kPart,   // the part that is compressed, or a chunk of it: behind its last row every layer is cut to the budget
+  kOnTop,  // read on top of the compressed part and kept: each head's capacity grows by them
+  kStep    // one generated token: policies that hold evict back to capacity, others may compress every so many steps
+};
+
+struct RowRange {
+  int64_t first = 0;  // inside the block
+  int64_t count = 0;
+};
+
+class Compressor {
+ public:
+  // heads: query heads. inv_freq: frequency of each rotated pair. Throws Error (kUsage) as CheckKvOptions does, and
+  // when an option does not fit the model.
+  Compressor(const KvOptions& options, const KvCacheShape& shape, int64_t heads, std::vector<float> inv_freq);
+
+  // False for `full`: nothing below need be called then.
+  bool active() const { return setup_.policy != nullptr; }
+  // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
+  bool steps_alone() const { return active() && (setup_.info->holds || setup_.decode_every > 0); }
+  double n_attn() const { return setup_.n_attn; }
+
+  // The part has so many tokens; returns B. Throws Error (kUsage) when --kv-bytes does not hold one token.
+  int64_t SetPart(int64_t tokens);
+  // Entries that each head of `layer` keeps of the part (ada shares the layer's sum out). B >= N: all.
+  int64_t Count(int64_t layer) const { return counts_[static_cast<size_t>(layer)]; }
+
+  // The next rows through all layers are these tokens. A part read in several chunks without evicting in between is one
+  // Begin; evicting after every chunk, one Begin per chunk.
+  void Begin(Reading reading, int64_t first_token, int64_t rows);
+
+  // What the attention of `layer` must report for the rows of the Begin.
+  Observer Observes(int64_t layer) const;
+  bool WantsQueries(int64_t layer) const { return Observes(layer).kind == Observer::Kind::kQueries; }
+  // Queries before rotation of the tokens first_token ... [rows, heads * head_dim]
+  void AddQueries(int64_t layer, int64_t first_token, MatrixView<const float> q);
+  // Which rows of the block at `first_token` belong to the column sums; their attention must give LSE when weighted.
+  RowRange SumRows(int64_t layer, int64_t first_token, int64_t rows) const;
+  // Where the column sums of those rows (sequence indices first_query ...) add up: every list is as long as its head in
+  // the cache now, which holds the rows' own keys already.
+  AttentionSums& Sums(int64_t layer, int64_t first_query, int64_t count, const KvCache& cache);
+
+  // When `layer` holds all rows of the Begin: evicts what has to go. layout: records of all tokens in the cache, the
+  // rows' included. Throws Error when a score is not finite.
+  void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);
+
+ private:
+  struct LayerState {
+    AttentionSums sums;
+    QueryStats queries;
+    std::vector<int64_t> capacity;  // [kv_heads] entries held behind the part
+  };
+  // The sums of one layer that layers above it score with, on the entries that it had before its own eviction.
+  struct Snapshot {
+    int64_t layer = -1;
+    AttentionSums sums;
+    std::vector<std::vector<int32_t>> tokens;
+  };
+  LayerState& At(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
+  const LayerState& At(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  int64_t StepsLeft() const;  // until the next compression while decoding
+  bool CompressesNow() const;
+  LayerEntries Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const;
+  bool NextReads(int64_t layer, int64_t source) const;  // whether the layer above `layer` scores with `source`'s sums
+  void TakeSnapshot(const LayerEntries& entries);
+  Observation Observed(const LayerEntries& entries) const;
+  Quota QuotaOf(const LayerEntries& entries) const;
+  static bool KeepsAll(const LayerEntries& entries, const Quota& quota);
+  void Compress(const LayerEntries& entries, KvCache& cache);
+  void Hold(const LayerEntries& entries, KvCache& cache);
+  void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, KvCache& cache);
+
+  PolicySetup setup_;
+  KvOptions options_;
+  KvCacheShape shape_;
+  int64_t heads_ = 0;
+  std::vector<float> inv_freq_;
+  int64_t base_ = 0;             // B
+  std::vector<int64_t> counts_;  // [layers]
+  Reading reading_ = Reading::kPart;
+  int64_t first_token_ = 0, rows_ = 0;
+  int64_t steps_ = 0;  // tokens generated so far
+  std::vector<LayerState> layers_;
+  Snapshot snapshot_;
+};
+
+}  // namespace purekv

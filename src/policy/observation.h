@@ -1,0 +1,98 @@
+// What a policy may ask of one layer's attention, and where the answers add up. Nothing here is ever N x N.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/matrix.h"
+#include "cache/token_layout.h"
+
+namespace purekv {
+
+// What must be observed while a layer reads its rows; the engine asks its kernels for this and nothing else.
+struct Observer {
+  enum class Kind {
+    kNone,        // keys and values are enough
+    kColumnSums,  // sums over queries of the attention probabilities on each key
+    kQueries      // mean and covariance of the queries before rotation
+  };
+  Kind kind = Kind::kNone;
+  int64_t window = 0;     // column sums: over the last `window` queries; 0: over all
+  bool by_query = false;  // two planes, the first of text queries and the second of visual ones; else one of all
+  double n = 0;           // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
+                          // to its denominator; 0: weight 1
+  int64_t first_token = 0;  // queries: tokens before it are left out
+
+  int64_t planes() const { return by_query ? 2 : 1; }
+  bool weighted() const { return by_query || n > 0; }
+};
+
+inline bool IsVisual(const TokenRecord& token) {
+  return token.kind != TokenRecord::Kind::kText;
+}
+
+// Row weights of a weighted observer: [planes][rows * heads], row-major. `rows`: the records of these queries; lse
+// [rows, heads]: natural log of their softmax denominators, of the scaled logits.
+std::vector<std::vector<float>> QueryWeights(const Observer& observer, std::span<const TokenRecord> rows,
+                                             MatrixView<const float> lse);
+
+// Column sums of one layer while they add up: per plane and KV head, one number per entry of the head: the sum over the
+// observed queries and over the query heads of its group of weight * probability.
+class AttentionSums {
+ public:
+  AttentionSums() = default;
+  AttentionSums(int64_t planes, int64_t kv_heads);
+
+  // Announces queries [first_query, first_query + count) (sequence indices), to be added next, and makes room: a head's
+  // list grows to lengths[head], new entries at 0.
+  void Announce(int64_t first_query, int64_t count, std::span<const int64_t> lengths);
+  // Where to add. [length]
+  std::span<double> Plane(int64_t plane, int64_t head) { return sums_[Index(plane, head)]; }
+  std::span<const double> Plane(int64_t plane, int64_t head) const { return sums_[Index(plane, head)]; }
+
+  // Follows an eviction: only these entries (ascending) of a head remain.
+  void Keep(int64_t head, std::span<const int32_t> entries);
+  // Forgets all queries and entries.
+  void Clear();
+
+  int64_t planes() const { return planes_; }
+  int64_t kv_heads() const { return kv_heads_; }
+  int64_t queries() const { return last_query_ - first_query_ + 1; }  // observed since the last Clear
+  // Of them, how many can see the token with this sequence index.
+  int64_t QueriesThatSee(int64_t token) const;
+
+ private:
+  size_t Index(int64_t plane, int64_t head) const;
+
+  int64_t planes_ = 0, kv_heads_ = 0;
+  std::vector<std::vector<double>> sums_;      // [planes * kv_heads][length]
+  int64_t first_query_ = 0, last_query_ = -1;  // one run of the sequence
+};
+
+// Mean and covariance of the queries of one layer before rotation, per query head (expected-attention).
+class QueryStats {
+ public:
+  QueryStats() = default;
+  QueryStats(int64_t heads, int64_t head_dim) : heads_(heads), head_dim_(head_dim) {}
+
+  // Adds rows q [rows, heads * head_dim], biases included, not rotated.
+  void Add(MatrixView<const float> q);
+  void Clear();
+
+  int64_t count() const { return count_; }
+  int64_t heads() const { return heads_; }
+  int64_t head_dim() const { return head_dim_; }
+  std::vector<double> Mean(int64_t head) const;        // [head_dim]
+  std::vector<double> Covariance(int64_t head) const;  // [head_dim * head_dim], divided by the count
+
+ private:
+  int64_t heads_ = 0, head_dim_ = 0, count_ = 0;
+  // Sums over q - pivot, the pivot being the first row: a large common part (biases) would cost the covariance its
+  // digits.
+  std::vector<float> pivot_;      // [heads * head_dim]
+  std::vector<double> sums_;      // [heads * head_dim]
+  std::vector<double> products_;  // [heads][head_dim * head_dim], the upper triangle
+};
+
+}  // namespace purekv

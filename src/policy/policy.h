@@ -1,0 +1,89 @@
+// What a policy is: options in, and for each layer: what to observe, scores, a choice. A policy is const and has no
+// state; what adds up during a conversation lives in the Compressor (policy/compressor.h), which calls it.
+//
+// The parts of a policy (docs/policies.md):
+//   observer    Observes()   what the attention of a layer must report
+//   scorer      Score()      a number per KV head and entry, high to stay (policy/scores.h has the common ones)
+//   protector   Protects()   what stays whatever its score
+//   selector    Select()     the kept entries, from scores and quota (the allocator's); the default fits one plane of
+//                            scores
+//   decode      `holds`      each step evicts the unprotected entry of lowest score; or nothing (the cache grows)
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "cache/token_layout.h"
+#include "policy/budget.h"
+#include "policy/observation.h"
+#include "policy/options.h"
+
+namespace purekv {
+
+// The entries of one layer as its policy sees them.
+struct LayerEntries {
+  int64_t layer = 0;
+  int64_t heads = 0;  // query heads; KV head g serves heads g * group() ..
+  int64_t head_dim = 0;
+  int64_t base = 0;                              // B of the budget, before the allocator
+  std::vector<KvHeadView> kv;                    // [kv_heads], keys rotated
+  std::vector<std::span<const int32_t>> tokens;  // [kv_heads][length] sequence index of each entry, ascending
+  std::span<const TokenRecord> layout;           // by sequence index
+  std::span<const Position> positions;           // by sequence index
+  std::span<const float> inv_freq;               // of the rotation: pair f turns by position * inv_freq[f]
+
+  int64_t kv_heads() const { return static_cast<int64_t>(kv.size()); }
+  int64_t group() const { return heads / kv_heads(); }
+  int64_t length(int64_t head) const { return kv[static_cast<size_t>(head)].length; }
+};
+
+// What was observed for the layer's Score; the observer says which members are there.
+struct Observation {
+  const AttentionSums* sums = nullptr;
+  std::vector<std::span<const int32_t>> sum_tokens;  // [kv_heads] sequence index of each entry of `sums`: the layer's
+                                                     // own entries, or those of the layer that SumsFrom names
+  const QueryStats* queries = nullptr;
+};
+
+using Scores = std::vector<std::vector<double>>;        // [kv_heads][entries]
+using KeptEntries = std::vector<std::vector<int32_t>>;  // [kv_heads][kept], ascending entry indices
+
+// What the allocator gives one layer.
+struct Quota {
+  std::vector<int64_t> counts;  // [kv_heads] entries to keep
+  bool shared = false;          // ada: the sum of the counts is shared out by score,
+  int64_t least = 0;            // but every head keeps at least its own best `least`
+};
+
+class Policy {
+ public:
+  virtual ~Policy() = default;
+
+  virtual Observer Observes(int64_t layer, int64_t base) const;
+  // The layer (at or below `layer`) whose sums Score gets; most policies read their own.
+  virtual int64_t SumsFrom(int64_t layer) const { return layer; }
+  virtual Protection Protects(int64_t base) const = 0;
+  // Planes of scores; most policies have one.
+  virtual std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const = 0;
+  // Per head exactly quota.counts entries (shared: exactly their sum in all), the protected ones among them.
+  virtual KeptEntries Select(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota) const;
+};
+
+// A policy's entry in the registry.
+struct PolicyInfo {
+  std::string name;
+  std::string summary;  // one line
+  std::string paper;    // "" when there is none
+  std::vector<PolicyOption> options;
+  bool ada = false;    // has scores that can be compared between heads, as the ada allocator needs
+  bool holds = false;  // scores and evicts at every decode step, so that the cache stops growing
+  // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
+  std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheShape&)> make;
+};
+
+}  // namespace purekv

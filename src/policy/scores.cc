@@ -1,0 +1,137 @@
+#include "policy/scores.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/bfloat16.h"
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace purekv {
+namespace {
+
+constexpr size_t kSums = 8;  // independent sums: the compiler may keep them in vector registers
+
+template <class T>
+double SquaredNorm(const T* row, size_t dim) {
+  std::array<double, kSums> sums{};
+  size_t i = 0;
+  for (; i + kSums <= dim; i += kSums) {
+    for (size_t lane = 0; lane < kSums; ++lane) {
+      const auto x = static_cast<double>(ToFloat(row[i + lane]));
+      sums[lane] += x * x;
+    }
+  }
+  double total = 0;
+  for (; i < dim; ++i) total += static_cast<double>(ToFloat(row[i])) * static_cast<double>(ToFloat(row[i]));
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+template <class T>
+void Norms(const void* rows, int64_t stride, int64_t dim, std::vector<double>& norms) {
+  const T* const first = static_cast<const T*>(rows);
+  for (size_t i = 0; i < norms.size(); ++i) {
+    norms[i] = std::sqrt(SquaredNorm(first + static_cast<int64_t>(i) * stride, static_cast<size_t>(dim)));
+  }
+}
+
+Scores RowNorms(const LayerEntries& entries, bool keys) {
+  Scores norms(entries.kv.size());
+  ParallelFor(entries.kv_heads(), [&](int64_t g) {
+    const KvHeadView& head = entries.kv[static_cast<size_t>(g)];
+    auto& out = norms[static_cast<size_t>(g)];
+    out.resize(static_cast<size_t>(head.length));
+    const void* const rows = keys ? head.keys : head.values;
+    const int64_t stride = keys ? head.key_stride : head.value_stride;
+    if (head.dtype == Dtype::kF32) {
+      Norms<float>(rows, stride, entries.head_dim, out);
+    } else {
+      Norms<BF16>(rows, stride, entries.head_dim, out);
+    }
+  });
+  return norms;
+}
+
+void ReadRow(const void* rows, Dtype dtype, int64_t offset, int64_t dim, double* out) {
+  if (dtype == Dtype::kF32) {
+    const float* const row = static_cast<const float*>(rows) + offset;
+    for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<double>(row[i]);
+  } else {
+    const BF16* const row = static_cast<const BF16*>(rows) + offset;
+    for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<double>(ToFloat(row[i]));
+  }
+}
+
+}  // namespace
+
+Scores KeyNorms(const LayerEntries& entries) {
+  return RowNorms(entries, true);
+}
+
+Scores ValueNorms(const LayerEntries& entries) {
+  return RowNorms(entries, false);
+}
+
+Scores GroupMean(const LayerEntries& entries, const AttentionSums& sums, int64_t plane) {
+  Scores scores(entries.kv.size());
+  for (int64_t g = 0; g < entries.kv_heads(); ++g) {
+    const auto from = sums.Plane(plane, g);
+    auto& out = scores[static_cast<size_t>(g)];
+    out.assign(from.begin(), from.end());
+    for (double& score : out) score /= static_cast<double>(entries.group());
+  }
+  return scores;
+}
+
+Scores WindowMean(const LayerEntries& entries, const AttentionSums& sums) {
+  Scores scores = GroupMean(entries, sums, 0);
+  for (auto& head : scores) {
+    for (double& score : head) score /= static_cast<double>(sums.queries());
+  }
+  return scores;
+}
+
+void PoolScores(Pool pool, int64_t kernel, int64_t length, std::vector<double>& scores) {
+  if (pool == Pool::kNone) return;
+  const int64_t side = kernel / 2;
+  std::vector<double> pooled(static_cast<size_t>(length));
+  for (int64_t j = 0; j < length; ++j) {
+    const int64_t begin = std::max<int64_t>(0, j - side);
+    const int64_t end = std::min(length, j + side + 1);
+    double sum = 0, most = end - begin < kernel ? 0 : scores[static_cast<size_t>(begin)];
+    for (int64_t i = begin; i < end; ++i) {
+      sum += scores[static_cast<size_t>(i)];
+      most = std::max(most, scores[static_cast<size_t>(i)]);
+    }
+    pooled[static_cast<size_t>(j)] = pool == Pool::kAverage ? sum / static_cast<double>(kernel) : most;
+  }
+  std::copy(pooled.begin(), pooled.end(), scores.begin());
+}
+
+void KeyRow(const KvHeadView& head, int64_t entry, int64_t head_dim, double* out) {
+  ReadRow(head.keys, head.dtype, entry * head.key_stride, head_dim, out);
+}
+
+void ValueRow(const KvHeadView& head, int64_t entry, int64_t head_dim, double* out) {
+  ReadRow(head.values, head.dtype, entry * head.value_stride, head_dim, out);
+}
+
+void CheckScores(const std::string& policy, const LayerEntries& entries, const std::vector<Scores>& planes) {
+  for (const Scores& plane : planes) {
+    PUREKV_CHECK(plane.size() == entries.kv.size(), plane.size(), " heads of scores");
+    for (size_t head = 0; head < plane.size(); ++head) {
+      PUREKV_CHECK(static_cast<int64_t>(plane[head].size()) == entries.kv[head].length, plane[head].size(),
+                   " scores of ", entries.kv[head].length, " entries");
+      const auto bad =
+          std::find_if_not(plane[head].begin(), plane[head].end(), [](double x) { return std::isfinite(x); });
+      if (bad == plane[head].end()) continue;
+      Fail("policy ", policy, ": layer ", entries.layer, ", KV head ", head, ": token ",
+           entries.tokens[head][static_cast<size_t>(bad - plane[head].begin())],
+           " has a score that is not a finite number (", *bad, ")");
+    }
+  }
+}
+
+}  // namespace purekv

@@ -1,0 +1,41 @@
+// tova: Token Omission Via Attention (arXiv 2401.06104) keeps what the last query attends to, one choice for all heads
+// of a layer. While decoding, each step evicts what its own query attends to least.
+#include "base/error.h"
+#include "policy/policies.h"
+
+namespace purekv {
+namespace {
+
+class Tova : public Policy {
+ public:
+  explicit Tova(const OptionValues&) {}
+
+  Observer Observes(int64_t, int64_t) const override { return {.kind = Observer::Kind::kColumnSums, .window = 1}; }
+
+  Protection Protects(int64_t) const override { return {}; }
+
+  // The mean over all heads of the layer, which hold the same tokens: one list of scores serves them all.
+  std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
+    std::vector<double> mean(static_cast<size_t>(entries.length(0)), 0.0);
+    for (int64_t g = 0; g < entries.kv_heads(); ++g) {
+      const auto plane = observed.sums->Plane(0, g);
+      PUREKV_CHECK(plane.size() == mean.size(), plane.size(), " entries beside ", mean.size());
+      for (size_t j = 0; j < mean.size(); ++j) mean[j] += plane[j] / static_cast<double>(entries.heads);
+    }
+    return {Scores(entries.kv.size(), mean)};
+  }
+};
+
+}  // namespace
+
+PolicyInfo TovaPolicy() {
+  PolicyInfo info;
+  info.name = "tova";
+  info.summary = "keeps what the last query attends to, one choice for all heads of a layer";
+  info.paper = "TOVA, arXiv 2401.06104";
+  info.holds = true;
+  info.make = [](const OptionValues& values, const KvCacheShape&) { return std::make_unique<const Tova>(values); };
+  return info;
+}
+
+}  // namespace purekv

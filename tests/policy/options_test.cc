@@ -1,0 +1,178 @@
+// What --kv-policy and its companions accept, and how they refuse.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "policy/budget.h"
+#include "policy/registry.h"
+
+namespace purekv {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+KvOptions Given(const std::string& policy, const std::map<std::string, std::string>& values = {}) {
+  KvOptions options;
+  options.policy = policy;
+  options.options = values;
+  if (policy != "full") options.budget = 0.2;
+  return options;
+}
+
+std::string Refusal(const KvOptions& options) {
+  try {
+    CheckKvOptions(options);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), Error::Kind::kUsage);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(KvOptions, EveryPolicyAndItsDefaults) {
+  std::vector<std::string> names;
+  for (const PolicyInfo& policy : Policies()) {
+    names.push_back(policy.name);
+    EXPECT_EQ(Refusal(Given(policy.name)), "") << policy.name;
+    std::map<std::string, std::string> defaults;
+    for (const PolicyOption& option : policy.options) defaults[option.name] = option.fallback;
+    EXPECT_EQ(Refusal(Given(policy.name, defaults)), "") << policy.name;
+    EXPECT_EQ(Refusal(Given(policy.name, {{"n-attn", "1"}})), "") << policy.name;
+    EXPECT_FALSE(policy.summary.empty());
+  }
+  EXPECT_THAT(names, ElementsAre("full", "random", "uniform", "streaming-llm", "h2o", "tova", "snapkv", "knorm",
+                                 "keydiff", "vnorm", "expected-attention", "csp", "purekv"));
+}
+
+TEST(KvOptions, UnknownNames) {
+  EXPECT_THAT(Refusal(Given("snap")), AllOf(HasSubstr("--kv-policy snap"), HasSubstr("snapkv"), HasSubstr("purekv")));
+  EXPECT_THAT(Refusal(Given("snapkv", {{"windw", "3"}})),
+              AllOf(HasSubstr("--kv-option windw"), HasSubstr("window, kernel, pool, n-attn, decode_every")));
+  EXPECT_THAT(Refusal(Given("tova", {{"sinks", "3"}})), AllOf(HasSubstr("no such option"), HasSubstr("n-attn")));
+  KvOptions options = Given("snapkv");
+  options.allocator = "fair";
+  EXPECT_THAT(Refusal(options), HasSubstr("uniform, pyramid, ada"));
+}
+
+TEST(KvOptions, ValuesOutOfRange) {
+  const auto expect = [](const std::string& policy, const std::string& key, const std::string& value,
+                         const std::string& range) {
+    EXPECT_THAT(Refusal(Given(policy, {{key, value}})),
+                AllOf(HasSubstr("--kv-option " + key + "=" + value), HasSubstr("out of range"), HasSubstr(range)));
+  };
+  expect("snapkv", "window", "0", "(1 .. 1000000000)");
+  expect("snapkv", "window", "3.5", "1 .. ");
+  expect("snapkv", "window", "", "1 .. ");
+  expect("snapkv", "window", "99999999999999999999", "1 .. ");
+  expect("snapkv", "kernel", "4", "odd, 1 .. ");
+  expect("snapkv", "pool", "mean", "avg|max|none");
+  expect("knorm", "sinks", "-1", "0 .. ");
+  expect("h2o", "recent_ratio", "1.1", "0 .. 1");
+  expect("h2o", "recent_ratio", "nan", "0 .. 1");
+  expect("h2o", "recent_ratio", "inf", "0 .. 1");
+  expect("csp", "n", "1000001", "0 .. 1000000");
+  expect("csp", "combine", "or", "union|concat|intersect");
+  expect("purekv", "window", "some", "all or 1 .. ");
+  expect("purekv", "sources", "1,", "auto or layers");
+  expect("purekv", "sources", "1,1", "each once");
+  expect("purekv", "sources", "-1", "auto or layers");
+  expect("purekv", "normalise", "yes", "0|1");
+  expect("expected-attention", "horizon", "0", "1 .. ");
+  expect("vnorm", "n-attn", "-1", "0 .. 1000000");
+  expect("vnorm", "decode_every", "-1", "0 .. ");
+  EXPECT_EQ(Refusal(Given("purekv", {{"sources", "3,1"}, {"window", "64"}})), "");
+}
+
+TEST(KvOptions, SourcesMustBeLayersOfTheModel) {
+  const KvOptions options = Given("purekv", {{"sources", "1,28"}});
+  const KvCacheShape shape{28, 4, 128, Dtype::kBF16};
+  EXPECT_EQ(Refusal(options), "");
+  EXPECT_THROW(MakePolicy(options, shape), Error);
+  EXPECT_NO_THROW(MakePolicy(Given("purekv", {{"sources", "1,27"}}), shape));
+}
+
+TEST(KvOptions, FlagsThatCannotTakeEffect) {
+  KvOptions options = Given("full");
+  options.tokens = 5;
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("--kv-tokens"), HasSubstr("cannot take effect")));
+  options = Given("full");
+  options.allocator = "ada";
+  EXPECT_THAT(Refusal(options), HasSubstr("cannot take effect"));
+  EXPECT_THAT(Refusal(Given("full", {{"decode_every", "5"}})), HasSubstr("cannot take effect"));
+  EXPECT_THAT(Refusal(Given("full", {{"sinks", "4"}})), HasSubstr("no such option"));
+  EXPECT_THAT(Refusal(Given("h2o", {{"decode_every", "5"}})), HasSubstr("every step"));
+  EXPECT_THAT(Refusal(Given("vnorm", {{"alpha", "0.5"}})), HasSubstr("--kv-allocator ada"));
+  EXPECT_THAT(Refusal(Given("vnorm", {{"beta", "5"}})), HasSubstr("--kv-allocator pyramid"));
+  EXPECT_THAT(Refusal(Given("snapkv", {{"pool", "none"}, {"kernel", "5"}})), HasSubstr("kernel: cannot take effect"));
+  options = Given("vnorm", {{"alpha", "0.5"}});
+  options.allocator = "ada";
+  EXPECT_EQ(Refusal(options), "");
+}
+
+TEST(KvOptions, OneBudget) {
+  KvOptions options = Given("snapkv");
+  options.tokens = 5;
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("--kv-tokens: contradicts --kv-budget")));
+  options.budget.reset();
+  EXPECT_EQ(Refusal(options), "");
+  options.bytes = 5;
+  EXPECT_THAT(Refusal(options), HasSubstr("--kv-bytes: contradicts --kv-tokens"));
+  options.tokens.reset();
+  EXPECT_EQ(Refusal(options), "");
+  options.bytes.reset();
+  EXPECT_THAT(Refusal(options), HasSubstr("needs a budget"));
+  for (const double bad : {0.0, -1.0, 1.01}) {
+    options.budget = bad;
+    EXPECT_THAT(Refusal(options), HasSubstr("out of range (0, 1]"));
+  }
+}
+
+TEST(KvOptions, AdaNeedsScoresToCompare) {
+  for (const PolicyInfo& policy : Policies()) {
+    KvOptions options = Given(policy.name);
+    options.allocator = "ada";
+    const bool able = policy.name == "h2o" || policy.name == "snapkv" || policy.name == "knorm" ||
+                      policy.name == "keydiff" || policy.name == "vnorm" || policy.name == "expected-attention" ||
+                      policy.name == "purekv";
+    EXPECT_EQ(Refusal(options).empty(), able) << policy.name;
+    options.allocator = "pyramid";
+    EXPECT_EQ(Refusal(options).empty(), policy.name != "full") << policy.name;
+  }
+}
+
+TEST(Budget, FloorsAreExact) {
+  EXPECT_EQ(FloorShare(0.3, 10), 3);
+  EXPECT_EQ(FloorShare(0.29, 100), 29);  // 28.999999999999996 in f64
+  KvOptions options;
+  const KvCacheShape shape{4, 2, 16, Dtype::kBF16};
+  options.budget = 0.001;
+  EXPECT_EQ(BaseBudget(options, shape, 100), 1);
+  options.budget = 1;
+  EXPECT_EQ(BaseBudget(options, shape, 100), 100);
+  options = {};
+  options.tokens = 200;
+  EXPECT_EQ(BaseBudget(options, shape, 100), 100);
+}
+
+TEST(Budget, PyramidAddsUpExactly) {
+  EXPECT_THAT(PyramidCounts(4, 100, 1000, 0, 20), ElementsAre(195, 132, 68, 5));
+  EXPECT_THAT(PyramidCounts(1, 100, 1000, 0, 20), ElementsAre(100));
+  EXPECT_THAT(PyramidCounts(3, 90, 100, 0, 20), ElementsAre(100, 90, 80));   // no layer above the length
+  EXPECT_THAT(PyramidCounts(3, 40, 1000, 30, 20), ElementsAre(50, 40, 30));  // none below the protected
+  for (int64_t layers = 1; layers < 40; ++layers) {
+    for (int64_t base = 1; base < 70; ++base) {
+      int64_t total = 0;
+      for (const int64_t count : PyramidCounts(layers, base, 70, base * 3 / 4, 20)) {
+        EXPECT_GE(count, base * 3 / 4);
+        EXPECT_LE(count, 70);
+        total += count;
+      }
+      EXPECT_EQ(total, layers * base);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace purekv

@@ -1,0 +1,346 @@
+// The page of definitions (docs/policies.md) once more, as slow plain loops over whole attention rows in f64: which
+// tokens each policy keeps. Shares nothing with src/policy.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "policy/policy_testing.h"
+
+namespace purekv::testing {
+
+class Reference {
+ public:
+  Reference(const Problem& problem, const KvOptions& options, int64_t tokens)
+      : p_(problem), o_(options), n_(tokens), heads_(problem.heads()) {
+    b_ = options.tokens ? *options.tokens : std::max<int64_t>(1, Floor(options.budget.value_or(1) * double(tokens)));
+    if (options.bytes) b_ = *options.bytes / (p_.s.layers * p_.s.kv_heads * 2 * p_.s.head_dim * 4);
+  }
+
+  int64_t base() const { return b_; }
+
+  Kept KeptTokens() {
+    Kept kept;
+    for (int64_t layer = 0; layer < p_.s.layers; ++layer) {
+      kept.emplace_back();
+      if (b_ >= n_) {
+        std::vector<int32_t> all;
+        for (int32_t j = 0; j < n_; ++j) all.push_back(j);
+        kept.back().assign(size_t(p_.s.kv_heads), all);
+      } else {
+        KeepLayer(layer, kept.back());
+      }
+    }
+    return kept;
+  }
+
+  // After KeptTokens: the scores it used (first plane). [layer][KV head][token]
+  std::vector<std::vector<std::vector<double>>> scores;
+
+  int64_t sinks() const {
+    const std::set<std::string> with = {"random",  "uniform", "streaming-llm",      "knorm",
+                                        "keydiff", "vnorm",   "expected-attention", "purekv"};
+    return with.contains(o_.policy) ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0;
+  }
+  int64_t recent() const {
+    const std::set<std::string> with = {"random", "uniform", "knorm", "keydiff", "vnorm", "purekv"};
+    if (with.contains(o_.policy)) return std::min<int64_t>(Int("recent", 32), b_ / 2);
+    if (o_.policy == "snapkv") return std::min<int64_t>(Int("window", 32), b_ / 2);
+    if (o_.policy == "h2o" || o_.policy == "csp")
+      return std::min<int64_t>(Floor(Real("recent_ratio", 0.5) * double(b_)), b_ / 2);
+    return 0;
+  }
+  std::vector<int64_t> LayerBudgets() const {
+    std::vector<int64_t> budgets(size_t(p_.s.layers), b_);
+    if (o_.allocator != "pyramid" || p_.s.layers == 1) return budgets;
+    const double lo =
+        std::max({double(b_) / Real("beta", 20), double(sinks() + recent()), 2.0 * double(b_) - double(n_)});
+    const double hi = 2.0 * double(b_) - lo;
+    double sum = 0;
+    int64_t before = 0;
+    for (size_t l = 0; l < budgets.size(); ++l) {
+      sum += hi - (hi - lo) * double(l) / double(budgets.size() - 1);
+      const auto rounded = int64_t(std::floor(sum + 0.5 + 1e-6));
+      budgets[l] = rounded - before;
+      before = rounded;
+    }
+    return budgets;
+  }
+
+ private:
+  static int64_t Floor(double x) { return int64_t(std::floor(x + 1e-6)); }
+  std::string Text(const std::string& key, const std::string& fallback) const {
+    const auto it = o_.options.find(key);
+    return it == o_.options.end() ? fallback : it->second;
+  }
+  int64_t Int(const std::string& key, int64_t fallback) const {
+    return std::stoll(Text(key, std::to_string(fallback)));
+  }
+  double Real(const std::string& key, double fallback) const { return std::stod(Text(key, std::to_string(fallback))); }
+
+  const float* Key(int64_t l, int64_t g, int64_t j) const { return p_.layers[size_t(l)].k.Row(j) + g * p_.s.head_dim; }
+  const float* Value(int64_t l, int64_t g, int64_t j) const {
+    return p_.layers[size_t(l)].v.Row(j) + g * p_.s.head_dim;
+  }
+  double Norm(const float* x) const {
+    double sum = 0;
+    for (int64_t c = 0; c < p_.s.head_dim; ++c) sum += double(x[c]) * double(x[c]);
+    return std::sqrt(sum);
+  }
+
+  // mean over the group's heads of the sum over queries i >= begin of weight(h, i, j) * a[h, i, j]
+  template <class Weight>
+  std::vector<double> Sums(int64_t l, int64_t g, int64_t begin, const Weight& weight) const {
+    std::vector<double> sums(size_t(n_), 0.0);
+    for (int64_t h = g * p_.s.group; h < (g + 1) * p_.s.group; ++h) {
+      for (int64_t i = std::max<int64_t>(0, begin); i < n_; ++i) {
+        double lse = 0;
+        const auto& row = p_.Row(l, h, i, &lse);
+        for (size_t j = 0; j <= size_t(i); ++j) sums[j] += weight(i, int64_t(j), lse) * row[j];
+      }
+    }
+    for (double& x : sums) x /= double(p_.s.group);
+    return sums;
+  }
+  std::vector<double> Sums(int64_t l, int64_t g, int64_t begin) const {
+    return Sums(l, g, begin, [](int64_t, int64_t, double) { return 1.0; });
+  }
+
+  std::vector<double> SnapKv(int64_t l, int64_t g, int64_t window, int64_t kernel, const std::string& pool,
+                             int64_t before) const {
+    std::vector<double> mean = Sums(l, g, n_ - window);
+    for (double& x : mean) x /= double(window);
+    if (pool == "none") return mean;
+    std::vector<double> out = mean;
+    for (int64_t j = 0; j < before; ++j) {
+      double sum = 0, most = 0;
+      for (int64_t i = j - kernel / 2; i <= j + kernel / 2; ++i) {
+        const double x = i < 0 || i >= before ? 0 : mean[size_t(i)];
+        sum += x;
+        most = std::max(most, x);
+      }
+      out[size_t(j)] = pool == "avg" ? sum / double(kernel) : most;
+    }
+    return out;
+  }
+
+  std::vector<double> KeyDiff(int64_t l, int64_t g) const {
+    const auto d = size_t(p_.s.head_dim);
+    std::vector<double> anchor(d, 0.0), out;
+    for (int64_t j = 0; j < n_; ++j) {
+      for (size_t c = 0; c < d; ++c) anchor[c] += double(Key(l, g, j)[c]) / Norm(Key(l, g, j)) / double(n_);
+    }
+    double square = 0;
+    for (const double x : anchor) square += x * x;
+    for (int64_t j = 0; j < n_; ++j) {
+      double dot = 0;
+      for (size_t c = 0; c < d; ++c) dot += double(Key(l, g, j)[c]) * anchor[c];
+      out.push_back(-dot / Norm(Key(l, g, j)) / std::sqrt(square));
+    }
+    return out;
+  }
+
+  std::vector<double> Expected(int64_t l, int64_t g) const {
+    const int64_t d = p_.s.head_dim, s = sinks(), horizon = Int("horizon", 512);
+    int64_t last = 0;
+    for (int64_t j = 0; j < n_; ++j)
+      last = std::max<int64_t>({last, p_.positions[size_t(j)].t, p_.positions[size_t(j)].h, p_.positions[size_t(j)].w});
+    // The mean rotation as a whole matrix.
+    std::vector<std::vector<double>> r(size_t(d), std::vector<double>(size_t(d), 0.0));
+    for (int64_t f = 0; f < d / 2; ++f) {
+      for (int64_t t = last + 1; t <= last + horizon; ++t) {
+        const double angle = double(float(t) * p_.inv_freq[size_t(f)]);
+        const auto a = size_t(f), b = size_t(f + d / 2);
+        r[a][a] += std::cos(angle) / double(horizon);
+        r[b][b] += std::cos(angle) / double(horizon);
+        r[a][b] -= std::sin(angle) / double(horizon);
+        r[b][a] += std::sin(angle) / double(horizon);
+      }
+    }
+    std::vector<double> out(size_t(n_), 0.0);
+    for (int64_t h = g * p_.s.group; h < (g + 1) * p_.s.group; ++h) {
+      // Every query rotated by the mean rotation; then the mean and covariance of those, which is the same.
+      std::vector<std::vector<double>> rotated;
+      std::vector<double> mean(size_t(d), 0.0);
+      for (int64_t i = s; i < n_; ++i) {
+        const float* const q = p_.layers[size_t(l)].q_plain.Row(i) + h * d;
+        rotated.emplace_back(size_t(d), 0.0);
+        for (size_t a = 0; a < size_t(d); ++a) {
+          for (size_t b = 0; b < size_t(d); ++b) rotated.back()[a] += r[a][b] * double(q[b]);
+          mean[a] += rotated.back()[a] / double(n_ - s);
+        }
+      }
+      std::vector<double> z;
+      for (int64_t j = s; j < n_; ++j) {
+        double logit = 0, variance = 0;
+        for (size_t c = 0; c < size_t(d); ++c) logit += mean[c] * double(Key(l, g, j)[c]);
+        for (const auto& q : rotated) {
+          double dot = 0;
+          for (size_t c = 0; c < size_t(d); ++c) dot += (q[c] - mean[c]) * double(Key(l, g, j)[c]);
+          variance += dot * dot / double(n_ - s);
+        }
+        z.push_back(logit / std::sqrt(double(d)) + (Text("covariance", "1") == "1" ? variance / (2 * double(d)) : 0));
+      }
+      double total = 0;
+      for (const double x : z) total += std::exp(x);
+      for (int64_t j = s; j < n_; ++j) out[size_t(j)] += std::exp(z[size_t(j - s)]) / total / double(p_.s.group);
+    }
+    for (int64_t j = 0; j < n_; ++j) out[size_t(j)] = (out[size_t(j)] + Real("epsilon", 0)) * Norm(Value(l, g, j));
+    return out;
+  }
+
+  std::vector<double> PureKv(int64_t l, int64_t g) const {
+    std::vector<int64_t> sources;
+    std::string list = Text("sources", "auto");
+    if (list == "auto") list = std::to_string(std::min<int64_t>(2, p_.s.layers - 1));
+    for (size_t at = 0; at < list.size(); at = std::min(list.find(',', at), list.size() - 1) + 1)
+      sources.push_back(std::stoll(list.substr(at)));
+    int64_t source = -1;
+    for (const int64_t one : sources) {
+      if (one <= l) source = std::max(source, one);
+    }
+    if (source < 0) return SnapKv(l, g, std::max<int64_t>(1, std::min<int64_t>(32, b_ / 2)), 1, "none", n_);
+    const int64_t begin = Text("window", "all") == "all" ? 0 : std::max<int64_t>(0, n_ - Int("window", 0));
+    std::vector<double> sum(size_t(n_), 0.0);
+    const bool mean = Text("heads", "own") == "mean";
+    for (int64_t other = 0; other < p_.s.kv_heads; ++other) {
+      if (!mean && other != g) continue;
+      const auto one = Sums(source, other, begin);
+      for (size_t j = 0; j < one.size(); ++j) sum[j] += one[j] / double(mean ? p_.s.kv_heads : 1);
+    }
+    for (int64_t j = 0; j < n_; ++j) {
+      int64_t seen = 0;
+      for (int64_t i = begin; i < n_; ++i) seen += i >= j ? 1 : 0;
+      if (Text("normalise", "0") == "1") sum[size_t(j)] /= double(seen);
+      if (Text("vnorm", "1") == "1") sum[size_t(j)] *= Norm(Value(l, g, j));
+    }
+    return sum;
+  }
+
+  std::vector<double> ScoreOf(int64_t l, int64_t g) const {
+    std::vector<double> out(size_t(n_), 0.0);
+    const std::string& name = o_.policy;
+    if (name == "h2o") return Sums(l, g, 0);
+    if (name == "keydiff") return KeyDiff(l, g);
+    if (name == "expected-attention") return Expected(l, g);
+    if (name == "purekv") return PureKv(l, g);
+    if (name == "snapkv")
+      return SnapKv(l, g, std::max<int64_t>(1, recent()), Int("kernel", 5), Text("pool", "avg"), n_ - recent());
+    if (name == "tova") {
+      for (int64_t h = 0; h < heads_; ++h) {
+        const auto& row = p_.Row(l, h, n_ - 1);
+        for (size_t j = 0; j < row.size(); ++j) out[j] += row[j] / double(heads_);
+      }
+    }
+    for (int64_t j = 0; j < n_; ++j) {
+      if (name == "streaming-llm") out[size_t(j)] = double(j);
+      if (name == "knorm") out[size_t(j)] = -Norm(Key(l, g, j));
+      if (name == "vnorm") out[size_t(j)] = Norm(Value(l, g, j));
+    }
+    return out;
+  }
+
+  bool Protected(int64_t j) const { return j < sinks() || j >= n_ - recent(); }
+
+  // The unprotected tokens outside `without`, best score first, lower position first among equals.
+  std::vector<int32_t> Ranked(const std::vector<double>& score, const std::set<int32_t>& without, bool positive) const {
+    std::vector<int32_t> order;
+    for (int32_t j = 0; j < n_; ++j) {
+      if (!Protected(j) && !without.contains(j) && (!positive || score[size_t(j)] > 0)) order.push_back(j);
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return score[size_t(a)] > score[size_t(b)]; });
+    return order;
+  }
+  static void AddFirst(const std::vector<int32_t>& order, int64_t count, std::set<int32_t>& out) {
+    for (int64_t k = 0; k < std::min(count, int64_t(order.size())); ++k) out.insert(order[size_t(k)]);
+  }
+
+  std::set<int32_t> Csp(int64_t l, int64_t g, int64_t k) const {
+    const int64_t window = std::min(n_, Int("window", 64));
+    const double n = Real("n", 1);
+    const auto plane = [&](bool own) {
+      return Sums(l, g, n_ - window, [&](int64_t i, int64_t j, double lse) {
+        const bool same = IsVisual(p_.layout[size_t(i)]) == IsVisual(p_.layout[size_t(j)]);
+        return same == own ? double(float(1 / (1 + n * std::exp(-double(float(lse)))))) : 0.0;
+      });
+    };
+    const std::vector<double> self = plane(true), cross = plane(false);
+    std::vector<double> both;
+    for (size_t j = 0; j < self.size(); ++j) both.push_back(self[j] + cross[j]);
+    const int64_t k_c = Floor(double(k) * Real("cross_ratio", 0.5)), k_s = k - k_c;
+    std::set<int32_t> out;
+    const std::string combine = Text("combine", "union");
+    if (combine == "intersect") {
+      std::set<int32_t> a, b;
+      AddFirst(Ranked(self, {}, true), k, a);
+      AddFirst(Ranked(cross, {}, true), k, b);
+      std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::inserter(out, out.begin()));
+    } else {
+      AddFirst(Ranked(self, {}, true), k_s, out);
+      AddFirst(Ranked(cross, combine == "union" ? out : std::set<int32_t>(), true), k_c, out);
+      if (combine == "concat") return out;
+    }
+    AddFirst(Ranked(both, out, false), k - int64_t(out.size()), out);
+    return out;
+  }
+
+  void KeepLayer(int64_t l, std::vector<std::vector<int32_t>>& kept) {
+    const int64_t budget = LayerBudgets()[size_t(l)];
+    std::vector<std::set<int32_t>> sets(size_t(p_.s.kv_heads));
+    scores.emplace_back();
+    for (int64_t g = 0; g < p_.s.kv_heads; ++g) {
+      auto& out = sets[size_t(g)];
+      for (int32_t j = 0; j < n_; ++j) {
+        if (Protected(j)) out.insert(j);
+      }
+      const int64_t room = budget - int64_t(out.size());
+      scores.back().push_back(o_.policy == "csp" || o_.policy == "uniform" ? std::vector<double>(size_t(n_), 0.0)
+                                                                           : ScoreOf(l, g));
+      if (budget >= n_) {
+        for (int32_t j = 0; j < n_; ++j) out.insert(j);
+      } else if (o_.policy == "csp") {
+        for (const int32_t j : Csp(l, g, room)) out.insert(j);
+      } else if (o_.policy == "uniform") {
+        const auto rest = Ranked(scores.back().back(), {}, false);
+        for (int64_t k = 0; k < room; ++k)
+          out.insert(rest[size_t(Floor((double(k) + 0.5) * double(rest.size()) / double(room)))]);
+      } else if (o_.allocator == "ada") {
+        AddFirst(Ranked(scores.back().back(), {}, false), Floor(Real("alpha", 0.2) * double(b_)) - int64_t(out.size()),
+                 out);
+      } else {
+        AddFirst(Ranked(scores.back().back(), {}, false), room, out);
+      }
+    }
+    if (o_.allocator == "ada") ShareOut(sets);
+    for (const auto& set : sets) kept.emplace_back(set.begin(), set.end());
+  }
+
+  // One slot after the other to the best entry of all heads.
+  void ShareOut(std::vector<std::set<int32_t>>& sets) const {
+    int64_t left = b_ * p_.s.kv_heads;
+    for (const auto& set : sets) left -= int64_t(set.size());
+    for (; left > 0; --left) {
+      int64_t head = -1;
+      int32_t token = -1;
+      for (int32_t j = 0; j < n_; ++j) {
+        for (int64_t g = 0; g < p_.s.kv_heads; ++g) {
+          if (sets[size_t(g)].contains(j)) continue;
+          const auto& score = scores.back();
+          if (head < 0 || score[size_t(g)][size_t(j)] > score[size_t(head)][size_t(token)]) head = g, token = j;
+        }
+      }
+      sets[size_t(head)].insert(token);
+    }
+  }
+
+  const Problem& p_;
+  const KvOptions& o_;
+  int64_t n_, heads_, b_;
+};
+
+}  // namespace purekv::testing

@@ -1,0 +1,237 @@
+// What the policy tests share: random layers, their exact attention in f64, and a small engine that reads them block by
+// block through a Compressor.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "policy/compressor.h"
+
+namespace purekv::testing {
+
+struct ProblemShape {
+  int64_t layers = 3;
+  int64_t kv_heads = 2;
+  int64_t group = 2;
+  int64_t head_dim = 8;
+  int64_t tokens = 50;
+  bool text_only = false;
+};
+
+// Random queries, keys and values of a small decoder's layers, over a prompt of text, a video and text.
+class Problem {
+ public:
+  Problem(const ProblemShape& shape, uint32_t seed) : s(shape) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    const int64_t n = s.tokens, d = s.head_dim;
+    const auto video_begin = n / 5, video_end = n - n / 4;
+    for (int64_t j = 0; j < n; ++j) {
+      const bool visual = !s.text_only && j >= video_begin && j < video_end;
+      layout.push_back({visual ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kText, visual ? 0 : -1, -1, -1, -1});
+      const auto p = static_cast<int32_t>(j);
+      positions.push_back(visual ? Position{p / 4 + 3, p % 2 + 3, p % 3 + 3} : Position{p, p, p});
+    }
+    for (int64_t f = 0; f < d / 2; ++f) inv_freq.push_back(std::pow(100.0F, -2.0F * float(f) / float(d)));
+    layers.resize(size_t(s.layers));
+    for (Layer& layer : layers) {
+      const auto fill = [&](Matrix<float>& m, int64_t cols, float bias) {
+        m = Matrix<float>(n, cols);
+        for (int64_t i = 0; i < m.size(); ++i) m.data()[i] = normal(random) + bias;
+      };
+      fill(layer.q_plain, heads() * d, 0.3F);
+      fill(layer.k, s.kv_heads * d, 0.2F);
+      fill(layer.v, s.kv_heads * d, 0.0F);
+      layer.q = Matrix<float>(n, heads() * d);
+      std::copy_n(layer.q_plain.data(), layer.q.size(), layer.q.data());
+      Rotate(layer.q, heads());
+      Rotate(layer.k, s.kv_heads);
+    }
+  }
+
+  int64_t heads() const { return s.kv_heads * s.group; }
+
+  // Softmax of query i of head h over keys 0 .. i, and the log of its denominator.
+  const std::vector<double>& Row(int64_t layer, int64_t h, int64_t i, double* lse = nullptr) const {
+    const int64_t d = s.head_dim;
+    const size_t index = size_t((layer * heads() + h) * s.tokens + i);
+    const bool cached = s.tokens <= 400;
+    if (rows_.empty()) rows_.resize(cached ? size_t(s.layers * heads() * s.tokens) : 1);
+    auto& [row, log_sum] = rows_[cached ? index : 0];
+    if (!cached || row.empty()) {
+      const Layer& one = layers[size_t(layer)];
+      row.assign(size_t(i + 1), 0.0);
+      for (int64_t j = 0; j <= i; ++j) {
+        double dot = 0;
+        for (int64_t c = 0; c < d; ++c)
+          dot += double(one.q.Row(i)[h * d + c]) * double(one.k.Row(j)[h / s.group * d + c]);
+        row[size_t(j)] = dot / std::sqrt(double(d));
+      }
+      const double most = *std::max_element(row.begin(), row.end());
+      double sum = 0;
+      for (const double z : row) sum += std::exp(z - most);
+      log_sum = most + std::log(sum);
+      for (double& z : row) z = std::exp(z - log_sum);
+    }
+    if (lse != nullptr) *lse = log_sum;
+    return row;
+  }
+
+  struct Layer {
+    Matrix<float> q_plain, q, k, v;  // [tokens, heads or kv_heads * head_dim]; q and k rotated
+  };
+  ProblemShape s;
+  std::vector<Layer> layers;
+  TokenLayout layout;
+  std::vector<Position> positions;
+  std::vector<float> inv_freq;
+
+ private:
+  struct CachedRow {
+    std::vector<double> row;
+    double lse = 0;
+  };
+
+  void Rotate(Matrix<float>& x, int64_t heads) const {
+    const int64_t half = s.head_dim / 2;
+    for (int64_t i = 0; i < x.rows(); ++i) {
+      const Position& p = positions[size_t(i)];
+      for (int64_t h = 0; h < heads; ++h) {
+        for (int64_t f = 0; f < half; ++f) {
+          const int32_t at = f % 3 == 0 ? p.t : f % 3 == 1 ? p.h : p.w;
+          const float angle = float(at) * inv_freq[size_t(f)];
+          float* const a = x.Row(i) + h * s.head_dim + f;
+          float* const b = a + half;
+          const float rotated = *a * std::cos(angle) - *b * std::sin(angle);
+          *b = *b * std::cos(angle) + *a * std::sin(angle);
+          *a = rotated;
+        }
+      }
+    }
+  }
+
+  mutable std::vector<CachedRow> rows_;
+};
+
+using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head][kept tokens]
+
+// Reads a problem's tokens through a Compressor as the engine does: layer by layer, in blocks of rows.
+class SmallEngine {
+ public:
+  SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
+      : compressor({options, Shape(problem, dtype), problem.heads(), problem.inv_freq}),
+        cache(Shape(problem, dtype)),
+        problem_(problem),
+        block_(block) {}
+
+  static KvCacheShape Shape(const Problem& p, Dtype dtype) { return {p.s.layers, p.s.kv_heads, p.s.head_dim, dtype}; }
+
+  // The part is the first `tokens` tokens.
+  int64_t ReadPart(int64_t tokens) {
+    const int64_t base = compressor.SetPart(tokens);
+    Read(Reading::kPart, tokens);
+    return base;
+  }
+
+  // The next `rows` tokens of the problem.
+  void Read(Reading reading, int64_t rows) {
+    compressor.Begin(reading, cache.tokens(), rows);
+    Pass(rows);
+  }
+
+  // As much of what was announced by compressor.Begin.
+  void Pass(int64_t rows) {
+    const int64_t first = cache.AddTokens(std::span(problem_.positions).subspan(size_t(cache.tokens()), size_t(rows)));
+    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      for (int64_t row = first; row < first + rows; row += block_) {
+        ReadBlock(layer, row, std::min(block_, first + rows - row));
+      }
+      compressor.AfterLayer(layer, cache, problem_.layout);
+    }
+  }
+
+  Kept KeptTokens() const {
+    Kept kept;
+    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      kept.emplace_back();
+      for (int64_t head = 0; head < problem_.s.kv_heads; ++head) {
+        const auto tokens = cache.EntryTokens(layer, head);
+        kept.back().emplace_back(tokens.begin(), tokens.end());
+      }
+    }
+    return kept;
+  }
+
+  Compressor compressor;
+  KvCache cache;
+  int64_t observed_rows = 0;  // rows of column sums, over all layers
+
+ private:
+  void ReadBlock(int64_t layer, int64_t first, int64_t rows) {
+    const Problem::Layer& one = problem_.layers[size_t(layer)];
+    cache.Append(layer, one.k.View().Rows(first, rows), one.v.View().Rows(first, rows), first);
+    if (!compressor.active()) return;
+    if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, first, one.q_plain.View().Rows(first, rows));
+    const RowRange range = compressor.SumRows(layer, first, rows);
+    if (range.count == 0) return;
+    observed_rows += range.count;
+    const Observer observer = compressor.Observes(layer);
+    const int64_t query = first + range.first;
+    Matrix<float> lse(range.count, problem_.heads());
+    std::vector<std::vector<double>> attention;  // [rows * heads]
+    for (int64_t i = 0; i < range.count; ++i) {
+      for (int64_t h = 0; h < problem_.heads(); ++h) {
+        double log_sum = 0;
+        attention.push_back(Attend(layer, h, query + i, &log_sum));
+        lse.Row(i)[h] = float(log_sum);
+      }
+    }
+    std::vector<std::vector<float>> weights(1, std::vector<float>(attention.size(), 1.0F));
+    if (observer.weighted()) {
+      weights = QueryWeights(observer, std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
+                             std::as_const(lse).View());
+    }
+    AttentionSums& sums = compressor.Sums(layer, query, range.count, cache);
+    for (size_t plane = 0; plane < weights.size(); ++plane) {
+      for (size_t i = 0; i < attention.size(); ++i) {
+        const auto out = sums.Plane(int64_t(plane), int64_t(i) % problem_.heads() / problem_.s.group);
+        for (size_t j = 0; j < attention[i].size(); ++j) out[j] += double(weights[plane][i]) * attention[i][j];
+      }
+    }
+  }
+
+  // Attention of one query over the entries that its head holds now, those after it masked.
+  std::vector<double> Attend(int64_t layer, int64_t h, int64_t query, double* lse) const {
+    const auto tokens = cache.EntryTokens(layer, h / problem_.s.group);
+    const std::vector<double>& full = problem_.Row(layer, h, query, lse);
+    double sum = 0;
+    std::vector<double> row;
+    for (const int32_t token : tokens) {
+      row.push_back(token <= query ? full[size_t(token)] : 0.0);
+      sum += row.back();
+    }
+    if (int64_t(tokens.size()) == cache.tokens()) return row;  // nothing is missing: already normalised
+    for (double& x : row) x /= sum;
+    *lse += std::log(sum);
+    return row;
+  }
+
+  const Problem& problem_;
+  int64_t block_;
+};
+
+inline KvOptions Options(const std::string& policy, const std::map<std::string, std::string>& values = {},
+                         const std::string& allocator = "uniform") {
+  KvOptions options;
+  options.policy = policy;
+  options.options = values;
+  options.allocator = allocator;
+  return options;
+}
+
+}  // namespace purekv::testing
