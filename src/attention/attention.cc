@@ -2,6 +2,7 @@
 #include "attention/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -212,6 +213,24 @@ void Attention(const AttentionArgs& args) {
       MergeState(state, StateIn(states.Row(t * splits + split), tile.rows(), args.head_dim));
     }
     finish(t, tile, state);
+  });
+}
+
+void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double n) {
+  PUREKV_CHECK(n > 0 && out.cols % heads == 0, n, ", ", out.cols, " columns, ", heads, " heads");
+  const int64_t head_dim = out.cols / heads;
+  const auto log_n = static_cast<float>(std::log(n));
+  ParallelFor(out.rows, [&](int64_t row) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const float factor = 1.0F / (1.0F + std::exp(log_n - lse[row * heads + head]));
+      if (out.dtype == Dtype::kF32) {
+        float* x = static_cast<float*>(out.data) + row * out.stride + head * head_dim;
+        for (int64_t d = 0; d < head_dim; ++d) x[d] *= factor;
+      } else {
+        BF16* x = static_cast<BF16*>(out.data) + row * out.stride + head * head_dim;
+        for (int64_t d = 0; d < head_dim; ++d) x[d] = ToBF16(ToFloat(x[d]) * factor);
+      }
+    }
   });
 }
 

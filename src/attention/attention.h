@@ -40,6 +40,10 @@ struct AttentionArgs {
 // a transposed copy of the values (and of keys that cannot be read directly: head_dim not a multiple of 32).
 void Attention(const AttentionArgs& args);
 
+// Turns attention into the softmax with n added to its denominator (softmax-off-by-n): out *= sigmoid(lse - ln n) per row
+// and head. out [rows, heads * head_dim] as Attention wrote it, lse [rows, heads], n > 0.
+void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double n);
+
 // Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision
 // windows, frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above. Products
 // of bf16 where `out` is bf16 and the CPU level has them, else in f32.

@@ -352,7 +352,7 @@ void AttendFinish(const AttentionTile& tile, const PreparedHead& kv, const TileO
 }
 
 template <class Products>
-void ColumnSums(const ColumnTile& tile, double* sums, int64_t plane_stride, char* memory) {
+void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
   const Products products;
   const int64_t padded = PaddedHeadDim(tile.head_dim);
   float* logits = reinterpret_cast<float*>(memory);    // [kBlockKeys][32]
@@ -407,7 +407,7 @@ void ColumnSums(const ColumnTile& tile, double* sums, int64_t plane_stride, char
     for (int64_t plane = 0; plane < tile.planes; ++plane) {
       for (int64_t k = 0; k < std::min(keys, tile.key_end - block); ++k) {
         const float* column = columns + (plane * kBlockKeys + k) * 16;
-        sums[plane * plane_stride + block + k] += static_cast<double>(_mm512_reduce_add_ps(_mm512_loadu_ps(column)));
+        sums[plane][block + k] += static_cast<double>(_mm512_reduce_add_ps(_mm512_loadu_ps(column)));
       }
     }
   }

@@ -73,8 +73,8 @@ struct Bf16Kernel {
   // Up to 16 rows of bf16 keys and values, read in place; any key range. Scratch of FewRowsScratchBytes. Null: the f32
   // kernel for few rows does better.
   void (*attend_few)(const AttentionTile& tile, const PartialState& state, char* scratch);
-  // sums[plane][key] += the tile's, for keys [key_begin, key_end); plane p starts at sums + p * plane_stride.
-  void (*column_sums)(const ColumnTile& tile, double* sums, int64_t plane_stride, char* scratch);
+  // sums[plane][key] += the tile's, for keys [key_begin, key_end).
+  void (*column_sums)(const ColumnTile& tile, double* const* sums, char* scratch);
 };
 
 // Up to a multiple of the panel.

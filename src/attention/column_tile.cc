@@ -19,7 +19,7 @@ HWY_BEFORE_NAMESPACE();
 namespace purekv {
 namespace HWY_NAMESPACE {
 
-void AddColumnsRows(const ColumnRows& args, double* sums, int64_t plane_stride, char* scratch) {
+void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) {
   const AttentionTile& tile = args.tile;
   const FloatTag d;
   const int64_t rows = tile.rows();
@@ -69,7 +69,7 @@ void AddColumnsRows(const ColumnRows& args, double* sums, int64_t plane_stride, 
     for (int64_t plane = 0; plane < args.planes; ++plane) {
       for (int64_t k = 0; k < keys; ++k) {
         const float* column = columns + (plane * kBlockKeys + k) * kLanes;
-        sums[plane * plane_stride + block + k] += static_cast<double>(SumLanes(LoadVec(column)));
+        sums[plane][block + k] += static_cast<double>(SumLanes(LoadVec(column)));
       }
     }
   }
@@ -95,9 +95,9 @@ int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim) {
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
-void AddColumns(const ColumnRows& rows, double* sums, int64_t plane_stride, char* scratch) {
+void AddColumns(const ColumnRows& rows, double* const* sums, char* scratch) {
   PUREKV_CHECK(rows.planes == 1 || rows.weights != nullptr, rows.planes, " planes without weights");
-  HWY_DYNAMIC_DISPATCH(AddColumnsRows)(rows, sums, plane_stride, scratch);
+  HWY_DYNAMIC_DISPATCH(AddColumnsRows)(rows, sums, scratch);
 }
 
 }  // namespace purekv

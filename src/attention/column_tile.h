@@ -15,9 +15,9 @@ struct ColumnRows {
   int64_t planes = 1;
 };
 
-// sums[plane * plane_stride + j] += sum over the tile's rows of weight * exp(logit - lse), for keys j in
+// sums[plane][j] += sum over the tile's rows of weight * exp(logit - lse), for keys j in
 // [tile.key_begin, tile.key_end). Scratch of ColumnScratchBytes, 64-byte aligned.
-void AddColumns(const ColumnRows& rows, double* sums, int64_t plane_stride, char* scratch);
+void AddColumns(const ColumnRows& rows, double* const* sums, char* scratch);
 int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim);
 
 }  // namespace purekv

@@ -34,15 +34,15 @@ GroupRows Gather(const ColumnSumsArgs& args, int64_t head, int64_t padded, float
   const int64_t group = args.heads / static_cast<int64_t>(args.kv.size());
   GroupRows out;
   out.lse.assign(static_cast<size_t>(padded), never);
-  if (args.weights != nullptr) out.weights.assign(static_cast<size_t>(args.planes * padded), 0.0F);
+  if (!args.weights.empty()) out.weights.assign(static_cast<size_t>(args.planes() * padded), 0.0F);
   for (int64_t i = 0; i < args.q.rows; ++i) {
     for (int64_t g = 0; g < group; ++g) {
       const int64_t from = i * args.heads + head * group + g;
       const auto to = static_cast<size_t>(i * group + g);
       // A row that saw nothing has lse = -infinity; it adds nothing.
       if (std::isfinite(args.lse[from])) out.lse[to] = args.lse[from] * lse_unit;
-      for (int64_t plane = 0; plane < args.planes && args.weights != nullptr; ++plane) {
-        out.weights[static_cast<size_t>(plane * padded) + to] = args.weights[plane * args.q.rows * args.heads + from];
+      for (int64_t plane = 0; plane < args.planes() && !args.weights.empty(); ++plane) {
+        out.weights[static_cast<size_t>(plane * padded) + to] = args.weights[static_cast<size_t>(plane)][from];
       }
     }
   }
@@ -63,6 +63,13 @@ AttentionTile GroupTile(const ColumnSumsArgs& args, int64_t head) {
   tile.first_limit = args.causal ? tile.kv.length - args.q.rows + 1 : tile.kv.length;
   tile.limit_step = args.causal ? 1 : 0;
   return tile;
+}
+
+// The planes' sums of one KV head.
+std::vector<double*> SumsOf(const ColumnSumsArgs& args, int64_t head) {
+  std::vector<double*> out;
+  for (size_t i = static_cast<size_t>(head); i < args.sums.size(); i += args.kv.size()) out.push_back(args.sums[i]);
+  return out;
 }
 
 // body(head, first key, last key) for ranges of all heads' keys, in parallel.
@@ -117,16 +124,15 @@ void SumBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args) {
     tile.queries = queries.Row(head);
     tile.lse = rows[h].lse.data();
     tile.limits = limits[h].data();
-    tile.weights = args.weights == nullptr ? nullptr : rows[h].weights.data();
-    tile.planes = args.planes;
+    tile.weights = args.weights.empty() ? nullptr : rows[h].weights.data();
+    tile.planes = args.planes();
     tile.panels = padded / 32;
     tile.head_dim = args.head_dim;
     tile.scale = args.scale;
     tile.kv = prepared[h];
     tile.key_begin = begin;
     tile.key_end = end;
-    kernel.column_sums(tile, args.sums + head * args.sum_stride, kv_heads * args.sum_stride,
-                       ThreadScratch(Bf16ColumnScratchBytes(args.planes)));
+    kernel.column_sums(tile, SumsOf(args, head).data(), ThreadScratch(Bf16ColumnScratchBytes(args.planes())));
   });
 }
 
@@ -144,11 +150,10 @@ void SumFloat(const ColumnSumsArgs& args) {
     tile.tile.key_end = end;
     const GroupRows& group = rows[static_cast<size_t>(head)];
     tile.lse = group.lse.data();
-    tile.weights = args.weights == nullptr ? nullptr : group.weights.data();
+    tile.weights = args.weights.empty() ? nullptr : group.weights.data();
     tile.weight_stride = padded;
-    tile.planes = args.planes;
-    AddColumns(tile, args.sums + head * args.sum_stride, kv_heads * args.sum_stride,
-               ThreadScratch(ColumnScratchBytes(args.planes, args.head_dim)));
+    tile.planes = args.planes();
+    AddColumns(tile, SumsOf(args, head).data(), ThreadScratch(ColumnScratchBytes(args.planes(), args.head_dim)));
   });
 }
 
@@ -159,8 +164,8 @@ void ColumnSums(const ColumnSumsArgs& args) {
   PUREKV_CHECK(kv_heads > 0 && args.heads % kv_heads == 0, args.heads, " heads, ", kv_heads, " KV heads");
   PUREKV_CHECK(args.q.cols == args.heads * args.head_dim, args.q.cols, " columns, ", args.heads, " heads of ",
                args.head_dim);
-  for (const KvHeadView& kv : args.kv) PUREKV_CHECK(kv.length <= args.sum_stride, kv.length, " of ", args.sum_stride);
-  PUREKV_CHECK(args.planes == 1 || args.weights != nullptr, args.planes, " planes without weights");
+  PUREKV_CHECK(static_cast<int64_t>(args.sums.size()) == args.planes() * kv_heads, args.sums.size(),
+               " lists of sums for ", args.planes(), " planes of ", kv_heads, " KV heads");
   if (args.q.rows == 0) return;
   if (Cpu() == CpuLevel::kReference) {
     reference::ColumnSums(args);

@@ -19,15 +19,15 @@ struct ColumnSumsArgs {
   float scale = 0;
   bool causal = true;          // as AttentionArgs::causal
   const float* lse = nullptr;  // [rows, heads], as Attention wrote it
-  // Planes of sums: null for one plane in which every row counts 1; else [planes, rows * heads], what row i of head h
-  // counts in each plane (0: not at all), for example one plane per class of query.
-  const float* weights = nullptr;
-  int64_t planes = 1;
-  // [planes, kv_heads, sum_stride], sum_stride at least the longest length; added to:
-  // sums[p, g, j] += sum over rows i and query heads h of KV head g of weight[p][i, h] * exp(scale * q[h, i] . k[g, j]
-  // - lse[i, h]), for entries j that row i sees.
-  double* sums = nullptr;
-  int64_t sum_stride = 0;
+  // Planes of sums: empty for one plane in which every row counts 1; else what row i of head h counts in each plane (0:
+  // not at all), for example one plane per class of query. [planes][rows * heads]
+  std::span<const float* const> weights;
+  // [planes * kv_heads], each at least as long as its KV head; added to: sums[p * kv_heads + g][j] += sum over rows i
+  // and query heads h of KV head g of weights[p][i, h] * exp(scale * q[h, i] . k[g, j] - lse[i, h]), for entries j that
+  // row i sees.
+  std::span<double* const> sums;
+
+  int64_t planes() const { return weights.empty() ? 1 : static_cast<int64_t>(weights.size()); }
   AttentionWorkspace* workspace = nullptr;  // as AttentionArgs::workspace
 };
 

@@ -85,11 +85,10 @@ void ColumnSums(const ColumnSumsArgs& args) {
           logit += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, k * kv.key_stride + d);
         }
         const double p = std::exp(logit * static_cast<double>(args.scale) - static_cast<double>(args.lse[cell]));
-        for (int64_t plane = 0; plane < args.planes; ++plane) {
-          const double weight = args.weights == nullptr
-                                    ? 1.0
-                                    : static_cast<double>(args.weights[plane * args.q.rows * args.heads + cell]);
-          args.sums[(plane * kv_heads + g) * args.sum_stride + k] += weight * p;
+        for (int64_t plane = 0; plane < args.planes(); ++plane) {
+          const auto p_index = static_cast<size_t>(plane);
+          const double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
+          args.sums[static_cast<size_t>(plane * kv_heads + g)][k] += weight * p;
         }
       }
     }

@@ -224,7 +224,7 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
   }
   if (options.policy == "full") {
     // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
-    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator"}) {
+    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator"}) {
       table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
     }
   }

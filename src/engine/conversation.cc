@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "attention/observer.h"
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
@@ -25,7 +26,9 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       internals_(model_->internals()),
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
-      cache_(internals_.decoder().cache_shape()) {
+      cache_(internals_.decoder().cache_shape()),
+      compressor_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
+                  internals_.decoder().config().rope.inv_freq) {
   if (options_.threads < 0 || options_.threads > 4096)
     FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
@@ -39,6 +42,8 @@ void Conversation::Begin() {
 
 void Conversation::Reset() {
   cache_ = KvCache(internals_.decoder().cache_shape());
+  compressor_ = Compressor(options_.kv, cache_.shape(), internals_.decoder().config().heads,
+                           internals_.decoder().config().rope.inv_freq);
   ids_.clear();
   pending_.clear();
   layout_.clear();
@@ -206,11 +211,18 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   broken_ = true;  // until the last row is in every layer
   // Where compression looks at the cache: behind the media, or at the end.
   const bool after_media =
-      options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
+      first && options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
   const int64_t split = after_media ? prompt.media_end : count;
+  if (compressor_.active()) {
+    if (first) compressor_.SetPart(split);
+    compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), split);
+  }
   ExtendPart(prompt, 0, split, hidden, dump);
   if (first) RecordCompression(split);
-  if (split < count) ExtendPart(prompt, split, count - split, hidden, dump);
+  if (split < count) {
+    if (compressor_.active()) compressor_.Begin(Reading::kOnTop, cache_.tokens(), count - split);
+    ExtendPart(prompt, split, count - split, hidden, dump);
+  }
   next_position_ = prompt.next_position;
   last_hidden_ = Matrix<float>(1, hidden.cols);
   std::memcpy(last_hidden_.data(), hidden.Row(count - 1), static_cast<size_t>(hidden.cols) * sizeof(float));
@@ -240,7 +252,12 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
     const int64_t rows = std::min(chunk, first + count - row);
     const auto span = std::span(prompt.positions).subspan(static_cast<size_t>(row), static_cast<size_t>(rows));
     const int64_t first_token = cache_.AddTokens(span);
+    const auto begin = static_cast<std::ptrdiff_t>(row);
+    const auto end = begin + static_cast<std::ptrdiff_t>(rows);
+    ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + end);
+    layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + end);
     ForwardHooks hooks;
+    AddPolicy(&hooks);
     if (dump != nullptr) {
       hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) {
         dump->Hidden(layer, row, hidden.rows, input);
@@ -252,11 +269,62 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
       return true;
     };
     if (!decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks)) throw Cancelled();
-    const auto begin = static_cast<std::ptrdiff_t>(row);
-    ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + begin + static_cast<std::ptrdiff_t>(rows));
-    layout_.insert(layout_.end(), prompt.layout.begin() + begin,
-                   prompt.layout.begin() + begin + static_cast<std::ptrdiff_t>(rows));
   }
+}
+
+void Conversation::AddPolicy(ForwardHooks* hooks) {
+  hooks->n_attn = compressor_.n_attn();
+  if (!compressor_.active()) return;
+  bool queries = false;
+  bool sums = false;
+  for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
+    queries = queries || compressor_.WantsQueries(layer);
+    sums = sums || compressor_.Observes(layer).kind == Observer::Kind::kColumnSums;
+  }
+  if (queries) {
+    hooks->on_queries = [this](int64_t layer, int64_t first_token, MatrixView<const float> q) {
+      if (compressor_.WantsQueries(layer)) compressor_.AddQueries(layer, first_token, q);
+    };
+  }
+  if (sums) hooks->on_attended = [this](const AttendedBlock& block) { Observe(block); };
+  hooks->on_layer_done = [this](int64_t layer) {
+    const StageTimer timer(&evict_seconds_);
+    compressor_.AfterLayer(layer, cache_, layout_);
+  };
+}
+
+void Conversation::Observe(const AttendedBlock& block) {
+  const RowRange range = compressor_.SumRows(block.layer, block.first_token, block.q.rows);
+  if (range.count == 0) return;
+  const int64_t first = block.first_token + range.first;
+  const Observer observer = compressor_.Observes(block.layer);
+  const MatrixView<const float> lse = block.lse.Rows(range.first, range.count);
+  std::vector<std::vector<float>> planes;
+  if (observer.weighted()) {
+    const auto rows = std::span(layout_).subspan(static_cast<size_t>(first), static_cast<size_t>(range.count));
+    planes = QueryWeights(observer, rows, lse);
+  }
+  std::vector<const float*> weights;
+  for (const auto& plane : planes) weights.push_back(plane.data());
+  AttentionSums& into = compressor_.Sums(block.layer, first, range.count, cache_);
+  std::vector<double*> sums;
+  for (int64_t plane = 0; plane < observer.planes(); ++plane) {
+    for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) sums.push_back(into.Plane(plane, head).data());
+  }
+  // Rows behind the range have keys in the cache already: the range's own keys are the last ones without them.
+  std::vector<KvHeadView> kv(block.kv.begin(), block.kv.end());
+  for (KvHeadView& head : kv) head.length -= block.q.rows - range.first - range.count;
+  ColumnSumsArgs args;
+  args.q = block.q.Rows(range.first, range.count);
+  args.kv = kv;
+  args.heads = internals_.decoder().config().heads;
+  args.head_dim = cache_.shape().head_dim;
+  args.scale = block.scale;
+  args.lse = lse.data;
+  args.weights = weights;
+  args.sums = sums;
+  args.workspace = &workspace_.attention;
+  ColumnSums(args);
 }
 
 void Conversation::RecordCompression(int64_t tokens) {
@@ -299,9 +367,12 @@ void Conversation::Append(int32_t id) {
   Matrix<float> hidden(1, internals_.decoder().config().hidden);
   internals_.decoder().Embed(one.ids, hidden.View());
   const int64_t first = cache_.AddTokens(one.positions);
-  internals_.decoder().Forward(hidden.View(), first, 1, cache_, workspace_, {});
   ids_.push_back(id);
   layout_.push_back({});
+  ForwardHooks hooks;
+  if (compressor_.active()) compressor_.Begin(Reading::kStep, first, 1);
+  AddPolicy(&hooks);
+  internals_.decoder().Forward(hidden.View(), first, 1, cache_, workspace_, hooks);
   next_position_ = one.next_position;
   last_hidden_ = std::move(hidden);
   broken_ = false;
@@ -377,7 +448,12 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
     }
   };
   take(std::as_const(last_hidden_).View());
-  if (ids.size() > 1) {
+  if (ids.size() > 1 && compressor_.steps_alone()) {
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      Append(ids[i]);
+      take(std::as_const(last_hidden_).View());
+    }
+  } else if (ids.size() > 1) {
     const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
     Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals_.decoder().config().hidden);
     internals_.decoder().Embed(answer.ids, hidden.View());

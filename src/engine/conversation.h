@@ -12,6 +12,7 @@
 #include "cache/kv_cache.h"
 #include "engine/dump.h"
 #include "models/vision_language_model.h"
+#include "policy/compressor.h"
 #include "purekv/session.h"
 
 namespace purekv {
@@ -37,6 +38,8 @@ class Conversation {
   int64_t tokens() const { return static_cast<int64_t>(ids_.size() + pending_.size()); }
   double matmul_seconds() const { return workspace_.matmul_seconds; }
   double attention_seconds() const { return workspace_.attention_seconds; }
+  double score_seconds() const { return workspace_.observe_seconds; }
+  double evict_seconds() const { return evict_seconds_; }
   void Reset();
 
  private:
@@ -54,6 +57,9 @@ class Conversation {
   void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump);
   void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump);
   void RecordCompression(int64_t tokens);
+  // The hooks through which the policy sees and cuts the layers.
+  void AddPolicy(ForwardHooks* hooks);
+  void Observe(const AttendedBlock& block);
   // Runs one token behind the sequence; never asks whether to stop.
   void Append(int32_t id);
   void TakePending();
@@ -64,6 +70,7 @@ class Conversation {
   SessionOptions options_;
   int threads_;
   KvCache cache_;
+  Compressor compressor_;
   DecoderWorkspace workspace_;
   std::vector<int32_t> ids_;      // in the cache
   std::vector<int32_t> pending_;  // said, but not yet in the cache: the last generated token
@@ -75,6 +82,7 @@ class Conversation {
   bool broken_ = false;        // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;
+  double evict_seconds_ = 0;
   std::vector<std::vector<std::vector<int32_t>>> kept_;
 };
 

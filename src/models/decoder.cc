@@ -101,6 +101,7 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
   workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
   workspace.qkv = Matrix<float>(rows, q + 2 * config_.kv_heads * config_.head_dim);
   workspace.gate_up = Matrix<float>(rows, 2 * config_.intermediate);
+  workspace.lse = Matrix<float>(rows, config_.heads);
   workspace.cos = Matrix<float>(rows, config_.rope.pairs());
   workspace.sin = Matrix<float>(rows, config_.rope.pairs());
   workspace.rows = rows;
@@ -118,7 +119,8 @@ bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t blo
     if (hidden.rows > 1) cache.Reserve(i, hidden.rows);
     for (int64_t row = 0; row < hidden.rows; row += block_rows) {
       const int64_t count = std::min(block_rows, hidden.rows - row);
-      LayerBlock(layers_[static_cast<size_t>(i)], i, hidden.Rows(row, count), first_token + row, cache, workspace);
+      LayerBlock(layers_[static_cast<size_t>(i)], i, hidden.Rows(row, count), first_token + row, cache, workspace,
+                 hooks);
       if (hooks.on_progress && !hooks.on_progress(i * hidden.rows + row + count, total)) return false;
     }
     if (hooks.on_layer_done) hooks.on_layer_done(i);
@@ -128,7 +130,7 @@ bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t blo
 }
 
 void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token,
-                         KvCache& cache, DecoderWorkspace& workspace) const {
+                         KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
   const int64_t rows = hidden.rows;
   const int64_t dim = config_.head_dim;
   const int64_t q_cols = config_.heads * dim;
@@ -151,6 +153,10 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   const MatrixView<float> k = qkv.Cols(q_cols, kv_cols);
   RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos,
              sin);
+  if (hooks.on_queries) {
+    const StageTimer timer(&workspace.observe_seconds);
+    hooks.on_queries(index, first_token, q);
+  }
   ApplyRope(q, config_.heads, dim, cos, sin);
   ApplyRope(k, config_.kv_heads, dim, cos, sin);
   cache.Append(index, k, qkv.Cols(q_cols + kv_cols, kv_cols), first_token);
@@ -165,9 +171,17 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
   args.out = attended;
   args.workspace = &workspace.attention;
+  const bool need_lse = hooks.on_attended || hooks.n_attn > 0;
+  args.lse = need_lse ? workspace.lse.data() : nullptr;
   {
     const StageTimer timer(&workspace.attention_seconds);
     Attention(args);
+    if (hooks.n_attn > 0) AddToDenominator(attended, config_.heads, workspace.lse.data(), hooks.n_attn);
+  }
+  if (hooks.on_attended) {
+    const StageTimer timer(&workspace.observe_seconds);
+    const MatrixView<const float> lse{workspace.lse.data(), rows, config_.heads, config_.heads};
+    hooks.on_attended({index, first_token, q, heads, lse, args.scale});
   }
   multiply(layer.output, attended, hidden, true);
 

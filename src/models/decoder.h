@@ -33,15 +33,31 @@ struct DecoderConfig {
   RopeSpec rope;
 };
 
+// One block of rows of one layer that has just attended: what cache policies look at.
+struct AttendedBlock {
+  int64_t layer = 0;
+  int64_t first_token = 0;         // sequence index of the first row; the cache holds all rows' keys
+  MatrixView<const float> q;       // [rows, heads * head_dim], rotated, not scaled
+  std::span<const KvHeadView> kv;  // [kv_heads]
+  MatrixView<const float> lse;     // [rows, heads] log sum exp of the scaled logits
+  float scale = 0;
+};
+
 // Called by Decoder::Forward in this order for each layer; every member may be empty.
 struct ForwardHooks {
   // Before layer `layer` starts: its input, all rows. [rows, hidden]
   std::function<void(int64_t layer, MatrixView<const float> hidden)> on_layer_input;
+  // For each block of rows: its queries before rotation. [rows, heads * head_dim]
+  std::function<void(int64_t layer, int64_t first_token, MatrixView<const float> q)> on_queries;
+  // For each block of rows, after its attention.
+  std::function<void(const AttendedBlock& block)> on_attended;
   // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is
   // built.
   std::function<void(int64_t layer)> on_layer_done;
   // After each block of rows; returns false to stop (the call then returns false).
   std::function<bool(int64_t done, int64_t total)> on_progress;
+  // n of the softmax with n added to its denominator (softmax-off-by-n, CSP arXiv 2412.04652); 0: the ordinary one.
+  double n_attn = 0;
 };
 
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
@@ -49,9 +65,10 @@ struct DecoderWorkspace {
   AnyMatrix normed, attended, activated;  // [block, hidden | heads * head_dim | intermediate], compute dtype
   Matrix<float> qkv, gate_up;             // [block, (heads + 2 kv_heads) * head_dim], [block, 2 * intermediate]
   Matrix<float> cos, sin;                 // [block, rotary / 2]
+  Matrix<float> lse;                      // [block, heads]
   AttentionWorkspace attention;
   int64_t rows = 0;
-  double matmul_seconds = 0, attention_seconds = 0;  // spent so far
+  double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0;  // spent so far
 };
 
 // Weights, read-only after construction: any number of threads may run Forward, each with its own cache and workspace.
@@ -92,7 +109,7 @@ class Decoder {
     Linear down;                               // [hidden, intermediate]
   };
   void LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token, KvCache& cache,
-                  DecoderWorkspace& workspace) const;
+                  DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
   void Prepare(DecoderWorkspace& workspace, int64_t rows) const;
 
   DecoderConfig config_;

@@ -74,10 +74,13 @@ class Problem {
     args.scale = 0.3f / std::sqrt(static_cast<float>(case_.head_dim));
     args.causal = case_.causal;
     args.lse = lse_.data();
-    args.weights = weights_.empty() ? nullptr : weights_.data();
-    args.planes = planes;
-    args.sums = sums.data();
-    args.sum_stride = stride_;
+    std::vector<const float*> weights;
+    for (int64_t p = 0; p < case_.planes; ++p)
+      weights.push_back(weights_.data() + static_cast<size_t>(p) * lse_.size());
+    args.weights = weights;
+    std::vector<double*> lists;
+    for (int64_t i = 0; i < planes * kv_heads_; ++i) lists.push_back(sums.data() + i * stride_);
+    args.sums = lists;
     slow ? reference::ColumnSums(args) : ColumnSums(args);
     return sums;
   }
