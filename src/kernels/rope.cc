@@ -1,8 +1,10 @@
 // ApplyRope: rotate-half rotary embedding in place.
 #include "base/threads.h"
 #include "kernels/elementwise.h"
+#include "kernels/reference.h"
 #include "kernels/rows.h"
 #include "kernels/simd.h"
+#include "kernels/simd_target.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rope.cc"
@@ -63,6 +65,8 @@ void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<
   PUREKV_CHECK(cos.rows == x.rows && sin.rows == x.rows, cos.rows, " and ", sin.rows, " rows of angles for ", x.rows);
   PUREKV_CHECK(cos.cols == sin.cols && 2 * cos.cols <= head_dim, cos.cols, " and ", sin.cols, " angles, head ",
                head_dim);
+  if (Cpu() == CpuLevel::kReference) return reference::ApplyRope(x, heads, head_dim, cos, sin);
+  UseCpuLevel();
   const RopeArgs args{x, heads, head_dim, cos, sin};
   ParallelForRanges(x.rows, RowGrain(x.cols), [&args](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(RopeRows)(args, begin, end);

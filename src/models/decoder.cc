@@ -64,11 +64,12 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
         Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
         biases, compute);
     layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, compute);
-    layer.gate_up = ReadLinear(source, Names{name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")}, {}, compute);
+    layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, compute);
     layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, compute);
-    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.down}) {
       packed_bytes_ += static_cast<int64_t>(linear->packed_bytes());
     }
+    packed_bytes_ += static_cast<int64_t>(layer.gate_up.packed_bytes());
   }
   final_norm_ = ReadFloats(source, "model.norm.weight");
   head_ =
@@ -100,7 +101,6 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
   workspace.attended = AnyMatrix(compute_, rows, q);
   workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
   workspace.qkv = Matrix<float>(rows, q + 2 * config_.kv_heads * config_.head_dim);
-  workspace.gate_up = Matrix<float>(rows, 2 * config_.intermediate);
   workspace.cos = Matrix<float>(rows, config_.rope.pairs());
   workspace.sin = Matrix<float>(rows, config_.rope.pairs());
   workspace.rows = rows;
@@ -137,7 +137,6 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   const AnyMatrixView attended = workspace.attended.View().Rows(0, rows);
   const AnyMatrixView activated = workspace.activated.View().Rows(0, rows);
   const MatrixView<float> qkv = workspace.qkv.View().Rows(0, rows);
-  const MatrixView<float> gate_up = workspace.gate_up.View().Rows(0, rows);
   const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
   const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
 
@@ -171,9 +170,10 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   multiply(layer.output, attended, hidden, true);
 
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
-  multiply(layer.gate_up, normed, gate_up, false);
-  GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate),
-                gate_up.Cols(config_.intermediate, config_.intermediate), activated);
+  {
+    const StageTimer timer(&workspace.matmul_seconds);
+    layer.gate_up.Run(Activation::kSilu, normed, activated);
+  }
   multiply(layer.down, activated, hidden, true);
 }
 
