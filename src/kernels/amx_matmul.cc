@@ -39,7 +39,9 @@ void LoadTileConfig() {
 }
 
 // sums[32][32] (+)= panel of x times panel of weights, `steps` steps. Brings `lines` lines of memory from `ahead` on
-// into the L2 cache with each step.
+// into the L2 cache with each step, and weights that are due two steps later into L1. At 512 x 3584 -> 9472 on one
+// core: 0.98 TFLOP/s without both, 1.11 with the first, 1.22 with both; asking for x ahead too added nothing. All
+// operands in L2 give 1.75, in L1 2.2 (the tiles alone).
 inline void MultiplyPanels(const char* x, const char* w, int64_t steps, bool first, float* sums, const char* ahead,
                            int64_t lines) {
   constexpr int kRow = 128;  // bytes of a row of sums, and of a pair of inputs of a weight panel
@@ -64,6 +66,7 @@ inline void MultiplyPanels(const char* x, const char* w, int64_t steps, bool fir
     _tile_loadd(5, x + 1024, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    for (int64_t i = 0; i < kStepBytes; i += 64) _mm_prefetch(w + 2 * kStepBytes + i, _MM_HINT_T0);
     for (int64_t i = 0; i < lines; ++i) _mm_prefetch(ahead + i * 64, _MM_HINT_T1);
     ahead += lines * 64;
     x += kStepBytes;

@@ -107,7 +107,7 @@ std::unique_ptr<PackedWeights> PackWeights(const LayerSource& source, std::vecto
     const char* name;
     Pack pack;
   };
-  static constexpr Entry kList[] = {{"amx_bf16", PackForAmx}, {"onednn", PackForOneDnn}};
+  static constexpr Entry kList[] = {{"amx_bf16", PackForAmx}, {"onednn packed", PackForOneDnn}};
   for (const Entry& entry : kList) {
     std::string why;
     if (auto weights = entry.pack(source, &why)) return weights;

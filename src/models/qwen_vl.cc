@@ -283,14 +283,28 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
   return ids;
 }
 
-std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
-  const std::string simd = "highway " + SimdTarget();
-  return {{"matmul", decoder_.gate_up(0).Implementation(256)},
-          {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
-          {"attention.prefill", simd},
-          {"attention.decode", simd},
-          {"attention.vision", simd},
-          {"elementwise", simd}};
+namespace {
+
+KernelChoice SimdKernel(const char* primitive) {
+  const std::string target = SimdTarget();
+  return {primitive, target == "reference" ? target : "highway " + target, RefusedSimdTargets()};
+}
+
+// What the attention room says of itself.
+KernelChoice AttentionKernel(const char* primitive) {
+  return SimdKernel(primitive);
+}
+
+}  // namespace
+
+std::vector<KernelChoice> QwenVl::Kernels() const {
+  const GatedLinear& wide = decoder_.gate_up(0);
+  return {{"matmul", wide.Implementation(256), wide.Refused()},
+          {"matmul.decode", wide.Implementation(1), wide.Refused()},
+          AttentionKernel("attention.prefill"),
+          AttentionKernel("attention.decode"),
+          AttentionKernel("attention.vision"),
+          SimdKernel("elementwise")};
 }
 
 }  // namespace purekv

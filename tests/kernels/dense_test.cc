@@ -175,7 +175,7 @@ TEST(Linear, SaysWhatRunsAndWhy) {
   const testing::ScopedCpuLevel level(CpuLevel::kAvx2);
   const Linear plain({&rows, 1}, 64, {}, Dtype::kBF16);
   EXPECT_EQ(plain.Implementation(1), "highway AVX2 matrix-vector (bf16 weights, widened)");
-  EXPECT_EQ(plain.Refused(), (std::vector<std::string>{"amx_bf16: PUREKV_CPU=avx2", "onednn: PUREKV_CPU=avx2"}));
+  EXPECT_EQ(plain.Refused(), (std::vector<std::string>{"amx_bf16: PUREKV_CPU=avx2", "onednn packed: PUREKV_CPU=avx2"}));
 }
 
 void CheckGated(int64_t in, int64_t out, Dtype compute, bool with_bias, const std::vector<int64_t>& rows_list) {
