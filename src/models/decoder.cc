@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "attention/attention.h"
 #include "base/error.h"
 #include "base/stage_timer.h"
+#include "base/threads.h"
 #include "kernels/elementwise.h"
 #include "models/weights.h"
 
@@ -82,16 +84,20 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   PUREKV_CHECK(out.rows == static_cast<int64_t>(ids.size()) && out.cols == config_.hidden, out.rows, " x ", out.cols);
   const size_t row_bytes = static_cast<size_t>(config_.hidden) * DtypeSize(embedding_.info.dtype);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    PUREKV_CHECK(ids[i] >= 0 && ids[i] < config_.vocabulary, "id ", ids[i], " of ", config_.vocabulary);
-    const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(ids[i]) * row_bytes;
-    float* const to = out.Row(static_cast<int64_t>(i));
-    ToFloats(row, embedding_.info.dtype, config_.hidden, to);
-    // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds.
-    if (!std::all_of(to, to + config_.hidden, [](float x) { return std::isfinite(x); })) {
-      Fail(embedding_name_, ": row ", ids[i], " holds NaN or infinity; weights must be finite");
+  ParallelForRanges(out.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = ids[static_cast<size_t>(i)];
+      PUREKV_CHECK(id >= 0 && id < config_.vocabulary, "id ", id, " of ", config_.vocabulary);
+      const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(id) * row_bytes;
+      float* const to = out.Row(i);
+      ToFloats(row, embedding_.info.dtype, config_.hidden, to);
+      // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds. No way
+      // out of the loop, so that the compiler makes vectors of it.
+      bool finite = true;
+      for (int64_t k = 0; k < config_.hidden; ++k) finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
+      if (!finite) Fail(embedding_name_, ": row ", id, " holds NaN or infinity; weights must be finite");
     }
-  }
+  });
 }
 
 void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
