@@ -125,7 +125,24 @@ std::string DecodeAttentionImplementation(bool bf16) {
   return kernel != nullptr && kernel->attend_few != nullptr ? CpuLevelName(kernel->level) : "highway " + SimdTarget();
 }
 
+std::vector<std::string> RefusedAttention(bool bf16) {
+  std::vector<std::string> refused;
+  for (const CpuLevel level : {CpuLevel::kAmxBf16, CpuLevel::kAvx512Bf16}) {
+    const std::string name = CpuLevelName(level) + ": ";
+    if (!bf16) {
+      refused.push_back(name + "the model computes in f32");
+    } else if (const std::string why = WhyNot(level); !why.empty()) {
+      refused.push_back(name + why);
+    }
+  }
+  if (!bf16 || ChooseBf16Kernel() == nullptr) {
+    for (const std::string& target : RefusedSimdTargets()) refused.push_back(target);
+  }
+  return refused;
+}
+
 void Attention(const AttentionArgs& args) {
+  UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) {
     reference::Attention(args);
     return;
@@ -237,6 +254,7 @@ void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double
 void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
                       int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out,
                       AttentionWorkspace* workspace) {
+  UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) {
     reference::SegmentAttention(q, k, v, heads, head_dim, scale, cu_segments, out);
     return;

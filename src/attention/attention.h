@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/any_matrix.h"
 #include "base/matrix.h"
@@ -55,5 +56,7 @@ void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, Matr
 std::string AttentionImplementation(bool bf16);
 // The same for a single query row.
 std::string DecodeAttentionImplementation(bool bf16);
+// Better implementations that do not run, each with the reason: "amx_bf16: this processor lacks it".
+std::vector<std::string> RefusedAttention(bool bf16);
 
 }  // namespace purekv

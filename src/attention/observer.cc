@@ -12,6 +12,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "kernels/simd_target.h"
 
 namespace purekv {
 namespace {
@@ -167,6 +168,7 @@ void ColumnSums(const ColumnSumsArgs& args) {
   PUREKV_CHECK(static_cast<int64_t>(args.sums.size()) == args.planes() * kv_heads, args.sums.size(),
                " lists of sums for ", args.planes(), " planes of ", kv_heads, " KV heads");
   if (args.q.rows == 0) return;
+  UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) {
     reference::ColumnSums(args);
     return;

@@ -284,13 +284,25 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
   return ids;
 }
 
-std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
-  const std::string simd = "highway " + SimdTarget();
+namespace {
+
+KernelChoice SimdKernel(const char* primitive) {
+  const std::string target = SimdTarget();
+  return {primitive, target == "reference" ? target : "highway " + target, RefusedSimdTargets()};
+}
+
+}  // namespace
+
+std::vector<KernelChoice> QwenVl::Kernels() const {
+  const GatedLinear& wide = decoder_.gate_up(0);
   const bool bf16 = decoder_.compute() == Dtype::kBF16;
-  return {
-      {"matmul", decoder_.gate_up(0).Implementation(256)},  {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
-      {"attention.prefill", AttentionImplementation(bf16)}, {"attention.decode", DecodeAttentionImplementation(bf16)},
-      {"attention.vision", AttentionImplementation(bf16)},  {"elementwise", simd}};
+  const std::vector<std::string> refused = RefusedAttention(bf16);
+  return {{"matmul", wide.Implementation(256), wide.Refused()},
+          {"matmul.decode", wide.Implementation(1), wide.Refused()},
+          {"attention.prefill", AttentionImplementation(bf16), refused},
+          {"attention.decode", DecodeAttentionImplementation(bf16), refused},
+          {"attention.vision", AttentionImplementation(bf16), refused},
+          SimdKernel("elementwise")};
 }
 
 }  // namespace purekv

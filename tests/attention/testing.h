@@ -11,19 +11,10 @@ namespace purekv::testing {
 // Largest relative error (of a row of a head, 2-norm) of bf16 products: probabilities are rounded to 8 bits.
 constexpr double kBf16Error = 3e-3;
 
-// body(bf16): the f32 kernels on every instruction set, then each implementation on bf16 products.
+// body(bf16) at every level of this machine; bf16: bf16 inputs are multiplied as such.
 template <class Body>
 void ForEachImplementation(const Body& body) {
-  const CpuLevel before = Cpu();
-  SetCpuForTest(std::min(BestCpuLevel(), CpuLevel::kAvx512));
-  ForEachTarget([&] { body(false); });
-  for (const CpuLevel level : {CpuLevel::kAvx512Bf16, CpuLevel::kAmxBf16}) {
-    if (level > BestCpuLevel()) continue;
-    SetCpuForTest(level);
-    SCOPED_TRACE(CpuLevelName(level));
-    body(true);
-  }
-  SetCpuForTest(before);
+  ForEachCpuLevel([&](CpuLevel level) { body(level >= CpuLevel::kAvx512Bf16); });
 }
 
 // Per row and head: |got - want|_2 <= relative |want|_2, and a rounding step of bf16 outputs. Values are drawn with
