@@ -126,7 +126,7 @@ constexpr BadFlags kContradictions[] = {
     {"--kv-policy|full|--kv-budget|0.2", "--kv-budget|cannot take effect"},
     {"--kv-tokens|32", "--kv-tokens|cannot take effect"},
     {"--kv-bytes|256M", "--kv-bytes|cannot take effect"},
-    {"--kv-option|sinks=4", "--kv-option|cannot take effect"},
+    {"--kv-option|sinks=4", "--kv-option|no such option"},
     {"--kv-allocator|ada", "--kv-allocator|cannot take effect"},
     {"--kv-budget|0.2|--kv-tokens|32", "--kv-tokens|contradicts|--kv-budget"},
     {"--kv-option|a=1|--kv-option|a=2", "--kv-option|twice"},
