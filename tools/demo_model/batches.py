@@ -92,7 +92,7 @@ def soften(rng, frames):
 SHORT_ROWS = 28              # rows of a slot for one short question
 
 
-def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8, text=True):
+def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8, text=True, shares=None, by_shape=0.0):
     """One batch of `size` videos as a dict of CPU tensors (frames uint8).
 
     Every video has `pairs` slots with a short question each and one slot with the description; with `turns`, one
@@ -107,7 +107,7 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
         labels.append(cell_labels(scene, cover))
         if not text:
             continue
-        short, whole = ask(rng, scene, pairs)
+        short, whole = ask(rng, scene, pairs, shares, by_shape)
         if turns:
             talk = short[:3] + [whole]
             content.append([packer.slot([talk[i] for i in rng.permutation(4)])])

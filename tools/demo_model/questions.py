@@ -46,34 +46,45 @@ def describe(scene):
     return " ".join(sentence(scene, k) for k in range(len(scene.objects)))
 
 
-def about_object(kind, scene, k, wording):
-    """A question of one of the five types about a single object."""
+def about_object(kind, scene, k, wording, by_shape=False):
+    """A question of one of the five types about a single object; `by_shape` names it by its shape alone, which is
+    unique too. (Named by both, an object is found by its colour: a model trained so answered what colour a shape has
+    little better than chance after 3,400 steps, having never had to look for a shape.)"""
     obj = scene.objects[k]
-    prompt = ASK[kind][wording].format(shape=obj.shape, colour=obj.colour, name=obj.name)
+    prompt = ASK[kind][wording].format(shape=obj.shape, colour=obj.colour, name=obj.shape if by_shape else obj.name)
     answer = {"colour": f"It is {obj.colour}.", "shape": f"It is a {obj.shape}.",
               "place": f"It appears at the {scene.place_of(obj)}.",
               "time": f"It appears {WHEN[scene.time_of(obj)]}.", "motion": f"It {MOVE[obj.motion]}."}[kind]
     return Question(kind, prompt, answer, (k,))
 
 
-def ask(rng, scene, short):
-    """`short` random short questions about a scene, every type present, and the description."""
+SHORT_TYPES = ("colour", "shape", "place", "time", "motion", "order", "count")
+
+
+def short_question(rng, scene, kind, by_shape=0.0):
+    """One short question of a type about a random object; None where the scene has too few objects."""
     n = len(scene.objects)
-    out = [about_object(kind, scene, int(rng.integers(n)), int(rng.integers(len(ASK[kind]))))
-           for kind in ("colour", "shape", "place", "time", "motion")]
-    out.append(count_question(scene, int(rng.integers(len(ASK["count"])))))
-    if n >= 2:
-        out.append(order_question(rng, scene))
+    if kind == "order":
+        return order_question(rng, scene) if n >= 2 else None
+    if kind == "count":
+        return count_question(scene, int(rng.integers(len(ASK["count"]))))
+    return about_object(kind, scene, int(rng.integers(n)), int(rng.integers(len(ASK[kind]))), rng.random() < by_shape)
+
+
+def ask(rng, scene, short, shares=None, by_shape=0.0):
+    """`short` random short questions about a scene, every type present, and the description. With `shares` (one per
+    SHORT_TYPES, sum 1) the types are drawn by them instead: a training run spends its time on what it cannot do yet."""
+    n = len(scene.objects)
+    if shares is not None:
+        kinds, out = [], []
+    else:
+        kinds, shares = ("colour", "shape", "place", "time", "motion", "count", "order"), (.14, .12, .14, .14, .16, .2, .1)
+        out = [q for q in (short_question(rng, scene, kind, by_shape) for kind in kinds) if q]
     while len(out) < short:
-        kind = str(rng.choice(("colour", "shape", "place", "time", "motion", "order", "count"), p=(.14, .12, .14, .14, .16, .2, .1)))
-        if kind == "order":
-            if n >= 2:
-                out.append(order_question(rng, scene))
-        elif kind == "count":
-            out.append(count_question(scene, int(rng.integers(len(ASK["count"])))))
-        else:
-            out.append(about_object(kind, scene, int(rng.integers(n)), int(rng.integers(len(ASK[kind])))))
-    out = [out[i] for i in rng.permutation(len(out))][:short]
+        question = short_question(rng, scene, str(rng.choice(SHORT_TYPES, p=shares)), by_shape)
+        out += [question] if question else []
+    if kinds:
+        out = [out[i] for i in rng.permutation(len(out))][:short]
     return out, Question("describe", str(rng.choice(ASK["describe"])), describe(scene), tuple(range(n)))
 
 

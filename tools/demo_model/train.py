@@ -183,6 +183,10 @@ def arguments():
     ap.add_argument("--batch", type=int, default=32, help="videos per batch at short lengths")
     ap.add_argument("--plan", default=PLAN, help="curriculum, see parse_plan")
     ap.add_argument("--aux", type=float, default=0.5)
+    ap.add_argument("--shares", help="share of each short question type, as colour,shape,place,time,motion,order,count; default: every "
+                    "type in every video")
+    ap.add_argument("--by-shape", type=float, default=0.5, help="share of place, time and motion questions that name the object "
+                    "by its shape alone")
     ap.add_argument("--turns", type=float, default=0.0, help="share of batches with real conversations")
     ap.add_argument("--adamw", action="store_true", help="AdamW for everything instead of Muon for the matrices")
     ap.add_argument("--tower-steps", type=int, default=0, help="first steps, with the tower's auxiliary loss alone (cheap)")
@@ -235,6 +239,9 @@ def train(rank, args, workers):
             for opt, s in zip(opts, state["opts"][rank]):
                 opt.load_state_dict(s)
     plan = parse_plan(args.plan)
+    shares = np.array([float(v) for v in args.shares.split(",")]) if args.shares else None
+    if shares is not None:
+        shares /= shares.sum()
     begin, first_step = time.time(), step
     end = begin + 60 * args.minutes
     if args.until:
@@ -250,7 +257,7 @@ def train(rank, args, workers):
         turns = rng.random() < args.turns
         tower_only = step < args.tower_steps
         rng = np.random.default_rng((args.seed, step, rank))
-        batch = make_batch(rng, packer, renderer, size, slices, grid, turns, max_objects=5 if tower_only else None, text=not tower_only)
+        batch = make_batch(rng, packer, renderer, size, slices, grid, turns, max_objects=5 if tower_only else None, text=not tower_only, shares=shares, by_shape=args.by_shape)
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         fade = torch.tensor(min(1.0, max(0.0, (end - time.time()) / (60 * args.decay_minutes))))
         if workers > 1:
