@@ -107,8 +107,11 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
     }
   }
   entries.tokens.resize(kept.size());
+  // Dropping an entry or two, as policies that hold their size do at every step, leaves room for the next ones.
+  const auto left = static_cast<int64_t>(kept.size());
+  if (entries.capacity - left <= left / 16 + 16) return;
   entries.tokens.shrink_to_fit();
-  SetCapacity(entries, static_cast<int64_t>(kept.size()));
+  SetCapacity(entries, left);
 }
 
 void KvCache::Truncate(int64_t count) {

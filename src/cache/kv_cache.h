@@ -47,7 +47,8 @@ class KvCache {
   // Sequence index of each entry, ascending. [length]
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const;
 
-  // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system.
+  // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but for
+  // the room of a sixteenth of them and 16, which the next entries use.
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries);
   // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back).
   void Truncate(int64_t tokens);

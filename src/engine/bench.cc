@@ -79,6 +79,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   const StageTimes before = conversation.times();
   const double matmul_before = conversation.matmul_seconds();
   const double attention_before = conversation.attention_seconds();
+  const double score_before = conversation.score_seconds();
+  const double evict_before = conversation.evict_seconds();
   conversation.ReadPrompt(ids, std::move(media));
   result.vision.tokens = visual;
   result.vision.seconds = visual > 0 ? conversation.times().vision_s - before.vision_s : 0;
@@ -86,6 +88,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   result.prefill.seconds = conversation.times().prefill_s - before.prefill_s;
   result.prefill.matmul_s = conversation.matmul_seconds() - matmul_before;
   result.prefill.attention_s = conversation.attention_seconds() - attention_before;
+  result.prefill.score_s = conversation.score_seconds() - score_before;
+  result.prefill.evict_s = conversation.evict_seconds() - evict_before;
   result.kv = conversation.kv();
   if (request.depth > 0) {  // the session's own figures are those of its first prompt
     result.kv.tokens_full = request.depth + request.prompt_tokens;
@@ -99,6 +103,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     const std::vector<int32_t> steps = TextIds(request.decode_tokens, vocabulary, avoid);
     const double matmul = conversation.matmul_seconds();
     const double attention = conversation.attention_seconds();
+    const double score = conversation.score_seconds();
+    const double evict = conversation.evict_seconds();
     const auto start = std::chrono::steady_clock::now();
     for (const int32_t id : steps) {
       if (options.cancel != nullptr && options.cancel->load()) throw Cancelled();
@@ -108,6 +114,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     result.decode.tokens = request.decode_tokens;
     result.decode.matmul_s = conversation.matmul_seconds() - matmul;
     result.decode.attention_s = conversation.attention_seconds() - attention;
+    result.decode.score_s = conversation.score_seconds() - score;
+    result.decode.evict_s = conversation.evict_seconds() - evict;
   }
   return result;
 }

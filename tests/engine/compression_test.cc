@@ -1,0 +1,182 @@
+// Compressing sessions: exact counts, the full budget, independence of blocks and chunks, several turns, memory.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "policy/registry.h"
+#include "purekv/session.h"
+#include "support/reference_model.h"
+
+namespace purekv {
+namespace {
+
+using Kept = std::vector<std::vector<std::vector<int32_t>>>;
+
+std::vector<std::string> CompressingPolicies() {
+  std::vector<std::string> names;
+  for (const PolicyInfo& policy : Policies()) {
+    if (policy.name != "full") names.push_back(policy.name);
+  }
+  return names;
+}
+
+class CompressionTest : public testing::TestWithParam<std::string> {
+ protected:
+  static void SetUpTestSuite() {
+    files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
+    model_ = Model::Load(files_->directory(), {.dtype = Dtype::kF32});
+  }
+  static void TearDownTestSuite() {
+    model_.reset();
+    files_.reset();
+  }
+  static Turn VideoTurn() {
+    for (const Json& prompt : files_->prompts()) {
+      if (prompt.at("name") == "video") return files_->FirstTurn(prompt);
+    }
+    ADD_FAILURE() << "no video prompt";
+    return {};
+  }
+  static SessionOptions Options(const std::string& policy, int64_t tokens) {
+    SessionOptions options;
+    options.kv.policy = policy;
+    if (policy != "full") options.kv.tokens = tokens;
+    return options;
+  }
+  static Turn Later(const std::string& text) {
+    return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+  }
+
+  static std::unique_ptr<ReferenceModel> files_;
+  static std::shared_ptr<const Model> model_;
+};
+std::unique_ptr<ReferenceModel> CompressionTest::files_;
+std::shared_ptr<const Model> CompressionTest::model_;
+
+TEST_P(CompressionTest, KeepsExactlyTheBudget) {
+  for (const int64_t budget : {1, 2, 7, 20}) {
+    Session session(model_, Options(GetParam(), budget));
+    const PromptInfo info = session.Read(VideoTurn());
+    const auto tokens = static_cast<int32_t>(info.ids.size());
+    ASSERT_GT(tokens, budget);
+    ASSERT_EQ(static_cast<int64_t>(session.kept().size()), model_->info().layers);
+    for (const auto& layer : session.kept()) {
+      ASSERT_EQ(static_cast<int64_t>(layer.size()), model_->info().kv_heads);
+      for (const auto& head : layer) {
+        EXPECT_EQ(static_cast<int64_t>(head.size()), budget);
+        EXPECT_TRUE(std::is_sorted(head.begin(), head.end()));
+        EXPECT_EQ(std::adjacent_find(head.begin(), head.end()), head.end());
+        EXPECT_GE(head.front(), 0);
+        EXPECT_LT(head.back(), tokens);
+      }
+    }
+    EXPECT_EQ(session.kv().tokens_kept_mean, static_cast<double>(budget));
+    EXPECT_EQ(session.kv().tokens_full, tokens);
+    session.Generate({.max_new_tokens = 5}, nullptr);  // goes on over what is left
+  }
+}
+
+TEST_P(CompressionTest, AFullBudgetIsTheFullCacheBitForBit) {
+  Session full(model_, Options("full", 0));
+  Session all(model_, [&] {
+    SessionOptions options = Options(GetParam(), 1);
+    options.kv.tokens.reset();
+    options.kv.budget = 1.0;
+    return options;
+  }());
+  full.Read(VideoTurn());
+  all.Read(VideoTurn());
+  EXPECT_EQ(all.kept(), full.kept());
+  const std::vector<int32_t> answer = {5, 9, 11, 3, 8, 21};
+  if (GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova") {
+    // These hold their size while decoding: the first token is the full cache's, later ones need not be.
+    EXPECT_EQ(all.Score({5}, true).logits, full.Score({5}, true).logits);
+  } else {
+    EXPECT_EQ(all.Score(answer, true).logits, full.Score(answer, true).logits);
+  }
+}
+
+TEST_P(CompressionTest, BlocksOfRowsDoNotMatter) {
+  Kept first;
+  for (const int64_t block : {0, 1, 7, 64}) {
+    SessionOptions options = Options(GetParam(), 13);
+    options.block_rows = block;
+    Session session(model_, options);
+    session.Read(VideoTurn());
+    if (first.empty()) first = session.kept();
+    EXPECT_EQ(session.kept(), first) << "blocks of " << block;
+  }
+}
+
+TEST_P(CompressionTest, AfterTheMediaTheQuestionIsKept) {
+  SessionOptions options = Options(GetParam(), 9);
+  options.kv.when = KvOptions::When::kMedia;
+  Session session(model_, options);
+  const PromptInfo info = session.Read(VideoTurn());
+  const KvStats kv = session.kv();
+  ASSERT_LT(kv.tokens_compressed, static_cast<int64_t>(info.ids.size()));
+  const auto behind = static_cast<double>(static_cast<int64_t>(info.ids.size()) - kv.tokens_compressed);
+  EXPECT_EQ(kv.tokens_kept_mean, 9 + behind);
+  for (const auto& layer : session.kept()) {
+    for (const auto& head : layer) EXPECT_LT(head.back(), kv.tokens_compressed);
+  }
+  // The same part is kept whatever the question is.
+  Session other(model_, options);
+  Turn turn = VideoTurn();
+  turn.prompt = "Something else entirely, and longer.";
+  other.Read(turn);
+  EXPECT_EQ(other.kept(), session.kept());
+  // Later turns go on.
+  session.Generate({.max_new_tokens = 3}, nullptr);
+  session.Read(Later("And then?"));
+  EXPECT_FALSE(session.Generate({.max_new_tokens = 3}, nullptr).ids.empty());
+}
+
+TEST_P(CompressionTest, ScoringEqualsGenerating) {
+  SessionOptions options = Options(GetParam(), 11);
+  Session session(model_, options);
+  session.Read(VideoTurn());
+  const Answer answer = session.Generate({.max_new_tokens = 8}, nullptr);
+  Session again(model_, options);
+  again.Read(VideoTurn());
+  const ScoreResult score = again.Score(answer.ids, false);
+  EXPECT_EQ(score.top1, answer.ids);
+  for (size_t i = 0; i < answer.ids.size(); ++i) EXPECT_NEAR(score.logprobs[i], answer.logprobs[i], 1e-4) << i;
+}
+
+TEST_P(CompressionTest, HoldersKeepTheirSizeAndTheOthersGrow) {
+  Session session(model_, Options(GetParam(), 12));
+  session.Read(VideoTurn());
+  const int64_t before = session.kv().bytes_now;
+  session.Generate({.max_new_tokens = 400}, nullptr);
+  const bool holds = GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova";
+  if (holds) {
+    EXPECT_LE(session.kv().bytes_now, 2 * before);
+  } else {
+    EXPECT_GT(session.kv().bytes_now, 2 * before);
+  }
+}
+
+// A long prompt, so that pages do not hide it: the peak is the compressed layers and one full one.
+TEST_P(CompressionTest, PeakIsTheCompressedLayersAndOneFullOne) {
+  std::vector<int32_t> ids(3000);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(3 + i * 7 % 200);
+  Session session(model_, Options(GetParam(), 150));
+  session.ReadIds(ids);
+  const KvStats kv = session.kv();
+  const int64_t layer = kv.bytes_full / model_->info().layers;
+  EXPECT_LE(kv.bytes_kept, kv.bytes_full / 20 + kv.bytes_full / 50);
+  EXPECT_LE(kv.bytes_peak, kv.bytes_kept + layer + layer / 20);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CompressionTest, testing::ValuesIn(CompressingPolicies()), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+}  // namespace
+}  // namespace purekv
