@@ -9,7 +9,7 @@ namespace purekv {
 // slow twins of all kernels. Levels below the machine's best are for tests, comparisons and hunting a wrong kernel.
 enum class CpuLevel {
   kReference,   // plain loops, sums in double
-  kPortable,    // Highway on what every processor of this architecture has (SSE2, NEON)
+  kPortable,    // Highway on what any processor of the architecture may have: up to SSE4 on x86, NEON
   kAvx2,        // with FMA
   kAvx512,      // F, BW, DQ, VL, CD
   kAvx512Bf16,  // products of bf16 pairs
@@ -26,8 +26,8 @@ CpuLevel BestCpuLevel();
 // when the name is unknown or the machine lacks the level: nothing is replaced quietly.
 CpuLevel Cpu();
 
-// For tests: another level than the one in use, until the next call. oneDNN, which decides once, stays as it was.
-// Aborts when the machine lacks the level.
+// For tests: another level than the one in use, until the next call. Kernels follow at once; layers already packed stay
+// in their form, and oneDNN, which decides at its first use, stays as it was. Aborts when the machine lacks the level.
 void SetCpuForTest(CpuLevel level);
 
 // True where bf16 products have instructions of their own at the level in use.

@@ -14,7 +14,6 @@
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors.h"
-#include "kernels/simd_target.h"
 #include "models/registry.h"
 #include "purekv/session.h"
 
@@ -177,19 +176,17 @@ GenerateOptions Model::generation_defaults(bool* present) const {
 
 std::map<std::string, std::string> KernelChoices(const Model& model) {
   std::map<std::string, std::string> choices;
-  for (const auto& [primitive, kernel] : model.internals().Kernels()) choices[primitive] = kernel;
+  for (const KernelChoice& choice : model.internals().Kernels()) {
+    std::string text = choice.kernel;
+    for (size_t i = 0; i < choice.refused.size(); ++i) text += (i == 0 ? "; refused " : ", ") + choice.refused[i];
+    choices[choice.primitive] = std::move(text);
+  }
   return choices;
 }
 
 std::vector<std::string> KernelReport(const Model& model) {
-  std::string refused;
-  for (const std::string& target : RefusedSimdTargets()) refused += (refused.empty() ? "" : ", ") + target;
   std::vector<std::string> lines;
-  for (const auto& [primitive, kernel] : model.internals().Kernels()) {
-    std::string line = primitive + ": " + kernel;
-    if (kernel.starts_with("highway ") && !refused.empty()) line += " (this processor lacks " + refused + ")";
-    lines.push_back(std::move(line));
-  }
+  for (const auto& [primitive, text] : KernelChoices(model)) lines.push_back(primitive + ": " + text);
   return lines;
 }
 

@@ -1,8 +1,10 @@
 // Convert (f32 activations to the compute dtype) and ToFloats (checkpoint values to f32).
 #include "base/threads.h"
 #include "kernels/elementwise.h"
+#include "kernels/reference.h"
 #include "kernels/rows.h"
 #include "kernels/simd.h"
+#include "kernels/simd_target.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/convert.cc"
@@ -68,12 +70,16 @@ HWY_EXPORT(WidenRange);
 
 void Convert(MatrixView<const float> x, AnyMatrixView out) {
   CheckRows(x, out);
+  if (Cpu() == CpuLevel::kReference) return reference::Convert(x, out);
+  UseCpuLevel();
   ParallelForRanges(x.rows, RowGrain(x.cols), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(ConvertRows)(x, out, begin, end);
   });
 }
 
 void ToFloats(const void* data, Dtype dtype, int64_t count, float* out) {
+  if (Cpu() == CpuLevel::kReference) return reference::ToFloats(data, dtype, count, out);
+  UseCpuLevel();
   ParallelForRanges(count, kTaskElements, [&](int64_t begin, int64_t end) {
     const char* from = static_cast<const char*>(data) + static_cast<size_t>(begin) * DtypeSize(dtype);
     HWY_DYNAMIC_DISPATCH(WidenRange)(from, dtype, end - begin, out + begin);

@@ -1,13 +1,15 @@
-// Dense layers: y = x W^T + b, through oneDNN, weights packed once at load.
+// Dense layers: y = x W^T + b, weights packed once at load, for the best kernels of this machine.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/any_matrix.h"
 #include "base/matrix.h"
+#include "kernels/elementwise.h"
 
 namespace purekv {
 
@@ -20,6 +22,11 @@ struct WeightRows {
 
 // A packed weight matrix [out, in] with an optional bias [out]. Immutable after construction; Run may be called from
 // several threads at once.
+//
+// Implementations (packed_weights.h), best first: AMX tiles (bf16), oneDNN's blocked layouts (bf16 with AVX512-BF16,
+// f32 with AVX-512), plain rows. All read the weights once for up to 8 rows of x, at memory speed. Own kernels give the
+// same bits for any number of threads; oneDNN's order of sums may depend on it (seen with 3 threads in bf16). All sums
+// are f32.
 class Linear {
  public:
   Linear();
@@ -29,27 +36,53 @@ class Linear {
 
   // Packs the parts stacked along the output dimension (q, k, v become one product). `compute` is f32 or bf16: the
   // format of packed weights and of the input rows. `bias` is empty or [sum of rows], f32. Holds no reference to the
-  // parts afterwards, and never a copy of more than 512 rows beside the packed matrix. Throws Error when oneDNN has no
-  // fast kernel for this processor. Where it has none for bf16 only (no AVX-512), the weights are rounded to bf16, kept
-  // as f32 (twice the bytes: packed_bytes() and Implementation() tell), and give the same results.
+  // parts afterwards, and never a copy of more than 512 rows beside the packed matrix.
   Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, Dtype compute);
 
   // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype compute(); y [n, out]
-  // f32. Accumulation is f32. n may be 0. x and y must not overlap. Rows of either with gaps between them (stride !=
-  // cols, n > 1) are copied, 512 rows at a time: oneDNN's fast kernels take dense rows only. Threads: oneDNN's order of
-  // sums may depend on their number, so the last bits may too (seen with 3 threads in bf16).
+  // f32. n may be 0. x and y must not overlap; both may have any stride.
   void Run(AnyMatrixView x, MatrixView<float> y, bool accumulate = false) const;
+
+  // y = activation(x W^T + b), y f32 or bf16; sums never leave the cache.
+  void RunActivated(Activation activation, AnyMatrixView x, AnyMatrixView y) const;
 
   int64_t in() const;
   int64_t out() const;
   Dtype compute() const;
   size_t packed_bytes() const;
-  // Which implementation runs for `rows` input rows, e.g. "onednn brgemm:avx512_core_bf16".
+  // Which implementation runs for `rows` input rows, e.g. "amx_bf16 (own)".
   std::string Implementation(int64_t rows) const;
+  // Those that come before it in the list, and why they do not run: "amx_bf16: PUREKV_CPU=avx2".
+  const std::vector<std::string>& Refused() const;
 
  private:
+  friend class GatedLinear;
   struct Impl;
+  explicit Linear(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
+};
+
+// The two projections of a gated feed-forward layer as one: activation(x Wg^T + bg) * (x Wu^T + bu), never [n, 2 out]
+// of f32 in memory.
+class GatedLinear {
+ public:
+  GatedLinear();
+
+  // gate, up: [out, in] each. `bias` is empty or [2 * out]: the gate's, then the up projection's.
+  GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias, Dtype compute);
+
+  // x [n, in] of dtype compute(), out [n, out()] f32 or bf16; any strides; n may be 0.
+  void Run(Activation activation, AnyMatrixView x, AnyMatrixView out) const;
+
+  int64_t in() const { return layer_.in(); }
+  int64_t out() const { return layer_.out(); }
+  Dtype compute() const { return layer_.compute(); }
+  size_t packed_bytes() const { return layer_.packed_bytes(); }
+  std::string Implementation(int64_t rows) const { return layer_.Implementation(rows); }
+  const std::vector<std::string>& Refused() const { return layer_.Refused(); }
+
+ private:
+  Linear layer_;
 };
 
 }  // namespace purekv

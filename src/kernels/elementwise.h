@@ -32,6 +32,10 @@ void GatedActivate(Activation activation, MatrixView<const float> gate, MatrixVi
 void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
                MatrixView<const float> sin);
 
+// cos = cosine, sin = sine of the angles (radians), absolute error below 3e-7. angles, cos, sin [n, d]; angles may be
+// the same memory as cos or sin.
+void CosSin(MatrixView<const float> angles, MatrixView<float> cos, MatrixView<float> sin);
+
 // out = x converted. x, out [n, d].
 void Convert(MatrixView<const float> x, AnyMatrixView out);
 

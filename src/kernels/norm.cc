@@ -1,8 +1,10 @@
 // RmsNorm and LayerNorm.
 #include "base/threads.h"
 #include "kernels/elementwise.h"
+#include "kernels/reference.h"
 #include "kernels/rows.h"
 #include "kernels/simd.h"
+#include "kernels/simd_target.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/norm.cc"
@@ -107,6 +109,7 @@ HWY_EXPORT(NormRows);
 
 void Norm(const NormArgs& args) {
   CheckRows(args.x, args.out);
+  UseCpuLevel();
   ParallelForRanges(args.x.rows, RowGrain(args.x.cols), [&args](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(NormRows)(args, begin, end);
   });
@@ -116,6 +119,7 @@ void Norm(const NormArgs& args) {
 
 void RmsNorm(MatrixView<const float> x, std::span<const float> weight, float eps, AnyMatrixView out) {
   PUREKV_CHECK(static_cast<int64_t>(weight.size()) == x.cols, weight.size(), " weights for ", x.cols);
+  if (Cpu() == CpuLevel::kReference) return reference::RmsNorm(x, weight, eps, out);
   Norm({x, weight.data(), nullptr, eps, out});
 }
 
@@ -123,6 +127,7 @@ void LayerNorm(MatrixView<const float> x, std::span<const float> weight, std::sp
                AnyMatrixView out) {
   PUREKV_CHECK(static_cast<int64_t>(weight.size()) == x.cols, weight.size(), " weights for ", x.cols);
   PUREKV_CHECK(static_cast<int64_t>(bias.size()) == x.cols, bias.size(), " biases for ", x.cols);
+  if (Cpu() == CpuLevel::kReference) return reference::LayerNorm(x, weight, bias, eps, out);
   Norm({x, weight.data(), bias.data(), eps, out});
 }
 

@@ -1,11 +1,43 @@
 #include "kernels/onednn.h"
 
+#include "base/cpu.h"
 #include "base/error.h"
 
 namespace purekv::onednn {
 
+namespace {
+
+// Where PUREKV_CPU asks for less than the machine has. Refused, and without effect, once oneDNN ran; tests that want
+// another limit set it before.
+void LimitInstructionSet() {
+  if (Cpu() == BestCpuLevel()) return;
+  switch (Cpu()) {
+    case CpuLevel::kReference:
+    case CpuLevel::kPortable:
+      dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
+      return;
+    case CpuLevel::kAvx2:
+      dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
+      return;
+    case CpuLevel::kAvx512:
+      dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core);
+      return;
+    case CpuLevel::kAvx512Bf16:
+      dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
+      return;
+    case CpuLevel::kAmxBf16:
+      return;
+  }
+}
+
+}  // namespace
+
 dnnl::engine& Engine() {
-  static auto& engine = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // never destroyed: threads may outlive statics
+  // never destroyed: threads may outlive statics
+  static auto& engine = *[] {
+    LimitInstructionSet();
+    return new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return engine;
 }
 
@@ -21,6 +53,26 @@ dnnl::memory::data_type DataType(Dtype dtype) {
 
 dnnl::memory::desc MatrixDesc(Dtype dtype, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
   return {{rows, cols}, DataType(dtype), dnnl::memory::dims{row_stride, col_stride}};
+}
+
+dnnl::memory::desc TaggedDesc(Dtype dtype, int64_t rows, int64_t cols, dnnl::memory::format_tag tag) {
+  return {{rows, cols}, DataType(dtype), tag};
+}
+
+int64_t Cols(const dnnl::memory::desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  return desc.get_dims()[1];
+#else
+  return desc.data.dims[1];
+#endif
+}
+
+int64_t PaddedRows(const dnnl::memory::desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  return desc.get_padded_dims()[0];
+#else
+  return desc.data.padded_dims[0];
+#endif
 }
 
 dnnl::memory::desc AnyMatrixDesc(Dtype dtype, int64_t rows, int64_t cols) {

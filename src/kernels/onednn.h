@@ -10,7 +10,8 @@
 
 namespace purekv::onednn {
 
-// The processor as an engine; one for the program.
+// The processor as an engine; one for the program. Its first use fixes the instruction sets oneDNN may use, as the
+// level in use (base/cpu.h) then says.
 dnnl::engine& Engine();
 // The calling thread's queue; what is executed on it is done when execute() returns.
 dnnl::stream& Stream();
@@ -20,6 +21,11 @@ dnnl::memory::data_type DataType(Dtype dtype);
 
 // [rows, cols] with the given strides, in elements.
 dnnl::memory::desc MatrixDesc(Dtype dtype, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride);
+// [rows, cols] in a named (blocked) layout.
+dnnl::memory::desc TaggedDesc(Dtype dtype, int64_t rows, int64_t cols, dnnl::memory::format_tag tag);
+int64_t Cols(const dnnl::memory::desc& desc);
+// Rows of a blocked layout with those that pad the last block.
+int64_t PaddedRows(const dnnl::memory::desc& desc);
 // [rows, cols] in whatever layout oneDNN likes best.
 dnnl::memory::desc AnyMatrixDesc(Dtype dtype, int64_t rows, int64_t cols);
 

@@ -127,6 +127,16 @@ void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<
   }
 }
 
+void CosSin(MatrixView<const float> angles, MatrixView<float> cos, MatrixView<float> sin) {
+  for (int64_t r = 0; r < angles.rows; ++r) {
+    for (int64_t i = 0; i < angles.cols; ++i) {
+      const auto angle = static_cast<double>(angles.Row(r)[i]);
+      cos.Row(r)[i] = static_cast<float>(std::cos(angle));
+      sin.Row(r)[i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
 void Convert(MatrixView<const float> x, AnyMatrixView out) {
   for (int64_t r = 0; r < x.rows; ++r) {
     for (int64_t i = 0; i < x.cols; ++i) Store(out, r, i, static_cast<double>(x.Row(r)[i]));

@@ -22,6 +22,7 @@ void Activate(Activation activation, MatrixView<const float> x, AnyMatrixView ou
 void GatedActivate(Activation activation, MatrixView<const float> gate, MatrixView<const float> up, AnyMatrixView out);
 void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
                MatrixView<const float> sin);
+void CosSin(MatrixView<const float> angles, MatrixView<float> cos, MatrixView<float> sin);
 void Convert(MatrixView<const float> x, AnyMatrixView out);
 void ToFloats(const void* data, Dtype dtype, int64_t count, float* out);
 

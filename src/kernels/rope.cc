@@ -1,14 +1,17 @@
-// ApplyRope: rotate-half rotary embedding in place.
+// ApplyRope: rotate-half rotary embedding in place. CosSin: its angles.
 #include "base/threads.h"
 #include "kernels/elementwise.h"
+#include "kernels/reference.h"
 #include "kernels/rows.h"
 #include "kernels/simd.h"
+#include "kernels/simd_target.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rope.cc"
 // clang-format off
 #include "hwy/foreach_target.h"  // must come before highway.h
 #include "hwy/highway.h"
+#include "hwy/contrib/math/math-inl.h"
 #include "kernels/simd-inl.h"
 // clang-format on
 
@@ -46,6 +49,40 @@ void RopeRows(const RopeArgs& args, int64_t begin, int64_t end) {
   }
 }
 
+// Highway's cosine and sine hold up to here (3 units in the last place); beyond, the library's.
+constexpr float kLargestAngle = 39000.0f;
+
+void CosSinRows(const CosSinArgs& args, int64_t begin, int64_t end) {
+  const FloatTag d;
+  const int64_t cols = args.angles.cols;
+  for (int64_t r = begin; r < end; ++r) {
+    const float* const angles = args.angles.Row(r);
+    float* const cos = args.cos.Row(r);
+    float* const sin = args.sin.Row(r);
+    for (int64_t i = 0; i < cols; i += kLanes) {
+      const int64_t n = HWY_MIN(kLanes, cols - i);
+      const FloatVec x = LoadAt(angles + i, 0, n);
+      if (!hn::AllTrue(d, hn::Le(hn::Abs(x), hn::Set(d, kLargestAngle)))) {
+        for (int64_t k = i; k < i + n; ++k) {
+          const float angle = angles[k];
+          cos[k] = std::cos(angle);
+          sin[k] = std::sin(angle);
+        }
+        continue;
+      }
+      const FloatVec c = hn::Cos(d, x);
+      const FloatVec s = hn::Sin(d, x);
+      if (n == kLanes) {
+        StoreVec(c, cos + i);
+        StoreVec(s, sin + i);
+      } else {
+        StorePart(c, cos + i, n);
+        StorePart(s, sin + i, n);
+      }
+    }
+  }
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace purekv
@@ -55,6 +92,7 @@ HWY_AFTER_NAMESPACE();
 namespace purekv {
 namespace {
 HWY_EXPORT(RopeRows);
+HWY_EXPORT(CosSinRows);
 }  // namespace
 
 void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
@@ -63,9 +101,22 @@ void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<
   PUREKV_CHECK(cos.rows == x.rows && sin.rows == x.rows, cos.rows, " and ", sin.rows, " rows of angles for ", x.rows);
   PUREKV_CHECK(cos.cols == sin.cols && 2 * cos.cols <= head_dim, cos.cols, " and ", sin.cols, " angles, head ",
                head_dim);
+  if (Cpu() == CpuLevel::kReference) return reference::ApplyRope(x, heads, head_dim, cos, sin);
+  UseCpuLevel();
   const RopeArgs args{x, heads, head_dim, cos, sin};
   ParallelForRanges(x.rows, RowGrain(x.cols), [&args](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(RopeRows)(args, begin, end);
+  });
+}
+
+void CosSin(MatrixView<const float> angles, MatrixView<float> cos, MatrixView<float> sin) {
+  PUREKV_CHECK(cos.rows == angles.rows && sin.rows == angles.rows, cos.rows, " and ", sin.rows, " for ", angles.rows);
+  PUREKV_CHECK(cos.cols == angles.cols && sin.cols == angles.cols, cos.cols, " and ", sin.cols, " for ", angles.cols);
+  if (Cpu() == CpuLevel::kReference) return reference::CosSin(angles, cos, sin);
+  UseCpuLevel();
+  const CosSinArgs args{angles, cos, sin};
+  ParallelForRanges(angles.rows, RowGrain(16 * angles.cols), [&args](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(CosSinRows)(args, begin, end);
   });
 }
 

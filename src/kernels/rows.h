@@ -35,6 +35,12 @@ struct RopeArgs {
   MatrixView<const float> sin;
 };
 
+struct CosSinArgs {
+  MatrixView<const float> angles;
+  MatrixView<float> cos;
+  MatrixView<float> sin;
+};
+
 // Elements one task should see: large enough that handing tasks out costs nothing (about 10 us of work), small enough
 // to balance two to dozens of cores.
 constexpr int64_t kTaskElements = 16384;

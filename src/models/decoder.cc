@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "attention/attention.h"
 #include "base/error.h"
 #include "base/stage_timer.h"
+#include "base/threads.h"
 #include "kernels/elementwise.h"
 #include "models/weights.h"
 
@@ -64,11 +66,12 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
         Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
         biases, compute);
     layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, compute);
-    layer.gate_up = ReadLinear(source, Names{name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")}, {}, compute);
+    layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, compute);
     layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, compute);
-    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.down}) {
       packed_bytes_ += static_cast<int64_t>(linear->packed_bytes());
     }
+    packed_bytes_ += static_cast<int64_t>(layer.gate_up.packed_bytes());
   }
   final_norm_ = ReadFloats(source, "model.norm.weight");
   head_ =
@@ -81,16 +84,20 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   PUREKV_CHECK(out.rows == static_cast<int64_t>(ids.size()) && out.cols == config_.hidden, out.rows, " x ", out.cols);
   const size_t row_bytes = static_cast<size_t>(config_.hidden) * DtypeSize(embedding_.info.dtype);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    PUREKV_CHECK(ids[i] >= 0 && ids[i] < config_.vocabulary, "id ", ids[i], " of ", config_.vocabulary);
-    const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(ids[i]) * row_bytes;
-    float* const to = out.Row(static_cast<int64_t>(i));
-    ToFloats(row, embedding_.info.dtype, config_.hidden, to);
-    // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds.
-    if (!std::all_of(to, to + config_.hidden, [](float x) { return std::isfinite(x); })) {
-      Fail(embedding_name_, ": row ", ids[i], " holds NaN or infinity; weights must be finite");
+  ParallelForRanges(out.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = ids[static_cast<size_t>(i)];
+      PUREKV_CHECK(id >= 0 && id < config_.vocabulary, "id ", id, " of ", config_.vocabulary);
+      const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(id) * row_bytes;
+      float* const to = out.Row(i);
+      ToFloats(row, embedding_.info.dtype, config_.hidden, to);
+      // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds. No way
+      // out of the loop, so that the compiler makes vectors of it.
+      bool finite = true;
+      for (int64_t k = 0; k < config_.hidden; ++k) finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
+      if (!finite) Fail(embedding_name_, ": row ", id, " holds NaN or infinity; weights must be finite");
     }
-  }
+  });
 }
 
 void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
@@ -100,7 +107,6 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
   workspace.attended = AnyMatrix(compute_, rows, q);
   workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
   workspace.qkv = Matrix<float>(rows, q + 2 * config_.kv_heads * config_.head_dim);
-  workspace.gate_up = Matrix<float>(rows, 2 * config_.intermediate);
   workspace.cos = Matrix<float>(rows, config_.rope.pairs());
   workspace.sin = Matrix<float>(rows, config_.rope.pairs());
   workspace.rows = rows;
@@ -137,7 +143,6 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   const AnyMatrixView attended = workspace.attended.View().Rows(0, rows);
   const AnyMatrixView activated = workspace.activated.View().Rows(0, rows);
   const MatrixView<float> qkv = workspace.qkv.View().Rows(0, rows);
-  const MatrixView<float> gate_up = workspace.gate_up.View().Rows(0, rows);
   const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
   const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
 
@@ -172,9 +177,10 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   multiply(layer.output, attended, hidden, true);
 
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
-  multiply(layer.gate_up, normed, gate_up, false);
-  GatedActivate(Activation::kSilu, gate_up.Cols(0, config_.intermediate),
-                gate_up.Cols(config_.intermediate, config_.intermediate), activated);
+  {
+    const StageTimer timer(&workspace.matmul_seconds);
+    layer.gate_up.Run(Activation::kSilu, normed, activated);
+  }
   multiply(layer.down, activated, hidden, true);
 }
 

@@ -47,7 +47,7 @@ struct ForwardHooks {
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
 struct DecoderWorkspace {
   AnyMatrix normed, attended, activated;  // [block, hidden | heads * head_dim | intermediate], compute dtype
-  Matrix<float> qkv, gate_up;             // [block, (heads + 2 kv_heads) * head_dim], [block, 2 * intermediate]
+  Matrix<float> qkv;                      // [block, (heads + 2 kv_heads) * head_dim]
   Matrix<float> cos, sin;                 // [block, rotary / 2]
   AttentionWorkspace attention;
   int64_t rows = 0;
@@ -81,14 +81,14 @@ class Decoder {
   // Final norm and language-model head. hidden [n, hidden], logits [n, vocabulary].
   void Logits(MatrixView<const float> hidden, MatrixView<float> logits) const;
 
-  const Linear& gate_up(int64_t layer) const { return layers_[static_cast<size_t>(layer)].gate_up; }
+  const GatedLinear& gate_up(int64_t layer) const { return layers_[static_cast<size_t>(layer)].gate_up; }
 
  private:
   struct Layer {
     std::vector<float> input_norm, post_norm;  // [hidden]
     Linear qkv;                                // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows
     Linear output;                             // [hidden, heads * head_dim]
-    Linear gate_up;                            // [2 * intermediate, hidden]: gate rows, up rows
+    GatedLinear gate_up;                       // 2 x [intermediate, hidden]
     Linear down;                               // [hidden, intermediate]
   };
   void LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token, KvCache& cache,

@@ -116,7 +116,9 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
     block.qkv = read({BlockName(i, "attn.qkv")});
     block.proj = read({BlockName(i, "attn.proj")});
     if (config.version == QwenVersion::kQwen2_5) {
-      block.up = read({BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj")});
+      block.gate_up =
+          ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, compute);
+      packed_bytes_ += static_cast<int64_t>(block.gate_up.packed_bytes());
       block.down = read({BlockName(i, "mlp.down_proj")});
     } else {
       block.up = read({BlockName(i, "mlp.fc1")});
@@ -134,7 +136,6 @@ struct QwenVisionTower::Scratch {
   AnyMatrix normed;        // [rows, hidden], compute dtype; attention's output too
   Matrix<float> qkv;       // [rows, 3 * hidden]
   Matrix<float> cos, sin;  // [rows, head_dim / 2]
-  Matrix<float> wide;      // [kFeedForwardRows, 1 or 2 * intermediate]
   AnyMatrix activated;     // [kFeedForwardRows, intermediate]
   AttentionWorkspace attention;
 };
@@ -164,8 +165,6 @@ bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, 
   scratch.qkv = Matrix<float>(rows, 3 * config_.hidden);
   scratch.cos = Matrix<float>(rows, dim / 2);
   scratch.sin = Matrix<float>(rows, dim / 2);
-  const bool gated = config_.version == QwenVersion::kQwen2_5;
-  scratch.wide = Matrix<float>(std::min(rows, kFeedForwardRows), (gated ? 2 : 1) * config_.intermediate);
   scratch.activated = AnyMatrix(compute_, std::min(rows, kFeedForwardRows), config_.intermediate);
 
   {  // Patches to embeddings, put into window order on the way in: everything after works on contiguous windows.
@@ -219,14 +218,12 @@ void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segm
   ApplyNorm(block.norm2, x, scratch.normed.View());
   for (int64_t row = 0; row < x.rows; row += kFeedForwardRows) {
     const int64_t count = std::min(kFeedForwardRows, x.rows - row);
-    const MatrixView<float> wide = scratch.wide.View().Rows(0, count);
     const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
-    block.up.Run(scratch.normed.View().Rows(row, count), wide);
+    const AnyMatrixView normed = scratch.normed.View().Rows(row, count);
     if (config_.version == QwenVersion::kQwen2_5) {
-      GatedActivate(Activation::kSilu, wide.Cols(0, config_.intermediate),
-                    wide.Cols(config_.intermediate, config_.intermediate), activated);
+      block.gate_up.Run(Activation::kSilu, normed, activated);
     } else {
-      Activate(Activation::kQuickGelu, wide, activated);
+      block.up.RunActivated(Activation::kQuickGelu, normed, activated);
     }
     block.down.Run(activated, x.Rows(row, count), /*accumulate=*/true);
   }
@@ -241,16 +238,16 @@ void QwenVisionTower::Merge(Scratch& scratch, const WindowPlan& plan, MatrixView
   AnyMatrixView cells = scratch.normed.View();
   cells.rows = units;
   cells.cols = cells.stride = wide;
-  Matrix<float> merged(units, wide);
-  merger_in_.Run(cells, merged.View());
   AnyMatrix activated(compute_, units, wide);
-  Activate(Activation::kGeluErf, merged.View(), activated.View());
+  merger_in_.RunActivated(Activation::kGeluErf, cells, activated.View());
   Matrix<float> projected(units, config_.out_hidden);
   merger_out_.Run(activated.View(), projected.View());
-  for (int64_t unit = 0; unit < units; ++unit) {
-    std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(unit)]), projected.Row(unit),
-                static_cast<size_t>(config_.out_hidden) * sizeof(float));
-  }
+  ParallelForRanges(units, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(unit)]), projected.Row(unit),
+                  static_cast<size_t>(config_.out_hidden) * sizeof(float));
+    }
+  });
 }
 
 }  // namespace purekv

@@ -46,8 +46,9 @@ class QwenVisionTower {
   struct Block {
     Norm norm1, norm2;
     Linear qkv, proj;
-    Linear up;    // Qwen2.5: gate rows, up rows; Qwen2: fc1
-    Linear down;  // Qwen2: fc2
+    GatedLinear gate_up;  // Qwen2.5
+    Linear up;            // Qwen2: fc1
+    Linear down;          // Qwen2: fc2
   };
   struct Scratch;
   Norm ReadNorm(const TensorSource& source, const std::string& name) const;

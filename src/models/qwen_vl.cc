@@ -284,13 +284,37 @@ std::vector<int32_t> QwenVl::MediaIds(bool video) const {
   return ids;
 }
 
-std::vector<std::pair<std::string, std::string>> QwenVl::Kernels() const {
-  const std::string simd = "highway " + SimdTarget();
+namespace {
+
+KernelChoice SimdKernel(const char* primitive) {
+  const std::string target = SimdTarget();
+  return {primitive, target == "reference" ? target : "highway " + target, RefusedSimdTargets()};
+}
+
+// `implementation`: what the attention room says of itself.
+KernelChoice AttentionKernel(const char* primitive, const std::string& implementation, bool bf16) {
+  KernelChoice choice = SimdKernel(primitive);
+  std::vector<std::string> refused;
+  for (const CpuLevel level : {CpuLevel::kAmxBf16, CpuLevel::kAvx512Bf16}) {
+    if (implementation == CpuLevelName(level)) return {primitive, implementation, refused};
+    const std::string why = bf16 ? WhyNot(level) : "the cache is f32";
+    refused.push_back(CpuLevelName(level) + ": " + (why.empty() ? "no kernel for so few rows" : why));
+  }
+  choice.refused.insert(choice.refused.begin(), refused.begin(), refused.end());
+  return choice;
+}
+
+}  // namespace
+
+std::vector<KernelChoice> QwenVl::Kernels() const {
+  const GatedLinear& wide = decoder_.gate_up(0);
   const bool bf16 = decoder_.compute() == Dtype::kBF16;
-  return {
-      {"matmul", decoder_.gate_up(0).Implementation(256)},  {"matmul.decode", decoder_.gate_up(0).Implementation(1)},
-      {"attention.prefill", AttentionImplementation(bf16)}, {"attention.decode", DecodeAttentionImplementation(bf16)},
-      {"attention.vision", AttentionImplementation(bf16)},  {"elementwise", simd}};
+  return {{"matmul", wide.Implementation(256), wide.Refused()},
+          {"matmul.decode", wide.Implementation(1), wide.Refused()},
+          AttentionKernel("attention.prefill", AttentionImplementation(bf16), bf16),
+          AttentionKernel("attention.decode", DecodeAttentionImplementation(bf16), bf16),
+          AttentionKernel("attention.vision", AttentionImplementation(bf16), bf16),
+          SimdKernel("elementwise")};
 }
 
 }  // namespace purekv

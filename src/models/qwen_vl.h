@@ -36,7 +36,7 @@ class QwenVl : public VisionLanguageModel {
   std::vector<int32_t> MediaIds(bool video) const override;
   int64_t parameters() const override { return parameters_; }
   int64_t packed_bytes() const override { return decoder_.packed_bytes() + tower_.packed_bytes(); }
-  std::vector<std::pair<std::string, std::string>> Kernels() const override;
+  std::vector<KernelChoice> Kernels() const override;
 
  private:
   // What turns text into ids and back; the tokenizer is null where the directory has none.

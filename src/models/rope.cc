@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "kernels/elementwise.h"
 
 namespace purekv {
 namespace {
@@ -54,11 +55,11 @@ void RopeTables(const RopeSpec& spec, std::span<const Position> positions, Matri
       const Position& position = positions[static_cast<size_t>(i)];
       for (int64_t f = 0; f < pairs; ++f) {
         const auto index = static_cast<size_t>(f);
-        const float angle = static_cast<float>(OnAxis(position, spec.axis[index])) * spec.inv_freq[index];
-        cos.Row(i)[f] = std::cos(angle);
-        sin.Row(i)[f] = std::sin(angle);
+        cos.Row(i)[f] = static_cast<float>(OnAxis(position, spec.axis[index])) * spec.inv_freq[index];
       }
     }
+    const MatrixView<float> angles = cos.Rows(begin, end - begin);
+    CosSin(angles, angles, sin.Rows(begin, end - begin));
   });
 }
 

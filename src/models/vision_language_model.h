@@ -43,6 +43,13 @@ struct PromptTokens {
 // done / total patches; false stops.
 using VisionProgress = std::function<bool(int64_t done, int64_t total)>;
 
+// Which implementation runs for a primitive, and those before it in its list with what stands against them.
+struct KernelChoice {
+  std::string primitive;             // "matmul", "attention.decode", ...
+  std::string kernel;                // "amx_bf16 (own)"
+  std::vector<std::string> refused;  // "amx_bf16: PUREKV_CPU=avx2"
+};
+
 class VisionLanguageModel {
  public:
   virtual ~VisionLanguageModel() = default;
@@ -80,8 +87,8 @@ class VisionLanguageModel {
 
   virtual int64_t parameters() const = 0;
   virtual int64_t packed_bytes() const = 0;
-  // One line per primitive for --verbose.
-  virtual std::vector<std::pair<std::string, std::string>> Kernels() const = 0;
+  // One per primitive, for --verbose and the JSON results.
+  virtual std::vector<KernelChoice> Kernels() const = 0;
 };
 
 }  // namespace purekv

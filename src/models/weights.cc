@@ -83,30 +83,61 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
   return values;
 }
 
-Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
-                  std::span<const std::string> bias_names, Dtype compute) {
-  PUREKV_CHECK(bias_names.empty() || bias_names.size() == names.size(), bias_names.size(), " biases of ", names.size());
-  std::vector<TensorData> tensors;
+namespace {
+
+// A layer's checkpoint tensors, checked; given back to the source at the end.
+class LayerTensors {
+ public:
+  LayerTensors(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names)
+      : source_(source), names_(names) {
+    PUREKV_CHECK(bias_names.empty() || bias_names.size() == names.size(), bias_names.size(), " biases of ",
+                 names.size());
+    for (const std::string& name : names) {
+      const TensorData tensor = source.Read(name);
+      CheckFinite(source, name, tensor);
+      const Shape& shape = tensor.info.shape;
+      int64_t columns = 1;
+      for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
+      PUREKV_CHECK(in == 0 || in == columns, name, ": ", in, " and ", columns, " columns");
+      in = columns;
+      tensors_.push_back(tensor);
+      parts.push_back({tensor.data, tensor.info.dtype, shape[0]});
+    }
+    for (const std::string& name : bias_names) {
+      const std::vector<float> one = ReadFloats(source, name);
+      bias.insert(bias.end(), one.begin(), one.end());
+    }
+  }
+  ~LayerTensors() {
+    for (const std::string& name : names_) source_.Release(name);
+  }
+  LayerTensors(const LayerTensors&) = delete;
+  LayerTensors& operator=(const LayerTensors&) = delete;
+
+  int64_t in = 0;
   std::vector<WeightRows> parts;
   std::vector<float> bias;
-  int64_t in = 0;
-  for (const std::string& name : names) {
-    tensors.push_back(source.Read(name));
-    CheckFinite(source, name, tensors.back());
-    const Shape& shape = tensors.back().info.shape;
-    int64_t columns = 1;
-    for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
-    PUREKV_CHECK(in == 0 || in == columns, name, ": ", in, " and ", columns, " columns");
-    in = columns;
-    parts.push_back({tensors.back().data, tensors.back().info.dtype, shape[0]});
-  }
-  for (const std::string& name : bias_names) {
-    const std::vector<float> one = ReadFloats(source, name);
-    bias.insert(bias.end(), one.begin(), one.end());
-  }
-  Linear linear(parts, in, bias, compute);
-  for (const std::string& name : names) source.Release(name);
-  return linear;
+
+ private:
+  const TensorSource& source_;
+  std::span<const std::string> names_;
+  std::vector<TensorData> tensors_;
+};
+
+}  // namespace
+
+Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
+                  std::span<const std::string> bias_names, Dtype compute) {
+  const LayerTensors tensors(source, names, bias_names);
+  return {tensors.parts, tensors.in, tensors.bias, compute};
+}
+
+GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
+                            Dtype compute) {
+  const std::vector<std::string> names = {gate + ".weight", up + ".weight"};
+  const std::vector<std::string> biases = {gate + ".bias", up + ".bias"};
+  const LayerTensors tensors(source, names, std::span(biases).first(with_bias ? 2 : 0));
+  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, compute};
 }
 
 }  // namespace purekv

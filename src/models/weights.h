@@ -27,4 +27,8 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
                   std::span<const std::string> bias_names, Dtype compute);
 
+// The projections `gate` and `up` (names without ".weight" and ".bias") as one layer, in the same way.
+GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
+                            Dtype compute);
+
 }  // namespace purekv

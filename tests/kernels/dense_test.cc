@@ -10,12 +10,12 @@
 
 #include "kernels/reference.h"
 #include "kernels/testing.h"
-#include "oneapi/dnnl/dnnl.hpp"
 
 namespace purekv {
 namespace {
 
 using testing::ExpectNear;
+using testing::ForEachCpuLevel;
 using testing::Guarded;
 using testing::ScopedThreads;
 
@@ -54,6 +54,13 @@ struct Case {
   size_t shift = 0;
 };
 
+// The layer once per level of this machine.
+template <class Layer>
+struct AtLevel {
+  CpuLevel level;
+  Layer layer;
+};
+
 void Check(const Case& c, const std::vector<int64_t>& rows_list) {
   std::mt19937 random(17);
   std::vector<Part> parts;
@@ -66,24 +73,32 @@ void Check(const Case& c, const std::vector<int64_t>& rows_list) {
   for (const Part& part : parts) rows.push_back(part.Rows());
   std::vector<float> bias(c.bias ? static_cast<size_t>(out) : 0);
   for (float& b : bias) b = std::normal_distribution<float>()(random);
-  const Linear linear(rows, c.in, bias, c.compute);
-  EXPECT_EQ(linear.in(), c.in);
-  EXPECT_EQ(linear.out(), out);
-  EXPECT_GE(linear.packed_bytes(), static_cast<size_t>(c.in * out) * DtypeSize(c.compute));
+  std::vector<AtLevel<Linear>> layers;
+  ForEachCpuLevel([&](CpuLevel level) {
+    layers.push_back({level, Linear(rows, c.in, bias, c.compute)});
+    EXPECT_EQ(layers.back().layer.in(), c.in);
+    EXPECT_EQ(layers.back().layer.out(), out);
+    EXPECT_GE(layers.back().layer.packed_bytes(), static_cast<size_t>(c.in * out) * DtypeSize(c.compute));
+  });
   for (const int64_t n : rows_list) {
     for (const bool accumulate : {false, true}) {
       for (const int64_t extra : {0, 3}) {
-        SCOPED_TRACE(std::to_string(n) + " rows, " + std::to_string(c.in) + " -> " + std::to_string(out) +
-                     ", weights " + DtypeName(c.weights) + ", compute " + DtypeName(c.compute));
         Guarded x(c.compute, n, c.in, extra);
         x.Fill(random);
-        Guarded got(Dtype::kF32, n, out, 2 * extra);
-        got.Fill(random);
-        Guarded want = got;
+        Guarded before(Dtype::kF32, n, out, 2 * extra);
+        before.Fill(random);
+        Guarded want = before;
         reference::Dense(rows, bias, c.compute, x.View(), want.Floats(), accumulate);
-        linear.Run(x.View(), got.Floats(), accumulate);
-        ExpectNear(got, want, 2e-6, 4e-6);
-        EXPECT_TRUE(got.Intact());
+        for (const auto& [level, layer] : layers) {
+          const testing::ScopedCpuLevel scope(level);
+          SCOPED_TRACE(std::to_string(n) + " rows, " + std::to_string(c.in) + " -> " + std::to_string(out) +
+                       ", weights " + DtypeName(c.weights) + ", compute " + DtypeName(c.compute) + ", " +
+                       CpuLevelName(level) + ": " + layer.Implementation(n));
+          Guarded got = before;
+          layer.Run(x.View(), got.Floats(), accumulate);
+          ExpectNear(got, want, 2e-6, 4e-6);
+          EXPECT_TRUE(got.Intact());
+        }
       }
     }
   }
@@ -117,28 +132,111 @@ TEST(Linear, VisionMlpSizes) {
   }
 }
 
-TEST(Linear, NeverFallsBackToTheSlowImplementation) {
-  std::mt19937 random(1);
-  const Part part(random, Dtype::kBF16, 640, 256, 0);
-  const WeightRows rows = part.Rows();
+TEST(Linear, PanelEdges) {
   for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
-    const Linear linear({&rows, 1}, 256, {}, compute);
-    for (const int64_t n : {1, 2, 8, 63, 64, 256, 511, 2048}) {
-      const std::string name = linear.Implementation(n);
-      EXPECT_EQ(name.rfind("onednn ", 0), 0u) << name;
-      EXPECT_EQ(name.find("ref"), std::string::npos) << n << " rows: " << name;
+    for (const int64_t in : {31, 32, 33, 255, 256, 257, 520}) {
+      for (const int64_t out : {15, 31, 33, 64, 263}) {
+        Check({.in = in, .parts = {out}, .weights = Dtype::kBF16, .compute = compute, .bias = true}, {1, 4, 8, 9, 33});
+      }
     }
   }
 }
 
-// Processors without AVX-512: oneDNN 2.6 has no bf16 there, layers are kept in f32 and give the same results. In a
-// process of its own, as oneDNN fixes the instruction set at its first use.
+TEST(Linear, EveryCountOfFewRows) {
+  for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
+    Check({.in = 331, .parts = {97}, .compute = compute, .bias = true}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17});
+  }
+}
+
+TEST(Linear, NeverFallsBackToTheSlowImplementation) {
+  std::mt19937 random(1);
+  const Part part(random, Dtype::kBF16, 640, 256, 0);
+  const WeightRows rows = part.Rows();
+  ForEachCpuLevel([&](CpuLevel level) {
+    for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
+      const Linear linear({&rows, 1}, 256, {}, compute);
+      for (const int64_t n : {1, 2, 8, 63, 64, 256, 511, 2048}) {
+        const std::string name = linear.Implementation(n);
+        EXPECT_EQ(name.find("ref") != std::string::npos, level == CpuLevel::kReference) << n << " rows: " << name;
+      }
+    }
+  });
+}
+
+TEST(Linear, SaysWhatRunsAndWhy) {
+  std::mt19937 random(1);
+  const Part part(random, Dtype::kBF16, 64, 64, 0);
+  const WeightRows rows = part.Rows();
+  if (Cpu() != CpuLevel::kAmxBf16) GTEST_SKIP() << "needs AMX";
+  const Linear best({&rows, 1}, 64, {}, Dtype::kBF16);
+  EXPECT_EQ(best.Implementation(9), "amx_bf16 (own)");
+  EXPECT_EQ(best.Implementation(8), "avx512_bf16 matrix-vector (own)");
+  EXPECT_TRUE(best.Refused().empty());
+  const testing::ScopedCpuLevel level(CpuLevel::kAvx2);
+  const Linear plain({&rows, 1}, 64, {}, Dtype::kBF16);
+  EXPECT_EQ(plain.Implementation(1), "highway AVX2 matrix-vector (bf16 weights, widened)");
+  EXPECT_EQ(plain.Refused(), (std::vector<std::string>{"amx_bf16: PUREKV_CPU=avx2", "onednn packed: PUREKV_CPU=avx2"}));
+}
+
+void CheckGated(int64_t in, int64_t out, Dtype compute, bool with_bias, const std::vector<int64_t>& rows_list) {
+  std::mt19937 random(5);
+  const Part gate(random, Dtype::kBF16, out, in, 0);
+  const Part up(random, Dtype::kF32, out, in, 1);
+  const std::vector<WeightRows> parts = {gate.Rows(), up.Rows()};
+  std::vector<float> bias(with_bias ? static_cast<size_t>(2 * out) : 0);
+  for (float& b : bias) b = std::normal_distribution<float>()(random);
+  std::vector<AtLevel<GatedLinear>> gated;
+  std::vector<AtLevel<Linear>> stacked;
+  ForEachCpuLevel([&](CpuLevel level) {
+    gated.push_back({level, GatedLinear(parts[0], parts[1], in, bias, compute)});
+    stacked.push_back({level, Linear(parts, in, bias, compute)});
+  });
+  for (const int64_t n : rows_list) {
+    for (const int64_t extra : {0, 5}) {
+      Guarded x(compute, n, in, extra);
+      x.Fill(random);
+      Guarded sums(Dtype::kF32, n, 2 * out, 0);
+      reference::Dense(parts, bias, compute, x.View(), sums.Floats(), false);
+      for (const Activation activation : {Activation::kSilu, Activation::kGeluErf}) {
+        for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+          Guarded want(dtype, n, out, extra);
+          reference::GatedActivate(activation, sums.Floats().Cols(0, out), sums.Floats().Cols(out, out), want.View());
+          Guarded wide(dtype, n, 2 * out, extra);
+          reference::Activate(activation, sums.Floats(), wide.View());
+          for (size_t i = 0; i < gated.size(); ++i) {
+            const testing::ScopedCpuLevel scope(gated[i].level);
+            SCOPED_TRACE(std::to_string(n) + " rows, " + std::to_string(in) + " -> " + std::to_string(out) + ", " +
+                         CpuLevelName(gated[i].level));
+            Guarded got(dtype, n, out, extra);
+            gated[i].layer.Run(activation, x.View(), got.View());
+            ExpectNear(got, want, 1e-5, 1e-5);
+            EXPECT_TRUE(got.Intact());
+            Guarded activated(dtype, n, 2 * out, extra);
+            stacked[i].layer.RunActivated(activation, x.View(), activated.View());
+            ExpectNear(activated, wide, 1e-5, 1e-5);
+            EXPECT_TRUE(activated.Intact());
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GatedLinear, MatchesReference) {
+  for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
+    for (const int64_t out : {1, 15, 16, 17, 95, 300}) CheckGated(67, out, compute, true, {0, 1, 3, 8, 9, 70});
+    CheckGated(320, 683, compute, false, {1, 40});
+  }
+}
+
+// oneDNN limited to what older processors have, which it fixes at its first use: in a process of its own.
 TEST(Linear, WorksOnOlderProcessors) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  for (const dnnl::cpu_isa isa : {dnnl::cpu_isa::avx2, dnnl::cpu_isa::sse41}) {
+  for (const CpuLevel level : {CpuLevel::kAvx512Bf16, CpuLevel::kAvx512, CpuLevel::kAvx2, CpuLevel::kPortable}) {
+    if (level > Cpu()) continue;
     EXPECT_EXIT(
         {
-          dnnl::set_max_cpu_isa(isa);
+          SetCpuForTest(level);
           for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
             for (const Dtype weights : {Dtype::kF32, Dtype::kBF16, Dtype::kF16}) {
               Check({.in = 77, .parts = {65, 3, 500}, .weights = weights, .compute = compute, .bias = true}, {1, 19});
@@ -173,30 +271,38 @@ TEST(Linear, ManyThreadsShareOne) {
   }
 }
 
-// Equal up to the order of sums only: oneDNN's cuts along the inputs depend on the number of threads (bf16, 3 threads:
-// the last bit differs).
+// oneDNN's cuts along the inputs depend on the number of threads (bf16, 3 threads: the last bit differs); own kernels'
+// do not.
 TEST(Linear, AgreesOnAnyNumberOfThreads) {
   std::mt19937 random(6);
   const Part part(random, Dtype::kF32, 700, 1283, 0);
   const WeightRows rows = part.Rows();
-  for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
-    const Linear linear({&rows, 1}, 1283, {}, compute);
-    for (const int64_t n : {1, 9, 300}) {
-      Guarded x(compute, n, 1283, 0);
-      x.Fill(random);
-      Guarded first(Dtype::kF32, n, 700, 0);
-      {
-        ScopedThreads threads(1);
-        linear.Run(x.View(), first.Floats());
-      }
-      for (const int count : {2, 3}) {
-        ScopedThreads threads(count);
-        Guarded got(Dtype::kF32, n, 700, 0);
-        linear.Run(x.View(), got.Floats());
-        ExpectNear(got, first, 2e-6, 4e-6);
+  ForEachCpuLevel([&](CpuLevel level) {
+    if (level == CpuLevel::kReference) return;
+    for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
+      const Linear linear({&rows, 1}, 1283, {}, compute);
+      for (const int64_t n : {1, 5, 9, 300, 520}) {
+        const bool own = linear.Implementation(n).find("onednn") == std::string::npos;
+        Guarded x(compute, n, 1283, 0);
+        x.Fill(random);
+        Guarded first(Dtype::kF32, n, 700, 0);
+        {
+          ScopedThreads threads(1);
+          linear.Run(x.View(), first.Floats());
+        }
+        for (const int count : {2, 3}) {
+          ScopedThreads threads(count);
+          Guarded got(Dtype::kF32, n, 700, 0);
+          linear.Run(x.View(), got.Floats());
+          if (own) {
+            EXPECT_TRUE(got.SameBits(first)) << n << " rows, " << count << " threads";
+          } else {
+            ExpectNear(got, first, 2e-6, 4e-6);
+          }
+        }
       }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Row-wise kernels against their references on every instruction set.
 #include "kernels/elementwise.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "kernels/reference.h"
+#include "kernels/simd_target.h"
 #include "kernels/testing.h"
 
 namespace purekv {
@@ -194,6 +196,31 @@ TEST(Rope, MatchesReference) {
   }
 }
 
+TEST(CosSin, MatchesReference) {
+  std::mt19937 random(10);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (const float largest : {1.0f, 100.0f, 32768.0f, 1e6f}) {
+    for (const int64_t d : {1, 3, 16, 40, 64}) {
+      Guarded angles(Dtype::kF32, 21, d, 2);
+      for (int64_t r = 0; r < 21; ++r) {
+        for (int64_t c = 0; c < d; ++c) angles.Set(r, c, largest * uniform(random));
+      }
+      Guarded cos(Dtype::kF32, 21, d, 1);
+      Guarded sin(Dtype::kF32, 21, d, 0);
+      reference::CosSin(angles.Floats(), cos.Floats(), sin.Floats());
+      ForEachTarget([&] {
+        Guarded got_cos = angles;
+        Guarded got_sin(Dtype::kF32, 21, d, 0);
+        CosSin(got_cos.Floats(), got_cos.Floats(), got_sin.Floats());
+        ExpectNear(got_cos, cos, 0, 3e-7);
+        ExpectNear(got_sin, sin, 0, 3e-7);
+        EXPECT_TRUE(got_cos.Intact());
+        EXPECT_TRUE(got_sin.Intact());
+      });
+    }
+  }
+}
+
 TEST(Convert, RoundsAsTheScalarDoes) {
   // Every bf16 neighbourhood: 16 upper bits times some lower ones; infinities, NaN and denormals among them.
   constexpr int64_t kCols = 65536;
@@ -251,6 +278,28 @@ TEST(ToFloats, EveryHalfFromAnyAlignment) {
         EXPECT_EQ(wrong, 0) << DtypeName(dtype);
       });
     }
+  }
+}
+
+// The level in use chooses the instruction set, the slow twins at the lowest.
+TEST(Elementwise, FollowsTheLevelInUse) {
+  std::mt19937 random(12);
+  Guarded x(Dtype::kF32, 7, 133, 1);
+  x.Fill(random);
+  Guarded want(Dtype::kF32, 7, 133, 0);
+  reference::Activate(Activation::kGeluErf, x.Floats(), want.View());
+  std::vector<std::string> names;
+  testing::ForEachCpuLevel([&](CpuLevel level) {
+    Guarded got(Dtype::kF32, 7, 133, 0);
+    Activate(Activation::kGeluErf, x.Floats(), got.View());
+    ExpectNear(got, want, 2e-6, 1e-9);
+    EXPECT_EQ(got.SameBits(want), level == CpuLevel::kReference);
+    names.push_back(SimdTarget());
+  });
+  EXPECT_EQ(names.back(), "reference");
+  if (BestCpuLevel() >= CpuLevel::kAvx512 && Cpu() == BestCpuLevel()) {
+    EXPECT_EQ(names[names.size() - 3], "AVX2");
+    EXPECT_THAT(names.front(), ::testing::StartsWith("AVX3"));
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/any_matrix.h"
 #include "base/bfloat16.h"
+#include "base/cpu.h"
 #include "base/threads.h"
 #include "kernels/simd.h"
 // after simd.h, which says what Highway may compile
@@ -29,6 +30,30 @@ void ForEachTarget(const Body& body) {
     body();
     hwy::SetSupportedTargetsForTest(0);
     hwy::GetChosenTarget().DeInit();
+  }
+}
+
+// Restores the level in use at the end of a test.
+class ScopedCpuLevel {
+ public:
+  explicit ScopedCpuLevel(CpuLevel level) : before_(Cpu()) { SetCpuForTest(level); }
+  ~ScopedCpuLevel() { SetCpuForTest(before_); }
+  ScopedCpuLevel(const ScopedCpuLevel&) = delete;
+  ScopedCpuLevel& operator=(const ScopedCpuLevel&) = delete;
+
+ private:
+  CpuLevel before_;
+};
+
+// Runs body(level) at every level of this machine up to the one in use (PUREKV_CPU, else the best), best first, so that
+// oneDNN starts with all it may use.
+template <class Body>
+void ForEachCpuLevel(const Body& body) {
+  for (int i = static_cast<int>(Cpu()); i >= 0; --i) {
+    const auto level = static_cast<CpuLevel>(i);
+    const ScopedCpuLevel scope(level);
+    SCOPED_TRACE("level " + CpuLevelName(level));
+    body(level);
   }
 }
 

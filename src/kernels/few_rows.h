@@ -1,0 +1,36 @@
+// Matrix-vector products: 1 .. kFewRows rows of x, weights read once, at memory speed.
+#pragma once
+
+#include <cstdint>
+
+#include "base/any_matrix.h"
+#include "kernels/packed_weights.h"
+
+namespace purekv {
+
+// Weights in panels of `width` outputs (16, 32, 48 or 64). Inputs are cut into blocks of `block_in`; inside a block one
+// panel lies behind the other; inside a panel f32 [inputs][width] or bf16 [pairs of inputs][width][2]. Both AMX panels
+// and oneDNN's layouts are of this form (the latter with one block).
+struct WeightPanels {
+  const void* data = nullptr;
+  Dtype dtype = Dtype::kF32;
+  int64_t in = 0;  // padded to whole blocks: inputs from the layer's own on are zeros
+  int64_t out = 0;
+  int64_t width = 0;
+  int64_t block_in = 0;
+
+  int64_t panels() const { return (out + width - 1) / width; }
+};
+
+// x W^T through the epilogue. bf16 panels need CpuLevel::kAvx512Bf16.
+void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogue& epilogue);
+
+// The same with plain rows [out, in] of weights, f32 or bf16; x of f32 or bf16.
+void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t out, const Epilogue& epilogue);
+
+// One block of one panel: sums[r * 64 + o] = or += sum over the block's inputs. AVX512-BF16 (few_rows_bf16.cc).
+// x: pairs of inputs, row stride in pairs.
+void PanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
+               bool first, float* sums);
+
+}  // namespace purekv

@@ -1,0 +1,267 @@
+// Weights in the layout that oneDNN likes best: its matmul for many rows, own matrix-vector products for few.
+//
+// oneDNN 2.6.3 chooses one blocked layout for the weights ([out/64][in][64], pairs of inputs innermost for bf16), the
+// same for every number of rows, and takes it with its fast kernels ("brg:") as long as x and y are dense. With row
+// strides it falls to "ref:any", a hundred times slower; so strided rows of x are copied, and sums for strided rows of
+// y are made in scratch.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "kernels/few_rows.h"
+#include "kernels/onednn.h"
+#include "kernels/packed_weights.h"
+#include "kernels/simd_target.h"
+
+namespace purekv {
+namespace {
+
+// A primitive is made for a fixed number of rows, and making one compiles code (0.2 to 9 ms). Rows are therefore cut
+// into pieces of few different sizes: kPiece, multiples of kStep, and 1 .. kStep-1. At most kPiece/kStep + kStep
+// primitives exist per layer shape, however ragged the prompts; oneDNN shares their code between layers of one shape.
+constexpr int64_t kPiece = 512;
+constexpr int64_t kStep = 64;
+// Rows the weights' layout is chosen for.
+constexpr int64_t kTypicalRows = 256;
+// Output rows packed at a time, and outputs whose sums are kept in scratch (1 MB with kPiece rows, for the L2 cache):
+// a multiple of every block size of oneDNN's layouts but 48.
+constexpr int64_t kChunk = 512;
+constexpr size_t kMaxPlans = 256;
+
+int64_t PieceRows(int64_t rows) {
+  if (rows >= kPiece) return kPiece;
+  if (rows >= kStep) return rows / kStep * kStep;
+  return rows;
+}
+
+bool IsReference(const std::string& implementation) {
+  return implementation.find("ref") != std::string::npos;
+}
+
+// One primitive with what it needs to run.
+struct Plan {
+  dnnl::matmul primitive;
+  dnnl::memory::desc src;
+  dnnl::memory::desc weights;
+  dnnl::memory::desc dst;
+  dnnl::memory::desc scratch;
+  std::string implementation;
+};
+
+class OneDnnWeights : public PackedWeights {
+ public:
+  // Fixes the weights' layout. False where oneDNN has nothing fast.
+  bool ChooseLayout(const LayerSource& source, std::string* why) {
+    in_ = source.in();
+    out_ = source.rows();
+    dtype_ = source.compute();
+    try {
+      const auto desc = Desc(kTypicalRows, onednn::AnyMatrixDesc(dtype_, in_, out_), false);
+      const std::string name = desc.impl_info_str();
+      if (IsReference(name)) {
+        *why = "only " + name;
+        return false;
+      }
+      layout_ = desc.weights_desc();
+    } catch (const dnnl::error& error) {
+      *why = error.what();
+      return false;
+    }
+    return FindPanels(why);
+  }
+
+  void Pack(const LayerSource& source) {
+    packed_.Resize(layout_.get_size());
+    // Padding inside the blocks must be zero; page memory is already.
+    if (packed_.size() < 4096) std::memset(packed_.data(), 0, packed_.size());
+    Buffer block;
+    for (int64_t first = 0; first < out_; first += kChunk) {
+      const int64_t count = std::min(kChunk, out_ - first);
+      const void* rows = source.Rows(first, count, dtype_, block);
+      // W^T as oneDNN names it: [in, count], a column of it is a row of W.
+      const auto from = onednn::MatrixDesc(dtype_, in_, count, 1, in_);
+      dnnl::memory weights(from, onednn::Engine(), const_cast<void*>(rows));
+      dnnl::memory target(onednn::TaggedDesc(dtype_, in_, count, tag_), onednn::Engine(), Chunk(first));
+      dnnl::reorder(weights, target).execute(onednn::Stream(), weights, target);
+    }
+    onednn::Stream().wait();
+  }
+
+  void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
+    if (x.rows <= kFewRows) {
+      return MultiplyFewRows(x, {packed_.data(), dtype_, padded_in_, out_, width_, padded_in_}, epilogue);
+    }
+    const bool direct = epilogue.plain() && epilogue.out.dtype == Dtype::kF32 && epilogue.out.stride == out_;
+    static thread_local Buffer dense_x;
+    static thread_local Buffer sums;
+    const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
+    for (int64_t row = 0, count = 0; row < x.rows; row += count) {
+      count = PieceRows(x.rows - row);
+      const AnyMatrixView from = x.Rows(row, count);
+      const void* rows = from.data;
+      if (count > 1 && from.stride != from.cols) {
+        if (dense_x.size() < static_cast<size_t>(count) * row_bytes) {
+          dense_x.Resize(static_cast<size_t>(count) * row_bytes);
+        }
+        char* const to = static_cast<char*>(dense_x.data());
+        ParallelFor(count, [&](int64_t i) {
+          std::memcpy(to + static_cast<size_t>(i) * row_bytes, from.Rows(i, 1).data, row_bytes);
+        });
+        rows = to;
+      }
+      const Epilogue part = epilogue.Rows(row, count);
+      if (direct) {
+        RunPiece(count, rows, 0, out_, part.bias, static_cast<float*>(part.out.data), part.accumulate);
+        continue;
+      }
+      const size_t scratch = static_cast<size_t>(count * kChunk) * sizeof(float);
+      if (sums.size() < scratch) sums.Resize(scratch);
+      float* const y = static_cast<float*>(sums.data());
+      for (int64_t first = 0; first < out_; first += kChunk) {
+        const int64_t cols = std::min(kChunk, out_ - first);
+        RunPiece(count, rows, first, cols, nullptr, y, false);
+        ParallelForRanges(count, 16, [&](int64_t begin, int64_t end) {
+          // Partial vectors at the end are read whole: kChunk floats per row exist, and what is behind is not stored.
+          Finish(y + begin * cols, cols, end - begin, cols, begin, first, part);
+        });
+      }
+    }
+  }
+
+  size_t bytes() const override { return packed_.allocated(); }
+  std::string Name(int64_t rows) const override {
+    if (rows <= kFewRows) {
+      return dtype_ == Dtype::kBF16 ? "avx512_bf16 matrix-vector (own)" : "highway " + SimdTarget() + " matrix-vector";
+    }
+    return "onednn " + PlanFor(PieceRows(rows), out_, false, false)->implementation;
+  }
+
+ private:
+  using Tag = dnnl::memory::format_tag;
+
+  dnnl::matmul::primitive_desc Desc(int64_t rows, const dnnl::memory::desc& weights, bool accumulate,
+                                    bool bias = false) const {
+    const int64_t cols = onednn::Cols(weights);
+    const auto src = onednn::MatrixDesc(dtype_, rows, in_, in_, 1);
+    const auto dst = onednn::MatrixDesc(Dtype::kF32, rows, cols, cols, 1);
+    const auto bias_desc = onednn::MatrixDesc(Dtype::kF32, 1, cols, cols, 1);
+    return onednn::MatmulDesc(src, weights, bias ? &bias_desc : nullptr, dst, accumulate);
+  }
+
+  // Recognises the layout as panels, which the matrix-vector kernels and the cutting into chunks need.
+  bool FindPanels(std::string* why) {
+    struct Known {
+      Tag f32, bf16;
+      int64_t width;
+    };
+    static constexpr std::array<Known, 3> kKnown = {{{Tag::BA16a64b, Tag::BA16a64b2a, 64},
+                                                     {Tag::BA16a32b, Tag::BA16a32b2a, 32},
+                                                     {Tag::BA16a16b, Tag::BA16a16b2a, 16}}};
+    for (const Known& known : kKnown) {
+      const Tag tag = dtype_ == Dtype::kF32 ? known.f32 : known.bf16;
+      if (onednn::TaggedDesc(dtype_, in_, out_, tag) != layout_) continue;
+      tag_ = tag;
+      width_ = known.width;
+      padded_in_ = onednn::PaddedRows(layout_);
+      return true;
+    }
+    // 48 outputs a block, or plain: what fits is asked for.
+    for (const Known& known : kKnown) {
+      const Tag tag = dtype_ == Dtype::kF32 ? known.f32 : known.bf16;
+      const auto layout = onednn::TaggedDesc(dtype_, in_, out_, tag);
+      try {
+        if (IsReference(Desc(kTypicalRows, layout, false).impl_info_str())) continue;
+      } catch (const dnnl::error&) {
+        continue;
+      }
+      layout_ = layout;
+      tag_ = tag;
+      width_ = known.width;
+      padded_in_ = onednn::PaddedRows(layout_);
+      return true;
+    }
+    *why = "no blocked layout";
+    return false;
+  }
+
+  // Weights of the outputs from `first` on, a multiple of kChunk.
+  char* Chunk(int64_t first) const {
+    return static_cast<char*>(const_cast<void*>(packed_.data())) +
+           static_cast<size_t>(first * padded_in_) * DtypeSize(dtype_);
+  }
+
+  std::shared_ptr<const Plan> PlanFor(int64_t rows, int64_t cols, bool accumulate, bool bias) const {
+    const auto key = std::make_tuple(rows, cols, accumulate, bias, Threads());
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto& plan = plans_[key];
+    if (!plan) {
+      const auto weights = onednn::TaggedDesc(dtype_, in_, cols, tag_);
+      const auto desc = Desc(rows, weights, accumulate, bias);
+      plan = std::make_shared<const Plan>(Plan{dnnl::matmul(desc), desc.src_desc(), weights, desc.dst_desc(),
+                                               desc.scratchpad_desc(), desc.impl_info_str()});
+      if (plans_.size() > kMaxPlans) {  // odd sizes without end: start over
+        const auto keep = plan;
+        plans_.clear();
+        plans_[key] = keep;
+        return keep;
+      }
+    }
+    return plan;
+  }
+
+  // x [rows, in] and y [rows, cols], both dense; outputs [first, first + cols).
+  void RunPiece(int64_t rows, const void* x, int64_t first, int64_t cols, const float* bias, float* y,
+                bool accumulate) const {
+    const auto plan = PlanFor(rows, cols, accumulate, bias != nullptr);
+    static thread_local Buffer scratch;
+    if (scratch.size() < plan->scratch.get_size()) scratch.Resize(plan->scratch.get_size());
+    auto& engine = onednn::Engine();
+    std::unordered_map<int, dnnl::memory> args = {
+        {DNNL_ARG_SRC, dnnl::memory(plan->src, engine, const_cast<void*>(x))},
+        {DNNL_ARG_WEIGHTS, dnnl::memory(plan->weights, engine, Chunk(first))},
+        {DNNL_ARG_DST, dnnl::memory(plan->dst, engine, y)},
+        {DNNL_ARG_SCRATCHPAD, dnnl::memory(plan->scratch, engine, scratch.data())}};
+    if (bias != nullptr) {
+      args.emplace(DNNL_ARG_BIAS,
+                   dnnl::memory(onednn::MatrixDesc(Dtype::kF32, 1, cols, cols, 1), engine, const_cast<float*>(bias)));
+    }
+    plan->primitive.execute(onednn::Stream(), args);
+    onednn::Stream().wait();
+  }
+
+  int64_t in_ = 0;
+  int64_t out_ = 0;
+  int64_t padded_in_ = 0;
+  int64_t width_ = 0;  // outputs of a block
+  Dtype dtype_ = Dtype::kF32;
+  dnnl::memory::desc layout_;
+  Tag tag_ = Tag::undef;
+  Buffer packed_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::tuple<int64_t, int64_t, bool, bool, int>, std::shared_ptr<const Plan>> plans_;
+};
+
+}  // namespace
+
+std::unique_ptr<PackedWeights> PackForOneDnn(const LayerSource& source, std::string* why) {
+  // Below, oneDNN has no blocked kernels: weights stay plain rows and pass through its f32 product.
+  *why = WhyNot(source.compute() == Dtype::kBF16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512);
+  if (!why->empty()) return nullptr;
+  Threads();  // sets oneDNN's thread count for this thread if nothing has yet
+  auto weights = std::make_unique<OneDnnWeights>();
+  if (!weights->ChooseLayout(source, why)) return nullptr;
+  try {
+    weights->Pack(source);
+  } catch (const dnnl::error& error) {
+    Fail("kernels: oneDNN could not pack a layer ", source.in(), " -> ", source.rows(), ": ", error.what());
+  }
+  return weights;
+}
+
+}  // namespace purekv

@@ -1,0 +1,101 @@
+// The inside of a dense layer: one way of holding a weight matrix and multiplying with it. A new format (int8, int4)
+// is one more implementation here, entered in the list of packed_weights.cc.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/any_matrix.h"
+#include "base/memory.h"
+#include "kernels/dense.h"
+#include "kernels/elementwise.h"
+
+namespace purekv {
+
+// Gate and up projections are one matrix whose rows alternate, 16 of gate and 16 of up: a block of 32 sums holds what
+// 16 results need, wherever it was computed.
+constexpr int64_t kGateGroup = 16;
+// At most this many rows of x are multiplied by the matrix-vector kernels.
+constexpr int64_t kFewRows = 8;
+
+// A layer as it is asked for: weights in checkpoint form, put in packed order row by row.
+class LayerSource {
+ public:
+  // gated: parts are the gate matrix and the up matrix, of one shape.
+  LayerSource(std::span<const WeightRows> parts, int64_t in, Dtype compute, bool gated);
+
+  int64_t in() const { return in_; }
+  Dtype compute() const { return compute_; }
+  // Rows in packed order; with gates a multiple of 32, rows of zeros among them where the matrices end.
+  int64_t rows() const { return rows_; }
+  // Packed rows [first, first + count) in `dtype` (compute(), or f32 rounded to it), dense: in `block`, or where they
+  // are already. Split over the threads.
+  const void* Rows(int64_t first, int64_t count, Dtype dtype, Buffer& block) const;
+  // `bias` (of the parts, stacked; or empty) in packed order, zeros up to `size` (a multiple of the block size).
+  std::vector<float> Bias(std::span<const float> bias, int64_t size) const;
+
+ private:
+  struct Place {
+    const WeightRows* part;  // null: a row of zeros
+    int64_t row;
+    int64_t count;  // rows that follow one another from here
+  };
+  Place Find(int64_t packed_row) const;
+
+  std::span<const WeightRows> parts_;
+  int64_t in_;
+  int64_t rows_ = 0;
+  Dtype compute_;
+  bool gated_;
+};
+
+// What becomes of the sums x W^T.
+struct Epilogue {
+  AnyMatrixView out;            // [rows of x, outputs]; with gates half as many columns as the matrix has rows
+  const float* bias = nullptr;  // packed order, padded to the blocks; or null
+  bool accumulate = false;      // out += ...; f32, without activation
+  bool activate = false;
+  bool gated = false;
+  Activation activation = Activation::kSilu;
+
+  bool plain() const { return !activate && !gated; }
+  // The same for rows [first, first + count) of x.
+  Epilogue Rows(int64_t first, int64_t count) const {
+    Epilogue part = *this;
+    part.out = out.Rows(first, count);
+    return part;
+  }
+};
+
+// Takes the sums of rows [first_row, + rows) and packed columns [first_col, + cols) through the epilogue. sums: row
+// stride `stride`, readable up to the next multiple of 32 columns. With gates first_col and cols are multiples of 32.
+// Runs on the calling thread.
+void Finish(const float* sums, int64_t stride, int64_t rows, int64_t cols, int64_t first_row, int64_t first_col,
+            const Epilogue& epilogue);
+
+class PackedWeights {
+ public:
+  virtual ~PackedWeights() = default;
+  // x [n, in], n >= 1, compute dtype, any stride.
+  virtual void Run(AnyMatrixView x, const Epilogue& epilogue) const = 0;
+  virtual size_t bytes() const = 0;
+  virtual std::string Name(int64_t rows) const = 0;
+};
+
+// The bias a layer keeps for its epilogue is padded to this many outputs.
+constexpr int64_t kBiasPadding = 64;
+
+// The first implementation of the list that takes the layer at the level in use. `refused` (may be null) gets one
+// line for each that came before it.
+std::unique_ptr<PackedWeights> PackWeights(const LayerSource& source, std::vector<std::string>* refused);
+
+// The list. Each returns null, with the reason in `why`, where it does not take the layer.
+std::unique_ptr<PackedWeights> PackForAmx(const LayerSource& source, std::string* why);
+std::unique_ptr<PackedWeights> PackForOneDnn(const LayerSource& source, std::string* why);
+std::unique_ptr<PackedWeights> PackPlain(const LayerSource& source);
+
+}  // namespace purekv
