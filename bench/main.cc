@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
   app.add_option("--json", flags.json, "write the results to this file too");
   app.add_flag("--list", flags.list, "names and shapes, nothing run");
   app.add_flag("--check", flags.options.tiny, "small sizes, results checked, nothing timed");
-  app.add_flag("--heavy", flags.options.heavy, "whole prefills and vision towers too (about 5 GB of memory)");
+  app.add_flag("--heavy", flags.options.heavy, "whole prefills and vision towers too (4.5 GB of memory)");
   CLI11_PARSE(app, argc, argv);
   try {
     purekv::bench::Run(flags);
