@@ -63,8 +63,9 @@ class Prefill {
       const int64_t count = std::min(block_, n_ - row);
       const std::vector<KvHeadView> kv = cache_.Heads(0, row + count);
       ColumnSumsArgs args = SumArgs(kv, q_.View().Rows(row, count), row);
-      args.sums = sums_.data();
-      args.sum_stride = n_;
+      std::vector<double*> sums;
+      for (int64_t head = 0; head < kv_heads_; ++head) sums.push_back(sums_.data() + head * n_);
+      args.sums = sums;
       args.workspace = &observer_workspace_;
       ColumnSums(args);
     }
@@ -99,8 +100,9 @@ class Prefill {
       std::vector<double> want(static_cast<size_t>(kv_heads_));
       ColumnSumsArgs args = SumArgs(kv, q_.View().Rows(key, n_ - key), key);
       args.causal = false;
-      args.sums = want.data();
-      args.sum_stride = 1;
+      std::vector<double*> sums;
+      for (double& sum : want) sums.push_back(&sum);
+      args.sums = sums;
       reference::ColumnSums(args);
       for (int64_t head = 0; head < kv_heads_; ++head) {
         CheckClose(StrCat("column sum of key ", key, ", KV head ", head), sums_[static_cast<size_t>(head * n_ + key)],

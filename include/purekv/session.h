@@ -131,6 +131,9 @@ struct KvOptions {
   std::optional<int64_t> bytes;   // or bytes in all
   std::string allocator = "uniform";
   enum class When { kPrompt, kMedia } when = When::kPrompt;
+  // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length needs
+  // no more than the budget and one such chunk; 0: once, when the part has been read.
+  int64_t chunk = 0;
   std::map<std::string, std::string> options;
 };
 

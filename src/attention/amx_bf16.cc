@@ -92,13 +92,10 @@ class TileProducts : public Tiles {
 
 }  // namespace
 
-const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,
-                               PackValues,
-                               PackQueries,
-                               Attend<TileProducts>,
-                               AttendFinish<TileProducts>,
-                               AttendFewRowsAmx,
-                               ColumnSums<TileProducts>};
+const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,   CopyKeys,
+                               PackValues,           PackQueries,
+                               Attend<TileProducts>, AttendFinish<TileProducts>,
+                               AttendFewRowsAmx,     ColumnSums<TileProducts>};
 
 }  // namespace purekv
 

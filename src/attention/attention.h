@@ -41,8 +41,8 @@ struct AttentionArgs {
 // a transposed copy of the values (and of keys that cannot be read directly: head_dim not a multiple of 32).
 void Attention(const AttentionArgs& args);
 
-// Turns attention into the softmax with n added to its denominator (softmax-off-by-n): out *= sigmoid(lse - ln n) per row
-// and head. out [rows, heads * head_dim] as Attention wrote it, lse [rows, heads], n > 0.
+// Turns attention into the softmax with n added to its denominator (softmax-off-by-n): out *= sigmoid(lse - ln n) per
+// row and head. out [rows, heads * head_dim] as Attention wrote it, lse [rows, heads], n > 0.
 void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double n);
 
 // Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision

@@ -95,8 +95,8 @@ class Vectors {
 
 }  // namespace
 
-const Bf16Kernel kAvx512Bf16Kernel = {CpuLevel::kAvx512Bf16, PackValues, PackQueries,        Attend<Vectors>,
-                                      AttendFinish<Vectors>, nullptr,    ColumnSums<Vectors>};
+const Bf16Kernel kAvx512Bf16Kernel = {CpuLevel::kAvx512Bf16, CopyKeys, PackValues,         PackQueries, Attend<Vectors>,
+                                      AttendFinish<Vectors>, nullptr,  ColumnSums<Vectors>};
 
 }  // namespace purekv
 

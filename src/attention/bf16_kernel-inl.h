@@ -62,6 +62,19 @@ inline __m512i LoadPairs(const void* p, Dtype dtype, int64_t n) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
+// 32 rows of keys as bf16, `count` of them real; zeros behind them and behind head_dim.
+inline void CopyKeys(const void* keys, Dtype dtype, int64_t stride, int64_t count, int64_t head_dim, BF16* group) {
+  const auto size = static_cast<int64_t>(DtypeSize(dtype));
+  const int64_t padded = PaddedHeadDim(head_dim);
+  for (int64_t k = 0; k < kKeyGroup; ++k) {
+    const char* from = static_cast<const char*>(keys) + k * stride * size;
+    for (int64_t d = 0; d < padded; d += 32) {
+      const __m512i x = k < count ? LoadPairs(from + d * size, dtype, head_dim - d) : _mm512_setzero_si512();
+      _mm512_storeu_si512(group + k * padded + d, x);
+    }
+  }
+}
+
 inline void PackValues(const void* values, Dtype dtype, int64_t stride, int64_t count, int64_t head_dim, BF16* group) {
   const auto size = static_cast<int64_t>(DtypeSize(dtype));
   const char* from = static_cast<const char*>(values);

@@ -30,23 +30,6 @@ int64_t CopiedGroups(const KvHeadView& head, int64_t head_dim) {
   return head.length % kKeyGroup == 0 ? 0 : 1;
 }
 
-void CopyKeys(const KvHeadView& head, int64_t first, int64_t head_dim, BF16* to) {
-  const int64_t padded = PaddedHeadDim(head_dim);
-  const int64_t count = std::min(kKeyGroup, head.length - first);
-  for (int64_t k = 0; k < kKeyGroup; ++k) {
-    BF16* row = to + k * padded;
-    const int64_t real = k < count ? head_dim : 0;
-    if (k < count && head.dtype == Dtype::kBF16) {
-      std::memcpy(row, static_cast<const BF16*>(head.keys) + (first + k) * head.key_stride,
-                  static_cast<size_t>(head_dim) * sizeof(BF16));
-    } else if (k < count) {
-      const float* from = static_cast<const float*>(head.keys) + (first + k) * head.key_stride;
-      for (int64_t d = 0; d < head_dim; ++d) row[d] = ToBF16(from[d]);
-    }
-    std::fill(row + real, row + padded, BF16{0});
-  }
-}
-
 // Where the parts of one head lie in its memory; nothing copied yet.
 PreparedHead Plan(const KvHeadView& head, int64_t head_dim, bool with_values, char* memory, BF16** copied_keys,
                   BF16** packed_values) {
@@ -72,12 +55,17 @@ void Fill(const Bf16Kernel& kernel, const KvHeadView& head, int64_t head_dim, bo
   const int64_t group_elements = kKeyGroup * PaddedHeadDim(head_dim);
   const int64_t first_copied = Groups(head.length) - CopiedGroups(head, head_dim);
   const int64_t first = group * kKeyGroup;
-  if (group >= first_copied) CopyKeys(head, first, head_dim, copied_keys + (group - first_copied) * group_elements);
+  const int64_t count = std::min(kKeyGroup, head.length - first);
+  if (group >= first_copied) {
+    const char* keys =
+        static_cast<const char*>(head.keys) + static_cast<size_t>(first * head.key_stride) * DtypeSize(head.dtype);
+    kernel.copy_keys(keys, head.dtype, head.key_stride, count, head_dim,
+                     copied_keys + (group - first_copied) * group_elements);
+  }
   if (!with_values) return;
   const char* values =
       static_cast<const char*>(head.values) + static_cast<size_t>(first * head.value_stride) * DtypeSize(head.dtype);
-  kernel.pack_values(values, head.dtype, head.value_stride, std::min(kKeyGroup, head.length - first), head_dim,
-                     packed_values + group * group_elements);
+  kernel.pack_values(values, head.dtype, head.value_stride, count, head_dim, packed_values + group * group_elements);
 }
 
 }  // namespace

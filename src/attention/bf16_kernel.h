@@ -60,6 +60,8 @@ struct ColumnTile {
 
 struct Bf16Kernel {
   CpuLevel level;
+  // Up to 32 rows of keys (f32 or bf16) as one group: bf16 rows of padded head_dim.
+  void (*copy_keys)(const void* keys, Dtype dtype, int64_t stride, int64_t count, int64_t head_dim, BF16* group);
   // Up to 32 rows of values (f32 or bf16) as one group of V^T.
   void (*pack_values)(const void* values, Dtype dtype, int64_t stride, int64_t count, int64_t head_dim, BF16* group);
   // `rows` query rows of `group` heads each as panels of 32 (row, head) pairs: per panel

@@ -206,6 +206,11 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
                 const std::vector<std::string> names = {"uniform", "pyramid", "ada"};
                 options->allocator = names[ParseChoice(name, text, names)];
               });
+  table.Value(kCache, "--kv-chunk", "N",
+              "cut the cache to --kv-tokens or --kv-bytes after every N prompt tokens (default: once, at the end)",
+              [options](const std::string& name, const std::string& text) {
+                options->chunk = ParseInt(name, text, 1, kMaxTokens);
+              });
   if (!when) return;
   table.Value(kCache, "--kv-when", "prompt|media",
               "compress when the first prompt has been read (default), or right after the media",
@@ -224,7 +229,7 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
   }
   if (options.policy == "full") {
     // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
-    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator"}) {
+    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator", "--kv-chunk"}) {
       table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
     }
   }

@@ -213,11 +213,14 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   const bool after_media =
       first && options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
   const int64_t split = after_media ? prompt.media_end : count;
-  if (compressor_.active()) {
-    if (first) compressor_.SetPart(split);
-    compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), split);
+  if (first && compressor_.active()) compressor_.SetPart(split);
+  // A hard cap: every chunk is cut to the budget before the next one is read.
+  const int64_t chunk = first && options_.kv.chunk > 0 ? options_.kv.chunk : split;
+  for (int64_t row = 0; row < split; row += chunk) {
+    const int64_t rows = std::min(chunk, split - row);
+    if (compressor_.active()) compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), rows);
+    ExtendPart(prompt, row, rows, hidden, dump);
   }
-  ExtendPart(prompt, 0, split, hidden, dump);
   if (first) RecordCompression(split);
   if (split < count) {
     if (compressor_.active()) compressor_.Begin(Reading::kOnTop, cache_.tokens(), count - split);

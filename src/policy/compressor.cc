@@ -18,6 +18,14 @@ Compressor::Compressor(const KvOptions& options, const KvCacheShape& shape, int6
       inv_freq_(std::move(inv_freq)),
       layers_(static_cast<size_t>(shape.layers)) {
   PUREKV_CHECK(heads % shape.kv_heads == 0, heads, " heads over ", shape.kv_heads);
+  for (int64_t layer = 0; layer < shape.layers && options.chunk > 0; ++layer) {
+    const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(shape.layers));
+    const bool all_queries = observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
+    if (!all_queries && observer.kind != Observer::Kind::kQueries) continue;
+    FailUsage("--kv-chunk: policy ", options.policy,
+              " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
+              options.policy == "purekv" ? "; --kv-option window=32 looks at the last queries of each chunk" : "");
+  }
 }
 
 int64_t Compressor::SetPart(int64_t tokens) {

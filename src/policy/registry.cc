@@ -100,6 +100,14 @@ OptionValues Checked(const KvOptions& options) {
   CheckBudget(options, policy);
   CheckAllocator(options.allocator, policy);
   CheckKeys(options, policy);
+  if (options.chunk < 0) FailUsage("--kv-chunk ", options.chunk, ": must be at least 1");
+  if (options.chunk > 0 && !policy.make)
+    FailUsage("--kv-chunk: policy full keeps everything, so it cannot take effect");
+  if (options.chunk > 0 && options.budget) {
+    FailUsage(
+        "--kv-chunk: a share of the tokens (--kv-budget) is not known while they are read; give --kv-tokens or "
+        "--kv-bytes");
+  }
   OptionValues values(OptionsInForce(policy, options.allocator), options.options);
   if (policy.name == "snapkv" && values.Is("pool", "none") && options.options.contains("kernel")) {
     FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");

@@ -172,6 +172,35 @@ TEST_P(CompressionTest, PeakIsTheCompressedLayersAndOneFullOne) {
   EXPECT_LE(kv.bytes_peak, kv.bytes_kept + layer + layer / 20);
 }
 
+// A hard cap: the cache never holds more than the budget and one chunk, in any layer.
+TEST_P(CompressionTest, ChunksKeepTheCap) {
+  std::vector<int32_t> ids(2000);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(3 + i * 7 % 200);
+  SessionOptions options = Options(GetParam(), 128);
+  options.kv.chunk = 256;
+  const bool whole = GetParam() == "h2o" || GetParam() == "expected-attention" || GetParam() == "purekv";
+  if (whole) {  // judged by all queries
+    EXPECT_THROW(Session(model_, options), Error);
+    if (GetParam() != "purekv") return;
+    options.kv.options["window"] = "32";
+  }
+  Session session(model_, options);
+  session.ReadIds(ids);
+  const KvStats kv = session.kv();
+  for (const auto& layer : session.kept()) {
+    for (const auto& head : layer) EXPECT_EQ(head.size(), 128U);
+  }
+  EXPECT_LE(kv.bytes_peak, kv.bytes_full * (128 + 256 + 64) / 2000);
+  SessionOptions one = options;  // a single chunk is the ordinary way
+  one.kv.chunk = 5000;
+  Session alone(model_, one);
+  alone.ReadIds(ids);
+  one.kv.chunk = 0;
+  Session ordinary(model_, one);
+  ordinary.ReadIds(ids);
+  EXPECT_EQ(alone.kept(), ordinary.kept());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, CompressionTest, testing::ValuesIn(CompressingPolicies()), [](const auto& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');
