@@ -40,7 +40,7 @@ GroupRows Gather(const ColumnSumsArgs& args, int64_t head, int64_t padded, float
     for (int64_t g = 0; g < group; ++g) {
       const int64_t from = i * args.heads + head * group + g;
       const auto to = static_cast<size_t>(i * group + g);
-      // A row that saw nothing has lse = -infinity; it adds nothing.
+      // A row that saw nothing has lse = -infinity; it adds nothing. NaN: see SpreadNotANumber.
       if (std::isfinite(args.lse[from])) out.lse[to] = args.lse[from] * lse_unit;
       for (int64_t plane = 0; plane < args.planes() && !args.weights.empty(); ++plane) {
         out.weights[static_cast<size_t>(plane * padded) + to] = args.weights[static_cast<size_t>(plane)][from];
@@ -158,6 +158,24 @@ void SumFloat(const ColumnSumsArgs& args) {
   });
 }
 
+// The kernels' exp makes 0 of NaN. A row whose log-sum-exp is no number must not look like one that attended to
+// nothing: every key it sees gets NaN, as in the reference.
+void SpreadNotANumber(const ColumnSumsArgs& args) {
+  const auto kv_heads = static_cast<int64_t>(args.kv.size());
+  const int64_t group = args.heads / kv_heads;
+  for (int64_t head = 0; head < kv_heads; ++head) {
+    const AttentionTile tile = GroupTile(args, head);
+    int64_t seen = 0;
+    for (int64_t i = 0; i < args.q.rows; ++i) {
+      const float* lse = args.lse + i * args.heads + head * group;
+      const bool bad =
+          std::any_of(lse, lse + group, [](float x) { return !(x < std::numeric_limits<float>::infinity()); });
+      if (bad) seen = std::clamp<int64_t>(tile.first_limit + i * tile.limit_step, seen, tile.kv.length);
+    }
+    for (double* sums : SumsOf(args, head)) std::fill_n(sums, seen, std::numeric_limits<double>::quiet_NaN());
+  }
+}
+
 }  // namespace
 
 void ColumnSums(const ColumnSumsArgs& args) {
@@ -180,6 +198,7 @@ void ColumnSums(const ColumnSumsArgs& args) {
   } else {
     SumFloat(args);
   }
+  SpreadNotANumber(args);
 }
 
 }  // namespace purekv

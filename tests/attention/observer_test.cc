@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <random>
@@ -60,6 +62,14 @@ class Problem {
     std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
     weights_.resize(static_cast<size_t>(c.planes) * lse_.size());
     for (float& w : weights_) w = uniform(random) < 0.3f ? 0.0f : uniform(random);
+  }
+
+  // As from a query that is no number: where its row sees keys, the log-sum-exp is none either.
+  void SpoilRow(int64_t row) {
+    for (int64_t h = 0; h < heads_; ++h) {
+      float& lse = lse_[static_cast<size_t>(row * heads_ + h)];
+      if (std::isfinite(lse)) lse = std::numeric_limits<float>::quiet_NaN();
+    }
   }
 
   // [planes][kv_heads][stride], one element more at the end.
@@ -131,6 +141,22 @@ TEST(ColumnSums, RowsSumToOne) {
   const std::vector<double> sums = problem.Run(false);
   for (int64_t i = 0; i < 450; ++i) total += sums[static_cast<size_t>(i)] - 0.5;
   EXPECT_NEAR(total, 600.0, 0.05);
+}
+
+TEST(ColumnSums, ARowThatIsNoNumberSpoilsWhatItSees) {
+  // Row 6 of 20 over 50 keys sees 37 of them, over 3 keys (the last 3 rows see any) none.
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const int64_t planes : {0, 2}) {
+      Problem problem({.rows = 20, .lengths = {50, 3}, .group = 2, .head_dim = 32, .dtype = dtype, .planes = planes});
+      problem.SpoilRow(6);
+      const std::vector<double> want = problem.Run(true);
+      EXPECT_EQ(std::count_if(want.begin(), want.end(), [](double x) { return std::isnan(x); }), planes == 0 ? 37 : 74);
+      ForEachImplementation([&](bool) {
+        const std::vector<double> got = problem.Run(false);
+        for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(std::isnan(got[i]), std::isnan(want[i])) << "element " << i;
+      });
+    }
+  }
 }
 
 TEST(ColumnSums, SameBitsOnAnyNumberOfThreads) {
