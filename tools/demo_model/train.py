@@ -24,7 +24,7 @@ import tokenizer as tokenizer_module
 from batches import IGNORE, Packer, make_batch
 from model import Config, DemoModel, fused, patchify
 from questions import TYPES
-from scenes import Renderer
+from scenes import COLOUR_NAMES, SHAPES, Renderer
 
 CLASSES = (7, 6, 6, 6, 3, 4)         # colour, shape, motion, rank, third of the video, quadrant of a cell
 TAPS = (1, 3)                        # decoder layers whose visual rows carry auxiliary heads
@@ -65,6 +65,18 @@ class Heads(nn.Module):
             off = labels[..., 0] == 0
             total = total + 0.5 * ((each * on).sum() / on.sum().clamp(min=1) + (each * off).sum() / off.sum().clamp(min=1))
         return total / len(TAP_CLASSES[where])
+
+
+def align_loss(rows, labels, embedding, words):
+    """Makes an object's token point where the words for its colour and its shape point: a question that names one of
+    them then finds the token by a product that attention starts from. `words`: ids of the colours, of the shapes."""
+    directions = F.normalize(rows.float(), dim=-1)
+    total = 0.0
+    for c, ids in enumerate(words):
+        logits = 10 * directions @ F.normalize(embedding[ids].float(), dim=-1).T
+        on = labels[..., c] > 0
+        total = total + F.cross_entropy(logits[on], labels[..., c][on] - 1)
+    return total / len(words)
 
 
 @torch.no_grad()
@@ -187,6 +199,8 @@ def arguments():
                     "type in every video")
     ap.add_argument("--by-shape", type=float, default=0.5, help="share of place, time and motion questions that name the object "
                     "by its shape alone")
+    ap.add_argument("--short-weight", type=float, default=5.0, help="weight of a short answer's tokens, a description's being 1")
+    ap.add_argument("--align", type=float, default=0.3, help="weight of align_loss")
     ap.add_argument("--turns", type=float, default=0.0, help="share of batches with real conversations")
     ap.add_argument("--adamw", action="store_true", help="AdamW for everything instead of Muon for the matrices")
     ap.add_argument("--tower-steps", type=int, default=0, help="first steps, with the tower's auxiliary loss alone (cheap)")
@@ -238,6 +252,7 @@ def train(rank, args, workers):
         if workers == len(state["opts"]) and not args.fresh:
             for opt, s in zip(opts, state["opts"][rank]):
                 opt.load_state_dict(s)
+    words = [torch.tensor([packer.ids(" " + w)[0] for w in names], device=device) for names in (COLOUR_NAMES, SHAPES)]
     plan = parse_plan(args.plan)
     shares = np.array([float(v) for v in args.shares.split(",")]) if args.shares else None
     if shares is not None:
@@ -279,11 +294,17 @@ def train(rank, args, workers):
             chosen = batch["target"] != IGNORE
             logits = model.logits(hidden[chosen]).float()
             want = batch["target"][chosen]
-            loss = F.cross_entropy(logits, want)
+            # A description has ten times the tokens of a short answer: by tokens alone it would be nearly all of the loss.
+            weights = torch.where(batch["kind"][chosen] == TYPES.index("describe"), 1.0, args.short_weight)
+            loss = (F.cross_entropy(logits, want, reduction="none") * weights).sum() / weights.sum()
             score(logits.argmax(-1) == want, batch, chosen, tally.setdefault(f"{slices}x{grid}", np.zeros((len(TYPES), 2), int)))
         rows = {"tower": seen, **taps}
         aux = {where: heads.loss(where, rows[where], labels) if where in rows else torch.zeros(()) for where in TAP_CLASSES}
         total = loss + weight * sum(aux.values())
+        aligned = torch.zeros(())
+        if not tower_only:
+            aligned = align_loss(seen, labels, model.model.embed_tokens.weight, words)
+            total = total + args.align * min(1.0, 1.5 * fade) * aligned
         for where, hit in accuracy(heads, rows, labels).items():
             hits.setdefault(where, []).append(hit)
         for opt in opts:
@@ -294,7 +315,7 @@ def train(rank, args, workers):
         for opt in opts:
             opt.step()
         share_updates(shared, rank, workers)
-        losses.append([loss.item(), norm.item()] + [a.item() for a in aux.values()])
+        losses.append([loss.item(), norm.item()] + [a.item() for a in aux.values()] + [aligned.item()])
         step += 1
         if step % 25 == 0 and rank == 0:
             mean = np.mean(losses, axis=0).round(4).tolist()
