@@ -38,6 +38,9 @@ struct ModelInfo {
   int64_t weight_bytes = 0;  // packed, in memory
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, max_positions = 0;
   int64_t kv_bytes_per_token = 0;  // all layers and heads
+  // 32 hexadecimal digits over configuration and weights: the same for the same model wherever it lies (docs/pkv.md).
+  // Not known to Inspect.
+  std::string fingerprint;
 };
 
 struct MediaInfo {
@@ -135,6 +138,7 @@ struct KvOptions {
   // no more than the budget and one such chunk; 0: once, when the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;
+  bool operator==(const KvOptions&) const = default;
 };
 
 // Called now and then with a stage ("vision", "prefill", ...) and how far it is; from the session's own thread.
@@ -191,7 +195,7 @@ struct KvStats {
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;                             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;  // at the end of the first prefill; real allocations
-  int64_t bytes_now = 0;
+  int64_t bytes_now = 0;                                   // held by the cache, in memory or viewed in a file
 };
 
 struct StageTimes {
@@ -199,10 +203,26 @@ struct StageTimes {
   int64_t decoded_tokens = 0;
 };
 
+// What a saved cache holds (Session::Save, docs/pkv.md).
+struct SavedCache {
+  std::string model;  // fingerprint of the model that made it
+  Dtype dtype = Dtype::kF32;
+  KvOptions kv;
+  KvStats stats;  // of the session that saved it; bytes_now 0
+  int64_t bytes = 0;
+  std::vector<MediaInfo> media;
+};
+// Reads the description of a .pkv file. Throws Error naming the file; damage to the entries is found by Session::Open.
+SavedCache InspectCache(const std::string& path);
+
 // One conversation. All mutable state lives here; use from one thread at a time.
 class Session {
  public:
   Session(std::shared_ptr<const Model> model, SessionOptions options);
+  // Continues from a file of Save, as the session that saved it would: the next Read brings the question. The file is
+  // mapped and read in place until a head grows; options.kv must be left alone, it is the file's. Throws Error naming
+  // the file: not a .pkv file, another version, damaged in any bit, of another model or dtype.
+  static Session Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options);
   ~Session();
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
@@ -210,6 +230,17 @@ class Session {
   // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
   // end-of-turn token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
   PromptInfo Read(const Turn& turn);
+  // Reads a first turn without its question, up to the end of its last medium, and compresses it there: needs
+  // KvOptions::When::kMedia. The next Read brings the question (a prompt and nothing else); both together are what one
+  // Read of the whole turn is, bit for bit. Returns what was read so far; the next Read returns all of the turn.
+  PromptInfo ReadMedia(const Turn& turn);
+  // Writes the session, as it is right after ReadMedia, to a .pkv file, atomically; returns its bytes. Throws Error.
+  int64_t Save(const std::string& path) const;
+  // Remembers the state of now, after ReadMedia, Open or any Read; Rollback comes back to it, as often as wanted, also
+  // after a Read that threw. By forgetting what was appended since; where the policy evicts while decoding, from a
+  // copy.
+  void TakeSnapshot();
+  void Rollback();
   // As Read, from ready-made ids of text without media.
   void ReadIds(const std::vector<int32_t>& ids);
   // Continues after Read. on_text (may be empty) gets complete characters as they come.
@@ -218,6 +249,7 @@ class Session {
   ScoreResult Score(const std::vector<int32_t>& answer_ids, bool keep_logits);
   std::vector<int32_t> Encode(const std::string& text) const;
 
+  const KvOptions& kv_options() const;
   KvStats kv() const;
   const StageTimes& times() const;
   // kept prompt positions [layer][KV head][...] right after compression.
@@ -227,6 +259,7 @@ class Session {
 
  private:
   struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -94,17 +94,37 @@ bool DirectoryExists(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+FileWriter::FileWriter(const std::string& path)
+    : path_(path),
+      temporary_(StrCat(path, ".tmp.", getpid())),
+      file_(std::fopen(temporary_.c_str(), "wb"), std::fclose) {
+  if (!file_) Fail(path_, ": cannot write: ", std::strerror(errno));
+}
+
+FileWriter::~FileWriter() {
+  if (!file_) return;  // committed, or never opened
+  file_.reset();
+  std::remove(temporary_.c_str());
+}
+
+void FileWriter::FailWriting(int reason) const {
+  std::remove(temporary_.c_str());
+  Fail(path_, ": cannot write: ", std::strerror(reason));
+}
+
+void FileWriter::Write(std::span<const std::byte> bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size()) FailWriting(errno);
+}
+
+void FileWriter::Commit() {
+  if (std::fclose(file_.release()) != 0) FailWriting(errno);
+  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) FailWriting(errno);
+}
+
 void WriteFile(const std::string& path, std::string_view contents) {
-  const std::string temporary = StrCat(path, ".tmp.", getpid());
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (file == nullptr) Fail(path, ": cannot write: ", std::strerror(errno));
-  const bool written = std::fwrite(contents.data(), 1, contents.size(), file) == contents.size();
-  const bool closed = std::fclose(file) == 0;
-  if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int reason = errno;
-    std::remove(temporary.c_str());
-    Fail(path, ": cannot write ", contents.size(), " bytes: ", std::strerror(reason));
-  }
+  FileWriter writer(path);
+  writer.Write(std::as_bytes(std::span(contents)));
+  writer.Commit();
 }
 
 std::string JoinPath(const std::string& dir, const std::string& name) {

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,7 +39,26 @@ std::string ReadFile(const std::string& path, int64_t max_bytes);
 bool FileExists(const std::string& path);  // a regular file
 bool DirectoryExists(const std::string& path);
 
-// Writes to a temporary beside `path` and renames it, so that nobody ever sees half a file. Throws Error.
+// A file written in pieces: to a temporary beside `path`, which Commit renames, so that nobody ever sees half a file.
+// Without a Commit nothing is left. Throws Error.
+class FileWriter {
+ public:
+  explicit FileWriter(const std::string& path);
+  ~FileWriter();
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void Write(std::span<const std::byte> bytes);
+  void Commit();
+
+ private:
+  [[noreturn]] void FailWriting(int reason) const;
+
+  std::string path_, temporary_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+};
+
+// A whole file in one piece, as FileWriter. Throws Error.
 void WriteFile(const std::string& path, std::string_view contents);
 
 // `dir`/`name`.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "kernels/elementwise.h"
@@ -31,9 +32,63 @@ int64_t KvCache::AddTokens(std::span<const Position> positions) {
   return first;
 }
 
+KvCache KvCache::Clone() const {
+  KvCache copy(shape_);
+  copy.positions_ = positions_;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Entries& from = entries_[i];
+    Entries& to = copy.entries_[i];
+    to.tokens = from.tokens;
+    if (from.viewed) {
+      to.viewed = from.viewed;
+      to.viewed_keys = from.viewed_keys;
+      to.viewed_values = from.viewed_values;
+      copy.allocated_ += 2 * static_cast<int64_t>(from.tokens.size() * row_bytes());
+      copy.peak_ = std::max(copy.peak_, copy.allocated_);
+    } else if (!from.tokens.empty()) {
+      copy.SetCapacity(to, static_cast<int64_t>(from.tokens.size()));
+      std::memcpy(to.keys.data(), from.keys.data(), from.tokens.size() * row_bytes());
+      std::memcpy(to.values.data(), from.values.data(), from.tokens.size() * row_bytes());
+    }
+  }
+  return copy;
+}
+
+void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const void* keys, const void* values,
+                   std::shared_ptr<const void> hold) {
+  Entries& entries = At(layer, head);
+  PUREKV_CHECK(entries.tokens.empty() && entries.capacity == 0 && hold != nullptr, "layer ", layer, " head ", head,
+               " holds ", entries.tokens.size());
+  int32_t last = -1;
+  for (const int32_t token : tokens) {
+    PUREKV_CHECK(token > last && token < this->tokens(), "token ", token, " after ", last, " of ", this->tokens());
+    last = token;
+  }
+  if (tokens.empty()) return;
+  entries.tokens.assign(tokens.begin(), tokens.end());
+  entries.viewed = std::move(hold);
+  entries.viewed_keys = keys;
+  entries.viewed_values = values;
+  allocated_ += 2 * static_cast<int64_t>(tokens.size() * row_bytes());
+  peak_ = std::max(peak_, allocated_);
+}
+
+// Keys, then values: both copies and the view count until the view is let go.
+void KvCache::CopyViewed(Entries& entries, int64_t capacity) {
+  const size_t bytes = entries.tokens.size() * row_bytes();
+  const auto viewed = std::exchange(entries.viewed, nullptr);
+  const void* const keys = std::exchange(entries.viewed_keys, nullptr);
+  const void* const values = std::exchange(entries.viewed_values, nullptr);
+  SetCapacity(entries, capacity);
+  std::memcpy(entries.keys.data(), keys, bytes);
+  std::memcpy(entries.values.data(), values, bytes);
+  allocated_ -= 2 * static_cast<int64_t>(bytes);
+}
+
 void KvCache::SetCapacity(Entries& entries, int64_t capacity) {
   PUREKV_CHECK(capacity >= static_cast<int64_t>(entries.tokens.size()), capacity, " for ", entries.tokens.size());
-  const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
+  if (entries.viewed) return CopyViewed(entries, capacity);
+  const size_t row = row_bytes();
   for (Buffer* buffer : {&entries.keys, &entries.values}) {
     const auto before = static_cast<int64_t>(buffer->allocated());
     buffer->Resize(static_cast<size_t>(capacity) * row);
@@ -80,8 +135,13 @@ int64_t KvCache::Length(int64_t layer, int64_t head) const {
 
 KvHeadView KvCache::Head(int64_t layer, int64_t head) const {
   const Entries& entries = At(layer, head);
-  return {entries.keys.data(), entries.values.data(), static_cast<int64_t>(entries.tokens.size()),
-          shape_.head_dim,     shape_.head_dim,       shape_.dtype};
+  const bool viewed = entries.viewed != nullptr;
+  return {viewed ? entries.viewed_keys : entries.keys.data(),
+          viewed ? entries.viewed_values : entries.values.data(),
+          static_cast<int64_t>(entries.tokens.size()),
+          shape_.head_dim,
+          shape_.head_dim,
+          shape_.dtype};
 }
 
 std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const {
@@ -90,7 +150,9 @@ std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const
 
 void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   Entries& entries = At(layer, head);
-  const size_t row = static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype);
+  if (kept.size() == entries.tokens.size() && entries.viewed) return;  // all of it, where it lies
+  if (entries.viewed) CopyViewed(entries, static_cast<int64_t>(entries.tokens.size()));
+  const size_t row = row_bytes();
   auto* keys = static_cast<char*>(entries.keys.data());
   auto* values = static_cast<char*>(entries.values.data());
   int32_t last = -1;
@@ -106,6 +168,7 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
       entries.tokens[i] = entries.tokens[source];
     }
   }
+  removed_ += static_cast<int64_t>(entries.tokens.size() - kept.size());
   entries.tokens.resize(kept.size());
   // Dropping an entry or two, as policies that hold their size do at every step, leaves room for the next ones.
   const auto left = static_cast<int64_t>(kept.size());
@@ -118,7 +181,10 @@ void KvCache::Truncate(int64_t count) {
   PUREKV_CHECK(count >= 0 && count <= tokens(), count, " of ", tokens());
   for (Entries& entries : entries_) {
     const auto end = std::lower_bound(entries.tokens.begin(), entries.tokens.end(), static_cast<int32_t>(count));
+    if (end == entries.tokens.end()) continue;
+    if (entries.viewed) CopyViewed(entries, static_cast<int64_t>(entries.tokens.size()));
     entries.tokens.erase(end, entries.tokens.end());
+    SetCapacity(entries, static_cast<int64_t>(entries.tokens.size()));
   }
   positions_.resize(static_cast<size_t>(count));
 }

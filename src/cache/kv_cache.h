@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct KvCacheShape {
 class KvCache {
  public:
   explicit KvCache(const KvCacheShape& shape);
+  // The same contents in memory of its own; heads that view a file go on viewing it.
+  KvCache Clone() const;
 
   const KvCacheShape& shape() const { return shape_; }
 
@@ -35,6 +38,12 @@ class KvCache {
   int64_t tokens() const { return static_cast<int64_t>(positions_.size()); }
   // Rotary position of every token of the sequence, evicted or not. [tokens]
   std::span<const Position> positions() const { return positions_; }
+
+  // Fills an empty head with entries that lie elsewhere (a mapped file) and stay there until the head changes: then
+  // they are copied. tokens: ascending, registered; keys, values: [tokens, head_dim], 64-byte aligned, alive while
+  // `hold` is.
+  void View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const void* keys, const void* values,
+            std::shared_ptr<const void> hold);
 
   // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
   void Reserve(int64_t layer, int64_t count);
@@ -50,32 +59,41 @@ class KvCache {
   // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but for
   // the room of a sixteenth of them and 16, which the next entries use.
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries);
-  // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back).
+  // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back) and gives their memory back.
   void Truncate(int64_t tokens);
+  // Entries that Keep has removed so far: while it stands still, Truncate leads back to what was there.
+  int64_t removed() const { return removed_; }
 
-  // Bytes taken from the system now, and the most at any moment so far (room reserved for tokens to come included).
+  // Bytes held now, and the most at any moment so far: what was taken from the system, room reserved for tokens to come
+  // included, and the entries that are viewed in a file (resident as soon as they are read).
   int64_t AllocatedBytes() const { return allocated_; }
   int64_t PeakBytes() const { return peak_; }
   // What a full cache of `tokens` tokens takes when filled by one prompt: real allocation sizes, rounding included.
   static int64_t FullBytes(const KvCacheShape& shape, int64_t tokens);
 
  private:
-  // One KV head of one layer.
+  // One KV head of one layer: in memory of its own, or in a file while `viewed` is set.
   struct Entries {
     Buffer keys;    // [capacity, head_dim]
     Buffer values;  // [capacity, head_dim]
+    std::shared_ptr<const void> viewed;
+    const void* viewed_keys = nullptr;
+    const void* viewed_values = nullptr;
     std::vector<int32_t> tokens;
     int64_t capacity = 0;
   };
   Entries& At(int64_t layer, int64_t head);
   const Entries& At(int64_t layer, int64_t head) const;
   void SetCapacity(Entries& entries, int64_t capacity);
+  void CopyViewed(Entries& entries, int64_t capacity);
+  size_t row_bytes() const { return static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype); }
 
   KvCacheShape shape_;
   std::vector<Entries> entries_;  // [layers * kv_heads]
   std::vector<Position> positions_;
   int64_t allocated_ = 0;
   int64_t peak_ = 0;
+  int64_t removed_ = 0;
 };
 
 }  // namespace purekv

@@ -1,4 +1,5 @@
 // purekv ask: answers questions about media, streaming.
+#include "base/error.h"
 #include "cli/cancel.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -12,9 +13,21 @@ constexpr char kExample[] = R"(Example:
   purekv ask -m Qwen2.5-VL-3B-Instruct --video cat.mp4 --fps 1 \
       -p "What does the cat do?" -p "And what colour is it?" -n 64
 asks two questions about one video, which is read once; the answers go to stdout, one summary line to stderr.
+--independent answers every -p from the same media (with --kv-when media, or --cache FILE.pkv of purekv ingest).
 Every flag --a-b can also be set by the environment variable PUREKV_A_B. Ctrl-C stops and keeps what was generated.)";
 
+void CheckIndependent(const FlagTable& table, const ConversationFlags& flags) {
+  if (!flags.independent) return;
+  if (flags.cache.empty() && (flags.prompt.media.empty() || flags.kv.when != KvOptions::When::kMedia)) {
+    FailUsage(table.Name("--independent"),
+              ": needs --kv-when media with --video, --image or --frames (or --cache): else the first question decides "
+              "what is kept for all");
+  }
+  table.Refuse("--dump", "with " + table.Name("--independent") + " there is no one first prompt");
+}
+
 int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
+  CheckIndependent(table, flags);
   CheckConversationFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   Conversation conversation(flags);
@@ -44,6 +57,8 @@ Command AddAsk(CLI::App& parent) {
   Command command = MakeCommand(parent, "ask", "answer questions about videos and images", kExample);
   const auto flags = std::make_shared<ConversationFlags>();
   AddConversationFlags(*command.flags, flags.get());
+  command.flags->Switch("Prompt", "--independent", "every question starts behind the media, none sees another's answer",
+                        &flags->independent);
   command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };
   return command;
 }

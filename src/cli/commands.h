@@ -21,6 +21,7 @@ Command MakeCommand(CLI::App& parent, const std::string& name, const std::string
                     const std::string& example);
 
 Command AddAsk(CLI::App& parent);
+Command AddIngest(CLI::App& parent);
 Command AddScore(CLI::App& parent);
 Command AddInspect(CLI::App& parent);
 Command AddPolicies(CLI::App& parent);

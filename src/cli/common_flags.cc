@@ -87,7 +87,7 @@ void CheckPixelFlags(const FlagTable& table, const MediaOptions& options) {
   }
 }
 
-void AddPromptFlags(FlagTable& table, PromptFlags* flags) {
+void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
   table.Repeatable(kPrompt, "--video", "FILE", "a video; repeatable, media are shown in the order given",
                    AddMedia(&flags->media, MediaSource::Kind::kVideo));
   table.Repeatable(kPrompt, "--image", "FILE", "an image; repeatable",
@@ -107,14 +107,22 @@ void AddPromptFlags(FlagTable& table, PromptFlags* flags) {
         flags->media_options.sampling =
             ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils : FrameSampling::kHuggingFace;
       });
-  table.Repeatable(kPrompt, "-p,--prompt", "TEXT", "the question; repeatable: later ones are further turns",
-                   [flags](const std::string&, const std::string& text) { flags->prompts.push_back(text); });
   table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
               [flags](const std::string&, const std::string& text) { flags->system = text; });
 }
 
+void AddPromptFlags(FlagTable& table, PromptFlags* flags) {
+  AddMediaFlags(table, flags);
+  table.Repeatable(kPrompt, "-p,--prompt", "TEXT", "the question; repeatable: later ones are further turns",
+                   [flags](const std::string&, const std::string& text) { flags->prompts.push_back(text); });
+}
+
 void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags) {
   if (flags.prompts.empty()) FailUsage("--prompt: missing; give a question with -p TEXT");
+  CheckMediaFlags(table, flags);
+}
+
+void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags) {
   const auto has = [&](MediaSource::Kind kind) {
     return std::any_of(flags.media.begin(), flags.media.end(), [&](const MediaSource& m) { return m.kind == kind; });
   };
@@ -236,11 +244,12 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
   CheckKvOptions(options);
 }
 
-void AddOutputFlags(FlagTable& table, OutputFlags* flags) {
+void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump) {
   table.Value(kOutput, "--json", "FILE", "the result object; - writes it to stdout and nothing else there",
               SetString(&flags->json));
   table.Value(kOutput, "--kept", "FILE.json", "which prompt tokens each layer and KV head kept",
               SetString(&flags->kept));
+  if (!dump) return;
   table.Value(kOutput, "--dump", "DIR", "every stage's tensor of the first prompt as .npy", SetString(&flags->dump));
 }
 

@@ -27,7 +27,10 @@ struct PromptFlags {
   MediaOptions media_options;
   std::vector<std::string> prompts;
 };
-// --video, --image, --frames, --fps, --max-frames, --min-pixels, --max-pixels, --sampling, -p, --system.
+// --video, --image, --frames, --fps, --max-frames, --min-pixels, --max-pixels, --sampling, --system.
+void AddMediaFlags(FlagTable& table, PromptFlags* flags);
+void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags);
+// The same and -p.
 void AddPromptFlags(FlagTable& table, PromptFlags* flags);
 void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags);
 // Only --min-pixels and --max-pixels, for commands that read no media.
@@ -56,8 +59,8 @@ struct OutputFlags {
   std::string kept;
   std::string dump;
 };
-// --json, --kept, --dump.
-void AddOutputFlags(FlagTable& table, OutputFlags* flags);
+// --json, --kept; with `dump` --dump too.
+void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump);
 
 // Exit-status-1 checks that come before any long work: the model directory and the media are there, outputs can be
 // written. Throws Error naming the first that fails.

@@ -13,11 +13,47 @@
 namespace purekv::cli {
 namespace {
 
-std::shared_ptr<const Model> LoadTimed(const ModelFlags& flags, double* seconds) {
+// What `work` returns, and how long it took.
+auto Timed(double* seconds, const auto& work) {
   const auto start = std::chrono::steady_clock::now();
-  std::shared_ptr<const Model> model = Model::Load(flags.directory, flags.load);
+  auto result = work();
   *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return model;
+  return result;
+}
+
+std::shared_ptr<const Model> LoadModel(const ConversationFlags& flags) {
+  LoadOptions options = flags.model.load;
+  if (!flags.cache.empty() && !options.dtype) options.dtype = InspectCache(flags.cache).dtype;
+  return Model::Load(flags.model.directory, options);
+}
+
+Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
+  SessionOptions options = MakeSessionOptions(flags, flags.kv, progress);
+  options.dump_directory = flags.outputs.dump;
+  return flags.cache.empty() ? Session(model, std::move(options))
+                             : Session::Open(model, flags.cache, std::move(options));
+}
+
+// What a saved cache fixes cannot be given again.
+void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
+  if (flags.cache.empty()) return;
+  for (const char* const flag : {"--video", "--image", "--frames", "--fps", "--max-frames", "--min-pixels",
+                                 "--max-pixels", "--sampling", "--system", "--kv-policy", "--kv-budget", "--kv-tokens",
+                                 "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-when"}) {
+    table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
+  }
+  table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");
+}
+
+// Before the model is loaded, which may take long.
+void CheckCacheFile(const FlagTable& table, const ConversationFlags& flags) {
+  if (flags.cache.empty()) return;
+  CheckReadableFile(flags.cache);
+  const SavedCache cache = InspectCache(flags.cache);
+  if (flags.model.load.dtype && *flags.model.load.dtype != cache.dtype) {
+    Fail(flags.cache, ": holds ", DtypeName(cache.dtype), " entries; ", table.Name("--dtype"), " ",
+         DtypeName(*flags.model.load.dtype), " asks for others");
+  }
 }
 
 }  // namespace
@@ -27,11 +63,17 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddPromptFlags(table, &flags->prompt);
   AddSamplingFlags(table, &flags->sampling);
   AddKvFlags(table, &flags->kv, true);
-  AddOutputFlags(table, &flags->outputs);
+  AddOutputFlags(table, &flags->outputs, true);
+  table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
+              [flags](const std::string& name, const std::string& text) {
+                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+                flags->cache = text;
+              });
 }
 
 void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags) {
   CheckModelFlags(table, flags.model);
+  CheckCacheFlags(table, flags);
   CheckPromptFlags(table, flags.prompt);
   CheckSamplingFlags(table, flags.sampling);
   CheckKvFlags(table, flags.kv);
@@ -42,6 +84,7 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
     FailUsage(table.Name("--kept"), ": the same file as --json: ", flags.outputs.kept);
   }
   CheckInputs(flags.model, flags.prompt);
+  CheckCacheFile(table, flags);
   CheckOutputs(flags.outputs);
 }
 
@@ -54,38 +97,53 @@ SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOption
   return options;
 }
 
-Turn MakeTurn(const ConversationFlags& flags, size_t index) {
+Turn MediaTurn(const ConversationFlags& flags) {
   Turn turn;
+  turn.system = flags.prompt.system;
+  turn.media = flags.prompt.media;
+  turn.media_options = flags.prompt.media_options;
+  return turn;
+}
+
+Turn MakeTurn(const ConversationFlags& flags, size_t index) {
+  Turn turn = index == 0 ? MediaTurn(flags) : Turn();
   turn.prompt = flags.prompt.prompts[index];
-  if (index == 0) {
-    turn.system = flags.prompt.system;
-    turn.media = flags.prompt.media;
-    turn.media_options = flags.prompt.media_options;
-  }
   return turn;
 }
 
 Conversation::Conversation(const ConversationFlags& flags)
     : flags_(flags),
       progress_(std::make_unique<Progress>()),
-      model_(LoadTimed(flags.model, &load_seconds_)),
-      session_(model_,
-               [&] {
-                 SessionOptions options = MakeSessionOptions(flags, flags.kv, progress_.get());
-                 options.dump_directory = flags.outputs.dump;
-                 return options;
-               }()),
+      model_(Timed(&load_seconds_, [&] { return LoadModel(flags); })),
+      session_(Timed(&cache_seconds_, [&] { return MakeSession(model_, flags, progress_.get()); })),
       generate_(ResolveSampling(flags.sampling, *model_)) {
   if (flags.model.verbose) {
     for (const std::string& line : KernelReport(*model_)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
   }
 }
 
+const PromptInfo& Conversation::ReadMedia() {
+  exchanges_.emplace_back().info = session_.ReadMedia(MediaTurn(flags_));
+  progress_->Clear();
+  return exchanges_.back().info;
+}
+
 const PromptInfo& Conversation::Read(size_t index) {
+  if (flags_.independent && index == 0) {
+    if (flags_.cache.empty()) session_.ReadMedia(MediaTurn(flags_));
+    session_.TakeSnapshot();
+  } else if (flags_.independent) {
+    session_.Rollback();
+  }
+  // The media are read already, here or by ingest: a question alone.
+  const bool alone = flags_.independent || !flags_.cache.empty();
+  Turn turn = index == 0 && !alone ? MediaTurn(flags_) : Turn();
+  turn.prompt = flags_.prompt.prompts[index];
   Exchange exchange;
-  exchange.prompt = flags_.prompt.prompts[index];
-  exchange.info = session_.Read(MakeTurn(flags_, index));
+  exchange.prompt = turn.prompt;
+  exchange.info = session_.Read(turn);
   exchanges_.push_back(std::move(exchange));
+  if (flags_.independent && index == 0) first_kv_ = session_.kv();
   progress_->Clear();
   return exchanges_.back().info;
 }
@@ -94,6 +152,12 @@ const Answer& Conversation::Generate(const std::function<void(const std::string&
   exchanges_.back().answer = session_.Generate(generate_, on_text);
   progress_->Clear();
   return exchanges_.back().answer;
+}
+
+KvStats Conversation::kv() const {
+  KvStats stats = first_kv_.value_or(session_.kv());
+  stats.bytes_now = session_.kv().bytes_now;
+  return stats;
 }
 
 int Conversation::threads() const {
@@ -114,7 +178,7 @@ void Conversation::PrintSummary() {
     visual += exchange.info.visual_tokens;
     generated += static_cast<int64_t>(exchange.answer.ids.size());
   }
-  const KvStats kv = session_.kv();
+  const KvStats kv = this->kv();
   const StageTimes& times = session_.times();
   const double rate = times.decode_s > 0 ? static_cast<double>(times.decoded_tokens) / times.decode_s : 0;
   std::fprintf(

@@ -19,6 +19,8 @@ struct ConversationFlags {
   SamplingFlags sampling;
   KvOptions kv;
   OutputFlags outputs;
+  std::string cache;         // --cache: a .pkv file in place of media, system message and --kv- flags
+  bool independent = false;  // --independent: every question starts behind the media
 };
 void AddConversationFlags(FlagTable& table, ConversationFlags* flags);
 // Every check that needs no file, then that inputs are there and outputs can be written.
@@ -37,7 +39,10 @@ class Conversation {
   // Loads the model; prints the kernels chosen when asked to.
   explicit Conversation(const ConversationFlags& flags);
 
-  // Reads turn `index` (system message and media with the first). Throws Error, Cancelled.
+  // Reads the media without a question (for ingest, and for --independent).
+  const PromptInfo& ReadMedia();
+  // Reads turn `index` (system message and media with the first; --independent: behind the media). Throws Error,
+  // Cancelled.
   const PromptInfo& Read(size_t index);
   // Answers the turn read last. on_text as in Session::Generate.
   const Answer& Generate(const std::function<void(const std::string&)>& on_text);
@@ -49,6 +54,10 @@ class Conversation {
   const std::vector<Exchange>& exchanges() const { return exchanges_; }
   Progress& progress() { return *progress_; }
   double load_seconds() const { return load_seconds_; }
+  // Of --cache: mapping, checking and opening it.
+  double cache_seconds() const { return cache_seconds_; }
+  // --independent: of the first question, as with one question.
+  KvStats kv() const;
   int threads() const;
 
   // Writes --kept; nothing when it was not asked for.
@@ -59,15 +68,18 @@ class Conversation {
  private:
   const ConversationFlags& flags_;
   std::unique_ptr<Progress> progress_;
-  double load_seconds_ = 0;
+  double load_seconds_ = 0, cache_seconds_ = 0;
   std::shared_ptr<const Model> model_;
   Session session_;
   GenerateOptions generate_;
+  std::optional<KvStats> first_kv_;
   std::vector<Exchange> exchanges_;
 };
 
 // SessionOptions from the flags; `policy` replaces the flags' (score --against full).
 SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, Progress* progress);
+// What comes before the question of the first turn.
+Turn MediaTurn(const ConversationFlags& flags);
 // Turn `index` of the flags.
 Turn MakeTurn(const ConversationFlags& flags, size_t index);
 

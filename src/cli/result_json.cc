@@ -102,7 +102,7 @@ std::string JsonText(const OrderedJson& object) {
   return text + "\n}\n";
 }
 
-std::string ResultJson(const Conversation& conversation, const ScoreReport* score) {
+std::string ResultJson(const Conversation& conversation, const ScoreReport* score, const SavedFile* saved) {
   const ModelInfo& info = conversation.model()->info();
   const StageTimes& times = conversation.session().times();
   OrderedJson result;
@@ -111,8 +111,9 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
                      {"dtype", DtypeName(info.dtype)},
                      {"parameters", info.parameters}};
   result["prompt"] = PromptObject(conversation.exchanges());
-  result["answers"] = AnswersArray(conversation.exchanges(), score != nullptr);
-  result["kv"] = KvObject(conversation.flags().kv, conversation.session().kv());
+  if (saved == nullptr) result["answers"] = AnswersArray(conversation.exchanges(), score != nullptr);
+  result["kv"] = KvObject(conversation.session().kv_options(), conversation.kv());
+  if (saved != nullptr) result["cache"] = {{"file", saved->path}, {"bytes", saved->bytes}, {"save_s", saved->seconds}};
   if (score != nullptr) {
     OrderedJson object = {
         {"ids", score->result.ids}, {"logprobs", score->result.logprobs}, {"top1", score->result.top1}};
@@ -127,6 +128,7 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
       {"prefill_s", times.prefill_s},
       {"decode_s", times.decode_s},
       {"decode_tokens_per_s", times.decode_s > 0 ? static_cast<double>(times.decoded_tokens) / times.decode_s : 0.0}};
+  if (!conversation.flags().cache.empty()) result["time"]["cache_load_s"] = conversation.cache_seconds();
   result["threads"] = conversation.threads();
   result["peak_rss_bytes"] = PeakResidentBytes();
   result["kernels"] = KernelChoices(*conversation.model());

@@ -25,8 +25,15 @@ struct ScoreReport {
   std::optional<double> agreement;
 };
 
-// The result object. `score` may be null.
-std::string ResultJson(const Conversation& conversation, const ScoreReport* score);
+// ingest's own part.
+struct SavedFile {
+  std::string path;
+  int64_t bytes = 0;
+  double seconds = 0;
+};
+
+// The result object. `score` and `saved` may be null.
+std::string ResultJson(const Conversation& conversation, const ScoreReport* score, const SavedFile* saved = nullptr);
 
 // {"tokens": N, "layers": [[[positions of KV head 0], ...], ...]}
 std::string KeptJson(const Session& session);

@@ -33,6 +33,9 @@ struct ScoreFlags {
 };
 
 void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
+  if (!flags.conversation.cache.empty()) {
+    table.Refuse("--against", "the file of " + table.Name("--cache") + " holds no full cache to compare with");
+  }
   if (table.Given("--answer") && table.Given("--answer-ids")) {
     FailUsage(table.Name("--answer-ids"), ": contradicts ", table.Name("--answer"), "; give one");
   }

@@ -50,6 +50,8 @@ void Conversation::Reset() {
   next_position_ = 0;
   last_hidden_ = {};
   started_ = broken_ = false;
+  open_.reset();
+  snapshot_.reset();
   stats_ = {};
   times_ = {};
   kept_.clear();
@@ -82,15 +84,27 @@ void Conversation::CheckRoom(int64_t more) const {
   }
 }
 
-std::vector<int32_t> Conversation::TurnIds(const Turn& turn, const std::vector<PreparedMedia>& media) const {
-  std::vector<ContentPart> parts;
-  for (const PreparedMedia& one : media) {
-    parts.push_back({one.is_video() ? ContentPart::Kind::kVideo : ContentPart::Kind::kImage, ""});
+std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
+  std::vector<PreparedMedia> media;
+  const StageTimer timer(&times_.media_s);
+  for (const MediaSource& source : turn.media) {
+    media.push_back(internals_.LoadMedia(source, turn.media_options, [&](int64_t done, int64_t total) {
+      if (CancelRaised()) throw Cancelled();
+      Progress("media", done, total);
+    }));
   }
-  parts.push_back({ContentPart::Kind::kText, turn.prompt});
-  const ChatTemplate& chat = internals_.chat_template();
-  if (!started_) return tokenizer().Encode(chat.FirstTurn(turn.system.has_value(), turn.system.value_or(""), parts));
-  return tokenizer().Encode(chat.NextTurn(parts));
+  return media;
+}
+
+std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>& system,
+                                                const std::vector<MediaSource::Kind>& media,
+                                                const std::string& prompt) const {
+  std::vector<ContentPart> parts;
+  for (const MediaSource::Kind kind : media) {
+    parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+  }
+  parts.push_back({ContentPart::Kind::kText, prompt});
+  return tokenizer().Encode(internals_.chat_template().FirstTurn(system.has_value(), system.value_or(""), parts));
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn) {
@@ -98,17 +112,11 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
   if (started_ && (turn.system || !turn.media.empty())) {
     FailUsage("a later turn cannot bring a system message or media: they belong to the first");
   }
-  std::vector<PreparedMedia> media;
-  {
-    const StageTimer timer(&times_.media_s);
-    for (const MediaSource& source : turn.media) {
-      media.push_back(internals_.LoadMedia(source, turn.media_options, [&](int64_t done, int64_t total) {
-        if (CancelRaised()) throw Cancelled();
-        Progress("media", done, total);
-      }));
-    }
-  }
-  const std::vector<int32_t> ids = TurnIds(turn, media);
+  if (open_) return ReadPrompt(QuestionIds(turn), {});
+  std::vector<PreparedMedia> media = LoadMedia(turn);
+  const std::vector<int32_t> ids =
+      started_ ? tokenizer().Encode(internals_.chat_template().NextTurn({{ContentPart::Kind::kText, turn.prompt}}))
+               : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
   const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
@@ -159,6 +167,14 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
     const StageTimer timer(&times_.prefill_s);
     Extend(prompt, hidden.View(), dump ? &*dump : nullptr);
+  }
+  if (open_) {  // the media came before
+    const PromptInfo& before = open_->info;
+    info.ids.insert(info.ids.begin(), before.ids.begin(), before.ids.end());
+    info.media = before.media;
+    info.visual_tokens = before.visual_tokens;
+    RecordPrompt(cache_.tokens());
+    open_.reset();
   }
   if (dump) {
     broken_ = true;  // a read that throws is never half believed
@@ -229,18 +245,7 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   next_position_ = prompt.next_position;
   last_hidden_ = Matrix<float>(1, hidden.cols);
   std::memcpy(last_hidden_.data(), hidden.Row(count - 1), static_cast<size_t>(hidden.cols) * sizeof(float));
-  if (first) {
-    stats_.tokens_full = count;
-    stats_.bytes_full = KvCache::FullBytes(cache_.shape(), count);
-    stats_.bytes_kept = cache_.AllocatedBytes();
-    stats_.bytes_peak = cache_.PeakBytes();
-    double kept = 0;
-    for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
-      for (int64_t head = 0; head < cache_.shape().kv_heads; ++head)
-        kept += static_cast<double>(cache_.Length(layer, head));
-    }
-    stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
-  }
+  if (first) RecordPrompt(count);
   started_ = true;
   broken_ = false;
 }
@@ -341,9 +346,23 @@ void Conversation::RecordCompression(int64_t tokens) {
   }
 }
 
+void Conversation::RecordPrompt(int64_t tokens) {
+  stats_.tokens_full = tokens;
+  stats_.bytes_full = KvCache::FullBytes(cache_.shape(), tokens);
+  stats_.bytes_kept = cache_.AllocatedBytes();
+  stats_.bytes_peak = cache_.PeakBytes();
+  double kept = 0;
+  for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
+    for (int64_t head = 0; head < cache_.shape().kv_heads; ++head)
+      kept += static_cast<double>(cache_.Length(layer, head));
+  }
+  stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
+}
+
 KvStats Conversation::kv() const {
   KvStats stats = stats_;
   stats.bytes_now = cache_.AllocatedBytes();
+  if (snapshot_ && snapshot_->cache) stats.bytes_now += snapshot_->cache->AllocatedBytes();
   return stats;
 }
 
@@ -384,7 +403,7 @@ void Conversation::Append(int32_t id) {
 Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
   CheckGenerateOptions(options);
   Begin();
-  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before Generate");
+  CheckQuestionIsRead("Generate");
   const StageTimer timer(&times_.decode_s);
   TakePending();
   Sampler sampler(options);
@@ -425,7 +444,7 @@ Answer Conversation::Generate(const GenerateOptions& options, const std::functio
 
 ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logits) {
   Begin();
-  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before Score");
+  CheckQuestionIsRead("Score");
   if (ids.empty()) FailUsage("the answer to score is empty");
   const int64_t vocabulary = model_->info().vocabulary;
   for (const int32_t id : ids) {

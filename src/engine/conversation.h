@@ -9,7 +9,9 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/file.h"
 #include "cache/kv_cache.h"
+#include "checkpoint/pkv_file.h"
 #include "engine/dump.h"
 #include "models/vision_language_model.h"
 #include "policy/compressor.h"
@@ -22,7 +24,14 @@ class Conversation {
   // Throws Error (kUsage) when the options cannot take effect.
   Conversation(std::shared_ptr<const Model> model, SessionOptions options);
 
+  // From a file of Save; see Session::Open.
+  static Conversation Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options);
+
   PromptInfo ReadTurn(const Turn& turn);
+  PromptInfo ReadMedia(const Turn& turn);
+  int64_t Save(const std::string& path) const;
+  void TakeSnapshot();
+  void Rollback();
   // Appends ids that hold one placeholder per medium, behind what is pending.
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media);
   Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
@@ -32,6 +41,7 @@ class Conversation {
 
   const Tokenizer& tokenizer() const;
   const KvCache& cache() const { return cache_; }
+  const KvOptions& kv_options() const { return options_.kv; }
   KvStats kv() const;
   const StageTimes& times() const { return times_; }
   const std::vector<std::vector<std::vector<int32_t>>>& kept() const { return kept_; }
@@ -43,12 +53,40 @@ class Conversation {
   void Reset();
 
  private:
+  // A first turn whose media have been read and whose question has not.
+  struct OpenTurn {
+    std::optional<std::string> system;
+    std::vector<int32_t> prompt_ids;  // with one placeholder per medium
+    PromptInfo info;                  // of what was read
+  };
+  struct Snapshot {
+    int64_t tokens = 0, removed = 0;
+    std::vector<int32_t> pending;
+    int32_t next_position = 0;
+    std::vector<float> last_hidden;
+    KvStats stats;
+    std::optional<OpenTurn> open;
+    Compressor compressor;
+    std::optional<KvCache> cache;  // a copy, where truncation may not lead back
+  };
+
   void Begin();  // sets this thread's threads, looks at the cancel flag
   bool CancelRaised() const { return options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed); }
   void Progress(const char* stage, int64_t done, int64_t total) const {
     if (options_.progress) options_.progress(stage, done, total);
   }
-  std::vector<int32_t> TurnIds(const Turn& turn, const std::vector<PreparedMedia>& media) const;
+  std::vector<PreparedMedia> LoadMedia(const Turn& turn);
+  // Kinds of a turn's sources, or of the media that were read.
+  static std::vector<MediaSource::Kind> KindsOf(const auto& media) {
+    std::vector<MediaSource::Kind> kinds;
+    for (const auto& one : media) kinds.push_back(one.kind);
+    return kinds;
+  }
+  std::vector<int32_t> FirstTurnIds(const std::optional<std::string>& system,
+                                    const std::vector<MediaSource::Kind>& media, const std::string& prompt) const;
+  std::vector<int32_t> QuestionIds(const Turn& turn) const;  // what is behind the media of an open turn
+  void CheckQuestionIsRead(const char* what) const;
+  void Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file);
   // Generated ids as they are: text, even if one has a placeholder's number.
   PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
   void CheckRoom(int64_t more) const;
@@ -57,6 +95,7 @@ class Conversation {
   void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump);
   void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump);
   void RecordCompression(int64_t tokens);
+  void RecordPrompt(int64_t tokens);  // of the whole first turn
   // The hooks through which the policy sees and cuts the layers.
   void AddPolicy(ForwardHooks* hooks);
   void Observe(const AttendedBlock& block);
@@ -78,8 +117,10 @@ class Conversation {
   int32_t next_position_ = 0;
   Matrix<float> last_hidden_;  // [1, hidden] of the newest token in the cache
   Matrix<float> logits_;       // [1, vocabulary]
-  bool started_ = false;       // a first turn has been read
-  bool broken_ = false;        // cache and sequence may disagree: something failed while extending them
+  bool started_ = false;       // a first turn has been read, or its media
+  std::optional<OpenTurn> open_;
+  std::optional<Snapshot> snapshot_;
+  bool broken_ = false;  // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;
   double evict_seconds_ = 0;

@@ -14,14 +14,18 @@
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors.h"
+#include "models/fingerprint.h"
 #include "models/registry.h"
 #include "purekv/session.h"
 
 namespace purekv {
 namespace {
 
+constexpr int64_t kMaxConfig = int64_t{16} << 20;
+
 // A directory opened for reading: its config, its family's plan, its tensors.
 struct OpenDirectory {
+  std::string config;  // as it stands in config.json
   std::unique_ptr<TensorSource> tensors;
   std::unique_ptr<ModelPlan> plan;
 };
@@ -29,9 +33,10 @@ struct OpenDirectory {
 OpenDirectory Open(const std::string& directory) {
   if (!DirectoryExists(directory)) Fail(directory, ": no such directory; a Hugging Face model directory is expected");
   const std::string path = JoinPath(directory, "config.json");
-  const Json config = ReadJson(path);
-  const ModelFamily& family = FindFamily(config, path);
   OpenDirectory open;
+  open.config = ReadFile(path, kMaxConfig);
+  const Json config = ParseJson(open.config, path);
+  const ModelFamily& family = FindFamily(config, path);
   open.tensors = OpenSafetensors(directory);
   open.plan = family.plan(config, directory, open.tensors->Find("lm_head.weight").has_value());
   return open;
@@ -86,6 +91,8 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
   const OpenDirectory open = Open(directory);
   ModelInfo info = Describe(*open.plan, directory, dtype);
   auto internals = open.plan->Load(*open.tensors, dtype);
+  // Behind the packing, which has just read these bytes.
+  info.fingerprint = Fingerprint(open.config, open.plan->tensors, open.tensors.get());
   info.weight_bytes = internals->packed_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
@@ -99,6 +106,7 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   if (layers > 0) config["num_hidden_layers"] = layers;
   const auto plan = FindFamily(config, shape).plan(config, "", false);
   ModelInfo info = Describe(*plan, shape, dtype);
+  info.fingerprint = Fingerprint(config.dump(), plan->tensors, nullptr);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
   auto internals = plan->Load(*source, dtype);
   info.weight_bytes = internals->packed_bytes();

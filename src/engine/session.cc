@@ -13,12 +13,28 @@ struct Session::Impl {
 
 Session::Session(std::shared_ptr<const Model> model, SessionOptions options)
     : impl_(new Impl{Conversation(std::move(model), std::move(options))}) {}
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session Session::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
+  return Session(std::unique_ptr<Impl>(new Impl{Conversation::Open(std::move(model), path, std::move(options))}));
+}
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
 PromptInfo Session::Read(const Turn& turn) {
   return impl_->conversation.ReadTurn(turn);
+}
+PromptInfo Session::ReadMedia(const Turn& turn) {
+  return impl_->conversation.ReadMedia(turn);
+}
+int64_t Session::Save(const std::string& path) const {
+  return impl_->conversation.Save(path);
+}
+void Session::TakeSnapshot() {
+  impl_->conversation.TakeSnapshot();
+}
+void Session::Rollback() {
+  impl_->conversation.Rollback();
 }
 void Session::ReadIds(const std::vector<int32_t>& ids) {
   impl_->conversation.ReadPrompt(ids, {});
@@ -31,6 +47,9 @@ ScoreResult Session::Score(const std::vector<int32_t>& answer_ids, bool keep_log
 }
 std::vector<int32_t> Session::Encode(const std::string& text) const {
   return impl_->conversation.tokenizer().Encode(text);
+}
+const KvOptions& Session::kv_options() const {
+  return impl_->conversation.kv_options();
 }
 KvStats Session::kv() const {
   return impl_->conversation.kv();

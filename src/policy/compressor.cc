@@ -50,6 +50,30 @@ int64_t Compressor::SetPart(int64_t tokens) {
   return base_;
 }
 
+const AttentionSums* Compressor::ContinuingSums(int64_t layer) const {
+  if (!steps_alone()) return nullptr;
+  const Observer observer = setup_.policy->Observes(layer, base_);
+  // What a window saw, and the queries, were used up by the compression.
+  const bool continues = observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
+  return continues ? &At(layer).sums : nullptr;
+}
+
+void Compressor::Resume(int64_t tokens, const KvCache& cache) {
+  SetPart(tokens);
+  if (!active()) return;
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+      At(layer).capacity[static_cast<size_t>(head)] = cache.Length(layer, head);
+    }
+  }
+}
+
+void Compressor::RestoreSums(int64_t layer, int64_t first_query, int64_t last_query,
+                             std::span<const std::span<const double>> lists) {
+  PUREKV_CHECK(ContinuingSums(layer) != nullptr, "layer ", layer);
+  At(layer).sums.Restore(first_query, last_query, lists);
+}
+
 void Compressor::Begin(Reading reading, int64_t first_token, int64_t rows) {
   if (!active()) return;
   PUREKV_CHECK(base_ >= 1 && rows >= 1, "B ", base_, ", ", rows, " rows");

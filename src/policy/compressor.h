@@ -72,6 +72,15 @@ class Compressor {
   // the cache now, which holds the rows' own keys already.
   AttentionSums& Sums(int64_t layer, int64_t first_query, int64_t count, const KvCache& cache);
 
+  // For a session that is saved right behind the part and goes on elsewhere: the sums that the policy still adds to
+  // while decoding. Null: it needs nothing but the cache.
+  const AttentionSums* ContinuingSums(int64_t layer) const;
+  // In place of SetPart and reading: `cache` holds a part of `tokens` tokens, compressed; sums (as many as
+  // ContinuingSums then says) are put back with RestoreSums.
+  void Resume(int64_t tokens, const KvCache& cache);
+  void RestoreSums(int64_t layer, int64_t first_query, int64_t last_query,
+                   std::span<const std::span<const double>> lists);
+
   // When `layer` holds all rows of the Begin: evicts what has to go. layout: records of all tokens in the cache, the
   // rows' included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);

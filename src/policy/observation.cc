@@ -67,6 +67,13 @@ void AttentionSums::Clear() {
   last_query_ = -1;
 }
 
+void AttentionSums::Restore(int64_t first_query, int64_t last_query, std::span<const std::span<const double>> lists) {
+  PUREKV_CHECK(lists.size() == sums_.size() && first_query <= last_query, lists.size(), " lists of ", sums_.size());
+  for (size_t i = 0; i < lists.size(); ++i) sums_[i].assign(lists[i].begin(), lists[i].end());
+  first_query_ = first_query;
+  last_query_ = last_query;
+}
+
 int64_t AttentionSums::QueriesThatSee(int64_t token) const {
   return std::max<int64_t>(0, last_query_ - std::max(first_query_, token) + 1);
 }

@@ -55,9 +55,12 @@ class AttentionSums {
   void Keep(int64_t head, std::span<const int32_t> entries);
   // Forgets all queries and entries.
   void Clear();
+  // Puts back what was saved: [planes * kv_heads] lists, plane by plane, of the queries first_query .. last_query.
+  void Restore(int64_t first_query, int64_t last_query, std::span<const std::span<const double>> lists);
 
   int64_t planes() const { return planes_; }
   int64_t kv_heads() const { return kv_heads_; }
+  int64_t first_query() const { return first_query_; }
   int64_t queries() const { return last_query_ - first_query_ + 1; }  // observed since the last Clear
   // Of them, how many can see the token with this sequence index.
   int64_t QueriesThatSee(int64_t token) const;

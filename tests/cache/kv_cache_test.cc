@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -115,6 +116,78 @@ TEST(KvCache, CountsRealBytes) {
   EXPECT_GE(cache.AllocatedBytes(), exact);
   EXPECT_LE(cache.AllocatedBytes(), exact + 4 * 2 * 2 * 4096);
   EXPECT_EQ(KvCache::FullBytes(shape, 0), 0);
+}
+
+// Heads of `from`, up to `tokens`, shown to a cache of its own from memory that `alive` counts the users of.
+KvCache Viewing(const KvCache& from, const std::shared_ptr<const void>& alive) {
+  KvCache cache(from.shape());
+  cache.AddTokens(from.positions());
+  for (int64_t layer = 0; layer < from.shape().layers; ++layer) {
+    for (int64_t head = 0; head < from.shape().kv_heads; ++head) {
+      const KvHeadView view = from.Head(layer, head);
+      cache.View(layer, head, from.EntryTokens(layer, head), view.keys, view.values, alive);
+    }
+  }
+  return cache;
+}
+
+TEST(KvCache, ViewedHeadsAreCopiedWhenTheyChange) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    const KvCacheShape shape{2, 2, 16, dtype};
+    KvCache source(shape);
+    AppendMarked(source, 300);
+    source.Keep(0, 1, std::vector<int32_t>{0, 10, 49, 299});
+    source.Keep(1, 0, {});  // nothing to view
+    const auto alive = std::make_shared<int>(0);
+    const int64_t exact = (300 + 4 + 300) * shape.entry_bytes();
+    KvCache cache = Viewing(source, alive);
+    EXPECT_EQ(alive.use_count(), 4);
+    EXPECT_EQ(cache.AllocatedBytes(), exact);
+    EXPECT_EQ(cache.Head(0, 0).keys, source.Head(0, 0).keys);
+    cache.Keep(0, 0, [] {
+      std::vector<int32_t> all(300);
+      std::iota(all.begin(), all.end(), 0);
+      return all;
+    }());
+    EXPECT_EQ(cache.Head(0, 0).keys, source.Head(0, 0).keys);  // nothing changed
+    ExpectMarked(cache);
+
+    KvCache clone = cache.Clone();
+    EXPECT_EQ(alive.use_count(), 7);
+    AppendMarked(cache, 3);
+    EXPECT_EQ(alive.use_count(), 4);  // the clone's
+    EXPECT_NE(cache.Head(0, 0).keys, source.Head(0, 0).keys);
+    ExpectMarked(cache);
+    EXPECT_GT(cache.PeakBytes(), cache.AllocatedBytes());
+    EXPECT_LT(cache.AllocatedBytes(), exact + 8 * 4096 + 8 * 40 * shape.entry_bytes());
+
+    clone.Keep(0, 1, std::vector<int32_t>{1, 3});
+    clone.Truncate(200);
+    EXPECT_EQ(clone.Length(0, 0), 200);
+    EXPECT_EQ(clone.Length(0, 1), 1);
+    EXPECT_EQ(alive.use_count(), 1);
+    ExpectMarked(clone);
+    EXPECT_EQ(source.Length(0, 1), 4);
+    ExpectMarked(source);
+  }
+}
+
+TEST(KvCache, ClonesAndTruncationLeadBack) {
+  KvCache cache({2, 2, 16, Dtype::kF32});
+  AppendMarked(cache, 500);
+  cache.Keep(0, 1, std::vector<int32_t>{0, 10, 49});
+  const int64_t removed = cache.removed();
+  EXPECT_EQ(removed, 497);
+  const KvCache clone = cache.Clone();
+  EXPECT_LE(clone.AllocatedBytes(), cache.AllocatedBytes());
+  const int64_t bytes = clone.AllocatedBytes();
+  AppendMarked(cache, 700);
+  EXPECT_EQ(cache.removed(), removed);
+  cache.Truncate(500);
+  EXPECT_EQ(cache.AllocatedBytes(), bytes);
+  ExpectMarked(cache);
+  ExpectMarked(clone);
+  EXPECT_EQ(clone.tokens(), 500);
 }
 
 TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {

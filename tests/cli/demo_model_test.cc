@@ -91,6 +91,60 @@ TEST_F(DemoModel, ScoreAgainstFullOfAFullCacheIsZero) {
   EXPECT_THAT(outside.err, AllOf(HasSubstr("99999999"), HasSubstr("vocabulary")));
 }
 
+TEST_F(DemoModel, AskingASavedCacheIsAskingTheVideo) {
+  const std::string cache = directory_.File("video.pkv");
+  const std::vector<std::string> video = {"--video", kVideo, "--max-frames", "4", "--system", "Be brief."};
+  const std::vector<std::string> policy = {"--kv-policy", "h2o", "--kv-budget", "0.2"};
+  const std::vector<std::string> questions = {"-p", "What?", "-p", "Which colour?", "-n", "5"};
+  const auto run = [](const std::string& command, std::initializer_list<std::vector<std::string>> parts) {
+    std::vector<std::string> arguments = {command, "-m", kModel, "--json", "-"};
+    for (const auto& part : parts) arguments.insert(arguments.end(), part.begin(), part.end());
+    return RunCli(arguments);
+  };
+  const auto json = [&](const std::string& command, std::initializer_list<std::vector<std::string>> parts) {
+    const CliResult result = run(command, parts);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return result.status == 0 ? Json::parse(result.out) : Json();
+  };
+  const Json ingest = json("ingest", {video, policy, {"-o", cache}});
+  EXPECT_EQ(ingest["cache"]["bytes"], std::filesystem::file_size(cache));
+  EXPECT_FALSE(ingest.contains("answers"));
+  const Json turns = json("ask", {video, policy, questions, {"--kv-when", "media"}});
+  const Json from_file = json("ask", {questions, {"--cache", cache}});
+  EXPECT_EQ(from_file["answers"], turns["answers"]);
+  EXPECT_EQ(from_file["prompt"], turns["prompt"]);
+  for (const char* const name : {"policy", "when", "budget", "tokens_full", "tokens_kept_mean", "bytes_full"}) {
+    EXPECT_EQ(from_file["kv"][name], turns["kv"][name]) << name;
+  }
+  EXPECT_LT(from_file["time"]["cache_load_s"], 1.0);
+
+  // Independent: each as if it were the only one, from the file and from the video.
+  const Json second = json("ask", {video, policy, {"--kv-when", "media", "-p", "Which colour?", "-n", "5"}});
+  const Json each = json("ask", {video, policy, questions, {"--kv-when", "media", "--independent"}});
+  const Json each_from_file = json("ask", {questions, {"--cache", cache, "--independent"}});
+  ASSERT_EQ(each["answers"].size(), 2U);
+  EXPECT_EQ(each["answers"], each_from_file["answers"]);
+  EXPECT_EQ(each["answers"][0], turns["answers"][0]);
+  EXPECT_EQ(each["answers"][1], second["answers"][0]);
+  EXPECT_EQ(each["kv"]["tokens_full"], turns["kv"]["tokens_full"]);
+
+  const std::vector<std::string> answer = {"-p", "What?", "--answer-ids", "1,2,3"};
+  EXPECT_EQ(json("score", {answer, {"--cache", cache}})["score"],
+            json("score", {answer, video, policy, {"--kv-when", "media"}})["score"]);
+
+  const std::string wrong = directory_.Write("wrong.pkv", "not a cache");
+  for (const auto& [flags, says] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"--cache", wrong}, "not a .pkv file"},
+           {{"--cache", wrong + "x"}, "cannot open"},
+           {{"--cache", cache, "--dtype", "f32"}, "--dtype"}}) {
+    if (says == "--dtype" && ingest["model"]["dtype"] == "f32") continue;
+    const CliResult result = run("ask", {questions, flags});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_EQ(result.out, "");
+    EXPECT_THAT(result.err, AllOf(HasSubstr(says), HasSubstr(flags[1])));
+  }
+}
+
 TEST_F(DemoModel, CtrlCStopsWithWhatWasGenerated) {
   // At this temperature every token is about equally likely: the answer does not end by itself soon.
   const std::string json_file = directory_.File("result.json");

@@ -143,6 +143,45 @@ constexpr BadFlags kContradictions[] = {
     {"--json|same.json|--kept|same.json", "--kept|same.json"}};
 INSTANTIATE_TEST_SUITE_P(Contradictions, RefusedByAsk, ::testing::ValuesIn(kContradictions));
 
+// What a saved cache fixes.
+constexpr BadFlags kCache[] = {{"--cache|", "--cache|path"},
+                               {"--cache|a.pkv|--video|a.mp4", "--video|cannot take effect|--cache"},
+                               {"--cache|a.pkv|--image|a.png", "--image|--cache"},
+                               {"--cache|a.pkv|--frames|a.npy", "--frames|--cache"},
+                               {"--cache|a.pkv|--fps|2", "--fps|--cache"},
+                               {"--cache|a.pkv|--max-pixels|50176", "--max-pixels|--cache"},
+                               {"--cache|a.pkv|--system|Be brief.", "--system|--cache"},
+                               {"--cache|a.pkv|--kv-policy|full", "--kv-policy|--cache"},
+                               {"--cache|a.pkv|--kv-budget|0.2", "--kv-budget|--cache"},
+                               {"--cache|a.pkv|--kv-option|sinks=4", "--kv-option|--cache"},
+                               {"--cache|a.pkv|--kv-allocator|ada", "--kv-allocator|--cache"},
+                               {"--cache|a.pkv|--kv-when|media", "--kv-when|--cache"},
+                               {"--cache|a.pkv|--dump|d", "--dump|--cache"},
+                               {"--independent", "--independent|--kv-when media"},
+                               {"--independent|--video|a.mp4", "--independent|--kv-when media"},
+                               {"--independent|--kv-when|media", "--independent|--video"},
+                               {"--independent|--cache|a.pkv|--dump|d", "--dump|--independent"}};
+INSTANTIATE_TEST_SUITE_P(Cache, RefusedByAsk, ::testing::ValuesIn(kCache));
+
+TEST(Usage, Ingest) {
+  const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
+    flags.insert(flags.begin(), {"ingest", "-m", "/nonexistent"});
+    const CliResult result = RunCli(flags);
+    ExpectOneErrorLine(result, 2);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  };
+  expect({}, "--output");
+  expect({"--video", "a.mp4"}, "--output");
+  expect({"--video", "a.mp4", "-o", ""}, "--output");
+  expect({"-o", "a.pkv"}, "--video");
+  expect({"-o", "a.pkv", "--video", "a.mp4", "-p", "What?"}, "-p");
+  expect({"-o", "a.pkv", "--video", "a.mp4", "--kv-when", "prompt"}, "--kv-when");
+  expect({"-o", "a.pkv", "--video", "a.mp4", "--kv-budget", "0.2"}, "cannot take effect");
+  expect({"-o", "a.pkv", "--image", "a.png", "--fps", "2"}, "--fps");
+  expect({"-o", "a.pkv", "--video", "a.mp4", "--json", "a.pkv"}, "--output");
+  expect({"-o", "a.mp4", "--video", "a.mp4"}, "--output");
+}
+
 TEST(Usage, MissingParts) {
   const CliResult none = RunCli({});
   ExpectOneErrorLine(none, 2);
@@ -181,6 +220,8 @@ TEST(Usage, Score) {
   expect({"--answer", "a", "-n", "5"}, "cannot take effect");
   expect({"--answer", "a", "--temp", "1"}, "cannot take effect");
   expect({"--answer", "a", "--logits", "x", "--json", "x"}, "--logits");
+  expect({"--answer", "a", "--cache", "a.pkv", "--against", "full"}, "--against");
+  expect({"--answer", "a", "--cache", "a.pkv", "--video", "a.mp4"}, "--video");
 }
 
 TEST(Usage, Inspect) {
@@ -252,7 +293,7 @@ TEST(Usage, EnvironmentVariablesAreFlags) {
 }
 
 TEST(Usage, HelpShowsAWorkedExample) {
-  for (const std::string command : {"ask", "score", "inspect", "policies", "bench"}) {
+  for (const std::string command : {"ask", "ingest", "score", "inspect", "policies", "bench"}) {
     const CliResult result = RunCli({command, "--help"});
     EXPECT_EQ(result.status, 0) << result.err;
     EXPECT_EQ(result.err, "");

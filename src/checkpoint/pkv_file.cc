@@ -1,0 +1,338 @@
+#include "checkpoint/pkv_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "checkpoint/json.h"
+
+namespace purekv {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the format is little-endian");
+
+constexpr uint64_t kMaxDescription = uint64_t{16} << 20;
+constexpr int64_t kMaxTokens = int64_t{1} << 30;
+constexpr int64_t kMaxSide = 1 << 16;  // layers, heads, head_dim
+constexpr int64_t kMaxInt = int64_t{1} << 53;
+constexpr int64_t kMaxPosition = int64_t{1} << 30;
+constexpr std::array<const char*, PkvHeader::kSections> kNames = {"description", "tokens", "index", "sums", "entries"};
+
+uint64_t PageUp(uint64_t n) {
+  return (n + kPkvPage - 1) / kPkvPage * kPkvPage;
+}
+
+uint64_t HeaderChecksum(const PkvHeader& header) {
+  return HashOf(std::as_bytes(std::span(&header, 1)).first(offsetof(PkvHeader, checksum)));
+}
+
+// Everything that can be wrong before a section is looked at.
+PkvHeader ParseHeader(std::span<const std::byte> bytes, const std::string& path) {
+  PkvHeader header;
+  const size_t magic = header.magic.size();
+  if (bytes.size() < magic || std::memcmp(bytes.data(), PkvHeader::kMagic.data(), magic) != 0) {
+    Fail(path, ": not a .pkv file: it does not begin as one");
+  }
+  if (bytes.size() < sizeof(header)) {
+    Fail(path, ": truncated: ", bytes.size(), " bytes, the header alone has ", sizeof(header));
+  }
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  if (header.version != kPkvVersion) {
+    Fail(path, ": .pkv version ", header.version, "; this program reads version ", kPkvVersion);
+  }
+  if (header.byte_order != PkvHeader::kByteOrder) Fail(path, ": written in another byte order; little-endian is read");
+  if (header.checksum != HeaderChecksum(header)) Fail(path, ": damaged: the header's checksum does not fit it");
+  if (header.file_size > bytes.size()) {
+    Fail(path, ": truncated: ", bytes.size(), " of ", header.file_size, " bytes are there");
+  }
+  if (header.file_size < bytes.size()) {
+    Fail(path, ": ", bytes.size() - header.file_size, " bytes too many behind the end at ", header.file_size);
+  }
+  uint64_t end = sizeof(header);
+  for (size_t i = 0; i < PkvHeader::kSections; ++i) {
+    const PkvHeader::Section& section = header.sections[i];
+    if (section.offset != end || section.size > bytes.size() - end || PageUp(end + section.size) > bytes.size()) {
+      Fail(path, ": section ", kNames[i], ": ", section.size, " bytes at ", section.offset, " of ", bytes.size(),
+           "; sections follow one another in pages of ", kPkvPage);
+    }
+    end = PageUp(end + section.size);
+  }
+  if (end != bytes.size()) Fail(path, ": the sections end at ", end, " of ", bytes.size(), " bytes");
+  return header;
+}
+
+class Parser {
+ public:
+  Parser(std::span<const std::byte> bytes, const std::string& path)
+      : bytes_(bytes), path_(path), header_(ParseHeader(bytes, path)) {
+    out_.model = std::string(header_.model.begin(), header_.model.end());
+  }
+
+  void Description() {
+    const std::span<const std::byte> section = Section(PkvHeader::kDescription);
+    if (section.size() > kMaxDescription) {
+      Fail(path_, ": section description: ", section.size(), " bytes; at most ", kMaxDescription, " are expected");
+    }
+    const std::string where = path_ + ": description";
+    const Json json = ParseJson({reinterpret_cast<const char*>(section.data()), section.size()}, where);
+    const JsonFields fields(json, where);
+    const std::string dtype = fields.String("dtype");
+    if (dtype != "f32" && dtype != "bf16") Fail(where, ": dtype \"", dtype, "\"; f32 or bf16 is expected");
+    out_.dtype = dtype == "f32" ? Dtype::kF32 : Dtype::kBF16;
+    out_.layers = fields.Int("layers", 1, kMaxSide);
+    out_.kv_heads = fields.Int("kv_heads", 1, kMaxSide);
+    out_.head_dim = fields.Int("head_dim", 1, kMaxSide);
+    tokens_ = fields.Int("tokens", 1, kMaxTokens);
+    prompt_ids_ = fields.Int("prompt_ids", 1, kMaxTokens);
+    out_.next_position = fields.Int("next_position", 0, kMaxPosition);
+    if (fields.Has("system")) out_.system = fields.String("system");
+    ReadKv(fields.Object("kv"));
+    ReadStats(fields.Object("stats"));
+    ReadMedia(fields, where);
+    planes_ = fields.Ints("sum_planes", 0, 2);
+    first_queries_ = fields.Ints("sum_first_query", 0, tokens_ - 1);
+    if (static_cast<int64_t>(planes_.size()) != out_.layers || planes_.size() != first_queries_.size()) {
+      Fail(where, ": sum_planes and sum_first_query have ", planes_.size(), " and ", first_queries_.size(),
+           " elements; one per layer is expected, ", out_.layers);
+    }
+  }
+
+  void Tokens() {
+    const std::span<const std::byte> section = Section(PkvHeader::kTokens);
+    const auto needed = static_cast<uint64_t>(4 * (9 * tokens_ + prompt_ids_));
+    if (section.size() != needed) {
+      Fail(path_, ": section tokens: ", section.size(), " bytes; ", tokens_, " tokens and ", prompt_ids_,
+           " prompt ids take ", needed);
+    }
+    auto take = [rest = AsArray<int32_t>(section)](int64_t count) mutable {
+      const auto part = rest.first(static_cast<size_t>(count));
+      rest = rest.subspan(static_cast<size_t>(count));
+      return part;
+    };
+    out_.prompt_ids = take(prompt_ids_);
+    out_.ids = take(tokens_);
+    out_.positions = take(3 * tokens_);
+    out_.records = take(5 * tokens_);
+    CheckTokens();
+  }
+
+  void Heads() {
+    const std::span<const std::byte> section = Section(PkvHeader::kIndex);
+    const auto heads = static_cast<uint64_t>(out_.layers * out_.kv_heads);
+    if (heads > section.size() / sizeof(int64_t)) {
+      Fail(path_, ": section index: ", section.size(), " bytes; the lengths of ", heads, " heads alone take more");
+    }
+    const auto lengths = AsArray<int64_t>(section.first(heads * sizeof(int64_t)));
+    auto tokens = AsArray<int32_t>(section.subspan(heads * sizeof(int64_t)));
+    const std::span<const std::byte> entries = Section(PkvHeader::kEntries);
+    const auto row = static_cast<uint64_t>(out_.head_dim) * DtypeSize(out_.dtype);
+    uint64_t offset = 0;
+    out_.heads.resize(heads);
+    const auto take = [&](uint64_t count, size_t head) {
+      if (offset > entries.size() || count * row > entries.size() - offset) {
+        Fail(path_, ": section entries: ", entries.size(), " bytes; head ", head, " with its ", count,
+             " entries ends behind them");
+      }
+      const auto part = entries.subspan(offset, count * row);
+      offset = (offset + count * row + kPkvAlign - 1) / kPkvAlign * kPkvAlign;
+      return part;
+    };
+    uint64_t end = 0;
+    for (size_t head = 0; head < heads; ++head) {
+      const int64_t length = lengths[head];
+      if (length < 0 || length > tokens_ || static_cast<uint64_t>(length) > tokens.size()) {
+        Fail(path_, ": section index: head ", head, " holds ", length, " entries of ", tokens_, " tokens, ",
+             tokens.size(), " are listed");
+      }
+      const auto count = static_cast<size_t>(length);
+      PkvHead& out = out_.heads[head];
+      out.tokens = tokens.first(count);
+      tokens = tokens.subspan(count);
+      CheckAscending(out.tokens, head);
+      if (count == 0) continue;
+      out.keys = take(count, head);
+      out.values = take(count, head);
+      end = static_cast<uint64_t>(out.values.data() - entries.data()) + out.values.size();
+    }
+    if (!tokens.empty() || section.size() % sizeof(int32_t) != 0) {
+      Fail(path_, ": section index: more tokens are listed than the heads hold");
+    }
+    if (end != entries.size()) {
+      Fail(path_, ": section entries: ", entries.size(), " bytes; the heads take ", end);
+    }
+  }
+
+  void Sums() {
+    const std::span<const std::byte> section = Section(PkvHeader::kSums);
+    auto rest = AsArray<double>(section);
+    out_.sums.resize(planes_.size());
+    const auto heads = static_cast<size_t>(out_.kv_heads);
+    for (size_t layer = 0; layer < planes_.size(); ++layer) {
+      PkvSums& sums = out_.sums[layer];
+      sums.planes = planes_[layer];
+      sums.first_query = first_queries_[layer];
+      for (size_t i = 0; i < heads * static_cast<size_t>(sums.planes); ++i) {
+        const size_t length = out_.heads[layer * heads + i % heads].tokens.size();
+        if (length > rest.size()) {
+          Fail(path_, ": section sums: ", section.size(), " bytes; layer ", layer, " ends behind them");
+        }
+        sums.lists.push_back(rest.first(length));
+        rest = rest.subspan(length);
+      }
+    }
+    if (!rest.empty() || section.size() % sizeof(double) != 0) {
+      Fail(path_, ": section sums: ", section.size(), " bytes; the layers take fewer");
+    }
+  }
+
+  PkvContents Take() { return std::move(out_); }
+
+ private:
+  // The section's bytes, checked.
+  std::span<const std::byte> Section(size_t index) const {
+    const PkvHeader::Section& section = header_.sections[index];
+    const auto pages = bytes_.subspan(section.offset, PageUp(section.offset + section.size) - section.offset);
+    if (HashOf(pages) != section.checksum) {
+      Fail(path_, ": damaged: the checksum of section ", kNames[index], " does not fit it");
+    }
+    return pages.first(section.size);
+  }
+
+  // Sections begin at pages: aligned for any number.
+  template <class T>
+  std::span<const T> AsArray(std::span<const std::byte> bytes) const {
+    PUREKV_CHECK(reinterpret_cast<uintptr_t>(bytes.data()) % alignof(T) == 0, "the file is not mapped at a page");
+    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
+
+  void ReadKv(const JsonFields& fields) {
+    KvOptions& kv = out_.kv;
+    kv.policy = fields.String("policy");
+    if (fields.Has("budget")) kv.budget = fields.Number("budget", 0, 1);
+    if (fields.Has("tokens")) kv.tokens = fields.Int("tokens", 1, kMaxInt);
+    if (fields.Has("bytes")) kv.bytes = fields.Int("bytes", 1, std::numeric_limits<int64_t>::max());
+    kv.allocator = fields.String("allocator");
+    kv.when = KvOptions::When::kMedia;
+    const JsonFields options = fields.Object("options");
+    for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
+  }
+
+  void ReadStats(const JsonFields& fields) {
+    KvStats& stats = out_.stats;
+    stats.tokens_full = stats.tokens_compressed = tokens_;
+    stats.tokens_kept_mean = fields.Number("tokens_kept_mean", 0, static_cast<double>(tokens_));
+    stats.bytes_full = fields.Int("bytes_full", 0, kMaxInt);
+    stats.bytes_kept = fields.Int("bytes_kept", 0, kMaxInt);
+    stats.bytes_peak = fields.Int("bytes_peak", 0, kMaxInt);
+  }
+
+  void ReadMedia(const JsonFields& fields, const std::string& where) {
+    if (!fields.Has("media") || !fields.raw()["media"].is_array()) Fail(where, ": media: a list is expected");
+    for (const Json& one : fields.raw()["media"]) {
+      const JsonFields item(one, StrCat(where, ": media[", out_.media.size(), "]"));
+      MediaInfo info;
+      const std::string kind = item.String("kind");
+      if (kind != "video" && kind != "image" && kind != "frames") Fail(item.where(), ": kind \"", kind, "\"");
+      info.kind = kind == "video"   ? MediaSource::Kind::kVideo
+                  : kind == "image" ? MediaSource::Kind::kImage
+                                    : MediaSource::Kind::kFrames;
+      info.frames = item.Int("frames", 1, kMaxTokens);
+      const std::vector<int64_t> grid = item.Ints("grid", 1, kMaxTokens);
+      if (grid.size() != info.grid.size()) Fail(item.where(), ": grid: three numbers are expected");
+      std::copy(grid.begin(), grid.end(), info.grid.begin());
+      info.tokens = item.Int("tokens", 1, tokens_);
+      info.sample_fps = item.Number("sample_fps", 0, 1e9);
+      out_.media.push_back(info);
+    }
+    if (out_.media.empty()) Fail(where, ": media: the list is empty");
+  }
+
+  void CheckTokens() const {
+    const auto in = [](int32_t value, int64_t low, int64_t high) { return value >= low && value <= high; };
+    const auto media = static_cast<int64_t>(out_.media.size());
+    std::vector<int64_t> counts(out_.media.size());
+    for (size_t i = 0; i < out_.ids.size(); ++i) {
+      const auto position = out_.positions.subspan(3 * i, 3);
+      const auto record = out_.records.subspan(5 * i, 5);
+      bool sound = out_.ids[i] >= 0;
+      for (const int32_t axis : position) sound = sound && in(axis, 0, kMaxPosition);
+      sound = sound && in(record[0], 0, 2) && in(record[1], record[0] == 0 ? -1 : 0, record[0] == 0 ? -1 : media - 1);
+      for (const int32_t place : record.subspan(2)) sound = sound && place >= -1;
+      if (!sound) Fail(path_, ": section tokens: token ", i, " is none: its id, position or record is out of range");
+      if (record[0] != 0) ++counts[static_cast<size_t>(record[1])];
+    }
+    int64_t visual = 0;
+    for (size_t item = 0; item < counts.size(); ++item) {
+      visual += counts[item];
+      if (counts[item] == out_.media[item].tokens) continue;
+      Fail(path_, ": section tokens: ", counts[item], " tokens of medium ", item, ", which has ",
+           out_.media[item].tokens);
+    }
+    if (prompt_ids_ != tokens_ - visual + media) {
+      Fail(path_, ": section tokens: ", prompt_ids_, " prompt ids for ", tokens_, " tokens, ", visual, " of them of ",
+           media, " media");
+    }
+    for (const int32_t id : out_.prompt_ids) {
+      if (id < 0) Fail(path_, ": section tokens: prompt id ", id);
+    }
+  }
+
+  void CheckAscending(std::span<const int32_t> tokens, size_t head) const {
+    int32_t last = -1;
+    for (const int32_t token : tokens) {
+      if (token <= last || token >= tokens_) {
+        Fail(path_, ": section index: head ", head, " lists token ", token, " after ", last, ", of ", tokens_);
+      }
+      last = token;
+    }
+  }
+
+  std::span<const std::byte> bytes_;
+  std::string path_;
+  PkvHeader header_;
+  PkvContents out_;
+  int64_t tokens_ = 0, prompt_ids_ = 0;
+  std::vector<int64_t> planes_, first_queries_;
+};
+
+}  // namespace
+
+PkvContents ParsePkv(std::span<const std::byte> bytes, const std::string& path) {
+  Parser parser(bytes, path);
+  parser.Description();
+  parser.Tokens();
+  parser.Heads();
+  parser.Sums();
+  return parser.Take();
+}
+
+PkvContents ParsePkvDescription(std::span<const std::byte> bytes, const std::string& path) {
+  Parser parser(bytes, path);
+  parser.Description();
+  parser.Tokens();
+  return parser.Take();
+}
+
+void SealPkv(std::span<std::byte> bytes) {
+  PkvHeader header;
+  if (bytes.size() < sizeof(header)) return;
+  const PkvHeader fresh;
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  header.magic = fresh.magic;
+  header.version = fresh.version;
+  header.byte_order = fresh.byte_order;
+  header.file_size = bytes.size();
+  for (PkvHeader::Section& section : header.sections) {
+    if (section.offset > bytes.size() || section.size > bytes.size() - section.offset) continue;
+    const uint64_t end = PageUp(section.offset + section.size);
+    if (end <= bytes.size()) section.checksum = HashOf(bytes.subspan(section.offset, end - section.offset));
+  }
+  header.checksum = HeaderChecksum(header);
+  std::memcpy(bytes.data(), &header, sizeof(header));
+}
+
+}  // namespace purekv

@@ -1,0 +1,139 @@
+// Writing .pkv files: sections as lists of pieces, which are hashed and then written where they lie.
+#include <cstring>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "checkpoint/json.h"
+#include "checkpoint/pkv_file.h"
+
+namespace purekv {
+namespace {
+
+constexpr std::array<std::byte, kPkvPage> kZeros{};
+
+// The pieces of one section.
+class Section {
+ public:
+  template <class T>
+  void Add(std::span<const T> items) {
+    const auto bytes = std::as_bytes(items);
+    if (bytes.empty()) return;
+    pieces_.push_back(bytes);
+    size_ += bytes.size();
+  }
+  void Pad(size_t multiple) { Add(std::span(kZeros).first((multiple - size_ % multiple) % multiple)); }
+  // No more pieces: fills in the header's record, then the last page.
+  void Close(uint64_t offset, PkvHeader::Section* record) {
+    record->offset = offset;
+    record->size = size_;
+    Pad(kPkvPage);
+    Hash64 hash;
+    for (const auto piece : pieces_) hash.Add(piece);
+    record->checksum = hash.Value();
+  }
+  uint64_t size() const { return size_; }
+  void Write(FileWriter* file) const {
+    for (const auto piece : pieces_) file->Write(piece);
+  }
+
+ private:
+  std::vector<std::span<const std::byte>> pieces_;
+  uint64_t size_ = 0;
+};
+
+const char* KindName(MediaSource::Kind kind) {
+  switch (kind) {
+    case MediaSource::Kind::kImage:
+      return "image";
+    case MediaSource::Kind::kFrames:
+      return "frames";
+    case MediaSource::Kind::kVideo:
+      break;
+  }
+  return "video";
+}
+
+std::string Description(const PkvContents& contents) {
+  Json kv = {{"policy", contents.kv.policy}, {"allocator", contents.kv.allocator}, {"options", Json::object()}};
+  if (contents.kv.budget) kv["budget"] = *contents.kv.budget;
+  if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;
+  if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
+  for (const auto& [key, value] : contents.kv.options) kv["options"][key] = value;
+  Json media = Json::array();
+  for (const MediaInfo& item : contents.media) {
+    media.push_back({{"kind", KindName(item.kind)},
+                     {"frames", item.frames},
+                     {"grid", item.grid},
+                     {"tokens", item.tokens},
+                     {"sample_fps", item.sample_fps}});
+  }
+  Json planes = Json::array(), first_query = Json::array();
+  for (const PkvSums& sums : contents.sums) {
+    planes.push_back(sums.planes);
+    first_query.push_back(sums.first_query);
+  }
+  Json json = {{"dtype", DtypeName(contents.dtype)},
+               {"layers", contents.layers},
+               {"kv_heads", contents.kv_heads},
+               {"head_dim", contents.head_dim},
+               {"tokens", contents.tokens()},
+               {"prompt_ids", contents.prompt_ids.size()},
+               {"next_position", contents.next_position},
+               {"kv", kv},
+               {"stats",
+                {{"tokens_kept_mean", contents.stats.tokens_kept_mean},
+                 {"bytes_full", contents.stats.bytes_full},
+                 {"bytes_kept", contents.stats.bytes_kept},
+                 {"bytes_peak", contents.stats.bytes_peak}}},
+               {"media", media},
+               {"sum_planes", planes},
+               {"sum_first_query", first_query}};
+  if (contents.system) json["system"] = *contents.system;
+  return json.dump();
+}
+
+}  // namespace
+
+int64_t WritePkv(const std::string& path, const PkvContents& contents) {
+  const std::string description = Description(contents);
+  std::vector<int64_t> lengths;
+  for (const PkvHead& head : contents.heads) lengths.push_back(static_cast<int64_t>(head.tokens.size()));
+  std::array<Section, PkvHeader::kSections> sections;
+  sections[PkvHeader::kDescription].Add(std::span<const char>(description));
+  for (const auto array : {contents.prompt_ids, contents.ids, contents.positions, contents.records}) {
+    sections[PkvHeader::kTokens].Add(array);
+  }
+  sections[PkvHeader::kIndex].Add(std::span<const int64_t>(lengths));
+  for (const PkvHead& head : contents.heads) sections[PkvHeader::kIndex].Add(head.tokens);
+  for (const PkvSums& sums : contents.sums) {
+    for (const auto list : sums.lists) sections[PkvHeader::kSums].Add(list);
+  }
+  Section& entries = sections[PkvHeader::kEntries];
+  for (const PkvHead& head : contents.heads) {
+    for (const auto part : {head.keys, head.values}) {
+      if (part.empty()) continue;
+      entries.Pad(kPkvAlign);
+      entries.Add(part);
+    }
+  }
+
+  PkvHeader header;
+  PUREKV_CHECK(contents.model.size() == header.model.size(), contents.model);
+  std::memcpy(header.model.data(), contents.model.data(), header.model.size());
+  uint64_t offset = sizeof(header);
+  for (size_t i = 0; i < sections.size(); ++i) {
+    sections[i].Close(offset, &header.sections[i]);
+    offset += sections[i].size();
+  }
+  header.file_size = offset;
+  const auto bytes = std::as_bytes(std::span(&header, 1));
+  header.checksum = HashOf(bytes.first(offsetof(PkvHeader, checksum)));
+  FileWriter file(path);
+  file.Write(bytes);
+  for (const Section& section : sections) section.Write(&file);
+  file.Commit();
+  return static_cast<int64_t>(offset);
+}
+
+}  // namespace purekv

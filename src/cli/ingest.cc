@@ -1,0 +1,90 @@
+// purekv ingest: reads media once and writes the compressed cache, from which ask and score go on.
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+
+#include "base/error.h"
+#include "cli/cancel.h"
+#include "cli/commands.h"
+#include "cli/conversation.h"
+#include "cli/output.h"
+#include "cli/result_json.h"
+
+namespace purekv::cli {
+namespace {
+
+constexpr char kExample[] = R"(Example:
+  purekv ingest -m Qwen2.5-VL-3B-Instruct --video talk.mp4 --kv-policy purekv --kv-budget 0.1 -o talk.pkv
+  purekv ask -m Qwen2.5-VL-3B-Instruct --cache talk.pkv -p "What is the talk about?"
+reads the video once, compresses what was read and writes it; ask then starts within milliseconds. The file belongs to this
+model and --dtype (docs/pkv.md). Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
+
+struct IngestFlags {
+  ConversationFlags conversation;
+  std::string output;
+};
+
+void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
+  const ConversationFlags& common = flags.conversation;
+  CheckModelFlags(table, common.model);
+  if (flags.output.empty()) FailUsage("--output: missing; name the file to write with -o FILE.pkv");
+  if (common.prompt.media.empty()) FailUsage("--video: missing; give what to read with --video, --image or --frames");
+  CheckMediaFlags(table, common.prompt);
+  CheckKvFlags(table, common.kv);
+  const OutputFlags& outputs = common.outputs;
+  if (!outputs.kept.empty() && outputs.kept == outputs.json) {
+    FailUsage(table.Name("--kept"), ": the same file as --json: ", outputs.kept);
+  }
+  if (flags.output == outputs.json || flags.output == outputs.kept) {
+    FailUsage(table.Name("--output"), ": the same file as another output: ", flags.output);
+  }
+  for (const MediaSource& media : common.prompt.media) {
+    std::error_code missing;
+    if (flags.output == media.path || std::filesystem::equivalent(flags.output, media.path, missing)) {
+      FailUsage(table.Name("--output"), ": the same file as a medium: ", flags.output);
+    }
+  }
+  CheckInputs(common.model, common.prompt);
+  CheckWritableFile(table.Name("--output"), flags.output);
+  CheckOutputs(outputs);
+}
+
+int RunIngest(const FlagTable& table, const IngestFlags& flags) {
+  CheckIngestFlags(table, flags);
+  CancelOnInterrupt();
+  const ConversationFlags& common = flags.conversation;
+  Conversation conversation(common);
+  conversation.ReadMedia();
+  SavedFile saved{flags.output, 0, 0};
+  const auto start = std::chrono::steady_clock::now();
+  saved.bytes = conversation.session().Save(flags.output);
+  saved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  conversation.WriteKept();
+  if (!common.outputs.json.empty()) WriteOutput(common.outputs.json, ResultJson(conversation, nullptr, &saved));
+  conversation.PrintSummary();
+  std::fprintf(stderr, "%s: %s\n", OneLine(flags.output).c_str(), HumanBytes(static_cast<double>(saved.bytes)).c_str());
+  return 0;
+}
+
+}  // namespace
+
+Command AddIngest(CLI::App& parent) {
+  Command command = MakeCommand(parent, "ingest", "read media once, write the compressed cache", kExample);
+  const auto flags = std::make_shared<IngestFlags>();
+  flags->conversation.kv.when = KvOptions::When::kMedia;
+  FlagTable& table = *command.flags;
+  ConversationFlags* const common = &flags->conversation;
+  AddModelFlags(table, &common->model);
+  AddMediaFlags(table, &common->prompt);
+  AddKvFlags(table, &common->kv, false);
+  AddOutputFlags(table, &common->outputs, false);
+  table.Value("Output", "-o,--output", "FILE.pkv", "the file to write",
+              [into = flags.get()](const std::string& name, const std::string& text) {
+                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+                into->output = text;
+              });
+  command.run = [flags, table_pointer = command.flags.get()] { return RunIngest(*table_pointer, *flags); };
+  return command;
+}
+
+}  // namespace purekv::cli

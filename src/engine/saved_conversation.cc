@@ -1,0 +1,242 @@
+// Conversations around a compressed media cache: reading the media without a question, saving and opening, snapshots.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/conversation.h"
+#include "policy/registry.h"
+
+namespace purekv {
+namespace {
+
+static_assert(sizeof(Position) == 3 * sizeof(int32_t), "positions are saved as they lie");
+
+// What a file's own checks cannot see: whether it fits this model.
+void CheckFits(const PkvContents& contents, const Model& model, const std::string& path) {
+  const ModelInfo& info = model.info();
+  if (contents.model != info.fingerprint) {
+    Fail(path, ": made with another model than ", info.directory, ": configuration or weights differ");
+  }
+  if (contents.dtype != info.dtype) {
+    Fail(path, ": holds ", DtypeName(contents.dtype), " entries, the model is loaded as ", DtypeName(info.dtype),
+         "; --dtype ", DtypeName(contents.dtype), " is right");
+  }
+  if (contents.layers != info.layers || contents.kv_heads != info.kv_heads || contents.head_dim != info.head_dim) {
+    Fail(path, ": ", contents.layers, " layers of ", contents.kv_heads, " heads of ", contents.head_dim,
+         "; the model has ", info.layers, ", ", info.kv_heads, " and ", info.head_dim);
+  }
+  if (contents.tokens() > info.max_positions) {
+    Fail(path, ": ", contents.tokens(), " tokens; the model takes at most ", info.max_positions);
+  }
+  for (const auto ids : {contents.ids, contents.prompt_ids}) {
+    for (const int32_t id : ids) {
+      if (id >= info.vocabulary) Fail(path, ": token id ", id, " is outside the vocabulary of ", info.vocabulary);
+    }
+  }
+}
+
+// The mapping, for one user of one stretch of it: the stretch leaves the resident set with its user.
+std::shared_ptr<const void> HoldStretch(const std::shared_ptr<const MappedFile>& file,
+                                        std::span<const std::byte> bytes) {
+  return {bytes.data(), [file, bytes](const void*) { file->DropPages(bytes); }};
+}
+
+}  // namespace
+
+PromptInfo Conversation::ReadMedia(const Turn& turn) {
+  Begin();
+  if (started_) FailUsage("the media come first: this session has read something already");
+  if (turn.media.empty()) FailUsage("there are no media to read: a video or an image is needed");
+  if (!turn.prompt.empty()) FailUsage("the question comes after ReadMedia, with Read");
+  if (options_.kv.when != KvOptions::When::kMedia) FailUsage("reading media apart needs KvOptions::When::kMedia");
+  if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
+  std::vector<PreparedMedia> media = LoadMedia(turn);
+  std::vector<int32_t> ids = FirstTurnIds(turn.system, KindsOf(turn.media), "");
+  const PromptTokens prompt = internals_.LayOut(ids, media, next_position_);
+  int64_t repeated = -static_cast<int64_t>(media.size());  // tokens that LayOut added
+  for (const PreparedMedia& one : media) repeated += one.tokens;
+  ids.resize(static_cast<size_t>(prompt.media_end - repeated));
+  const PromptInfo info = ReadPrompt(ids, std::move(media));
+  open_ = {turn.system, std::move(ids), info};
+  return info;
+}
+
+std::vector<int32_t> Conversation::QuestionIds(const Turn& turn) const {
+  std::vector<int32_t> ids = FirstTurnIds(open_->system, KindsOf(open_->info.media), turn.prompt);
+  const std::vector<int32_t>& read = open_->prompt_ids;
+  if (ids.size() < read.size() || !std::equal(read.begin(), read.end(), ids.begin())) {
+    Fail(model_->info().directory,
+         ": tokenizer or chat template are not those that the media were read with: the same turn gives other tokens");
+  }
+  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(read.size()));
+  return ids;
+}
+
+void Conversation::CheckQuestionIsRead(const char* what) const {
+  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before ", what);
+  if (open_) FailUsage("only the media have been read: Read brings the question, then comes ", what);
+}
+
+void Conversation::TakeSnapshot() {
+  Begin();
+  if (ids_.empty()) FailUsage("nothing has been read yet: a snapshot comes after that");
+  const float* const hidden = last_hidden_.data();
+  snapshot_ = Snapshot{.tokens = cache_.tokens(),
+                       .removed = cache_.removed(),
+                       .pending = pending_,
+                       .next_position = next_position_,
+                       .last_hidden = {hidden, hidden + last_hidden_.size()},
+                       .stats = stats_,
+                       .open = open_,
+                       .compressor = compressor_,
+                       .cache = std::nullopt};
+  if (compressor_.steps_alone()) snapshot_->cache = cache_.Clone();
+}
+
+void Conversation::Rollback() {
+  if (!snapshot_) FailUsage("there is no snapshot to roll back to");
+  if (cache_.removed() != snapshot_->removed) {
+    PUREKV_CHECK(snapshot_->cache, cache_.removed() - snapshot_->removed, " entries went without a step's doing");
+    cache_ = snapshot_->cache->Clone();
+  } else {
+    cache_.Truncate(snapshot_->tokens);
+  }
+  ids_.resize(static_cast<size_t>(snapshot_->tokens));
+  layout_.resize(ids_.size());
+  pending_ = snapshot_->pending;
+  next_position_ = snapshot_->next_position;
+  last_hidden_ = {};
+  if (!snapshot_->last_hidden.empty()) {
+    last_hidden_ = Matrix<float>(1, static_cast<int64_t>(snapshot_->last_hidden.size()));
+    std::copy(snapshot_->last_hidden.begin(), snapshot_->last_hidden.end(), last_hidden_.data());
+  }
+  stats_ = snapshot_->stats;
+  open_ = snapshot_->open;
+  compressor_ = snapshot_->compressor;
+  broken_ = false;
+}
+
+int64_t Conversation::Save(const std::string& path) const {
+  if (broken_ || !open_) FailUsage("a session is saved right after ReadMedia, before its question");
+  struct stat present {};
+  if (stat(path.c_str(), &present) == 0 && !S_ISREG(present.st_mode)) Fail(path, ": cannot write: no regular file");
+  const KvCacheShape& shape = cache_.shape();
+  PkvContents contents;
+  contents.model = model_->info().fingerprint;
+  contents.dtype = shape.dtype;
+  contents.layers = shape.layers;
+  contents.kv_heads = shape.kv_heads;
+  contents.head_dim = shape.head_dim;
+  contents.next_position = next_position_;
+  contents.kv = options_.kv;
+  contents.stats = stats_;
+  contents.system = open_->system;
+  contents.media = open_->info.media;
+  contents.prompt_ids = open_->prompt_ids;
+  contents.ids = ids_;
+  const std::span<const Position> positions = cache_.positions();
+  contents.positions = {reinterpret_cast<const int32_t*>(positions.data()), 3 * positions.size()};
+  std::vector<int32_t> records;
+  for (const TokenRecord& one : layout_) {
+    records.insert(records.end(), {static_cast<int32_t>(one.kind), one.item, one.slice, one.row, one.column});
+  }
+  contents.records = records;
+  const auto row = static_cast<size_t>(shape.head_dim) * DtypeSize(shape.dtype);
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      const KvHeadView view = cache_.Head(layer, head);
+      const size_t bytes = static_cast<size_t>(view.length) * row;
+      contents.heads.push_back({cache_.EntryTokens(layer, head),
+                                {static_cast<const std::byte*>(view.keys), bytes},
+                                {static_cast<const std::byte*>(view.values), bytes}});
+    }
+    PkvSums& saved = contents.sums.emplace_back();
+    const AttentionSums* const sums = compressor_.ContinuingSums(layer);
+    if (sums == nullptr) continue;
+    PUREKV_CHECK(sums->first_query() + sums->queries() == cache_.tokens(), sums->queries(), " of ", cache_.tokens());
+    saved.planes = sums->planes();
+    saved.first_query = sums->first_query();
+    for (int64_t plane = 0; plane < sums->planes(); ++plane) {
+      for (int64_t head = 0; head < shape.kv_heads; ++head) saved.lists.push_back(sums->Plane(plane, head));
+    }
+  }
+  return WritePkv(path, contents);
+}
+
+Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
+  if (options.kv != KvOptions()) FailUsage("KvOptions cannot take effect: ", path, " brings its own");
+  const auto file = std::make_shared<const MappedFile>(path);
+  const PkvContents contents = ParsePkv(file->bytes(), path);
+  CheckFits(contents, *model, path);
+  options.kv = contents.kv;
+  try {
+    MakePolicy(options.kv, model->internals().decoder().cache_shape());
+  } catch (const Error& error) {
+    Fail(path, ": ", error.what());
+  }
+  Conversation conversation(std::move(model), std::move(options));
+  conversation.Load(contents, file);
+  return conversation;
+}
+
+void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file) {
+  const KvCacheShape& shape = cache_.shape();
+  const std::string& path = file->path();
+  ids_.assign(contents.ids.begin(), contents.ids.end());
+  std::vector<Position> positions;
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    const auto position = contents.positions.subspan(3 * i, 3);
+    const auto record = contents.records.subspan(5 * i, 5);
+    positions.push_back({position[0], position[1], position[2]});
+    layout_.push_back({static_cast<TokenRecord::Kind>(record[0]), record[1], record[2], record[3], record[4]});
+  }
+  cache_.AddTokens(positions);
+  next_position_ = static_cast<int32_t>(contents.next_position);
+  size_t index = 0;
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head, ++index) {
+      const PkvHead& saved = contents.heads[index];
+      if (saved.tokens.empty()) continue;
+      const std::span stretch(saved.keys.data(), saved.values.data() + saved.values.size());
+      cache_.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
+    }
+  }
+  try {
+    compressor_.Resume(contents.tokens(), cache_);
+  } catch (const Error& error) {
+    Fail(path, ": ", error.what());
+  }
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const PkvSums& saved = contents.sums[static_cast<size_t>(layer)];
+    const AttentionSums* const needed = compressor_.ContinuingSums(layer);
+    if (saved.planes != (needed == nullptr ? 0 : needed->planes())) {
+      Fail(path, ": layer ", layer, " has ", saved.planes, " planes of sums; policy ", options_.kv.policy,
+           " goes on with ", needed == nullptr ? 0 : needed->planes());
+    }
+    if (needed != nullptr) {
+      compressor_.RestoreSums(layer, saved.first_query, contents.tokens() - 1, saved.lists);
+    }
+  }
+  stats_ = contents.stats;
+  RecordCompression(contents.tokens());
+  open_ = {contents.system, {contents.prompt_ids.begin(), contents.prompt_ids.end()}, {}};
+  open_->info.ids = ids_;
+  open_->info.media = contents.media;
+  for (const MediaInfo& one : contents.media) open_->info.visual_tokens += one.tokens;
+  started_ = true;
+}
+
+SavedCache InspectCache(const std::string& path) {
+  const MappedFile file(path);
+  const PkvContents contents = ParsePkvDescription(file.bytes(), path);
+  return {.model = contents.model,
+          .dtype = contents.dtype,
+          .kv = contents.kv,
+          .stats = contents.stats,
+          .bytes = static_cast<int64_t>(file.bytes().size()),
+          .media = contents.media};
+}
+
+}  // namespace purekv

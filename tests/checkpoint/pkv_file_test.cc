@@ -1,0 +1,252 @@
+// The .pkv format: what is written is read, and any other bytes are refused with one line. The files of tests/data/pkv
+// hold the format still and are where the fuzzer starts; PUREKV_WRITE_PKV=1 writes them anew.
+#include "checkpoint/pkv_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "checkpoint/json.h"
+#include "purekv/error.h"
+
+namespace purekv {
+namespace {
+
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+
+// A small file's contents, and what they view.
+struct Sample {
+  explicit Sample(bool with_sums) {
+    const bool f32 = with_sums;
+    c.model = "00112233445566778899aabbccddeeff";
+    c.dtype = f32 ? Dtype::kF32 : Dtype::kBF16;
+    c.layers = c.kv_heads = 2;
+    c.head_dim = 4;
+    c.next_position = 9;
+    c.kv.policy = with_sums ? "h2o" : "full";
+    if (with_sums) c.kv.budget = 0.3;
+    if (with_sums) c.kv.options["recent_ratio"] = "0.25";
+    c.kv.when = KvOptions::When::kMedia;
+    c.stats = {.tokens_full = 6,
+               .tokens_compressed = 6,
+               .tokens_kept_mean = 2.25,
+               .bytes_full = 100,
+               .bytes_kept = 50,
+               .bytes_peak = 120,
+               .bytes_now = 0};
+    if (with_sums) c.system = "Be \"brief\".\n";
+    c.media = {{.kind = MediaSource::Kind::kFrames, .frames = 2, .grid = {1, 2, 4}, .tokens = 2, .sample_fps = 0.1},
+               {.kind = MediaSource::Kind::kImage, .frames = 1, .grid = {1, 2, 2}, .tokens = 1, .sample_fps = 0}};
+    c.prompt_ids = prompt_ids;
+    c.ids = ids;
+    c.positions = positions;
+    c.records = records;
+    for (const auto& head : tokens) {
+      const size_t bytes = head.size() * 4 * DtypeSize(c.dtype);
+      c.heads.push_back(
+          {head, std::as_bytes(std::span(keys)).first(bytes), std::as_bytes(std::span(values)).first(bytes)});
+    }
+    c.sums.resize(2);
+    if (!with_sums) return;
+    c.sums[1].planes = 1;
+    c.sums[1].first_query = 2;
+    for (size_t head = 2; head < 4; ++head) c.sums[1].lists.push_back(std::span(numbers).first(tokens[head].size()));
+  }
+
+  std::vector<int32_t> prompt_ids = {5, 90, 7, 91, 8}, ids = {5, 90, 90, 7, 91, 8};
+  std::vector<int32_t> positions = {0, 0, 0, 1, 1, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5};
+  std::vector<int32_t> records = {0, -1, -1, -1, -1, 2, 0, 0, 0, 0, 2, 0,  0,  0,  1,
+                                  0, -1, -1, -1, -1, 1, 1, 0, 0, 0, 0, -1, -1, -1, -1};
+  std::vector<std::vector<int32_t>> tokens = {{0, 2, 5}, {}, {1, 2, 3, 4, 5}, {5}};
+  std::vector<float> keys = std::vector<float>(20, 1.5F), values = std::vector<float>(20, -2.5F);
+  std::vector<double> numbers = {1, 0.5, 0.25, 0, 3};
+  PkvContents c;
+};
+
+// A file's bytes at a multiple of a page, as mapped ones are.
+class Bytes {
+ public:
+  explicit Bytes(const std::string& text) : buffer_(std::max<size_t>(text.size(), kPkvPage)), size_(text.size()) {
+    std::memcpy(buffer_.data(), text.data(), text.size());
+  }
+  std::span<std::byte> span() { return {static_cast<std::byte*>(buffer_.data()), size_}; }
+  PkvHeader& header() { return *static_cast<PkvHeader*>(buffer_.data()); }
+  std::byte* Section(size_t index) { return span().data() + header().sections[index].offset; }
+
+ private:
+  Buffer buffer_;
+  size_t size_;
+};
+
+std::string Written(const Sample& sample) {
+  const std::string path = ::testing::TempDir() + "purekv_format.pkv";
+  const int64_t bytes = WritePkv(path, sample.c);
+  std::string text = ReadFile(path, 1 << 20);
+  EXPECT_EQ(static_cast<int64_t>(text.size()), bytes);
+  return text;
+}
+
+std::string Refusal(std::span<const std::byte> bytes) {
+  try {
+    ParsePkv(bytes, "x.pkv");
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_TRUE(text.starts_with("x.pkv: ")) << text;
+    EXPECT_EQ(text.find('\n'), text.npos) << text;
+    EXPECT_LT(text.size(), 400U);
+    return text;
+  }
+  return "taken";
+}
+
+TEST(PkvFile, ReadsWhatWasWritten) {
+  for (const bool with_sums : {false, true}) {
+    const Sample sample(with_sums);
+    Bytes bytes(Written(sample));
+    const PkvContents read = ParsePkv(bytes.span(), "x.pkv");
+    EXPECT_EQ(read.model, sample.c.model);
+    EXPECT_EQ(read.dtype, sample.c.dtype);
+    EXPECT_EQ(read.next_position, 9);
+    EXPECT_EQ(read.kv, sample.c.kv);
+    EXPECT_EQ(read.system, sample.c.system);
+    EXPECT_EQ(read.stats.tokens_kept_mean, 2.25);
+    EXPECT_EQ(read.stats.bytes_peak, 120);
+    ASSERT_EQ(read.media.size(), 2U);
+    EXPECT_EQ(read.media[0].sample_fps, 0.1);
+    EXPECT_EQ(read.media[1].kind, MediaSource::Kind::kImage);
+    EXPECT_THAT(read.prompt_ids, ElementsAreArray(sample.prompt_ids));
+    EXPECT_THAT(read.ids, ElementsAreArray(sample.ids));
+    EXPECT_THAT(read.positions, ElementsAreArray(sample.positions));
+    EXPECT_THAT(read.records, ElementsAreArray(sample.records));
+    ASSERT_EQ(read.heads.size(), 4U);
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_THAT(read.heads[i].tokens, ElementsAreArray(sample.tokens[i]));
+      EXPECT_THAT(read.heads[i].keys, ElementsAreArray(sample.c.heads[i].keys));
+      EXPECT_THAT(read.heads[i].values, ElementsAreArray(sample.c.heads[i].values));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(read.heads[i].values.data()) % kPkvAlign, 0U);
+    }
+    EXPECT_EQ(read.sums[1].planes, with_sums ? 1 : 0);
+    if (!with_sums) continue;
+    EXPECT_THAT(read.sums[1].lists[0], ElementsAreArray(sample.numbers));
+  }
+}
+
+TEST(PkvFile, TheFormatStandsStill) {
+  for (const bool with_sums : {false, true}) {
+    const std::string path = std::string(PUREKV_TEST_DATA) + "/pkv/" + (with_sums ? "h2o.pkv" : "full.pkv");
+    const std::string now = Written(Sample(with_sums));
+    if (std::getenv("PUREKV_WRITE_PKV") != nullptr) WriteFile(path, now);
+    EXPECT_EQ(ReadFile(path, 1 << 20), now) << path << ": another format is another version";
+  }
+}
+
+TEST(PkvFile, RefusesEveryTruncationAndMore) {
+  const std::string whole = Written(Sample(true));
+  Bytes bytes(whole);
+  for (size_t length = 0; length < whole.size(); ++length) {
+    const std::string says = Refusal(bytes.span().first(length));
+    EXPECT_THAT(says, HasSubstr(length < 8 ? "not a .pkv file" : "truncated")) << length;
+  }
+  Bytes longer(whole + "x");
+  EXPECT_THAT(Refusal(longer.span()), HasSubstr("1 bytes too many"));
+  EXPECT_THAT(Refusal(Bytes(std::string(100000, 'x')).span()), HasSubstr("not a .pkv file"));
+  EXPECT_EQ(Refusal(bytes.span()), "taken");
+}
+
+TEST(PkvFile, RefusesEveryFlippedBit) {
+  const std::string whole = Written(Sample(true));
+  Bytes bytes(whole);
+  std::mt19937 random(1);
+  for (size_t i = 0; i < whole.size(); ++i) {  // one bit of every byte, padding included
+    const auto bit = static_cast<std::byte>(1U << random() % 8);
+    bytes.span()[i] ^= bit;
+    EXPECT_NE(Refusal(bytes.span()), "taken") << i;
+    bytes.span()[i] ^= bit;
+  }
+  EXPECT_EQ(Refusal(bytes.span()), "taken");
+  bytes.header().version = 2;
+  EXPECT_THAT(Refusal(bytes.span()), AllOf(HasSubstr("version 2"), HasSubstr("version 1")));
+  bytes.header().version = 1;
+  bytes.header().byte_order = 0x04030201;
+  EXPECT_THAT(Refusal(bytes.span()), HasSubstr("byte order"));
+  bytes.header().byte_order = PkvHeader::kByteOrder;
+  bytes.Section(PkvHeader::kEntries)[100] ^= std::byte{1};
+  EXPECT_THAT(Refusal(bytes.span()), HasSubstr("checksum of section entries"));
+}
+
+// Numbers that cannot be, under the right checksums.
+TEST(PkvFile, RefusesWhatDoesNotFitTogether) {
+  const std::string whole = Written(Sample(true));
+  const auto refused = [&](const std::string& says, const std::function<void(Bytes&)>& edit) {
+    Bytes bytes(whole);
+    edit(bytes);
+    SealPkv(bytes.span());
+    EXPECT_THAT(Refusal(bytes.span()), HasSubstr(says));
+  };
+  const auto number = [](std::byte* at, auto value) { std::memcpy(at, &value, sizeof(value)); };
+  for (const uint64_t huge : {uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 4095, uint64_t{1} << 40}) {
+    for (size_t section = 0; section < PkvHeader::kSections; ++section) {
+      refused("section", [&](Bytes& b) { b.header().sections[section].size = huge; });
+      refused("section", [&](Bytes& b) { b.header().sections[section].offset = huge; });
+    }
+    refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex), huge); });
+  }
+  refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex), int64_t{2}); });
+  refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 32, int32_t{2}); });  // twice the same
+  refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 40, int32_t{6}); });  // no such token
+  refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 32, int32_t{-1}); });
+  refused("section tokens", [&](Bytes& b) { number(b.Section(PkvHeader::kTokens), int32_t{-1}); });
+  refused("section tokens", [&](Bytes& b) { number(b.Section(PkvHeader::kTokens) + 20, int32_t{-1}); });
+  refused("section tokens", [&](Bytes& b) { number(b.Section(PkvHeader::kTokens) + 44, int32_t{-7}); });  // a position
+  refused("section tokens", [&](Bytes& b) { number(b.Section(PkvHeader::kTokens) + 116, int32_t{3}); });  // a kind
+  refused("section tokens", [&](Bytes& b) { number(b.Section(PkvHeader::kTokens) + 116, int32_t{1}); });  // an item
+  refused("section sums", [](Bytes& b) { b.header().sections[PkvHeader::kSums].size -= 8; });
+  refused("section sums", [](Bytes& b) { b.header().sections[PkvHeader::kSums].size += 8; });
+  refused("section entries", [](Bytes& b) { b.header().sections[PkvHeader::kEntries].size -= 1; });
+  refused("section tokens", [](Bytes& b) { b.header().sections[PkvHeader::kTokens].size += 4; });
+  refused("description", [](Bytes& b) { b.header().sections[PkvHeader::kDescription].size -= 1; });
+
+  // The description's fields, each with values that it cannot have; the text keeps its length.
+  const auto field = [&](const std::string& says, const std::string& from, const std::string& to) {
+    refused(says, [&](Bytes& b) {
+      const std::span<char> text(reinterpret_cast<char*>(b.Section(PkvHeader::kDescription)),
+                                 b.header().sections[PkvHeader::kDescription].size + to.size() - from.size());
+      std::string json(text.begin(), text.end() - static_cast<std::ptrdiff_t>(to.size() - from.size()));
+      const size_t at = json.find(from);
+      ASSERT_NE(at, json.npos) << from;
+      json.replace(at, from.size(), to);
+      std::copy(json.begin(), json.end(), text.begin());
+      b.header().sections[PkvHeader::kDescription].size = json.size();
+    });
+  };
+  field("dtype", R"("dtype":"f32")", R"("dtype":"f16")");
+  field("section entries", R"("dtype":"f32")", R"("dtype":"bf16")");
+  for (const char* const name : {"layers", "kv_heads"}) {
+    field("description", std::string("\"") + name + "\":2", std::string("\"") + name + "\":0");
+    field("", std::string("\"") + name + "\":2", std::string("\"") + name + "\":65536");
+    field("description", std::string("\"") + name + "\":2", std::string("\"") + name + "\":99999999999");
+  }
+  field("section entries", "\"head_dim\":4", "\"head_dim\":65536");
+  field("section tokens", "\"tokens\":6", "\"tokens\":1073741824");
+  field("description", "\"tokens\":6", "\"tokens\":1073741825");
+  field("section tokens", "\"prompt_ids\":5", "\"prompt_ids\":1073741824");
+  field("next_position", "\"next_position\":9", "\"next_position\":-1");
+  field("media[0]", "\"frames\":2", "\"frames\":0");
+  field("medium 0", "\"tokens\":2}", "\"tokens\":3}");
+  field("sum_planes", "\"sum_planes\":[0,1]", "\"sum_planes\":[0]");
+  field("sum_planes", "\"sum_planes\":[0,1]", "\"sum_planes\":[0,9]");
+  field("section sums", "\"sum_planes\":[0,1]", "\"sum_planes\":[1,1]");
+  field("sum_first_query", "\"sum_first_query\":[0,2]", "\"sum_first_query\":[0,6]");
+  field("\"policy\"", "\"policy\"", "\"police\"");
+}
+
+}  // namespace
+}  // namespace purekv

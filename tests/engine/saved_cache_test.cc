@@ -1,0 +1,368 @@
+// Saved caches and snapshots: what goes on from them is, bit for bit, what one session would have said; what does not
+// fit is refused.
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "checkpoint/pkv_file.h"
+#include "policy/registry.h"
+#include "purekv/session.h"
+#include "support/broken_model.h"
+
+namespace purekv {
+namespace {
+
+using ::testing::HasSubstr;
+
+Turn Question(const std::string& text) {
+  return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+}
+
+const char* const kQuestion = "Describe the video in one sentence.";
+const std::vector<int32_t> kAnswer = {5, 6, 300, 8, 9, 77, 12};
+
+// What a session says to a question: an answer, a second turn, and the logits of a given answer.
+struct Said {
+  std::vector<int32_t> prompt, ids;
+  std::vector<float> logprobs, logits;
+  bool operator==(const Said&) const = default;
+};
+
+Said Ask(Session& session, const std::string& question, const Turn* whole = nullptr) {
+  Said said;
+  Turn turn = whole != nullptr ? *whole : Question(question);
+  turn.prompt = question;
+  said.prompt = session.Read(turn).ids;
+  for (int round = 0; round < 2; ++round) {
+    const Answer answer = session.Generate({.max_new_tokens = 7}, nullptr);
+    said.ids.insert(said.ids.end(), answer.ids.begin(), answer.ids.end());
+    said.logprobs.insert(said.logprobs.end(), answer.logprobs.begin(), answer.logprobs.end());
+    if (round == 0) session.Read(Question("And then?"));
+  }
+  said.logits = session.Score(kAnswer, true).logits;
+  return said;
+}
+
+class SavedCacheTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) models_[dtype] = Model::Load(files_->directory(), {dtype, 1});
+  }
+  static void TearDownTestSuite() {
+    models_.clear();
+    files_.reset();
+  }
+  static Turn MediaTurn() {
+    Turn turn;
+    for (const Json& prompt : files_->prompts()) {
+      if (prompt.at("name") == "video") turn = files_->FirstTurn(prompt);
+    }
+    turn.prompt = "";
+    turn.system = "Be brief.";
+    return turn;
+  }
+  static SessionOptions Options(const std::string& policy, const std::map<std::string, std::string>& values = {},
+                                const std::string& allocator = "uniform") {
+    SessionOptions options;
+    options.threads = 1;
+    options.kv.policy = policy;
+    if (policy != "full") options.kv.budget = 0.3;
+    options.kv.options = values;
+    options.kv.allocator = allocator;
+    options.kv.when = KvOptions::When::kMedia;
+    return options;
+  }
+  static SessionOptions Plain() {
+    SessionOptions options;
+    options.threads = 1;
+    return options;
+  }
+  std::string Save(const SessionOptions& options, Dtype dtype = Dtype::kF32) const {
+    Session session(models_[dtype], options);
+    session.ReadMedia(MediaTurn());
+    const std::string path = directory_.File("saved.pkv");
+    session.Save(path);
+    return path;
+  }
+  // Options::kv of every kind of continuing state.
+  static std::vector<SessionOptions> AllPolicies() {
+    std::vector<SessionOptions> all;
+    for (const PolicyInfo& policy : Policies()) {
+      all.push_back(Options(policy.name));
+      if (policy.make && !policy.holds) all.push_back(Options(policy.name, {{"decode_every", "3"}}));
+      if (policy.ada) all.push_back(Options(policy.name, {}, "ada"));
+    }
+    all.push_back(Options("snapkv", {{"n-attn", "2"}}, "pyramid"));
+    all.push_back(Options("purekv", {{"decode_every", "2"}, {"normalise", "1"}, {"sources", "1,3"}}, "ada"));
+    return all;
+  }
+
+  static std::unique_ptr<ReferenceModel> files_;
+  static std::map<Dtype, std::shared_ptr<const Model>> models_;
+  TemporaryDirectory directory_{"saved_cache"};
+};
+std::unique_ptr<ReferenceModel> SavedCacheTest::files_;
+std::map<Dtype, std::shared_ptr<const Model>> SavedCacheTest::models_;
+
+class SavedCacheDtypeTest : public SavedCacheTest, public testing::WithParamInterface<Dtype> {};
+INSTANTIATE_TEST_SUITE_P(Dtypes, SavedCacheDtypeTest, testing::Values(Dtype::kF32, Dtype::kBF16),
+                         [](const auto& dtype) { return DtypeName(dtype.param); });
+
+TEST_P(SavedCacheDtypeTest, ContinuesAsOneSessionWould) {
+  const Turn whole = MediaTurn();
+  const Dtype dtype = GetParam();
+  const auto& model = models_[dtype];
+  for (const SessionOptions& options : AllPolicies()) {
+    SCOPED_TRACE(options.kv.policy + " " + options.kv.allocator + " " + DtypeName(dtype) +
+                 (options.kv.options.empty() ? "" : " with options"));
+    Session one(model, options);
+    const Said expected = Ask(one, kQuestion, &whole);
+    const std::string path = Save(options, dtype);
+    Session opened = Session::Open(model, path, Plain());
+    EXPECT_EQ(opened.kv_options(), options.kv);
+    EXPECT_EQ(opened.kept(), one.kept());
+    EXPECT_EQ(opened.kv().tokens_compressed, one.kv().tokens_compressed);
+    const Said said = Ask(opened, kQuestion);
+    EXPECT_EQ(said.prompt, expected.prompt);
+    EXPECT_EQ(said.ids, expected.ids);
+    EXPECT_EQ(said.logprobs, expected.logprobs);
+    EXPECT_EQ(said.logits, expected.logits);
+    EXPECT_EQ(opened.tokens(), one.tokens());
+    EXPECT_EQ(opened.kv().tokens_full, one.kv().tokens_full);
+    EXPECT_EQ(opened.kv().tokens_kept_mean, one.kv().tokens_kept_mean);
+    EXPECT_EQ(opened.kv().bytes_full, one.kv().bytes_full);
+    EXPECT_EQ(opened.kv().bytes_kept, one.kv().bytes_kept);
+    EXPECT_EQ(opened.kv().bytes_now, one.kv().bytes_now);
+  }
+}
+
+TEST_F(SavedCacheTest, IndependentQuestionsSeeNothingOfEachOther) {
+  const std::vector<std::string> questions = {kQuestion, "What moves?", "你好", "What moves?"};
+  for (const SessionOptions& options :
+       {Options("full"), Options("snapkv"), Options("h2o"), Options("streaming-llm"), Options("tova"),
+        Options("purekv", {{"decode_every", "2"}}), Options("expected-attention", {{"decode_every", "3"}})}) {
+    SCOPED_TRACE(options.kv.policy);
+    std::vector<Said> alone;
+    const Turn whole = MediaTurn();
+    for (const std::string& question : questions) {
+      Session session(models_[Dtype::kBF16], options);
+      alone.push_back(Ask(session, question, &whole));
+    }
+    const std::string path = Save(options, Dtype::kBF16);
+    Session opened = Session::Open(models_[Dtype::kBF16], path, Plain());
+    Session read(models_[Dtype::kBF16], options);
+    read.ReadMedia(whole);
+    for (Session* const session : {&opened, &read}) {
+      const int64_t bytes = session->kv().bytes_now;
+      session->TakeSnapshot();
+      for (size_t i = 0; i < questions.size(); ++i) {
+        EXPECT_EQ(Ask(*session, questions[i]), alone[i]) << i;
+        session->Rollback();
+      }
+      EXPECT_LE(session->kv().bytes_now, 2 * bytes + 2 * 4 * 2 * 4096);
+    }
+    // What was saved from a session that had been asked and rolled back is the same file.
+    const std::string again = directory_.File("again.pkv");
+    read.Save(again);
+    EXPECT_EQ(ReadFile(again, 1 << 30), ReadFile(path, 1 << 30));
+  }
+}
+
+TEST_F(SavedCacheTest, RollsBackAfterAStoppedQuestionAndInsideATurn) {
+  std::atomic<bool> cancel{false};
+  SessionOptions options = Options("h2o");
+  options.cancel = &cancel;
+  options.block_rows = 4;
+  const Turn whole = MediaTurn();
+  Session one(models_[Dtype::kF32], options);
+  const Said expected = Ask(one, kQuestion, &whole);
+  Session session(models_[Dtype::kF32], options);
+  session.ReadMedia(whole);
+  session.TakeSnapshot();
+  cancel = true;
+  EXPECT_THROW(session.Read(Question("Stop")), Cancelled);
+  cancel = false;
+  EXPECT_THROW(session.Read(Question("Go on")), Error);
+  session.Rollback();
+  EXPECT_THROW(session.Read(Question("<|video_pad|>")), Error);  // refused: nothing happened
+  EXPECT_EQ(Ask(session, kQuestion), expected);
+
+  // Behind an answer: what was generated last is read again with the next turn.
+  session.Rollback();
+  session.Read(Question("What moves?"));
+  session.Generate({.max_new_tokens = 3}, nullptr);
+  session.TakeSnapshot();
+  const auto more = [&] {
+    session.Read(Question("And then?"));
+    return session.Generate({.max_new_tokens = 6}, nullptr).logprobs;
+  };
+  const std::vector<float> first = more();
+  session.Rollback();
+  EXPECT_EQ(more(), first);
+  session.Rollback();
+  const std::vector<float> on = session.Generate({.max_new_tokens = 6}, nullptr).logprobs;
+  session.Rollback();
+  EXPECT_EQ(session.Generate({.max_new_tokens = 6}, nullptr).logprobs, on);
+  session.Reset();
+  EXPECT_THROW(session.Rollback(), Error);
+}
+
+TEST_F(SavedCacheTest, ReadInPlaceUntilTheQuestionComes) {
+  const std::string path = Save(Options("snapkv"));
+  Session session = Session::Open(models_[Dtype::kF32], path, Plain());
+  const SavedCache saved = InspectCache(path);
+  EXPECT_EQ(saved.model, models_[Dtype::kF32]->info().fingerprint);
+  EXPECT_EQ(saved.kv.policy, "snapkv");
+  EXPECT_EQ(saved.media.size(), 1U);
+  EXPECT_GT(session.kv().bytes_now, 0);
+  EXPECT_LE(session.kv().bytes_now, saved.stats.bytes_kept);
+  EXPECT_LT(session.kv().bytes_now, saved.bytes);
+  std::filesystem::remove(path);  // the mapping stays
+  session.Read(Question(kQuestion));
+  EXPECT_GT(session.kv().bytes_now, saved.stats.bytes_kept);
+}
+
+TEST_F(SavedCacheTest, WrongOrderIsRefused) {
+  const std::string path = Save(Options("snapkv"));
+  const auto& model = models_[Dtype::kF32];
+  Session session(model, Options("snapkv"));
+  ExpectError({"ReadMedia"}, [&] { session.Save(directory_.File("x.pkv")); });
+  ExpectError({"media"}, [&] { session.ReadMedia(Question("")); });
+  ExpectError({"nothing has been read"}, [&] { session.TakeSnapshot(); });
+  ExpectError({"no snapshot"}, [&] { session.Rollback(); });
+  Turn asking = MediaTurn();
+  asking.prompt = "What?";
+  ExpectError({"question"}, [&] { session.ReadMedia(asking); });
+  session.ReadMedia(MediaTurn());
+  ExpectError({"Generate"}, [&] { session.Generate({}, nullptr); });
+  ExpectError({"Score"}, [&] { session.Score({1}, false); });
+  ExpectError({"already"}, [&] { session.ReadMedia(MediaTurn()); });
+  ExpectError({"system message or media"}, [&] { session.Read(MediaTurn()); });
+  ExpectError({"/nowhere/x.pkv"}, [&] { session.Save("/nowhere/x.pkv"); });
+  ExpectError({directory_.path()}, [&] { session.Save(directory_.path()); });
+  session.Read(Question("What?"));
+  ExpectError({"ReadMedia"}, [&] { session.Save(directory_.File("x.pkv")); });
+
+  SessionOptions at_prompt = Options("snapkv");
+  at_prompt.kv.when = KvOptions::When::kPrompt;
+  Session other(model, at_prompt);
+  ExpectError({"kMedia"}, [&] { other.ReadMedia(MediaTurn()); });
+  ExpectError({path, "its own"}, [&] { Session::Open(model, path, at_prompt); });
+  ExpectError({"/nowhere/x.pkv"}, [&] { Session::Open(model, "/nowhere/x.pkv", Plain()); });
+}
+
+TEST_F(SavedCacheTest, DamageIsFoundBeforeUse) {
+  const std::string path = Save(Options("h2o"));
+  const std::string whole = ReadFile(path, 1 << 30);
+  const std::string broken = directory_.File("broken.pkv");
+  std::mt19937 random(3);
+  for (int i = 0; i < 100; ++i) {
+    std::string bytes = whole;
+    if (i % 4 == 0) {
+      bytes.resize(random() % whole.size());
+    } else {
+      bytes[random() % whole.size()] ^= static_cast<char>(1U << random() % 8);
+    }
+    WriteFile(broken, bytes);
+    ExpectError({broken}, [&] { Session::Open(models_[Dtype::kF32], broken, Plain()); });
+  }
+  WriteFile(broken, whole + std::string(4096, '\0'));
+  ExpectError({broken, "too many"}, [&] { Session::Open(models_[Dtype::kF32], broken, Plain()); });
+  WriteFile(broken, whole);
+  EXPECT_EQ(Session::Open(models_[Dtype::kF32], broken, Plain()).tokens(), InspectCache(path).stats.tokens_full);
+}
+
+TEST_F(SavedCacheTest, AnotherModelIsRefused) {
+  const std::string path = Save(Options("snapkv"));
+  ExpectError({path, "f32", "bf16", "--dtype"}, [&] { Session::Open(models_[Dtype::kBF16], path, Plain()); });
+
+  const auto refused = [&](const ModelCopy& copy) {
+    const auto model = Model::Load(copy.path(), {.dtype = Dtype::kF32, .threads = 1});
+    EXPECT_NE(model->info().fingerprint, models_[Dtype::kF32]->info().fingerprint);
+    ExpectError({path, "another model"}, [&] { Session::Open(model, path, Plain()); });
+  };
+  const ModelCopy seed(files_->directory());
+  std::filesystem::remove(seed.path() + "/model.safetensors");
+  WriteRandomWeights(seed.path(), {.seed = 12});
+  refused(seed);
+  const ModelCopy config(files_->directory());
+  EditJson(config.path() + "/config.json", [](Json& json) { json["max_position_embeddings"] = 4000; });
+  refused(config);
+  const ModelCopy weight(files_->directory());  // one bias by a little
+  WeightsFile file = ReadWeights(weight.path() + "/model.safetensors");
+  const auto begin = file.header.at("model.layers.1.self_attn.k_proj.bias").at("data_offsets")[0].get<size_t>();
+  file.data[begin] ^= 1;
+  WriteWeights(weight.path() + "/model.safetensors", file);
+  refused(weight);
+
+  // The same model elsewhere and in other files is the same.
+  const ModelCopy shards(files_->directory());
+  std::filesystem::remove(shards.path() + "/model.safetensors");
+  WriteRandomWeights(shards.path(), {.seed = files_->json().at("seed").get<uint64_t>(), .shards = 3});
+  const auto model = Model::Load(shards.path(), {.dtype = Dtype::kF32, .threads = 1});
+  EXPECT_EQ(Session::Open(model, path, Plain()).kv_options().policy, "snapkv");
+
+  // Another template says the turn in other words.
+  const ModelCopy words(files_->directory());
+  Json chat = ReadJson(words.path() + "/chat_template.json");
+  chat["chat_template"] =
+      "<|im_start|>system\nYou are somebody else.<|im_end|><|vision_start|><|image_pad|><|vision_end|><|video_pad|>";
+  WriteFile(words.path() + "/chat_template.json", chat.dump());
+  Turn silent = MediaTurn();
+  silent.system.reset();
+  Session first(models_[Dtype::kF32], Options("snapkv"));
+  first.ReadMedia(silent);
+  first.Save(path);
+  Session second = Session::Open(Model::Load(words.path(), {.dtype = Dtype::kF32, .threads = 1}), path, Plain());
+  ExpectError({"chat template"}, [&] { second.Read(Question("What?")); });
+}
+
+// Files that fit together and yet not to this model, as only a forger makes them.
+TEST_F(SavedCacheTest, ForgeriesAreRefused) {
+  const std::string path = Save(Options("h2o"));
+  const MappedFile file(path);
+  const PkvContents sound = ParsePkv(file.bytes(), path);
+  const std::string forged = directory_.File("forged.pkv");
+  const auto refused = [&](const std::string& says, const auto& edit) {
+    PkvContents contents = sound;
+    edit(contents);
+    WritePkv(forged, contents);
+    ExpectError({forged, says}, [&] { Session::Open(models_[Dtype::kF32], forged, Plain()); });
+  };
+  refused("another model", [](PkvContents& c) { c.model[31] = c.model[31] == '0' ? '1' : '0'; });
+  refused("policy", [](PkvContents& c) { c.kv.policy = "nonsense"; });
+  refused("sinks", [](PkvContents& c) { c.kv.options["sinks"] = "4"; });
+  refused("budget", [](PkvContents& c) { c.kv.budget.reset(); });
+  refused("--kv-bytes", [](PkvContents& c) {
+    c.kv.budget.reset();
+    c.kv.bytes = 1;
+  });
+  refused("sums", [](PkvContents& c) { c.kv.policy = "tova"; });
+  refused("sums", [](PkvContents& c) { c.sums.assign(c.sums.size(), {}); });
+  refused("sources", [](PkvContents& c) {
+    c.kv.policy = "purekv";
+    c.kv.options["sources"] = "9";
+  });
+  std::vector<int32_t> ids(sound.ids.begin(), sound.ids.end());
+  ids.back() = 1 << 29;
+  refused("vocabulary", [&](PkvContents& c) { c.ids = ids; });
+  std::vector<int32_t> prompt(sound.prompt_ids.begin(), sound.prompt_ids.end());
+  prompt.back() = 1 << 29;
+  refused("vocabulary", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  refused("head", [](PkvContents& c) {
+    c.kv_heads = 2;
+    c.layers /= 2;
+    for (PkvSums& sums : c.sums) sums = {};
+    c.sums.resize(static_cast<size_t>(c.layers));
+  });
+}
+
+}  // namespace
+}  // namespace purekv
