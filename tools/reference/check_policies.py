@@ -14,7 +14,7 @@ read once by the engine with `--dump`; the dumped inputs of the layers give Q, K
   logits    `score --logits` of a fixed answer: every row within 1e-3 of the row's standard deviation.
   refusals  what the definitions forbid ends with status 2.
 
-One line per case, a summary, exit status 1 if anything differs. Deterministic. `--quick` takes a few minutes on two cores.
+One line per case, a summary, exit status 1 if anything differs. Deterministic. `--quick` takes about ten minutes on two busy cores.
 """
 import argparse
 import json
