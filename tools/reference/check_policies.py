@@ -1,6 +1,6 @@
 """Checks what the engine keeps, and what it then answers, against an independent implementation of every cache policy.
 
-    check_policies.py --bin build/release/bin [--quick] [--only WORD ...] [--jobs 2] [--work DIR]
+    check_policies.py --bin build/release/bin [--quick] [--only WORD ...] [--model NAME ...] [--prompt NAME ...] [--jobs 2]
 
 `policy_definitions.py` writes the policies out in float64 NumPy, `masked_decoder.py` runs transformers' decoder in float64 with
 evicted entries masked. For demo weights (`models/demo`) and for random models with 1, 2, 4 and 7 query heads per KV head, every prompt is
@@ -14,69 +14,28 @@ read once by the engine with `--dump`; the dumped inputs of the layers give Q, K
   logits    `score --logits` of a fixed answer: every row within 1e-3 of the row's standard deviation.
   refusals  what the definitions forbid ends with status 2.
 
-One line per case, a summary, exit status 1 if anything differs. Deterministic. `--quick` takes a few minutes on two cores.
+One line per case, a summary, exit status 1 if anything differs. Deterministic. `--quick` takes about ten minutes on two busy cores.
 """
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import cases as tiny
 import policy_definitions as pd
-import tokenizer_files
-from layout import HERE, OUT, write_json
 from masked_decoder import Decoder, MaskedCache, Prompt
+from policy_cases import MODELS, ROOT, Case, make_cases, parsed, prompts, random_model, refusals
 
-ROOT = HERE.parent.parent
 TIE = 1e-5            # largest relative change of a score that may explain a different choice
 LOGPROB = 2e-4        # nats
 LOGITS = 1e-3         # of the row's standard deviation
 CHAIN = 3e-5          # relative error of one layer
-GENERATED = (8, 24)     # tokens; more of policies that evict while decoding
-
-
-@dataclass(frozen=True)
-class Case:
-    policy: str
-    options: tuple = ()          # (("window", "16"), ...)
-    allocator: str = "uniform"
-    when: str = "prompt"
-    budget: float | None = None
-    tokens: int | None = None
-    bytes: str | None = None
-
-    def flags(self) -> list[str]:
-        out = ["--kv-policy", self.policy, "--kv-when", self.when]
-        for name in ("budget", "tokens", "bytes"):
-            if getattr(self, name) is not None:
-                out += [f"--kv-{name}", str(getattr(self, name))]
-        if self.allocator != "uniform":
-            out += ["--kv-allocator", self.allocator]
-        for key, value in self.options:
-            out += ["--kv-option", f"{key}={value}"]
-        return out
-
-    def name(self) -> str:
-        size = next((f"{n}={getattr(self, n)}" for n in ("budget", "tokens", "bytes") if getattr(self, n) is not None), "all")
-        return " ".join([self.policy, self.allocator, self.when, size, *(f"{k}={v}" for k, v in self.options)])
-
-
-def parsed(case: Case) -> tuple[dict, float, float]:
-    """The policy's options with their defaults filled in, alpha and beta."""
-    options, shared = dict(pd.DEFAULTS[case.policy]), {"alpha": 0.2, "beta": 20.0}
-    for key, value in case.options:
-        target = shared if key in shared else options
-        kind = type(target[key])
-        target[key] = kind(value)
-    return options, shared["alpha"], shared["beta"]
+GENERATED = (8, 24)   # tokens; more of policies that evict while decoding
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,110 +156,6 @@ def check_logits(case, prompt, model, kept, ids, rows) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Models, prompts, cases
-
-
-def random_model(bin_dir: Path, folder: Path, seed: int, **text) -> Path:
-    config = tiny.flat(tokenizer_files.special_ids("tokenizer"))
-    config.update(text)
-    half = config["hidden_size"] // config["num_attention_heads"] // 2
-    config["rope_scaling"]["mrope_section"] = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]
-    config["rope_theta"] = 10000.0
-    config["vision_config"]["out_hidden_size"] = config["hidden_size"]
-    write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", tiny.preprocessor())
-    write_json(folder / "generation_config.json", tiny.generation(tokenizer_files.special_ids("tokenizer")))
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.json"):
-        shutil.copy(OUT / "tokenizer" / file, folder)
-    subprocess.run([bin_dir / "purekv-make-random-model", "--seed", str(seed), "--dtype", "f32", folder], check=True, stdout=subprocess.DEVNULL)
-    return folder
-
-
-MODELS = {  # name: seed and shape; None is models/demo
-    "demo": None,
-    "group1": dict(seed=3, hidden_size=192, num_attention_heads=3, num_key_value_heads=3, num_hidden_layers=3, intermediate_size=256),
-    "group4": dict(seed=5, hidden_size=640, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=6, intermediate_size=512),
-    "group7": dict(seed=7, hidden_size=896, num_attention_heads=14, num_key_value_heads=2, num_hidden_layers=2, intermediate_size=512),
-    "single": dict(seed=9, hidden_size=256, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1, intermediate_size=256)}
-
-EVAL, MEDIA = ROOT / "models/demo/eval", OUT / "media"
-WORDS = "the red circle moves to the left, then a blue square appears near the top and stays there. "
-SMALL = ["--min-pixels", "9408", "--max-pixels", "18816"]
-
-
-def prompts(name: str, quick: bool) -> dict[str, list[str]]:
-    if name == "demo":
-        out = {"tiny": ["--system", "", "-p", ""], "text": ["-p", WORDS * 4],
-               "video": ["--video", EVAL / "short-00.mp4", "-p", "Describe the video."],
-               "image": ["--image", MEDIA / "street.png", "--max-pixels", "40000", "-p", "What is shown?"]}
-        if not quick:
-            out |= {"video824": ["--video", EVAL / "medium-00.mp4", "-p", "Where does the red square appear?"],
-                    "mixed": ["--image", MEDIA / "tower.png", "--video", EVAL / "short-01.mp4", "--max-pixels", "20000", "-p", "What differs?"],
-                    "video3000": ["--video", EVAL / "long-00.mp4", "-p", "Describe the video."], "text3000": ["-p", WORDS * 120]}
-        return out
-    out = {"text": ["-p", WORDS], "video": ["--frames", MEDIA / "walk.npy", *SMALL, "-p", "What happens at the end?"]}
-    if not quick:
-        out |= {"images": ["--image", MEDIA / "tower.png", "--image", MEDIA / "button.png", "-p", "What's the difference?"], "text600": ["-p", WORDS * 8]}
-    return out
-
-
-def variants(layers: int) -> list[tuple]:
-    """(policy, options, allocator) of every kind."""
-    def opts(*texts):
-        return tuple(tuple(t.split("=")) for t in texts)
-
-    plain = [(p, (), "uniform") for p in pd.DEFAULTS if p != "full"]
-    ada = [(p, (), "ada") for p in pd.DEFAULTS if p not in pd.NO_ADA]
-    pyramid = [(p, (), "pyramid") for p in pd.DEFAULTS if p != "full"]
-    more = [
-        ("random", opts("seed=7", "sinks=0", "recent=0"), "uniform"), ("uniform", opts("sinks=0", "recent=5"), "uniform"),
-        ("uniform", opts("sinks=9", "recent=0"), "pyramid"), ("streaming-llm", opts("sinks=0"), "uniform"), ("streaming-llm", opts("sinks=30"), "uniform"),
-        ("h2o", opts("recent_ratio=0"), "uniform"), ("h2o", opts("recent_ratio=0.9"), "uniform"), ("h2o", opts("recent_ratio=0.13"), "ada"),
-        ("tova", opts("beta=3"), "pyramid"), ("snapkv", opts("window=1", "kernel=7", "pool=max"), "uniform"), ("snapkv", opts("window=8", "pool=none"), "ada"),
-        ("snapkv", opts("window=500", "kernel=1"), "uniform"), ("snapkv", opts("window=16", "kernel=31", "alpha=0.5"), "ada"), ("snapkv", opts("window=5", "beta=4"), "pyramid"),
-        ("knorm", opts("sinks=0", "recent=0"), "uniform"), ("keydiff", opts("sinks=0", "recent=1"), "ada"), ("vnorm", opts("sinks=20", "recent=3", "alpha=0"), "ada"),
-        ("vnorm", opts("recent=10", "alpha=1"), "ada"), ("vnorm", opts("sinks=2", "recent=3", "alpha=0.7"), "ada"),
-        ("h2o", opts("recent_ratio=0.25", "alpha=0.8"), "ada"), ("keydiff", opts("alpha=0.9"), "ada"), ("keydiff", opts("sinks=2", "recent=7", "beta=1"), "pyramid"),
-        ("expected-attention", opts("sinks=0", "horizon=1"), "uniform"), ("expected-attention", opts("covariance=0", "horizon=40"), "uniform"),
-        ("expected-attention", opts("epsilon=0.01", "sinks=10"), "ada"),
-        *[("csp", opts(f"combine={c}", *rest), a) for c in ("union", "concat", "intersect") for a, rest in (
-            ("uniform", ()), ("uniform", ("window=300", "cross_ratio=0.3", "recent_ratio=0.1")), ("pyramid", ("window=12", "cross_ratio=0.8", "n=100")),
-            ("uniform", ("window=1", "n=0")), ("uniform", ("window=40", "cross_ratio=1", "recent_ratio=0")), ("uniform", ("window=100000", "cross_ratio=0", "recent_ratio=0.3")))],
-        ("purekv", opts("sources=0"), "uniform"), ("purekv", opts("sources=0", "window=20", "normalise=1"), "uniform"),
-        ("purekv", opts("normalise=1", "sinks=0", "recent=0"), "uniform"), ("purekv", opts("heads=mean"), "ada"), ("purekv", opts("heads=mean", "vnorm=0", "sources=0"), "uniform"),
-        ("purekv", opts("vnorm=0", "window=1"), "pyramid"), ("purekv", opts(f"sources={layers - 1}", "recent=3"), "uniform"),
-        ("purekv", opts("window=100000", "recent=100", "sinks=50"), "uniform")]
-    if layers > 3:
-        more += [("purekv", opts("sources=1,3"), "uniform"), ("purekv", opts("sources=1,2,4", "window=50", "normalise=1"), "ada")]
-    return [*plain, *ada, *pyramid, *more]
-
-
-def make_cases(prompt: Prompt, decoder: Decoder, quick: bool) -> list[Case]:
-    """Every variant (of long prompts, or when in a hurry, every third) with a size from a list that rotates."""
-    entry = decoder.layers * decoder.kv_heads * 2 * decoder.head_dim * 4
-    n = prompt.n
-    sizes = [dict(budget=0.2), dict(tokens=1), dict(budget=0.5), dict(tokens=max(1, n - 1)), dict(budget=0.07), dict(bytes=str(entry * (n // 3) + entry - 1)),
-             dict(tokens=2), dict(budget=0.9), dict(tokens=7), dict(tokens=n), dict(bytes=f"{max(1, entry * (n // 4) // 1024)}K"), dict(budget=0.35),
-             dict(tokens=3), dict(budget=1.0), dict(budget=0.1), dict(tokens=n + 500)]
-    step = 3 if n > 700 or quick else 1
-    out, start = [Case("full")], n * 7 + decoder.layers
-    for at, (policy, options, allocator) in enumerate(variants(decoder.layers), start):
-        if at % step == 0:
-            when = "media" if prompt.media_end and at // step % 3 else "prompt"
-            out.append(Case(policy, options, allocator, when, **sizes[at * 7 // step % len(sizes)]))
-    return out
-
-
-def refusals() -> list[list[str]]:
-    base = [["--kv-policy", p, "--kv-allocator", "ada"] for p in pd.NO_ADA if p != "full"]
-    return [*[b + ["--kv-budget", "0.2"] for b in base], ["--kv-policy", "full", "--kv-allocator", "pyramid"], ["--kv-policy", "full", "--kv-allocator", "ada"],
-            *[["--kv-policy", p, "--kv-budget", "0.2", "--kv-option", o] for p, o in (
-                ("csp", "n=1000001"), ("csp", "n=-1"), ("csp", "combine=or"), ("snapkv", "pool=min"), ("snapkv", "kernel=4"), ("snapkv", "window=0"),
-                ("h2o", "recent_ratio=1.5"), ("knorm", "window=3"), ("purekv", "sources=99"), ("purekv", "heads=each"), ("tova", "sinks=1"))],
-            ["--kv-policy", "h2o", "--kv-budget", "0.2", "--kv-when", "media"], ["--kv-policy", "h2o", "--kv-bytes", "100"], ["--kv-policy", "h2o", "--kv-budget", "0"], ["--kv-policy", "h2o", "--kv-budget", "1.1"], ["--kv-policy", "h2o", "--kv-tokens", "0"]]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Running
 
 
@@ -350,7 +205,8 @@ def check_prompt(label: str, engine: Engine, decoder: Decoder, words: list, quic
             if number % 5 and case.policy not in pd.HOLDS:
                 return asked, None
             logits = engine.work / f"logits{number}.npy"
-            scored = engine.run(2 * number + 1, "score", words, "--answer-ids", ",".join(map(str, answer)), "--logits", logits, *case.flags())
+            flags = ["--answer-ids", ",".join(map(str, answer)), "--logits", logits, *case.flags()]
+            scored = engine.run(2 * number + 1, "score", words, *flags)
             return asked, (*scored, np.load(logits))
         except RuntimeError as error:
             return error, None
@@ -374,14 +230,15 @@ def check_prompt(label: str, engine: Engine, decoder: Decoder, words: list, quic
             error = check_logits(case, prompt, decoder, same, answer, rows)
             tally.worst["logits"] = max(tally.worst["logits"], error)
             if error > LOGITS or same != kept:
-                status, detail = "WRONG", f"{detail} logits off by {error:.1e} deviations" + ("" if same == kept else ", ask and score keep different sets")
+                status, detail = "WRONG", f"{detail} logits off by {error:.1e} deviations"
+                detail += "" if same == kept else ", ask and score keep different sets"
         tally.add(status, name, detail.strip())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=Path, default=ROOT / "build/release/bin", help="folder of purekv and purekv-make-random-model")
-    parser.add_argument("--quick", action="store_true", help="short prompts, one budget per variant")
+    parser.add_argument("--quick", action="store_true", help="short prompts, every third variant")
     parser.add_argument("--only", nargs="*", default=[], help="only cases whose line holds all these words")
     parser.add_argument("--model", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--prompt", nargs="*", default=None, help="only these prompts (video, text, ..)")
@@ -405,7 +262,8 @@ def main() -> int:
                     status = engine.call("ask", ["-p", "Hello"], "-n", "1", *flags).returncode
                     tally.add("ok" if status == 2 else "WRONG", "refusal " + " ".join(flags), "" if status == 2 else f"status {status}")
     print("\n" + "\n".join(tally.lines))
-    print(", ".join(f"{v} {k}" for k, v in tally.counts.items()) + "; largest errors: " + ", ".join(f"{k} {v:.1e}" for k, v in tally.worst.items()))
+    counts = ", ".join(f"{v} {k}" for k, v in tally.counts.items())
+    print(f"{counts}; largest errors:", ", ".join(f"{k} {v:.1e}" for k, v in tally.worst.items()))
     return 1 if tally.counts["WRONG"] else 0
 
 

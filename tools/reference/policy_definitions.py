@@ -2,6 +2,10 @@
 
 Made from the policies' definitions alone, not from the engine's code. A `Part` is the part of a prompt that is compressed: per layer
 the queries, keys and values, and what follows from them. `scores` gives a policy's planes, `keep` the kept positions.
+Where the definitions leave a choice, this is read: B is at most N, also in the shares made from it; a layer to which `pyramid` gives N
+tokens keeps everything, under csp's concat too; snapkv's window is capped for its queries as for its keys, so that a budget of one token
+scores with one query and protects none; the snapkv score of purekv's lowest layers has the same cap.
+
 Arrays: H query heads, G KV heads, N tokens, d head dim; KV head g serves the query heads g * H/G .. (g + 1) * H/G - 1.
 """
 import math
@@ -228,7 +232,7 @@ def combine_planes(own, cross, candidates, k: int, options: dict) -> set:
 def select(planes: tuple, policy: str, options: dict, allocator: str, alpha: float, base: int, here: int, n: int) -> list[list[int]]:
     """The kept positions of every KV head of a layer whose budget is `here`; `base` is B before the allocator."""
     heads = planes[0].shape[0]
-    if base >= n:
+    if here >= n:
         return [list(range(n))] * heads
     sinks, recent = protected_spans(policy, options, base)
     fixed = set(range(sinks)) | set(range(n - recent, n))
