@@ -3,26 +3,12 @@
 
 #if defined(__x86_64__)
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
-// GCC 12's own headers leave operands of masked intrinsics undefined on purpose and then warn (GCC bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                                                \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16,fma"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16,fma")
-#endif
+#include "attention/x86_bf16_begin-inl.h"
 
 namespace purekv {
 namespace {
@@ -99,10 +85,6 @@ const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,   CopyKeys,
 
 }  // namespace purekv
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "attention/x86_bf16_end-inl.h"
 
 #endif  // __x86_64__

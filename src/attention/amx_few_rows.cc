@@ -4,25 +4,15 @@
 
 #if defined(__x86_64__)
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
+#include "attention/x86_bf16_begin-inl.h"
 #if defined(__clang__)
-#pragma clang attribute push(                                                                                \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16,fma"))), \
-    apply_to = function)
 #pragma clang diagnostic ignored "-Wunused-function"
 #else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16,fma")
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
@@ -295,10 +285,6 @@ void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char
 
 }  // namespace purekv
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "attention/x86_bf16_end-inl.h"
 
 #endif  // __x86_64__

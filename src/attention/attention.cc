@@ -27,7 +27,6 @@ constexpr int64_t kTileRows = 128;
 constexpr int64_t kBf16TileRows = 256;
 // Longer segments prepare their keys and values once for all tiles; shorter ones inside their own task.
 constexpr int64_t kLongSegment = 256;
-constexpr int64_t kWidestBf16Head = 256;
 // Fewer tiles than kEnoughTiles, and the keys are split into ranges of at least kSplitKeys, kWantedTasks in all, so
 // that decode (one tile per KV head) keeps many cores busy. Decided by the shapes alone, never by the number of
 // threads: results are the same on any number. Splitting is not free: 60 tiles of a block of 512 rows, split in two,

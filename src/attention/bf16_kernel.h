@@ -18,6 +18,9 @@
 
 namespace purekv {
 
+// Wider heads go to the f32 kernels.
+constexpr int64_t kWidestBf16Head = 256;
+
 // Keys per group: the depth of one product of bf16 pairs; packed values come in groups.
 constexpr int64_t kKeyGroup = 32;
 

@@ -84,8 +84,6 @@ HWY_AFTER_NAMESPACE();
 namespace purekv {
 namespace {
 HWY_EXPORT(AddColumnsRows);
-constexpr int64_t kWidestBlockKeys = 96;
-constexpr int64_t kWidestPanel = 64;
 constexpr int64_t kWidestLanes = 16;
 }  // namespace
 

@@ -23,7 +23,6 @@ constexpr int64_t kTaskKeys = 256;
 // exp2 of anything minus this is 0, without the NaN that infinities can make.
 constexpr float kNever = 1e30F;
 constexpr int64_t kPackRows = 128;  // query rows packed by one task
-constexpr int64_t kWidestBf16Head = 256;
 
 // The rows of one KV head's group, as both kernels take them: row i * group + g is query row i of head g.
 struct GroupRows {

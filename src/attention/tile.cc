@@ -99,9 +99,6 @@ HWY_AFTER_NAMESPACE();
 namespace purekv {
 namespace {
 HWY_EXPORT(AttendTileRows);
-
-constexpr int64_t kWidestBlockKeys = 96;
-constexpr int64_t kWidestPanel = 64;
 }  // namespace
 
 int64_t TileScratchFloats(int64_t rows, int64_t head_dim) {

@@ -34,6 +34,10 @@ struct TileOutput {
   int64_t lse_stride = 0;
 };
 
+// The largest blocks of keys and panels of rows that any SIMD target works in: what scratch is sized for.
+constexpr int64_t kWidestBlockKeys = 96;
+constexpr int64_t kWidestPanel = 64;
+
 // Floats of scratch memory AttendTile needs: about 290 KB at 128 rows and head 128, whatever the number of keys.
 int64_t TileScratchFloats(int64_t rows, int64_t head_dim);
 
