@@ -34,6 +34,7 @@ constexpr int64_t kLongSegment = 256;
 constexpr int64_t kEnoughTiles = 24;
 constexpr int64_t kWantedTasks = 64;
 constexpr int64_t kSplitKeys = 512;
+constexpr size_t kFewStateBytes = size_t{1} << 19;
 constexpr int64_t kSplitStep = 128;  // ranges begin at multiples of it: whole blocks of the bf16 kernels
 
 int64_t CeilDiv(int64_t a, int64_t b) {
@@ -241,25 +242,34 @@ void Attention(const AttentionArgs& args) {
     });
     return;
   }
-  // States of all ranges: fewer than kWantedTasks + tiles of them, 5 MB at 128 rows of head 128.
-  Matrix<float> states(tiles * splits, state_bytes / static_cast<int64_t>(sizeof(float)));
+  // States of all ranges: fewer than kWantedTasks + tiles of them, 5 MB at 128 rows of head 128. Every row is written.
+  Buffer& memory = args.workspace != nullptr ? args.workspace->states : own.states;
+  const auto bytes = static_cast<size_t>(tiles * splits * state_bytes);
+  if (memory.size() < bytes) memory.Resize(bytes);
+  const auto state_of = [&](int64_t task, int64_t tile_rows_heads) {
+    return StateIn(reinterpret_cast<float*>(static_cast<char*>(memory.data()) + task * state_bytes), tile_rows_heads,
+                   args.head_dim);
+  };
   ParallelFor(tiles * splits, [&](int64_t task) {
     AttentionTile tile = tile_at(task / splits);
     const int64_t split = task % splits;
     const int64_t length = tile.kv.length;
     tile.key_begin = length * split / splits / kSplitStep * kSplitStep;
     if (split + 1 < splits) tile.key_end = length * (split + 1) / splits / kSplitStep * kSplitStep;
-    method.Attend(tile, head_of(task / splits), StateIn(states.Row(task), tile.rows(), args.head_dim),
-                  ThreadScratch(scratch_bytes));
+    method.Attend(tile, head_of(task / splits), state_of(task, tile.rows()), ThreadScratch(scratch_bytes));
   });
-  ParallelFor(tiles, [&](int64_t t) {
+  const auto merge = [&](int64_t t) {
     const AttentionTile tile = tile_at(t);
-    const PartialState state = StateIn(states.Row(t * splits), tile.rows(), args.head_dim);
-    for (int64_t split = 1; split < splits; ++split) {
-      MergeState(state, StateIn(states.Row(t * splits + split), tile.rows(), args.head_dim));
-    }
+    const PartialState state = state_of(t * splits, tile.rows());
+    for (int64_t split = 1; split < splits; ++split) MergeState(state, state_of(t * splits + split, tile.rows()));
     finish(t, tile, state);
-  });
+  };
+  // Waking the other threads costs more than the few rows of a decoded token.
+  if (bytes <= kFewStateBytes) {
+    for (int64_t t = 0; t < tiles; ++t) merge(t);
+  } else {
+    ParallelFor(tiles, merge);
+  }
 }
 
 void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double n) {

@@ -14,10 +14,10 @@
 
 namespace purekv {
 
-// Memory for the transposed copy of the values that bf16 products need, kept from call to call; grows to the longest
-// cache: as many bytes as one layer's values.
+// Memory kept from call to call.
 struct AttentionWorkspace {
-  Buffer prepared;
+  Buffer prepared;  // the transposed copy of the values that bf16 products need: up to one layer's values in bytes
+  Buffer states;    // partial states where keys are split over tasks: up to 9 MB
 };
 
 struct AttentionArgs {
