@@ -90,7 +90,14 @@ struct TensorListing {
 struct VideoCost {
   MediaInfo media;                // frames, grid and visual tokens
   int64_t height = 0, width = 0;  // after resizing, in pixels
-  int64_t prompt_tokens = 0;      // visual tokens and the markers around them
+  int64_t prompt_tokens = 0;      // of the whole first turn: template, visual tokens, the question
+  // What a budget keeps of it, and the cache that holds this, in whole pages as it is allocated.
+  struct Kept {
+    double budget = 1;
+    int64_t tokens = 0;  // per layer and KV head
+    int64_t kv_bytes = 0;
+  };
+  std::vector<Kept> kept;  // budgets 1, 0.5, 0.2, 0.1, 0.05
 };
 
 // Read-only after loading; any number of sessions in any threads may share one.
@@ -107,10 +114,13 @@ class Model {
   static ModelSummary Inspect(const std::string& directory);
   // Every tensor of the directory, sorted by name.
   static std::vector<TensorListing> ListTensors(const std::string& directory);
-  // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only). Throws Error
-  // (kUsage) on sizes that the model cannot take.
+  // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only) with the
+  // question `prompt`, and the cache that they need (dtype: of the cache, else what Load would choose). A directory
+  // without a tokenizer counts the visual tokens and their two markers alone. Throws Error (kUsage) on sizes that the
+  // model cannot take.
   static VideoCost CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
-                               const MediaOptions& options);
+                               const MediaOptions& options, const std::string& prompt = "",
+                               std::optional<Dtype> dtype = std::nullopt);
 
   const ModelInfo& info() const { return info_; }
   // Sampling values of the directory's generation_config.json (temperature, top_k, top_p, repetition_penalty;
@@ -134,8 +144,8 @@ struct KvOptions {
   std::optional<int64_t> bytes;   // or bytes in all
   std::string allocator = "uniform";
   enum class When { kPrompt, kMedia } when = When::kPrompt;
-  // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length needs
-  // no more than the budget and one such chunk; 0: once, when the part has been read.
+  // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length
+  // needs no more than the budget and one such chunk; 0: once, when the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;
   bool operator==(const KvOptions&) const = default;

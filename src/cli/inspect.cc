@@ -1,7 +1,4 @@
 // purekv inspect: what a model directory holds, and what a video would cost, without loading any weight.
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -21,20 +18,14 @@ constexpr char kExample[] = R"(Example:
 says what the model is and how many tokens and bytes of KV cache 64 sampled frames of 640 x 360 need under each budget.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
-constexpr std::array<double, 5> kBudgets = {1.0, 0.5, 0.2, 0.1, 0.05};
-
 struct InspectFlags {
   ModelFlags model;
   std::optional<int64_t> frames, height, width;
   MediaOptions media;
+  std::string prompt;
   bool tensors = false;
   std::string json;
 };
-
-// Tokens kept of `tokens` (docs/policies.md, "Budget").
-int64_t KeptTokens(double budget, int64_t tokens) {
-  return std::max<int64_t>(1, static_cast<int64_t>(std::floor(budget * static_cast<double>(tokens) + 1e-6)));
-}
 
 std::string Join(const std::vector<int64_t>& values, const char* separator) {
   std::string text;
@@ -67,14 +58,13 @@ std::string FindingsText(const Findings& findings) {
       HumanBytes(static_cast<double>(findings.kv_bytes_per_token)), " per token (", DtypeName(info.dtype), ")\n");
   if (findings.video) {
     const VideoCost& video = *findings.video;
-    text +=
-        StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height, ", grid ",
-               Join({video.media.grid.begin(), video.media.grid.end()}, " x "), ", ", video.media.tokens, " tokens\n");
-    for (const double budget : kBudgets) {
-      const int64_t kept = KeptTokens(budget, video.media.tokens);
+    text += StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height,
+                   ", grid ", Join({video.media.grid.begin(), video.media.grid.end()}, " x "), ", ", video.media.tokens,
+                   " tokens, with the text around them ", video.prompt_tokens, "\n");
+    for (const VideoCost::Kept& kept : video.kept) {
       char row[128];
-      std::snprintf(row, sizeof row, "  budget %-4g %9lld tokens  %10s\n", budget, static_cast<long long>(kept),
-                    HumanBytes(static_cast<double>(kept * findings.kv_bytes_per_token)).c_str());
+      std::snprintf(row, sizeof row, "  budget %-4g %9lld tokens  %10s\n", kept.budget,
+                    static_cast<long long>(kept.tokens), HumanBytes(static_cast<double>(kept.kv_bytes)).c_str());
       text += row;
     }
   }
@@ -118,9 +108,8 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
   if (findings.video) {
     const VideoCost& video = *findings.video;
     OrderedJson budgets = OrderedJson::array();
-    for (const double budget : kBudgets) {
-      const int64_t kept = KeptTokens(budget, video.media.tokens);
-      budgets.push_back({{"budget", budget}, {"tokens", kept}, {"kv_bytes", kept * findings.kv_bytes_per_token}});
+    for (const VideoCost::Kept& kept : video.kept) {
+      budgets.push_back({{"budget", kept.budget}, {"tokens", kept.tokens}, {"kv_bytes", kept.kv_bytes}});
     }
     result["video"] = {{"frames", video.media.frames},
                        {"height", video.height},
@@ -153,6 +142,7 @@ void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
     if (!any) {
       table.Refuse("--min-pixels", "there is no --frames-count");
       table.Refuse("--max-pixels", "there is no --frames-count");
+      table.Refuse("--prompt", "there is no --frames-count");
     }
   }
   CheckPixelFlags(table, flags.media);
@@ -170,7 +160,8 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
   findings.kv_bytes_per_token =
       info.layers * info.kv_heads * info.head_dim * 2 * static_cast<int64_t>(DtypeSize(info.dtype));
   if (flags.frames) {
-    findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media);
+    findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media,
+                                        flags.prompt, flags.model.load.dtype);
   }
   if (flags.tensors) findings.tensors = Model::ListTensors(directory);
   if (flags.json != "-") Print(FindingsText(findings));
@@ -203,6 +194,8 @@ Command AddInspect(CLI::App& parent) {
   table.Value(
       kVideo, "--width", "W", "their width in pixels",
       [into](const std::string& name, const std::string& text) { into->width = ParseInt(name, text, 1, 16384); });
+  table.Value(kVideo, "-p,--prompt", "TEXT", "the question that goes with it (default: none)",
+              [into](const std::string&, const std::string& text) { into->prompt = text; });
   AddPixelFlags(table, &into->media);
   table.Value("Output", "--json", "FILE", "the same as JSON; - writes it to stdout and nothing else there",
               [into](const std::string& name, const std::string& text) {

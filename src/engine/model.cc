@@ -11,11 +11,14 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/threads.h"
+#include "checkpoint/chat_template.h"
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/tokenizer.h"
 #include "models/fingerprint.h"
 #include "models/registry.h"
+#include "policy/budget.h"
 #include "purekv/session.h"
 
 namespace purekv {
@@ -69,6 +72,14 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dt
     info.parameters += count;
   }
   return info;
+}
+
+// Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
+int64_t TextTokens(const std::string& directory, const std::string& prompt) {
+  if (!FileExists(JoinPath(directory, "tokenizer.json")) && !FileExists(JoinPath(directory, "vocab.json"))) return 2;
+  const std::string text = ChatTemplate::Load(directory).FirstTurn(
+      false, "", {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
+  return static_cast<int64_t>(Tokenizer::Load(directory)->Encode(text).size()) - 1;  // one stands for all visual ones
 }
 
 void CheckLoadOptions(const LoadOptions& options) {
@@ -154,15 +165,24 @@ std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
 }
 
 VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
-                             const MediaOptions& options) {
+                             const MediaOptions& options, const std::string& prompt, std::optional<Dtype> dtype) {
   if (frames < 1 || height < 1 || width < 1)
     FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
-  const PreparedMedia media = Open(directory).plan->PlanVideo(frames, height, width, options);
+  const OpenDirectory open = Open(directory);
+  const PreparedMedia media = open.plan->PlanVideo(frames, height, width, options);
   VideoCost cost;
   cost.media = {media.kind, frames, {media.grid.t, media.grid.h, media.grid.w}, media.tokens, media.sample_fps};
   cost.height = media.frames.height;
   cost.width = media.frames.width;
-  cost.prompt_tokens = media.tokens + 2;
+  cost.prompt_tokens = media.tokens + TextTokens(directory, prompt);
+  const DecoderConfig& decoder = open.plan->decoder;
+  const KvCacheShape shape{decoder.layers, decoder.kv_heads, decoder.head_dim, ChooseDtype({.dtype = dtype})};
+  for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
+    KvOptions options_of;
+    options_of.budget = budget;
+    const int64_t tokens = BaseBudget(options_of, shape, cost.prompt_tokens);
+    cost.kept.push_back({budget, tokens, KvCache::FullBytes(shape, tokens)});
+  }
   return cost;
 }
 

@@ -171,9 +171,31 @@ TEST_F(DemoModel, InspectCountsTokens) {
   const Json json = Json::parse(result.out);
   EXPECT_EQ(json["video"]["grid"], (std::vector<int>{4, 8, 8}));  // an odd last frame is repeated
   EXPECT_EQ(json["video"]["tokens"], 64);
-  EXPECT_EQ(json["video"]["budgets"][2]["tokens"], 12);  // floor(0.2 * 64 + 1e-6)
+  const int prompt = json["video"]["prompt_tokens"];
+  EXPECT_GT(prompt, 64 + 2);  // the template around it
+  EXPECT_EQ(json["video"]["budgets"][2]["tokens"], prompt / 5);
   EXPECT_GT(json["tensors"].size(), 10U);
   EXPECT_GT(json["model"]["parameters"], 100000);
+}
+
+// What inspect says a video will need is what ask then takes.
+TEST_F(DemoModel, InspectPredictsTheCache) {
+  const std::string prompt = "Describe everything that happens, in order.";
+  const CliResult inspect = RunCli({"inspect", "-m", kModel, "--frames-count", "100", "--height", "112", "--width",
+                                    "112", "-p", prompt, "--json", "-"});
+  ASSERT_EQ(inspect.status, 0) << inspect.err;
+  const Json cost = Json::parse(inspect.out)["video"];
+  const std::string video = std::string(kModel) + "/eval/medium-00.mp4";  // 100 frames of 112 x 112
+  for (const Json& budget : cost["budgets"]) {
+    const CliResult ask = RunCli({"ask", "-m", kModel, "--video", video, "-p", prompt, "-n", "1", "--kv-policy",
+                                  "knorm", "--kv-budget", budget["budget"].dump(), "--json", "-"});
+    ASSERT_EQ(ask.status, 0) << ask.err;
+    const Json kv = Json::parse(ask.out)["kv"];
+    EXPECT_EQ(kv["tokens_full"], cost["prompt_tokens"]);
+    EXPECT_EQ(kv["tokens_kept_mean"], budget["tokens"].get<double>());
+    EXPECT_NEAR(kv["bytes_kept"].get<double>(), budget["kv_bytes"].get<double>(), 0.05 * kv["bytes_kept"].get<double>())
+        << budget.dump();
+  }
 }
 
 }  // namespace
