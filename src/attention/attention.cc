@@ -124,9 +124,15 @@ class Window {
     q_ = static_cast<float*>(memory.data());
     k_ = reinterpret_cast<BF16*>(q_ + elements);
     v_ = k_ + elements;
-    Convert(q.Rows(begin, rows_), {q_, Dtype::kF32, rows_, cols_, cols_});
-    Convert(k.Rows(begin, rows_), {k_, Dtype::kBF16, rows_, cols_, cols_});
-    Convert(v.Rows(begin, rows_), {v_, Dtype::kBF16, rows_, cols_, cols_});
+    for (int64_t row = 0; row < rows_; ++row) {
+      if (row + kAhead < rows_) {
+        for (const auto* next : {&q, &k, &v}) Fetch(next->Row(begin + row + kAhead), cols_);
+      }
+      const int64_t at = row * cols_;
+      Convert(q.Rows(begin + row, 1), {q_ + at, Dtype::kF32, 1, cols_, cols_});
+      Convert(k.Rows(begin + row, 1), {k_ + at, Dtype::kBF16, 1, cols_, cols_});
+      Convert(v.Rows(begin + row, 1), {v_ + at, Dtype::kBF16, 1, cols_, cols_});
+    }
   }
   MatrixView<const float> queries() const { return {q_, rows_, cols_, cols_}; }
   KvHeadView Head(int64_t head, int64_t head_dim) const {
@@ -134,6 +140,11 @@ class Window {
   }
 
  private:
+  static constexpr int64_t kAhead = 1;  // rows asked for before they are read
+  static void Fetch(const float* row, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(row + i);
+  }
+
   int64_t rows_;
   int64_t cols_;
   float* q_;
