@@ -215,10 +215,19 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
     alignas(64) float sums[kGroup][kFewRows * kSums];
     for (int64_t block = 0; block < weights.in; block += weights.block_in) {
       const int64_t inputs = std::min(weights.block_in, weights.in - block);
+      const int64_t panel_bytes = inputs * weights.width * static_cast<int64_t>(size);
       for (int64_t panel = begin; panel < end; ++panel) {
         const int64_t offset = block * panels * weights.width + panel * inputs * weights.width;
         const char* const w = static_cast<const char*>(weights.data) + static_cast<size_t>(offset) * size;
         float* const to = sums[panel - begin];
+        if (weights.dtype == Dtype::kBF16 && weights.width == 32) {
+          const int64_t done = PanelsBF16(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w,
+                                          panel_bytes, end - panel, inputs / 2, block == 0, to, kFewRows * kSums);
+          if (done > 0) {
+            panel += done - 1;
+            continue;
+          }
+        }
         if (weights.dtype == Dtype::kBF16) {
           PanelBF16(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w, inputs / 2, weights.width,
                     block == 0, to);

@@ -32,5 +32,9 @@ void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t 
 // x: pairs of inputs, row stride in pairs.
 void PanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
                bool first, float* sums);
+// The same for the first panels of `count` that lie panel_bytes apart, 32 outputs each, as many as go side by side
+// (their number is returned; 0: take them one by one). Panel i's sums at sums + i * panel_sums.
+int64_t PanelsBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panels, int64_t panel_bytes,
+                   int64_t count, int64_t pairs, bool first, float* sums, int64_t panel_sums);
 
 }  // namespace purekv
