@@ -155,8 +155,13 @@ bool Compressor::NextReads(int64_t layer, int64_t source) const {
   return layer + 1 < shape_.layers && setup_.policy->SumsFrom(layer + 1) == source;
 }
 
+bool Compressor::Awaited(int64_t layer) const {
+  return layer > 0 && setup_.policy->SumsFrom(layer - 1) == layer;
+}
+
 void Compressor::TakeSnapshot(const LayerEntries& entries) {
-  if (!NextReads(entries.layer, entries.layer)) return;
+  if (setup_.policy->SumsFrom(entries.layer) != entries.layer) return;
+  if (!NextReads(entries.layer, entries.layer) && !Awaited(entries.layer)) return;
   snapshot_ = {entries.layer, At(entries.layer).sums, {}};
   for (const auto& tokens : entries.tokens) snapshot_.tokens.emplace_back(tokens.begin(), tokens.end());
 }
@@ -191,7 +196,12 @@ void Compressor::AfterLayer(int64_t layer, KvCache& cache, std::span<const Token
   if (!active() || cache.tokens() < first_token_ + rows_) return;  // chunks of the part are still to come
   PUREKV_CHECK(static_cast<int64_t>(layout.size()) >= cache.tokens(), layout.size(), " records of ", cache.tokens());
   if (reading_ == Reading::kStep && setup_.info->holds) return Hold(Entries(layer, cache, layout), cache);
-  if (CompressesNow()) Compress(Entries(layer, cache, layout), cache);
+  if (!CompressesNow() || setup_.policy->SumsFrom(layer) > layer) return;
+  Compress(Entries(layer, cache, layout), cache);
+  for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
+    Compress(Entries(below, cache, layout), cache);
+  }
+  if (!NextReads(layer, snapshot_.layer)) snapshot_ = {};
 }
 
 bool Compressor::KeepsAll(const LayerEntries& entries, const Quota& quota) {
@@ -224,7 +234,6 @@ void Compressor::Compress(const LayerEntries& entries, KvCache& cache) {
   // What a window saw is used up; sums over all queries go on.
   if (Observes(entries.layer).window > 0) state.sums.Clear();
   state.queries.Clear();
-  if (!NextReads(entries.layer, snapshot_.layer)) snapshot_ = {};
 }
 
 // One step, one entry: the lowest score outside the protected spans.

@@ -81,8 +81,8 @@ class Compressor {
   void RestoreSums(int64_t layer, int64_t first_query, int64_t last_query,
                    std::span<const std::span<const double>> lists);
 
-  // When `layer` holds all rows of the Begin: evicts what has to go. layout: records of all tokens in the cache, the
-  // rows' included. Throws Error when a score is not finite.
+  // When `layer` holds all rows of the Begin: evicts what has to go, from it and from layers below that waited for it.
+  // layout: records of all tokens in the cache, the rows' included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);
 
  private:
@@ -91,7 +91,7 @@ class Compressor {
     QueryStats queries;
     std::vector<int64_t> capacity;  // [kv_heads] entries held behind the part
   };
-  // The sums of one layer that layers above it score with, on the entries that it had before its own eviction.
+  // The sums of one layer that others score with, on the entries that it had before its own eviction.
   struct Snapshot {
     int64_t layer = -1;
     AttentionSums sums;
@@ -103,6 +103,7 @@ class Compressor {
   bool CompressesNow() const;
   LayerEntries Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const;
   bool NextReads(int64_t layer, int64_t source) const;  // whether the layer above `layer` scores with `source`'s sums
+  bool Awaited(int64_t layer) const;                    // whether the layer below it waits for its sums
   void TakeSnapshot(const LayerEntries& entries);
   Observation Observed(const LayerEntries& entries) const;
   Quota QuotaOf(const LayerEntries& entries) const;

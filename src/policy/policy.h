@@ -65,7 +65,8 @@ class Policy {
   virtual ~Policy() = default;
 
   virtual Observer Observes(int64_t layer, int64_t base) const;
-  // The layer (at or below `layer`) whose sums Score gets; most policies read their own.
+  // The layer whose sums Score gets; most policies read their own. One above `layer` makes it wait: it is compressed
+  // when that one is, as must be all layers between them.
   virtual int64_t SumsFrom(int64_t layer) const { return layer; }
   virtual Protection Protects(int64_t base) const = 0;
   // Planes of scores; most policies have one.

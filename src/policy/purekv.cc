@@ -33,7 +33,10 @@ class PureKv : public SinksAndRecentPolicy {
         window_(values.Is("window", "all") ? 0 : values.Integer("window")),
         head_mean_(values.Is("heads", "mean")),
         normalise_(values.Is("normalise", "1")),
-        value_norm_(values.Is("vnorm", "1")) {
+        value_norm_(values.Is("vnorm", "1")),
+        below_(values.Is("below", "wait")    ? Below::kWait
+               : values.Is("below", "vnorm") ? Below::kValueNorm
+                                             : Below::kWindow) {
     if (sources_.back() >= shape.layers) {
       FailUsage("--kv-option sources=", values.Word("sources"), ": out of range (layers 0 .. ", shape.layers - 1, ")");
     }
@@ -42,16 +45,19 @@ class PureKv : public SinksAndRecentPolicy {
   Observer Observes(int64_t layer, int64_t base) const override {
     const int64_t source = WhichSource(layer);
     if (source == layer) return {.kind = Observer::Kind::kColumnSums, .window = window_};
-    if (source != kNoSource) return {};
+    if (source != kNoSource || below_ != Below::kWindow) return {};
     return {.kind = Observer::Kind::kColumnSums, .window = std::max<int64_t>(1, std::min(kLowLayersWindow, base / 2))};
   }
 
   int64_t SumsFrom(int64_t layer) const override {
-    return WhichSource(layer) == kNoSource ? layer : WhichSource(layer);
+    if (WhichSource(layer) != kNoSource) return WhichSource(layer);
+    return below_ == Below::kWait ? sources_.front() : layer;
   }
 
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
-    if (WhichSource(entries.layer) == kNoSource) return {WindowMean(entries, *observed.sums)};
+    if (WhichSource(entries.layer) == kNoSource && below_ == Below::kWindow)
+      return {WindowMean(entries, *observed.sums)};
+    if (WhichSource(entries.layer) == kNoSource && below_ == Below::kValueNorm) return {ValueNorms(entries)};
     Scores scores = SourceScores(entries, observed);
     if (!value_norm_) return {scores};
     const Scores norms = ValueNorms(entries);
@@ -94,6 +100,7 @@ class PureKv : public SinksAndRecentPolicy {
   std::vector<int64_t> sources_;  // ascending
   int64_t window_;                // 0: all
   bool head_mean_, normalise_, value_norm_;
+  enum class Below { kWindow, kValueNorm, kWait } below_;  // layers below the first source
 };
 
 }  // namespace
@@ -103,9 +110,9 @@ PolicyInfo PureKvPolicy() {
   info.name = "purekv";
   info.summary = "keeps what one low layer saw attended to, times each layer's own value norm";
   info.paper = "PureKV, arXiv 2510.25600";
-  info.options = {LayersOption("sources", "auto"), WordOrIntegerOption("window", "all", 1, kMostTokens),
+  info.options = {LayersOption("sources", "auto"),      WordOrIntegerOption("window", "all", 1, kMostTokens),
                   WordOption("heads", {"own", "mean"}), WordOption("normalise", {"0", "1"}),
-                  WordOption("vnorm", {"1", "0"})};
+                  WordOption("vnorm", {"1", "0"}),      WordOption("below", {"window", "vnorm", "wait"})};
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
   info.make = [](const OptionValues& values, const KvCacheShape& shape) {

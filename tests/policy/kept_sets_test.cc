@@ -48,6 +48,9 @@ const std::vector<Case>& Cases() {
       {"purekv", {}},
       {"purekv", {{"sources", "0"}, {"normalise", "1"}}},
       {"purekv", {{"sources", "0,2"}, {"window", "9"}, {"heads", "mean"}}},
+      {"purekv", {{"sources", "2"}, {"below", "wait"}}},
+      {"purekv", {{"sources", "1,2"}, {"below", "wait"}, {"window", "9"}, {"heads", "mean"}}},
+      {"purekv", {{"sources", "2"}, {"below", "vnorm"}, {"vnorm", "0"}}},
       {"purekv", {{"sources", "1"}, {"vnorm", "0"}, {"window", "2000"}}},
       {"purekv", {{"sources", "2,1"}, {"heads", "mean"}, {"normalise", "1"}, {"window", "20"}}},
   };

@@ -79,6 +79,7 @@ TEST(KvOptions, ValuesOutOfRange) {
   expect("purekv", "sources", "1,1", "each once");
   expect("purekv", "sources", "-1", "auto or layers");
   expect("purekv", "normalise", "yes", "0|1");
+  expect("purekv", "below", "nothing", "window|vnorm|wait");
   expect("expected-attention", "horizon", "0", "1 .. ");
   expect("vnorm", "n-attn", "-1", "0 .. 1000000");
   expect("vnorm", "decode_every", "-1", "0 .. ");

@@ -203,6 +203,13 @@ class Reference {
     for (const int64_t one : sources) {
       if (one <= l) source = std::max(source, one);
     }
+    const std::string below = Text("below", "window");
+    if (source < 0 && below == "vnorm") {
+      std::vector<double> norms;
+      for (int64_t j = 0; j < n_; ++j) norms.push_back(Norm(Value(l, g, j)));
+      return norms;
+    }
+    if (source < 0 && below == "wait") source = *std::min_element(sources.begin(), sources.end());
     if (source < 0) return SnapKv(l, g, std::max<int64_t>(1, std::min<int64_t>(32, b_ / 2)), 1, "none", n_);
     const int64_t begin = Text("window", "all") == "all" ? 0 : std::max<int64_t>(0, n_ - Int("window", 0));
     std::vector<double> sum(size_t(n_), 0.0);

@@ -136,6 +136,8 @@ TEST(PolicyProperties, OnlyWhatIsNeededIsObserved) {
   EXPECT_EQ(rows("csp", {{"window", "101"}}), 400);
   EXPECT_EQ(rows("purekv", {{"sources", "0"}}), 100);
   EXPECT_EQ(rows("purekv", {{"sources", "2"}, {"window", "10"}}), 2 * 25 + 10);
+  EXPECT_EQ(rows("purekv", {{"sources", "2"}, {"below", "wait"}}), 100);
+  EXPECT_EQ(rows("purekv", {{"sources", "2"}, {"below", "vnorm"}}), 100);
 }
 
 TEST(PolicyProperties, FullIsIdle) {

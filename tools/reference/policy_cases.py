@@ -131,6 +131,8 @@ purekv uniform sources=LAST recent=3
 purekv uniform window=100000 recent=100 sinks=50
 purekv uniform sources=1,3
 purekv ada sources=1,2,4 window=50 normalise=1
+purekv uniform sources=LAST below=wait heads=mean recent=3
+purekv ada sources=LAST below=vnorm
 """
 CSP = """
 uniform

@@ -19,7 +19,8 @@ DEFAULTS = {
     "knorm": {"sinks": 4, "recent": 32}, "keydiff": {"sinks": 4, "recent": 32}, "vnorm": {"sinks": 4, "recent": 32},
     "expected-attention": {"sinks": 4, "horizon": 512, "epsilon": 0.0, "covariance": 1},
     "csp": {"window": 64, "cross_ratio": 0.5, "recent_ratio": 0.5, "n": 1.0, "combine": "union"},
-    "purekv": {"sources": "auto", "window": "all", "heads": "own", "normalise": 0, "vnorm": 1, "sinks": 4, "recent": 32}}
+    "purekv": {"sources": "auto", "window": "all", "heads": "own", "normalise": 0, "vnorm": 1, "below": "window",
+               "sinks": 4, "recent": 32}}
 HOLDS = ("streaming-llm", "h2o", "tova")
 NO_ADA = ("full", "random", "uniform", "streaming-llm", "tova", "csp")
 CHUNK = 512  # queries whose probabilities are held at a time
@@ -152,6 +153,10 @@ def purekv(part: Part, layer: int, options: dict, base: int) -> np.ndarray:
     count = len(part.layers)
     sources = [min(2, count - 1)] if options["sources"] == "auto" else [int(s) for s in options["sources"].split(",")]
     below = [s for s in sources if s <= layer]
+    if not below and options["below"] == "vnorm":
+        return part.value_norm(layer)
+    if not below and options["below"] == "wait":
+        below = [min(sources)]
     if not below:
         return mean_last(part, layer, min(32, base // 2))
     window = part.n if options["window"] == "all" else min(int(options["window"]), part.n)
