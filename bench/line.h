@@ -47,6 +47,7 @@ std::vector<Line> AllLines(const Options& options);
 
 // By primitive.
 std::vector<Line> AttentionLines(const Options& options);
+std::vector<Line> SparseLines(const Options& options);
 std::vector<Line> DenseLines(const Options& options);
 std::vector<Line> MemoryLines(const Options& options);
 std::vector<Line> RowLines(const Options& options);

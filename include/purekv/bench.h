@@ -32,6 +32,7 @@ struct BenchResult {
   BenchStage vision, prefill, decode;
   std::array<int64_t, 3> grid{};  // used
   KvStats kv;
+  PrefillStats sparse;  // of all the prompts read
 };
 
 // One run in a session of its own. Random pixels and random text ids, the same for the same request. Throws Error

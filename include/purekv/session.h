@@ -151,13 +151,25 @@ struct KvOptions {
   bool operator==(const KvOptions&) const = default;
 };
 
+// Which keys a prompt's queries attend to (docs/purekv.md). "dense": all before them. "st": spatial-temporal sparse
+// attention, a fixed pattern over videos. "block-sparse": blocks of keys chosen by their content (XAttention, arXiv
+// 2503.16428). Generated and scored answers are always dense.
+struct PrefillOptions {
+  std::string kind = "dense";
+  std::map<std::string, std::string> options;
+  bool operator==(const PrefillOptions&) const = default;
+};
+
 // Called now and then with a stage ("vision", "prefill", ...) and how far it is; from the session's own thread.
 using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
 
 struct SessionOptions {
   int threads = 0;  // 0: physical cores
   KvOptions kv;
-  int64_t block_rows = 0;  // rows a layer works on at a time; 0: chosen by the engine. Changes results by rounding only
+  PrefillOptions prefill;
+  // Rows a layer works on at a time; 0: chosen by the engine. Changes results by rounding only, but for block-sparse
+  // prefill, whose blocks of queries begin at the first row of each.
+  int64_t block_rows = 0;
   int64_t chunk_tokens = 0;    // prompt tokens per pass through all layers; 0: the whole prompt in one pass
   std::string dump_directory;  // every stage's tensor as .npy, of the first prompt
   ProgressFunction progress;
@@ -208,6 +220,17 @@ struct KvStats {
   int64_t bytes_now = 0;                                   // held by the cache, in memory or viewed in a file
 };
 
+// What a sparse prefill left out, counted over pairs of query and key as if nothing had been evicted.
+struct PrefillStats {
+  int64_t start = 0;       // the first sparse layer; the number of layers where all are dense
+  double flops_share = 1;  // attention FLOPs of the prompts read so far over dense attention's, all layers
+  struct Part {
+    std::string name;
+    double flops_share = 0;  // of dense attention's in the sparse layers
+  };
+  std::vector<Part> parts;  // empty: dense
+};
+
 struct StageTimes {
   double media_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // sums over the session
   int64_t decoded_tokens = 0;
@@ -218,6 +241,7 @@ struct SavedCache {
   std::string model;  // fingerprint of the model that made it
   Dtype dtype = Dtype::kF32;
   KvOptions kv;
+  PrefillOptions prefill;
   KvStats stats;  // of the session that saved it; bytes_now 0
   int64_t bytes = 0;
   std::vector<MediaInfo> media;
@@ -230,8 +254,9 @@ class Session {
  public:
   Session(std::shared_ptr<const Model> model, SessionOptions options);
   // Continues from a file of Save, as the session that saved it would: the next Read brings the question. The file is
-  // mapped and read in place until a head grows; options.kv must be left alone, it is the file's. Throws Error naming
-  // the file: not a .pkv file, another version, damaged in any bit, of another model or dtype.
+  // mapped and read in place until a head grows; options.kv and options.prefill must be left alone, they are the
+  // file's. Throws Error naming the file: not a .pkv file, another version, damaged in any bit, of another model or
+  // dtype.
   static Session Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options);
   ~Session();
   Session(Session&&) noexcept;
@@ -260,8 +285,10 @@ class Session {
   std::vector<int32_t> Encode(const std::string& text) const;
 
   const KvOptions& kv_options() const;
+  const PrefillOptions& prefill_options() const;
   KvStats kv() const;
   const StageTimes& times() const;
+  PrefillStats prefill() const;
   // kept prompt positions [layer][KV head][...] right after compression.
   const std::vector<std::vector<std::vector<int32_t>>>& kept() const;
   int64_t tokens() const;  // sequence length so far

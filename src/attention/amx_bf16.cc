@@ -78,10 +78,15 @@ class TileProducts : public Tiles {
 
 }  // namespace
 
-const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,   CopyKeys,
-                               PackValues,           PackQueries,
-                               Attend<TileProducts>, AttendFinish<TileProducts>,
-                               AttendFewRowsAmx,     ColumnSums<TileProducts>};
+const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,
+                               CopyKeys,
+                               PackValues,
+                               PackQueries,
+                               Attend<TileProducts>,
+                               AttendFinish<TileProducts>,
+                               AttendFewRowsAmx,
+                               Logits<TileProducts>,
+                               ColumnSums<TileProducts>};
 
 }  // namespace purekv
 

@@ -17,7 +17,8 @@ namespace purekv {
 // Memory kept from call to call.
 struct AttentionWorkspace {
   Buffer prepared;  // the transposed copy of the values that bf16 products need: up to one layer's values in bytes
-  Buffer states;    // partial states where keys are split over tasks: up to 9 MB
+  Buffer states;    // partial states where keys are split over tasks: up to 9 MB; and those that
+                    // sparse attention (sparse.h) leaves from one pass to the next
 };
 
 struct AttentionArgs {

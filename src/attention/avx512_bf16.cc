@@ -82,8 +82,9 @@ class Vectors {
 
 }  // namespace
 
-const Bf16Kernel kAvx512Bf16Kernel = {CpuLevel::kAvx512Bf16, CopyKeys, PackValues,         PackQueries, Attend<Vectors>,
-                                      AttendFinish<Vectors>, nullptr,  ColumnSums<Vectors>};
+const Bf16Kernel kAvx512Bf16Kernel = {
+    CpuLevel::kAvx512Bf16, CopyKeys, PackValues,      PackQueries,        Attend<Vectors>,
+    AttendFinish<Vectors>, nullptr,  Logits<Vectors>, ColumnSums<Vectors>};
 
 }  // namespace purekv
 

@@ -132,13 +132,16 @@ inline void PackQueries(const AttentionTile& tile, BF16* panels) {
   }
 }
 
-// Logits of keys that a lane does not see become kMasked. limits: keys seen, counted from the block's first.
-inline void MaskBlock(float* logits, int64_t keys, const int32_t* limits) {
+// Logits of keys that a lane does not see become kMasked. It sees those from begins (null: 0) to limits, counted from
+// the block's first.
+inline void MaskBlock(float* logits, int64_t keys, const int32_t* begins, const int32_t* limits) {
   const __m512 masked = _mm512_set1_ps(kMasked);
   for (int64_t half = 0; half < kPanelWidth; half += 16) {
     const __m512i limit = _mm512_loadu_si512(limits + half);
+    const __m512i begin = begins == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(begins + half);
     for (int64_t k = 0; k < keys; ++k) {
-      const __mmask16 hidden = _mm512_cmple_epi32_mask(limit, _mm512_set1_epi32(static_cast<int>(k)));
+      const __m512i key = _mm512_set1_epi32(static_cast<int>(k));
+      const __mmask16 hidden = _mm512_cmple_epi32_mask(limit, key) | _mm512_cmpgt_epi32_mask(begin, key);
       _mm512_mask_storeu_ps(logits + k * kPanelWidth + half, hidden, masked);
     }
   }
@@ -292,24 +295,29 @@ void AttendPanels(const AttentionTile& tile, const PreparedHead& kv, const Scrat
   std::memset(scratch.outputs, 0, static_cast<size_t>(PanelRows(rows) * padded) * sizeof(float));
 
   const auto limit_of = [&](int64_t r) {
-    const int64_t limit = tile.first_limit + std::min(r, rows - 1) / tile.group * tile.limit_step;
-    return std::min(limit, tile.key_end);
+    return std::min(tile.limit(std::min(r, rows - 1) / tile.group), tile.key_end);
   };
+  const auto begin_of = [&](int64_t r) { return tile.begin(std::min(r, rows - 1) / tile.group); };
   const int64_t key_end = limit_of(rows - 1);
-  for (int64_t block = tile.key_begin; block < key_end; block += kBlockKeys) {
+  const int64_t key_begin = std::max(tile.key_begin, begin_of(0) / kKeyGroup * kKeyGroup);
+  for (int64_t block = key_begin; block < key_end; block += kBlockKeys) {
     for (int64_t first = 0; first < rows; first += kPanelWidth) {
       PrefetchBlock(kv, block + kBlockKeys, key_end, padded, first / kPanelWidth, PanelRows(rows) / kPanelWidth);
       const int64_t highest = limit_of(first + kPanelWidth - 1);
       if (highest <= block) continue;
       const int64_t groups = (std::min(kBlockKeys, highest - block) + kKeyGroup - 1) / kKeyGroup;
       const int64_t keys = groups * kKeyGroup;
+      if (begin_of(first) >= block + keys) continue;
+      const bool begins_here = begin_of(first + kPanelWidth - 1) > block;
       products.Logits(kv, block / kKeyGroup, groups, padded, scratch.queries + first * padded, scratch.logits);
-      if (limit_of(first) < block + keys) {
+      if (begins_here || limit_of(first) < block + keys) {
+        alignas(64) int32_t begins[kPanelWidth];
         alignas(64) int32_t limits[kPanelWidth];
         for (int64_t i = 0; i < kPanelWidth; ++i) {
+          begins[i] = static_cast<int32_t>(std::clamp<int64_t>(begin_of(first + i) - block, 0, keys));
           limits[i] = static_cast<int32_t>(std::clamp<int64_t>(limit_of(first + i) - block, 0, keys));
         }
-        MaskBlock(scratch.logits, keys, limits);
+        MaskBlock(scratch.logits, keys, begins_here ? begins : nullptr, limits);
       }
       alignas(64) float rescale[kPanelWidth];
       float* o = scratch.outputs + first * padded;
@@ -365,6 +373,12 @@ void AttendFinish(const AttentionTile& tile, const PreparedHead& kv, const TileO
 }
 
 template <class Products>
+void Logits(const PreparedHead& kv, int64_t group, int64_t groups, int64_t padded, const BF16* panel, float* logits) {
+  const Products products;
+  products.Logits(kv, group, groups, padded, panel, logits);
+}
+
+template <class Products>
 void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
   const Products products;
   const int64_t padded = PaddedHeadDim(tile.head_dim);
@@ -391,7 +405,7 @@ void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
         for (int64_t i = 0; i < kPanelWidth; ++i) {
           inside[i] = static_cast<int32_t>(std::clamp<int64_t>(limits[i] - block, 0, keys));
         }
-        MaskBlock(logits, keys, inside);
+        MaskBlock(logits, keys, nullptr, inside);
       }
       const float* lse = tile.lse + panel * kPanelWidth;
       const __m512 l0 = _mm512_loadu_ps(lse);

@@ -78,6 +78,10 @@ struct Bf16Kernel {
   // Up to 16 rows of bf16 keys and values, read in place; any key range. Scratch of FewRowsScratchBytes. Null: the f32
   // kernel for few rows does better.
   void (*attend_few)(const AttentionTile& tile, const PartialState& state, char* scratch);
+  // logits [32 * groups][32] = keys of `groups` groups from `group` on times a panel of queries, both of padded head
+  // dimension `padded`.
+  void (*logits)(const PreparedHead& kv, int64_t group, int64_t groups, int64_t padded, const BF16* panel,
+                 float* logits);
   // sums[plane][key] += the tile's, for keys [key_begin, key_end).
   void (*column_sums)(const ColumnTile& tile, double* const* sums, char* scratch);
 };

@@ -189,7 +189,7 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
     }
     BlockLogits<kRows>(keys + block * tile.kv.key_stride, tile.kv.key_stride, count, queries, padded_dim, head_dim,
                        logits, width);
-    BlockSoftmax(logits, count, width, masked ? limits : nullptr, m, l, rescale);
+    BlockSoftmax(logits, count, width, masked ? limits : nullptr, nullptr, m, l, rescale);
     BlockValues<kRows>(logits, width, values + block * tile.kv.value_stride, tile.kv.value_stride, count, head_dim, o,
                        padded_dim, rescale);
   }

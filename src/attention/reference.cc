@@ -16,16 +16,17 @@ double At(const void* data, Dtype dtype, int64_t i) {
                                                   : ToFloat(static_cast<const BF16*>(data)[i]));
 }
 
-// One query against the first `keys` entries; returns the log sum exp.
-double AttendRow(const float* q, const KvHeadView& kv, int64_t keys, int64_t head_dim, double scale,
-                 std::vector<double>& out) {
+// One query against entries entry(0) .. entry(keys - 1); returns the log sum exp.
+template <class Entry>
+double AttendEntries(const float* q, const KvHeadView& kv, int64_t keys, const Entry& entry, int64_t head_dim,
+                     double scale, std::vector<double>& out) {
   out.assign(static_cast<size_t>(head_dim), 0.0);
   if (keys <= 0) return -std::numeric_limits<double>::infinity();
   std::vector<double> logits(static_cast<size_t>(keys));
   for (int64_t k = 0; k < keys; ++k) {
     double sum = 0;
     for (int64_t d = 0; d < head_dim; ++d) {
-      sum += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, k * kv.key_stride + d);
+      sum += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, entry(k) * kv.key_stride + d);
     }
     logits[static_cast<size_t>(k)] = sum * scale;
   }
@@ -35,10 +36,17 @@ double AttendRow(const float* q, const KvHeadView& kv, int64_t keys, int64_t hea
   for (int64_t k = 0; k < keys; ++k) {
     for (int64_t d = 0; d < head_dim; ++d) {
       out[static_cast<size_t>(d)] +=
-          logits[static_cast<size_t>(k)] / total * At(kv.values, kv.dtype, k * kv.value_stride + d);
+          logits[static_cast<size_t>(k)] / total * At(kv.values, kv.dtype, entry(k) * kv.value_stride + d);
     }
   }
   return top + std::log(total);
+}
+
+// One query against the first `keys` entries.
+double AttendRow(const float* q, const KvHeadView& kv, int64_t keys, int64_t head_dim, double scale,
+                 std::vector<double>& out) {
+  return AttendEntries(
+      q, kv, keys, [](int64_t k) { return k; }, head_dim, scale, out);
 }
 
 void StoreRow(const std::vector<double>& values, const AnyMatrixView& out, int64_t row, int64_t first) {
@@ -68,6 +76,53 @@ void Attention(const AttentionArgs& args) {
       if (args.lse != nullptr) args.lse[i * args.heads + h] = static_cast<float>(lse);
     }
   });
+}
+
+void SparseAttention(const SparseAttentionArgs& args, const SparsePlan& plan) {
+  const AttentionArgs& dense = args.dense;
+  const auto kv_heads = static_cast<int64_t>(dense.kv.size());
+  for (int64_t g = 0; g < kv_heads; ++g) {
+    const KvHeadView& kv = dense.kv[static_cast<size_t>(g)];
+    std::vector<std::vector<int64_t>> seen(static_cast<size_t>(plan.rows));  // entries, by row
+    for (const DenseRows& rows : plan.dense) {
+      for (int64_t i = rows.first; i < rows.first + rows.count; ++i) {
+        for (int64_t k = 0; k < kv.length - plan.rows + i + 1; ++k) seen[static_cast<size_t>(i)].push_back(k);
+      }
+    }
+    for (const auto& pass : plan.passes) {
+      for (const SparsePart& part : pass) {
+        if (part.kv_head >= 0 && part.kv_head != g) continue;
+        const std::vector<int32_t> keys = part.keys.Expanded();
+        size_t r = 0;
+        part.rows.ForEach([&](int32_t row) {
+          for (int32_t k = part.begins.empty() ? 0 : part.begins[r]; k < part.ends[r]; ++k) {
+            int64_t entry = keys[static_cast<size_t>(k)];
+            if (!args.tokens.empty()) {
+              const auto tokens = args.tokens[static_cast<size_t>(g)];
+              const auto at = std::lower_bound(tokens.begin(), tokens.end(), keys[static_cast<size_t>(k)]);
+              if (at == tokens.end() || *at != keys[static_cast<size_t>(k)]) continue;
+              entry = at - tokens.begin();
+            }
+            seen[static_cast<size_t>(row)].push_back(entry);
+          }
+          ++r;
+        });
+      }
+    }
+    std::vector<double> values;
+    const int64_t group = dense.heads / kv_heads;
+    for (int64_t i = 0; i < plan.rows; ++i) {
+      const std::vector<int64_t>& entries = seen[static_cast<size_t>(i)];
+      for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+        const double lse = AttendEntries(
+            dense.q.Row(i) + h * dense.head_dim, kv, static_cast<int64_t>(entries.size()),
+            [&](int64_t k) { return entries[static_cast<size_t>(k)]; }, dense.head_dim,
+            static_cast<double>(dense.scale), values);
+        StoreRow(values, dense.out, i, h * dense.head_dim);
+        if (dense.lse != nullptr) dense.lse[i * dense.heads + h] = static_cast<float>(lse);
+      }
+    }
+  }
 }
 
 void ColumnSums(const ColumnSumsArgs& args) {

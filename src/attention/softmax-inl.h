@@ -30,9 +30,11 @@ HWY_INLINE int64_t WholeVecs(int64_t n) {
 }
 
 // One panel's softmax over a block: logits [keys][width] become probabilities relative to the new maxima m; `rescale`
-// is what earlier sums must be multiplied with. `limits` (null: none) says how many of the block's keys each row sees.
+// is what earlier sums must be multiplied with. Row c sees the block's keys below limits[c] (null: all), from begins[c]
+// on (null: 0; only with limits).
 HWY_INLINE void BlockSoftmax(float* HWY_RESTRICT logits, int64_t keys, int64_t width, const float* limits,
-                             float* HWY_RESTRICT m, float* HWY_RESTRICT l, float* HWY_RESTRICT rescale) {
+                             const float* begins, float* HWY_RESTRICT m, float* HWY_RESTRICT l,
+                             float* HWY_RESTRICT rescale) {
   const FloatTag d;
   const FloatVec minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
   for (int64_t c = 0; c < width; c += kLanes) {
@@ -42,6 +44,10 @@ HWY_INLINE void BlockSoftmax(float* HWY_RESTRICT logits, int64_t keys, int64_t w
       for (int64_t k = 0; k < keys; ++k) {
         const auto seen = hn::Lt(hn::Set(d, static_cast<float>(k)), limit);
         StoreVec(hn::IfThenElse(seen, LoadVec(column + k * width), minus_infinity), column + k * width);
+      }
+      for (int64_t k = 0; begins != nullptr && k < keys; ++k) {
+        const auto before = hn::Lt(hn::Set(d, static_cast<float>(k)), LoadVec(begins + c));
+        StoreVec(hn::IfThenElse(before, minus_infinity, LoadVec(column + k * width)), column + k * width);
       }
     }
     const FloatVec old = LoadVec(m + c);

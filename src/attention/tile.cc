@@ -41,13 +41,13 @@ void AttendTileRows(const AttentionTile& tile, const PartialState& state, float*
   float* logits = value_scratch + kBlockKeys * PaddedRows(head_dim);       // [kBlockKeys][width]
   float* rescale = logits + kBlockKeys * kPanelRows;                       // [width]
   float* limits = rescale + kPanelRows;                                    // [width]
+  float* begins = limits + kPanelRows;                                     // [width]
 
   // As ResetState, padding too: it is computed with, and never seen.
   std::fill_n(state.m, WholeVecs(rows), -std::numeric_limits<float>::infinity());
   std::fill_n(state.l, WholeVecs(rows), 0.0f);
   for (int64_t r = 0; r < rows; ++r) std::fill_n(state.o.Row(r), value_width, 0.0f);
-  const int64_t last_limit = tile.first_limit + (tile.q_rows - 1) * tile.limit_step;
-  const int64_t key_end = std::min(tile.key_end, last_limit);
+  const int64_t key_end = std::min(tile.key_end, tile.limit(tile.q_rows - 1));
   if (tile.key_begin >= key_end) return;
 
   for (int64_t first = 0; first < rows; first += kPanelRows) {
@@ -55,7 +55,8 @@ void AttendTileRows(const AttentionTile& tile, const PartialState& state, float*
     const int64_t width = WholeVecs(count);
     PackQueries(tile, first, count, width, queries + first * head_dim);
   }
-  for (int64_t block = tile.key_begin; block < key_end; block += kBlockKeys) {
+  const int64_t key_begin = std::max(tile.key_begin, tile.begin(0));
+  for (int64_t block = key_begin; block < key_end; block += kBlockKeys) {
     const int64_t keys = std::min(kBlockKeys, key_end - block);
     const Block key_rows =
         BlockOf(tile.kv.keys, tile.kv.dtype, tile.kv.key_stride, block, keys, head_dim, false, key_scratch);
@@ -64,20 +65,21 @@ void AttendTileRows(const AttentionTile& tile, const PartialState& state, float*
     for (int64_t first = 0; first < rows; first += kPanelRows) {
       const int64_t count = std::min(kPanelRows, rows - first);
       const int64_t width = WholeVecs(count);
-      const int64_t lowest_limit = tile.first_limit + first / tile.group * tile.limit_step;
-      const int64_t highest_limit = tile.first_limit + (first + count - 1) / tile.group * tile.limit_step;
-      if (highest_limit <= block) continue;
-      const bool masked = lowest_limit < block + keys;
-      if (masked) {
-        for (int64_t c = 0; c < width; ++c) {
-          const int64_t limit = tile.first_limit + (first + std::min(c, count - 1)) / tile.group * tile.limit_step;
-          limits[c] = static_cast<float>(std::clamp<int64_t>(limit - block, 0, keys));
-        }
+      const int64_t first_row = first / tile.group;
+      const int64_t last_row = (first + count - 1) / tile.group;
+      if (tile.limit(last_row) <= block || tile.begin(first_row) >= block + keys) continue;
+      const bool begins_here = tile.begin(last_row) > block;
+      const bool masked = begins_here || tile.limit(first_row) < block + keys;
+      for (int64_t c = 0; masked && c < width; ++c) {
+        const int64_t row = (first + std::min(c, count - 1)) / tile.group;
+        limits[c] = static_cast<float>(std::clamp<int64_t>(tile.limit(row) - block, 0, keys));
+        begins[c] = static_cast<float>(std::clamp<int64_t>(tile.begin(row) - block, 0, keys));
       }
       ProductVecs<false>(
           {key_rows.data, key_rows.stride, 1, queries + first * head_dim, width, head_dim, logits, width, nullptr},
           keys, width / kLanes);
-      BlockSoftmax(logits, keys, width, masked ? limits : nullptr, state.m + first, state.l + first, rescale);
+      BlockSoftmax(logits, keys, width, masked ? limits : nullptr, begins_here ? begins : nullptr, state.m + first,
+                   state.l + first, rescale);
       int64_t vec = 0;
       for (int64_t panel = 0; panel < column_panels; ++panel) {  // panels of even width: 5 vectors are 3 + 2, not 4 + 1
         const int64_t end = value_vecs * (panel + 1) / column_panels;
@@ -103,14 +105,14 @@ HWY_EXPORT(AttendTileRows);
 
 int64_t TileScratchFloats(int64_t rows, int64_t head_dim) {
   return PaddedRows(rows) * PaddedRows(head_dim) + 2 * kWidestBlockKeys * PaddedRows(head_dim) +
-         kWidestBlockKeys * kWidestPanel + 2 * kWidestPanel;
+         kWidestBlockKeys * kWidestPanel + 3 * kWidestPanel;
 }
 
 void AttendTile(const AttentionTile& tile, const PartialState& state, float* scratch) {
   PUREKV_CHECK(state.o.rows == tile.rows() && state.o.cols == tile.head_dim, "state and tile of different shapes");
   PUREKV_CHECK(state.o.stride >= PaddedRows(tile.head_dim), "state rows are not padded");
   PUREKV_CHECK(tile.kv.dtype != Dtype::kF16, "keys are f32 or bf16");
-  if (tile.rows() <= kFewRows) {
+  if (tile.rows() <= kFewRows && tile.ends == nullptr) {
     AttendFewRows(tile, state, scratch);
   } else {
     HWY_DYNAMIC_DISPATCH(AttendTileRows)(tile, state, scratch);

@@ -23,8 +23,15 @@ struct AttentionTile {
   int64_t key_end = 0;
   int64_t first_limit = 0;
   int64_t limit_step = 0;
+  // In place of first_limit and limit_step where keys were chosen row by row: query row i sees keys
+  // [begins[i], ends[i]) of `kv`. Both ascending; begins may be null (0).
+  const int32_t* begins = nullptr;
+  const int32_t* ends = nullptr;
 
   int64_t rows() const { return q_rows * group; }
+  // Keys [begin(i), limit(i)) are what query row i sees of the range; both never fall with i.
+  int64_t begin(int64_t i) const { return begins != nullptr ? begins[i] : 0; }
+  int64_t limit(int64_t i) const { return ends != nullptr ? ends[i] : first_limit + i * limit_step; }
 };
 
 // Where the finished rows of a tile go: row r of the tile to row r / group, columns from r % group * head_dim on.

@@ -91,6 +91,7 @@ class Parser {
     out_.next_position = fields.Int("next_position", 0, kMaxPosition);
     if (fields.Has("system")) out_.system = fields.String("system");
     ReadKv(fields.Object("kv"));
+    if (fields.Has("prefill")) ReadPrefill(fields.Object("prefill"));
     ReadStats(fields.Object("stats"));
     ReadMedia(fields, where);
     planes_ = fields.Ints("sum_planes", 0, 2);
@@ -219,6 +220,12 @@ class Parser {
     kv.when = KvOptions::When::kMedia;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
+  }
+
+  void ReadPrefill(const JsonFields& fields) {
+    out_.prefill.kind = fields.String("kind");
+    const JsonFields options = fields.Object("options");
+    for (const auto& option : options.raw().items()) out_.prefill.options[option.key()] = options.String(option.key());
   }
 
   void ReadStats(const JsonFields& fields) {

@@ -39,6 +39,7 @@ struct PkvContents {
   int64_t layers = 0, kv_heads = 0, head_dim = 0;
   int64_t next_position = 0;
   KvOptions kv;
+  PrefillOptions prefill;
   KvStats stats;
   std::optional<std::string> system;
   std::vector<MediaInfo> media;

@@ -89,6 +89,11 @@ std::string Description(const PkvContents& contents) {
                {"media", media},
                {"sum_planes", planes},
                {"sum_first_query", first_query}};
+  if (contents.prefill != PrefillOptions()) {
+    Json options = Json::object();
+    for (const auto& [key, value] : contents.prefill.options) options[key] = value;
+    json["prefill"] = {{"kind", contents.prefill.kind}, {"options", options}};
+  }
   if (contents.system) json["system"] = *contents.system;
   return json.dump();
 }

@@ -11,6 +11,7 @@
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
+#include "cli/prefill_report.h"
 #include "cli/progress.h"
 
 namespace purekv::cli {
@@ -35,7 +36,7 @@ struct BenchFlags {
   int64_t decode_tokens = 16;
   int64_t repeats = 3;
   std::string format = "md";
-  std::string prefill = "dense";
+  PrefillOptions prefill;
   KvOptions kv;
 };
 
@@ -58,11 +59,13 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
     CheckReadableDirectory(flags.model.directory);
   }
   CheckKvFlags(table, flags.kv);
+  CheckPrefillFlags(table, flags.prefill, true);
 }
 
-// The runs of one configuration, full cache or compressed.
+// The runs of one configuration: dense with a full cache, or as asked.
 struct Runs {
   KvOptions kv;
+  PrefillOptions prefill;
   std::vector<BenchResult> results;
 };
 
@@ -86,7 +89,7 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
     // A budget in tokens or bytes is shown as the share that it came to.
     const double full = static_cast<double>(std::max<int64_t>(1, last.kv.tokens_full));
     row.budget = runs.kv.budget.value_or(runs.kv.policy == "full" ? 1.0 : last.kv.tokens_kept_mean / full);
-    row.prefill = flags.prefill;
+    row.prefill = runs.prefill.kind;
     row.kv_bytes = last.kv.bytes_kept;
     row.kv_bytes_peak = last.kv.bytes_peak;
     for (const BenchResult& result : runs.results) row.runs.push_back(result.*stage);
@@ -105,11 +108,12 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
     for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
   }
   Progress progress;
-  const auto run = [&](const BenchRequest& request, const KvOptions& kv) {
+  const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
     if (cancelled) throw Cancelled();
     SessionOptions options;
     options.threads = flags.model.threads;
     options.kv = kv;
+    options.prefill = prefill;
     options.cancel = &cancelled;
     return RunBench(model, request, options);
   };
@@ -119,9 +123,9 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
        .prompt_tokens = std::min(kWarmUpTokens, longest),
        .grid = std::nullopt,
        .decode_tokens = std::min<int64_t>(2, flags.decode_tokens)},
-      flags.kv);
+      flags.kv, PrefillOptions());
 
-  const bool compare = flags.kv.policy != "full" || flags.prefill != "dense";
+  const bool compare = flags.kv.policy != "full" || flags.prefill.kind != "dense";
   const auto total = static_cast<int64_t>(flags.prompt_tokens.size() * flags.depths.size()) * flags.repeats;
   int64_t done = 0;
   std::vector<BenchRow> rows;
@@ -132,15 +136,21 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
       Runs full;
       Runs asked;
       asked.kv = flags.kv;
+      asked.prefill = flags.prefill;
       for (int64_t i = 0; i < flags.repeats; ++i) {  // interleaved: both see the same machine
-        if (compare) full.results.push_back(run(request, full.kv));
-        asked.results.push_back(run(request, asked.kv));
+        if (compare) full.results.push_back(run(request, full.kv, full.prefill));
+        asked.results.push_back(run(request, asked.kv, asked.prefill));
         progress.Show("bench", ++done, total);
+      }
+      if (flags.model.verbose) {
+        progress.Clear();
+        for (const std::string& line : PrefillReport(asked.prefill, asked.results.back().sparse, *model)) {
+          std::fprintf(stderr, "%s\n", line.c_str());
+        }
       }
       std::vector<BenchRow> asked_rows = MakeRows(flags, model->info(), request, asked);
       if (compare) {
         std::vector<BenchRow> full_rows = MakeRows(flags, model->info(), request, full);
-        for (BenchRow& row : full_rows) row.prefill = "dense";
         for (size_t i = 0; i < std::min(full_rows.size(), asked_rows.size()); ++i) {
           const double seconds = MedianSeconds(asked_rows[i]);
           asked_rows[i].ratio_to_full = seconds > 0 ? MedianSeconds(full_rows[i]) / seconds : 0;
@@ -199,12 +209,8 @@ Command AddBench(CLI::App& parent) {
                 const std::vector<std::string> formats = {"md", "csv", "json"};
                 into->format = formats[ParseChoice(name, text, formats)];
               });
-  table.Value(kGroup, "--prefill", "dense", "how the prompt attends (default dense)",
-              [into](const std::string& name, const std::string& text) {
-                const std::vector<std::string> ways = {"dense"};
-                into->prefill = ways[ParseChoice(name, text, ways)];
-              });
   AddKvFlags(table, &into->kv, false);
+  AddPrefillFlags(table, &into->prefill);
   command.run = [flags, table_pointer = command.flags.get()] { return RunBenchCommand(*table_pointer, *flags); };
   return command;
 }

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
+#include "engine/sparse_prefill.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {
@@ -17,6 +18,7 @@ constexpr char kModel[] = "Model";
 constexpr char kPrompt[] = "Prompt";
 constexpr char kSampling[] = "Sampling";
 constexpr char kCache[] = "KV cache";
+constexpr char kPrefill[] = "Prefill";
 constexpr char kOutput[] = "Output";
 
 // Large enough for anything real, small enough that products of two of them stay inside 64 bits.
@@ -242,6 +244,28 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
     }
   }
   CheckKvOptions(options);
+}
+
+void AddPrefillFlags(FlagTable& table, PrefillOptions* options) {
+  table.Value(kPrefill, "--prefill", "dense|st|block-sparse",
+              "how prompts attend: to all (default), along space and time of a video, to blocks chosen by content",
+              [options](const std::string& name, const std::string& text) {
+                std::vector<std::string> names;
+                for (const PrefillKind& kind : PrefillKinds()) names.push_back(kind.name);
+                options->kind = names[ParseChoice(name, text, names)];
+              });
+  table.Repeatable(kPrefill, "--prefill-option", "KEY=VALUE", "a parameter of it (see `purekv policies`); repeatable",
+                   [options](const std::string& name, const std::string& text) {
+                     const auto [key, value] = ParseKeyValue(name, text);
+                     if (!options->options.emplace(key, value).second) FailUsage(name, ": '", key, "' is given twice");
+                   });
+}
+
+void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bool media) {
+  CheckPrefillOptions(options);
+  if (options.kind == "st" && !media) {
+    table.Refuse("--prefill", "st is sparse over videos and images, and there is no --video, --image or --frames");
+  }
 }
 
 void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump) {

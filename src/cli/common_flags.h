@@ -54,6 +54,11 @@ GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model);
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when);
 void CheckKvFlags(const FlagTable& table, const KvOptions& options);
 
+// --prefill, --prefill-option.
+void AddPrefillFlags(FlagTable& table, PrefillOptions* options);
+// media: whether there are any to read.
+void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bool media);
+
 struct OutputFlags {
   std::string json;  // "-": stdout
   std::string kept;

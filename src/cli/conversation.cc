@@ -8,6 +8,7 @@
 #include "base/threads.h"
 #include "cli/cancel.h"
 #include "cli/output.h"
+#include "cli/prefill_report.h"
 #include "cli/result_json.h"
 
 namespace purekv::cli {
@@ -28,7 +29,7 @@ std::shared_ptr<const Model> LoadModel(const ConversationFlags& flags) {
 }
 
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
-  SessionOptions options = MakeSessionOptions(flags, flags.kv, progress);
+  SessionOptions options = MakeSessionOptions(flags, flags.kv, flags.prefill, progress);
   options.dump_directory = flags.outputs.dump;
   return flags.cache.empty() ? Session(model, std::move(options))
                              : Session::Open(model, flags.cache, std::move(options));
@@ -37,9 +38,10 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
 // What a saved cache fixes cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
-  for (const char* const flag : {"--video", "--image", "--frames", "--fps", "--max-frames", "--min-pixels",
-                                 "--max-pixels", "--sampling", "--system", "--kv-policy", "--kv-budget", "--kv-tokens",
-                                 "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-when"}) {
+  for (const char* const flag :
+       {"--video", "--image", "--frames", "--fps", "--max-frames", "--min-pixels", "--max-pixels", "--sampling",
+        "--system", "--kv-policy", "--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator",
+        "--kv-when", "--prefill", "--prefill-option"}) {
     table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
   }
   table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");
@@ -63,6 +65,7 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddPromptFlags(table, &flags->prompt);
   AddSamplingFlags(table, &flags->sampling);
   AddKvFlags(table, &flags->kv, true);
+  AddPrefillFlags(table, &flags->prefill);
   AddOutputFlags(table, &flags->outputs, true);
   table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
               [flags](const std::string& name, const std::string& text) {
@@ -77,6 +80,7 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   CheckPromptFlags(table, flags.prompt);
   CheckSamplingFlags(table, flags.sampling);
   CheckKvFlags(table, flags.kv);
+  CheckPrefillFlags(table, flags.prefill, !flags.prompt.media.empty());
   if (flags.kv.when == KvOptions::When::kMedia && flags.prompt.media.empty()) {
     table.Refuse("--kv-when", "media needs --video, --image or --frames");
   }
@@ -88,10 +92,12 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   CheckOutputs(flags.outputs);
 }
 
-SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, Progress* progress) {
+SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, const PrefillOptions& prefill,
+                                  Progress* progress) {
   SessionOptions options;
   options.threads = flags.model.threads;
   options.kv = kv;
+  options.prefill = prefill;
   options.progress = progress->Function();
   options.cancel = &CancelOnInterrupt();
   return options;
@@ -177,6 +183,11 @@ void Conversation::PrintSummary() {
     prompt += static_cast<int64_t>(exchange.info.ids.size());
     visual += exchange.info.visual_tokens;
     generated += static_cast<int64_t>(exchange.answer.ids.size());
+  }
+  if (flags_.model.verbose) {
+    for (const std::string& line : PrefillReport(session_.prefill_options(), session_.prefill(), *model_)) {
+      std::fprintf(stderr, "%s\n", line.c_str());
+    }
   }
   const KvStats kv = this->kv();
   const StageTimes& times = session_.times();

@@ -18,6 +18,7 @@ struct ConversationFlags {
   PromptFlags prompt;
   SamplingFlags sampling;
   KvOptions kv;
+  PrefillOptions prefill;
   OutputFlags outputs;
   std::string cache;         // --cache: a .pkv file in place of media, system message and --kv- flags
   bool independent = false;  // --independent: every question starts behind the media
@@ -62,7 +63,8 @@ class Conversation {
 
   // Writes --kept; nothing when it was not asked for.
   void WriteKept() const;
-  // One line on stderr: tokens, kept, KV bytes, seconds per stage, tokens per second.
+  // --verbose: what a sparse prefill left out. Then one line on stderr: tokens, kept, KV bytes, seconds per stage,
+  // tokens per second.
   void PrintSummary();
 
  private:
@@ -76,8 +78,9 @@ class Conversation {
   std::vector<Exchange> exchanges_;
 };
 
-// SessionOptions from the flags; `policy` replaces the flags' (score --against full).
-SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, Progress* progress);
+// SessionOptions from the flags, but for what is kept and how prompts attend (score --against full has its own).
+SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, const PrefillOptions& prefill,
+                                  Progress* progress);
 // What comes before the question of the first turn.
 Turn MediaTurn(const ConversationFlags& flags);
 // Turn `index` of the flags.

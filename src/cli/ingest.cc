@@ -31,6 +31,7 @@ void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   if (common.prompt.media.empty()) FailUsage("--video: missing; give what to read with --video, --image or --frames");
   CheckMediaFlags(table, common.prompt);
   CheckKvFlags(table, common.kv);
+  CheckPrefillFlags(table, common.prefill, true);
   const OutputFlags& outputs = common.outputs;
   if (!outputs.kept.empty() && outputs.kept == outputs.json) {
     FailUsage(table.Name("--kept"), ": the same file as --json: ", outputs.kept);
@@ -77,6 +78,7 @@ Command AddIngest(CLI::App& parent) {
   AddModelFlags(table, &common->model);
   AddMediaFlags(table, &common->prompt);
   AddKvFlags(table, &common->kv, false);
+  AddPrefillFlags(table, &common->prefill);
   AddOutputFlags(table, &common->outputs, false);
   table.Value("Output", "-o,--output", "FILE.pkv", "the file to write",
               [into = flags.get()](const std::string& name, const std::string& text) {

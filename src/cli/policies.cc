@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
+#include "engine/sparse_prefill.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {
@@ -13,7 +14,7 @@ namespace {
 constexpr char kExample[] = R"(Example:
   purekv policies
 lists every compression policy: what it keeps, its parameters (set with --kv-option KEY=VALUE) with default and range,
-and the paper it follows; then the parameters that go with several policies.)";
+and the paper it follows; then the parameters that go with several policies, and the ways to prefill.)";
 
 std::string ParameterText(const PolicyOption& parameter) {
   return StrCat("    ", parameter.name, "=", parameter.fallback, "  ", parameter.range);
@@ -42,6 +43,11 @@ std::string PoliciesText() {
   for (const CommonOption& common : CommonOptions()) {
     text += StrCat(ParameterText(common.option), "  (", common.with, ")\n");
   }
+  text += "\nHow prompts attend (--prefill NAME, --prefill-option KEY=VALUE):\n";
+  for (const PrefillKind& kind : PrefillKinds()) {
+    text += StrCat(kind.name, "  ", kind.summary, "\n");
+    for (const PolicyOption& option : kind.options) text += ParameterText(option) + "\n";
+  }
   return text;
 }
 
@@ -64,7 +70,13 @@ std::string PoliciesJson() {
     common.push_back(ParameterJson(one.option));
     common.back()["with"] = one.with;
   }
-  return JsonText({{"policies", list}, {"common_parameters", common}});
+  nlohmann::ordered_json prefill = nlohmann::ordered_json::array();
+  for (const PrefillKind& kind : PrefillKinds()) {
+    nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
+    for (const PolicyOption& option : kind.options) parameters.push_back(ParameterJson(option));
+    prefill.push_back({{"name", kind.name}, {"summary", kind.summary}, {"parameters", parameters}});
+  }
+  return JsonText({{"policies", list}, {"common_parameters", common}, {"prefill", prefill}});
 }
 
 }  // namespace

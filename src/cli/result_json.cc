@@ -76,6 +76,17 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   return object;
 }
 
+OrderedJson PrefillObject(const PrefillOptions& options, const PrefillStats& stats) {
+  OrderedJson object = {{"kind", options.kind}, {"options", OrderedJson::object()}};
+  for (const auto& [key, value] : options.options) object["options"][key] = value;
+  if (options.kind != "dense") object["start"] = stats.start;
+  object["flops_share"] = stats.flops_share;
+  if (stats.parts.empty()) return object;
+  object["parts"] = OrderedJson::object();
+  for (const PrefillStats::Part& part : stats.parts) object["parts"][part.name] = part.flops_share;
+  return object;
+}
+
 std::string Compact(const OrderedJson& value) {
   return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
@@ -113,6 +124,7 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
   result["prompt"] = PromptObject(conversation.exchanges());
   if (saved == nullptr) result["answers"] = AnswersArray(conversation.exchanges(), score != nullptr);
   result["kv"] = KvObject(conversation.session().kv_options(), conversation.kv());
+  result["prefill"] = PrefillObject(conversation.session().prefill_options(), conversation.session().prefill());
   if (saved != nullptr) result["cache"] = {{"file", saved->path}, {"bytes", saved->bytes}, {"save_s", saved->seconds}};
   if (score != nullptr) {
     OrderedJson object = {

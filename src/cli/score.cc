@@ -86,7 +86,7 @@ double KullbackLeibler(std::span<const float> full, std::span<const float> other
 // what is compared is the same sequence of tokens.
 void CompareWithFull(const Conversation& conversation, const ConversationFlags& flags, Progress* progress,
                      ScoreReport* report) {
-  Session session(conversation.model(), MakeSessionOptions(flags, KvOptions(), progress));
+  Session session(conversation.model(), MakeSessionOptions(flags, KvOptions(), PrefillOptions(), progress));
   const std::vector<Exchange>& exchanges = conversation.exchanges();
   for (size_t i = 0; i < exchanges.size(); ++i) {
     session.Read(MakeTurn(flags, i));

@@ -65,6 +65,10 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     FailUsage("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": its ", visual, " tokens and ", markers,
               " markers exceed --prompt-tokens ", request.prompt_tokens);
   }
+  if (visual == 0 && options.prefill.kind == "st") {
+    FailUsage("--prefill st: cannot take effect: a prompt of ", request.prompt_tokens, " tokens holds no frame of ",
+              kDefaultSide, "x", kDefaultSide, " patches; give a --frames-grid that fits");
+  }
   std::vector<PreparedMedia> media;
   if (visual > 0) media.push_back(internals.RandomMedia(grid));
   Conversation conversation(model, options);
@@ -91,6 +95,7 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   result.prefill.score_s = conversation.score_seconds() - score_before;
   result.prefill.evict_s = conversation.evict_seconds() - evict_before;
   result.kv = conversation.kv();
+  result.sparse = conversation.prefill();
   if (request.depth > 0) {  // the session's own figures are those of its first prompt
     result.kv.tokens_full = request.depth + request.prompt_tokens;
     result.kv.tokens_kept_mean = MeanLength(conversation.cache());

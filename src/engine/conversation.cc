@@ -28,7 +28,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
       cache_(internals_.decoder().cache_shape()),
       compressor_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
-                  internals_.decoder().config().rope.inv_freq) {
+                  internals_.decoder().config().rope.inv_freq),
+      sparse_(options_.prefill, options_.kv, compressor_, cache_.shape().layers) {
   if (options_.threads < 0 || options_.threads > 4096)
     FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
@@ -44,6 +45,7 @@ void Conversation::Reset() {
   cache_ = KvCache(internals_.decoder().cache_shape());
   compressor_ = Compressor(options_.kv, cache_.shape(), internals_.decoder().config().heads,
                            internals_.decoder().config().rope.inv_freq);
+  sparse_ = SparsePrefill(options_.prefill, options_.kv, compressor_, cache_.shape().layers);
   ids_.clear();
   pending_.clear();
   layout_.clear();
@@ -166,7 +168,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     media.clear();
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
     const StageTimer timer(&times_.prefill_s);
-    Extend(prompt, hidden.View(), dump ? &*dump : nullptr);
+    Extend(prompt, hidden.View(), Rows::kPrompt, dump ? &*dump : nullptr);
   }
   if (open_) {  // the media came before
     const PromptInfo& before = open_->info;
@@ -221,7 +223,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
   return hidden;
 }
 
-void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump) {
+void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, Rows kind, Dump* dump) {
   const bool first = !started_;
   const int64_t count = hidden.rows;
   broken_ = true;  // until the last row is in every layer
@@ -235,12 +237,12 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   for (int64_t row = 0; row < split; row += chunk) {
     const int64_t rows = std::min(chunk, split - row);
     if (compressor_.active()) compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), rows);
-    ExtendPart(prompt, row, rows, hidden, dump);
+    ExtendPart(prompt, row, rows, hidden, kind, dump);
   }
   if (first) RecordCompression(split);
   if (split < count) {
     if (compressor_.active()) compressor_.Begin(Reading::kOnTop, cache_.tokens(), count - split);
-    ExtendPart(prompt, split, count - split, hidden, dump);
+    ExtendPart(prompt, split, count - split, hidden, kind, dump);
   }
   next_position_ = prompt.next_position;
   last_hidden_ = Matrix<float>(1, hidden.cols);
@@ -251,7 +253,7 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
 }
 
 void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden,
-                              Dump* dump) {
+                              Rows kind, Dump* dump) {
   const Decoder& decoder = internals_.decoder();
   const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
   const int64_t block = options_.block_rows > 0 ? options_.block_rows : kBlockRows;
@@ -266,6 +268,13 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
     layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + end);
     ForwardHooks hooks;
     AddPolicy(&hooks);
+    if (sparse_.active() && kind == Rows::kPrompt) {
+      sparse_.Begin();
+      hooks.attention_rows = [&](int64_t layer) { return sparse_.AttentionRows(layer); };
+      hooks.attend = [&](int64_t layer, int64_t token, const AttentionArgs& args) {
+        return sparse_.Attend(layer, token, args, cache_, layout_);
+      };
+    }
     if (dump != nullptr) {
       hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) {
         dump->Hidden(layer, row, hidden.rows, input);
@@ -479,7 +488,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
     const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
     Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals_.decoder().config().hidden);
     internals_.decoder().Embed(answer.ids, hidden.View());
-    Extend(answer, hidden.View(), nullptr);
+    Extend(answer, hidden.View(), Rows::kAnswer, nullptr);
     take(std::as_const(hidden).View());
   }
   pending_ = {ids.back()};

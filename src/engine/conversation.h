@@ -13,6 +13,7 @@
 #include "cache/kv_cache.h"
 #include "checkpoint/pkv_file.h"
 #include "engine/dump.h"
+#include "engine/sparse_prefill.h"
 #include "models/vision_language_model.h"
 #include "policy/compressor.h"
 #include "purekv/session.h"
@@ -42,8 +43,10 @@ class Conversation {
   const Tokenizer& tokenizer() const;
   const KvCache& cache() const { return cache_; }
   const KvOptions& kv_options() const { return options_.kv; }
+  const PrefillOptions& prefill_options() const { return options_.prefill; }
   KvStats kv() const;
   const StageTimes& times() const { return times_; }
+  PrefillStats prefill() const { return sparse_.stats(); }
   const std::vector<std::vector<std::vector<int32_t>>>& kept() const { return kept_; }
   int64_t tokens() const { return static_cast<int64_t>(ids_.size() + pending_.size()); }
   double matmul_seconds() const { return workspace_.matmul_seconds; }
@@ -91,9 +94,12 @@ class Conversation {
   PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
   void CheckRoom(int64_t more) const;
   Matrix<float> EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media);
+  // What the rows of an Extend are: a prompt's attend as SessionOptions::prefill says, an answer's densely.
+  enum class Rows { kPrompt, kAnswer };
   // Runs rows through the decoder, in chunks; the tokens join the sequence. Leaves the last row's hidden state.
-  void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Dump* dump);
-  void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Dump* dump);
+  void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Rows rows, Dump* dump);
+  void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Rows kind,
+                  Dump* dump);
   void RecordCompression(int64_t tokens);
   void RecordPrompt(int64_t tokens);  // of the whole first turn
   // The hooks through which the policy sees and cuts the layers.
@@ -110,6 +116,7 @@ class Conversation {
   int threads_;
   KvCache cache_;
   Compressor compressor_;
+  SparsePrefill sparse_;
   DecoderWorkspace workspace_;
   std::vector<int32_t> ids_;      // in the cache
   std::vector<int32_t> pending_;  // said, but not yet in the cache: the last generated token

@@ -131,6 +131,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.head_dim = shape.head_dim;
   contents.next_position = next_position_;
   contents.kv = options_.kv;
+  contents.prefill = options_.prefill;
   contents.stats = stats_;
   contents.system = open_->system;
   contents.media = open_->info.media;
@@ -167,12 +168,17 @@ int64_t Conversation::Save(const std::string& path) const {
 
 Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
   if (options.kv != KvOptions()) FailUsage("KvOptions cannot take effect: ", path, " brings its own");
+  if (options.prefill != PrefillOptions()) FailUsage("PrefillOptions cannot take effect: ", path, " brings its own");
   const auto file = std::make_shared<const MappedFile>(path);
   const PkvContents contents = ParsePkv(file->bytes(), path);
   CheckFits(contents, *model, path);
   options.kv = contents.kv;
+  options.prefill = contents.prefill;
+  const DecoderConfig& config = model->internals().decoder().config();
   try {
-    MakePolicy(options.kv, model->internals().decoder().cache_shape());
+    const Compressor compressor(options.kv, model->internals().decoder().cache_shape(), config.heads,
+                                config.rope.inv_freq);
+    SparsePrefill(options.prefill, options.kv, compressor, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error.what());
   }
@@ -234,6 +240,7 @@ SavedCache InspectCache(const std::string& path) {
   return {.model = contents.model,
           .dtype = contents.dtype,
           .kv = contents.kv,
+          .prefill = contents.prefill,
           .stats = contents.stats,
           .bytes = static_cast<int64_t>(file.bytes().size()),
           .media = contents.media};

@@ -48,11 +48,17 @@ ScoreResult Session::Score(const std::vector<int32_t>& answer_ids, bool keep_log
 std::vector<int32_t> Session::Encode(const std::string& text) const {
   return impl_->conversation.tokenizer().Encode(text);
 }
+const PrefillOptions& Session::prefill_options() const {
+  return impl_->conversation.prefill_options();
+}
 const KvOptions& Session::kv_options() const {
   return impl_->conversation.kv_options();
 }
 KvStats Session::kv() const {
   return impl_->conversation.kv();
+}
+PrefillStats Session::prefill() const {
+  return impl_->conversation.prefill();
 }
 const StageTimes& Session::times() const {
   return impl_->conversation.times();

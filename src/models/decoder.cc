@@ -100,34 +100,52 @@ void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   });
 }
 
-void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows) const {
-  if (workspace.rows >= rows) return;
-  const int64_t q = config_.heads * config_.head_dim;
-  workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
-  workspace.attended = AnyMatrix(compute_, rows, q);
-  workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
-  workspace.qkv = Matrix<float>(rows, q + 2 * config_.kv_heads * config_.head_dim);
-  workspace.lse = Matrix<float>(rows, config_.heads);
-  workspace.cos = Matrix<float>(rows, config_.rope.pairs());
-  workspace.sin = Matrix<float>(rows, config_.rope.pairs());
-  workspace.rows = rows;
+void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_rows) const {
+  if (workspace.rows < rows) {
+    workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
+    workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
+    workspace.cos = Matrix<float>(rows, config_.rope.pairs());
+    workspace.sin = Matrix<float>(rows, config_.rope.pairs());
+    workspace.rows = rows;
+  }
+  if (workspace.span_rows < span_rows) {
+    const int64_t q = config_.heads * config_.head_dim;
+    workspace.attended = AnyMatrix(compute_, span_rows, q);
+    workspace.qkv = Matrix<float>(span_rows, q + 2 * config_.kv_heads * config_.head_dim);
+    workspace.lse = Matrix<float>(span_rows, config_.heads);
+    workspace.span_rows = span_rows;
+  }
 }
 
 bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
                       DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
   PUREKV_CHECK(block_rows >= 1 && hidden.cols == config_.hidden, block_rows, " rows, ", hidden.cols, " columns");
   PUREKV_CHECK(first_token + hidden.rows <= cache.tokens(), first_token, " + ", hidden.rows, " of ", cache.tokens());
-  Prepare(workspace, std::min(block_rows, hidden.rows));
   const int64_t total = config_.layers * hidden.rows;
   for (int64_t i = 0; i < config_.layers; ++i) {
     if (hooks.on_layer_input) hooks.on_layer_input(i, hidden);
     // A prompt's room is known; single tokens grow by the cache's own steps.
     if (hidden.rows > 1) cache.Reserve(i, hidden.rows);
-    for (int64_t row = 0; row < hidden.rows; row += block_rows) {
-      const int64_t count = std::min(block_rows, hidden.rows - row);
-      LayerBlock(layers_[static_cast<size_t>(i)], i, hidden.Rows(row, count), first_token + row, cache, workspace,
-                 hooks);
-      if (hooks.on_progress && !hooks.on_progress(i * hidden.rows + row + count, total)) return false;
+    const Layer& layer = layers_[static_cast<size_t>(i)];
+    const int64_t span = std::max(block_rows, hooks.attention_rows ? hooks.attention_rows(i) : 0);
+    Prepare(workspace, std::min(block_rows, hidden.rows), std::min(span, hidden.rows));
+    for (int64_t first = 0; first < hidden.rows; first += span) {
+      const int64_t span_end = std::min(first + span, hidden.rows);
+      const MatrixView<float> qkv = workspace.qkv.View().Rows(0, span_end - first);
+      const auto for_each_block = [&](const auto& body) {
+        for (int64_t row = first; row < span_end; row += block_rows) body(row, std::min(block_rows, span_end - row));
+      };
+      for_each_block([&](int64_t row, int64_t count) {
+        Project(i, hidden.Rows(row, count), first_token + row, qkv.Rows(row - first, count), cache, workspace, hooks);
+      });
+      Attend(i, qkv, first_token + first, cache, workspace, hooks);
+      bool go_on = true;
+      for_each_block([&](int64_t row, int64_t count) {
+        if (!go_on) return;
+        Finish(layer, workspace.attended.View().Rows(row - first, count), hidden.Rows(row, count), workspace);
+        go_on = !hooks.on_progress || hooks.on_progress(i * hidden.rows + row + count, total);
+      });
+      if (!go_on) return false;
     }
     if (hooks.on_layer_done) hooks.on_layer_done(i);
   }
@@ -135,39 +153,41 @@ bool Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t blo
   return true;
 }
 
-void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token,
-                         KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
+void Decoder::Project(int64_t layer, MatrixView<const float> hidden, int64_t first_token, MatrixView<float> qkv,
+                      KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
   const int64_t rows = hidden.rows;
-  const int64_t dim = config_.head_dim;
-  const int64_t q_cols = config_.heads * dim;
-  const int64_t kv_cols = config_.kv_heads * dim;
+  const int64_t q_cols = config_.heads * config_.head_dim;
+  const int64_t kv_cols = config_.kv_heads * config_.head_dim;
+  const Layer& weights = layers_[static_cast<size_t>(layer)];
   const AnyMatrixView normed = workspace.normed.View().Rows(0, rows);
-  const AnyMatrixView attended = workspace.attended.View().Rows(0, rows);
-  const AnyMatrixView activated = workspace.activated.View().Rows(0, rows);
-  const MatrixView<float> qkv = workspace.qkv.View().Rows(0, rows);
-  const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
-  const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
-
-  RmsNorm(hidden, layer.input_norm, config_.rms_eps, normed);
-  const auto multiply = [&](const Linear& linear, AnyMatrixView x, MatrixView<float> y, bool accumulate) {
+  RmsNorm(hidden, weights.input_norm, config_.rms_eps, normed);
+  {
     const StageTimer timer(&workspace.matmul_seconds);
-    linear.Run(x, y, accumulate);
-  };
-  multiply(layer.qkv, normed, qkv, false);
+    weights.qkv.Run(normed, qkv);
+  }
   const MatrixView<float> q = qkv.Cols(0, q_cols);
   const MatrixView<float> k = qkv.Cols(q_cols, kv_cols);
+  const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
+  const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
   RopeTables(config_.rope, cache.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(rows)), cos,
              sin);
   if (hooks.on_queries) {
     const StageTimer timer(&workspace.observe_seconds);
-    hooks.on_queries(index, first_token, q);
+    hooks.on_queries(layer, first_token, q);
   }
-  ApplyRope(q, config_.heads, dim, cos, sin);
-  ApplyRope(k, config_.kv_heads, dim, cos, sin);
-  cache.Append(index, k, qkv.Cols(q_cols + kv_cols, kv_cols), first_token);
+  ApplyRope(q, config_.heads, config_.head_dim, cos, sin);
+  ApplyRope(k, config_.kv_heads, config_.head_dim, cos, sin);
+  cache.Append(layer, k, qkv.Cols(q_cols + kv_cols, kv_cols), first_token);
+}
 
+void Decoder::Attend(int64_t layer, MatrixView<const float> qkv, int64_t first_token, KvCache& cache,
+                     DecoderWorkspace& workspace, const ForwardHooks& hooks) const {
+  const int64_t rows = qkv.rows;
+  const int64_t dim = config_.head_dim;
+  const MatrixView<const float> q = qkv.Cols(0, config_.heads * dim);
+  const AnyMatrixView attended = workspace.attended.View().Rows(0, rows);
   std::vector<KvHeadView> heads;
-  for (int64_t head = 0; head < config_.kv_heads; ++head) heads.push_back(cache.Head(index, head));
+  for (int64_t head = 0; head < config_.kv_heads; ++head) heads.push_back(cache.Head(layer, head));
   AttentionArgs args;
   args.q = q;
   args.kv = heads;
@@ -180,22 +200,31 @@ void Decoder::LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hi
   args.lse = need_lse ? workspace.lse.data() : nullptr;
   {
     const StageTimer timer(&workspace.attention_seconds);
-    Attention(args);
+    if (!hooks.attend || !hooks.attend(layer, first_token, args)) Attention(args);
     if (hooks.n_attn > 0) AddToDenominator(attended, config_.heads, workspace.lse.data(), hooks.n_attn);
   }
   if (hooks.on_attended) {
     const StageTimer timer(&workspace.observe_seconds);
     const MatrixView<const float> lse{workspace.lse.data(), rows, config_.heads, config_.heads};
-    hooks.on_attended({index, first_token, q, heads, lse, args.scale});
+    hooks.on_attended({layer, first_token, q, heads, lse, args.scale});
   }
-  multiply(layer.output, attended, hidden, true);
+}
 
+void Decoder::Finish(const Layer& layer, AnyMatrixView attended, MatrixView<float> hidden,
+                     DecoderWorkspace& workspace) const {
+  const AnyMatrixView normed = workspace.normed.View().Rows(0, hidden.rows);
+  const AnyMatrixView activated = workspace.activated.View().Rows(0, hidden.rows);
+  const auto add = [&](const Linear& linear, AnyMatrixView x) {
+    const StageTimer timer(&workspace.matmul_seconds);
+    linear.Run(x, hidden, true);
+  };
+  add(layer.output, attended);
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
   {
     const StageTimer timer(&workspace.matmul_seconds);
     layer.gate_up.Run(Activation::kSilu, normed, activated);
   }
-  multiply(layer.down, activated, hidden, true);
+  add(layer.down, activated);
 }
 
 void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits) const {

@@ -49,6 +49,10 @@ struct ForwardHooks {
   std::function<void(int64_t layer, MatrixView<const float> hidden)> on_layer_input;
   // For each block of rows: its queries before rotation. [rows, heads * head_dim]
   std::function<void(int64_t layer, int64_t first_token, MatrixView<const float> q)> on_queries;
+  // Sparse prefill. How many rows `layer` attends at a time; empty, or less than a block: a block.
+  std::function<int64_t(int64_t layer)> attention_rows;
+  // For each such span of rows: attends in place of dense attention, which `args` would be. False: dense after all.
+  std::function<bool(int64_t layer, int64_t first_token, const AttentionArgs& args)> attend;
   // For each block of rows, after its attention.
   std::function<void(const AttendedBlock& block)> on_attended;
   // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is
@@ -62,12 +66,13 @@ struct ForwardHooks {
 
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
 struct DecoderWorkspace {
-  AnyMatrix normed, attended, activated;  // [block, hidden | heads * head_dim | intermediate], compute dtype
-  Matrix<float> qkv;                      // [block, (heads + 2 kv_heads) * head_dim]
-  Matrix<float> cos, sin;                 // [block, rotary / 2]
-  Matrix<float> lse;                      // [block, heads]
+  AnyMatrix normed, activated;  // [block, hidden | intermediate], compute dtype
+  Matrix<float> cos, sin;       // [block, rotary / 2]
+  AnyMatrix attended;           // [span, heads * head_dim], compute dtype; a span attends at a time: a block, or more
+  Matrix<float> qkv;            // [span, (heads + 2 kv_heads) * head_dim]
+  Matrix<float> lse;            // [span, heads]
   AttentionWorkspace attention;
-  int64_t rows = 0;
+  int64_t rows = 0, span_rows = 0;
   double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0;  // spent so far
 };
 
@@ -108,9 +113,15 @@ class Decoder {
     GatedLinear gate_up;                       // 2 x [intermediate, hidden]
     Linear down;                               // [hidden, intermediate]
   };
-  void LayerBlock(const Layer& layer, int64_t index, MatrixView<float> hidden, int64_t first_token, KvCache& cache,
-                  DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
-  void Prepare(DecoderWorkspace& workspace, int64_t rows) const;
+  // A block of rows up to its attention: queries into qkv, keys and values into the cache too.
+  void Project(int64_t layer, MatrixView<const float> hidden, int64_t first_token, MatrixView<float> qkv,
+               KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
+  // A span of rows, the last ones in the cache: qkv [span, ...] to workspace.attended.
+  void Attend(int64_t layer, MatrixView<const float> qkv, int64_t first_token, KvCache& cache,
+              DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
+  // A block of rows behind its attention.
+  void Finish(const Layer& layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
+  void Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_rows) const;
 
   DecoderConfig config_;
   Dtype compute_;

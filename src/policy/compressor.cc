@@ -28,6 +28,12 @@ Compressor::Compressor(const KvOptions& options, const KvCacheShape& shape, int6
   }
 }
 
+int64_t Compressor::last_scoring_layer() const {
+  int64_t layer = active() ? shape_.layers - 1 : -1;
+  while (layer >= 0 && setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums) --layer;
+  return layer;
+}
+
 int64_t Compressor::SetPart(int64_t tokens) {
   PUREKV_CHECK(tokens >= 1, tokens);
   base_ = active() ? BaseBudget(options_, shape_, tokens) : tokens;

@@ -51,6 +51,9 @@ class Compressor {
   // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
   bool steps_alone() const { return active() && (setup_.info->holds || setup_.decode_every > 0); }
   double n_attn() const { return setup_.n_attn; }
+  // The highest layer whose attention must give column sums at some time; -1: none, keys, values and queries are
+  // enough.
+  int64_t last_scoring_layer() const;
 
   // The part has so many tokens; returns B. Throws Error (kUsage) when --kv-bytes does not hold one token.
   int64_t SetPart(int64_t tokens);

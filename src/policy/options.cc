@@ -98,12 +98,13 @@ PolicyOption LayersOption(const std::string& name, const std::string& word) {
           false, {word}};
 }
 
-OptionValues::OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given) {
+OptionValues::OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given,
+                           const std::string& flag) {
   for (const PolicyOption& option : options) values_[option.name] = option.fallback;
   for (const auto& [key, value] : given) {
     const auto option = std::find_if(options.begin(), options.end(), [&](const auto& one) { return one.name == key; });
     PUREKV_CHECK(option != options.end(), key);
-    if (!InRange(*option, value)) FailUsage("--kv-option ", key, "=", value, ": out of range (", option->range, ")");
+    if (!InRange(*option, value)) FailUsage(flag, " ", key, "=", value, ": out of range (", option->range, ")");
     values_[key] = value;
   }
 }

@@ -36,8 +36,9 @@ PolicyOption LayersOption(const std::string& name, const std::string& word);
 // The values of a list of options: what was given, else the defaults.
 class OptionValues {
  public:
-  // Throws Error (kUsage) naming the option and its range. Every given key must be one of the options.
-  OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given);
+  // Throws Error (kUsage) naming the flag, the option and its range. Every given key must be one of the options.
+  OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given,
+               const std::string& flag = "--kv-option");
 
   const std::string& Word(const std::string& name) const;
   int64_t Integer(const std::string& name) const;

@@ -262,7 +262,10 @@ TEST(Usage, Bench) {
   expect({"--shape", "qwen2.5-vl-3b", "--format", "xml"}, "md, csv, json");
   expect({"--shape", "qwen2.5-vl-3b", "--kv-policy", "nonsense"}, "--kv-policy");
   expect({"--shape", "qwen2.5-vl-3b", "--kv-budget", "0.5"}, "cannot take effect");
-  expect({"--shape", "qwen2.5-vl-3b", "--prefill", "nonsense"}, "--prefill");
+  expect({"--shape", "qwen2.5-vl-3b", "--prefill", "nonsense"}, "dense, st, block-sparse");
+  expect({"--shape", "qwen2.5-vl-3b", "--prefill", "st", "--prefill-option", "nonsense=1"}, "valid here: start, sinks");
+  expect({"--shape", "qwen2.5-vl-3b", "--prefill-option", "start=3"}, "--prefill-option start");
+  expect({"--shape", "qwen2.5-vl-3b", "--prefill", "block-sparse", "--prefill-option", "threshold=2"}, "0 .. 1");
   expect({"--shape", "qwen2.5-vl-3b", "--kv-when", "media"}, "--kv-when");
 }
 
