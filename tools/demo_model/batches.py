@@ -4,6 +4,9 @@ Several pairs stand behind one video, each in a slot of its own: it sees the pro
 the positions it would have alone. Otherwise earlier answers give later ones away and the model learns to read text
 instead of the video. With `turns` the pairs follow each other in one slot, as a real conversation does.
 """
+import io
+
+import av
 import numpy as np
 import torch
 
@@ -33,16 +36,22 @@ class Packer:
         return self.known[text]
 
     def slot(self, pairs):
-        """ids, shifted labels (a row predicts the next id of an answer), type and pair number per row of a conversation."""
-        ids, labels, kind, number = [], [], [], []
+        """ids, shifted labels (a row predicts the next id of an answer), type, pair number and named object per row of a
+        conversation. The object, named by its shape alone, is 6 * shape + colour from that word on; else -1."""
+        ids, labels, kind, number, noun = [], [], [], [], []
         for i, q in enumerate(pairs):
             head = self.ids((TURN if i else "") + q.prompt + MIDDLE)
             answer = self.ids(q.answer + END)
+            noun += [-1] * (len(head) + len(answer))
+            if getattr(q, "by_shape", ()):
+                at = head.index(self.ids(" " + q.by_shape[0])[0])
+                noun[len(ids) + at:] = [len(COLOUR_NAMES) * SHAPES.index(q.by_shape[0]) + COLOUR_NAMES.index(q.by_shape[1])
+                                        ] * (len(head) + len(answer) - at)
             ids += head + answer
             labels += [IGNORE] * (len(head) - 1) + answer + [IGNORE]
             kind += [TYPES.index(q.type)] * (len(head) + len(answer))
             number += [i] * (len(head) + len(answer))
-        return ids, labels, kind, number
+        return ids, labels, kind, number, noun
 
     def positions(self, slices, grid, seconds, groups):
         """M-RoPE ids [3, L] for prefix, video and text; `seconds` is second_per_grid_t, 2 tokens per second."""
@@ -89,10 +98,25 @@ def soften(rng, frames):
     return np.clip(luma[..., None] + chroma + 0.5, 0, 255).astype(np.uint8)
 
 
+def encode(frames, crf):
+    """Through H.264 and back, with the program's own settings for the held-out files but a faster preset."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=2, options={"preset": "superfast", "crf": str(crf), "threads": "1"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
 SHORT_ROWS = 28              # rows of a slot for one short question
 
 
-def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3, stretch=0.5, max_objects=None, pairs=8, text=True, shares=None, by_shape=0.0):
+def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.2, coded=0.2, stretch=0.5, max_objects=None, pairs=8, text=True, shares=None, by_shape=0.0):
     """One batch of `size` videos as a dict of CPU tensors (frames uint8).
 
     Every video has `pairs` slots with a short question each and one slot with the description; with `turns`, one
@@ -103,7 +127,9 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
     for _ in range(size):
         scene = sample_scene(rng, slices, grid, max_objects)
         picture, cover = renderer.render(rng, scene)
-        frames.append(soften(rng, picture) if rng.random() < soft else picture)
+        draw = rng.random()
+        frames.append(encode(picture, int(rng.integers(20, 27))) if draw < coded else
+                      soften(rng, picture) if draw < coded + soft else picture)
         labels.append(cell_labels(scene, cover))
         if not text:
             continue
@@ -123,15 +149,16 @@ def make_batch(rng, packer, renderer, size, slices, grid, turns=False, soft=0.3,
     total = sum(count * rows for count, rows in groups)
     ids = np.full((size, 1 + total), packer.pad)
     ids[:, 0] = packer.vision_end
-    target, kind, number = (np.full((size, total), v) for v in (IGNORE, -1, -1))
+    target, kind, number, noun = (np.full((size, total), v) for v in (IGNORE, -1, -1, -1))
     for i, slots in enumerate(content):
-        for j, (a, b, c, d) in enumerate(slots):
+        for j, (a, b, c, d, e) in enumerate(slots):
             at = 0 if turns else j * SHORT_ROWS
             ids[i, 1 + at:1 + at + len(a)] = a
             target[i, at:at + len(a)], kind[i, at:at + len(a)] = b, c
             number[i, at:at + len(a)] = np.array(d) + 100 * j
+            noun[i, at:at + len(a)] = e
     positions = np.stack([packer.positions(slices, grid, s, groups) for s in seconds], axis=1)
     return {"frames": torch.from_numpy(np.stack(frames)), "cells": torch.from_numpy(np.stack(labels)),
             "prefix": torch.tensor(packer.prefix), "text": torch.from_numpy(ids), "target": torch.from_numpy(target),
-            "kind": torch.from_numpy(kind), "number": torch.from_numpy(number), "positions": torch.from_numpy(positions),
+            "kind": torch.from_numpy(kind), "number": torch.from_numpy(number), "noun": torch.from_numpy(noun), "positions": torch.from_numpy(positions),
             "groups": groups}

@@ -305,8 +305,10 @@ class DemoModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.visual(patches.view(b * t, p, k)).view(b, t * p // 4, -1)
 
-    def forward(self, patches, prefix, text, positions, groups, tap=(), frozen=False, active=None):
-        """Final hidden states of the slots' rows, the tower's tokens, and {layer: its visual rows} for layers in `tap`.
+    def forward(self, patches, prefix, text, positions, groups, tap=(), frozen=False, active=None,
+                text_tap=()):
+        """Final hidden states of the slots' rows, the tower's tokens, and {layer: its visual rows} for layers in `tap`,
+        and as {("text", layer): the slots' rows} for those in `text_tap`.
 
         patches [B, T, P, 1176]; prefix [n0] ids before the video; text [B, 1 + n]: <|vision_end|>, then the rows of all
         slots; positions [3, B, n0+N+1+n]; groups [(slots, rows per slot), ..] with n rows together. Computes in the
@@ -323,6 +325,8 @@ class DemoModel(nn.Module):
             x = layer(x, cos, sin, last + 1, groups)
             if i in tap:
                 taps[i] = x[:, first:last]
+            if i in text_tap:
+                taps["text", i] = x[:, last + 1:]
         return self.model.norm(x[:, last + 1:]), seen, taps
 
     def logits(self, hidden):

@@ -32,6 +32,7 @@ class Question:
     prompt: str
     answer: str
     objects: tuple        # indices of the objects that hold the evidence
+    by_shape: tuple = ()  # (shape, colour) of the object where the prompt names its shape alone
 
 
 def sentence(scene, k):
@@ -55,7 +56,8 @@ def about_object(kind, scene, k, wording, by_shape=False):
     answer = {"colour": f"It is {obj.colour}.", "shape": f"It is a {obj.shape}.",
               "place": f"It appears at the {scene.place_of(obj)}.",
               "time": f"It appears {WHEN[scene.time_of(obj)]}.", "motion": f"It {MOVE[obj.motion]}."}[kind]
-    return Question(kind, prompt, answer, (k,))
+    alone = kind == "colour" or by_shape and kind != "shape"
+    return Question(kind, prompt, answer, (k,), (obj.shape, obj.colour) if alone else ())
 
 
 SHORT_TYPES = ("colour", "shape", "place", "time", "motion", "order", "count")

@@ -28,6 +28,7 @@ from scenes import COLOUR_NAMES, SHAPES, Renderer
 
 CLASSES = (7, 6, 6, 6, 3, 4)         # colour, shape, motion, rank, third of the video, quadrant of a cell
 TAPS = (1, 3)                        # decoder layers whose visual rows carry auxiliary heads
+NAMED_LAYERS = (0, 3)              # decoder layers after which text rows know shape and colour of the object they are about
 TAP_CLASSES = {"tower": (0, 1, 2, 4, 5), 1: (4, 5), 3: (0, 1, 2, 3, 4, 5)}
 PLAN = "0:6x4;900:6x4,12x4*2;1400:6x4,12x4*3,8x6,24x4;2000:6x4,12x4*3,8x6,24x4*2,48x4"
 
@@ -52,6 +53,21 @@ class Heads(nn.Module):
     def __init__(self, size):
         super().__init__()
         self.heads = nn.ModuleDict({str(k): nn.Linear(size, sum(CLASSES[c] for c in v)) for k, v in TAP_CLASSES.items()})
+        self.named = nn.ModuleList([nn.Linear(size, len(SHAPES)), nn.Linear(size, len(COLOUR_NAMES))])
+
+    def named_loss(self, rows, labels):
+        """From the word on that names an object by its shape alone, rows must know the shape after the first layer and
+        the object's colour after the fourth: the steps to an answer that the answer itself taught for triangles only, in
+        5,500 steps. Returns the loss and the share of rows that know."""
+        on = labels >= 0
+        if not on.any():                                     # every worker has every gradient
+            return 0 * sum(p.sum() for p in self.named.parameters()), [float("nan")] * 2
+        total, known = 0.0, []
+        for head, layer, want in zip(self.named, NAMED_LAYERS, (labels[on] // len(COLOUR_NAMES), labels[on] % len(COLOUR_NAMES))):
+            guess = head(rows["text", layer][on].float())
+            total = total + F.cross_entropy(guess, want)
+            known.append((guess.argmax(-1) == want).float().mean().item())
+        return total, known
 
     def loss(self, where, rows, labels):
         """Mean loss over the classifiers at `where`; object cells weigh as much as all others together."""
@@ -200,6 +216,7 @@ def arguments():
     ap.add_argument("--by-shape", type=float, default=0.5, help="share of place, time and motion questions that name the object "
                     "by its shape alone")
     ap.add_argument("--short-weight", type=float, default=5.0, help="weight of a short answer's tokens, a description's being 1")
+    ap.add_argument("--named", type=float, default=0.5, help="weight of Heads.named_loss")
     ap.add_argument("--align", type=float, default=0.3, help="weight of align_loss")
     ap.add_argument("--turns", type=float, default=0.0, help="share of batches with real conversations")
     ap.add_argument("--adamw", action="store_true", help="AdamW for everything instead of Muon for the matrices")
@@ -290,7 +307,7 @@ def train(rank, args, workers):
             weight = 1.0
         else:
             hidden, seen, taps = model(patches, batch["prefix"], batch["text"], batch["positions"], batch["groups"], TAPS,
-                                       frozen=step < args.freeze_until, active=args.active if step < args.grow_at and fade > args.grow_fade else None)
+                                       frozen=step < args.freeze_until, active=args.active if step < args.grow_at and fade > args.grow_fade else None, text_tap=NAMED_LAYERS)
             chosen = batch["target"] != IGNORE
             logits = model.logits(hidden[chosen]).float()
             want = batch["target"][chosen]
@@ -298,13 +315,15 @@ def train(rank, args, workers):
             weights = torch.where(batch["kind"][chosen] == TYPES.index("describe"), 1.0, args.short_weight)
             loss = (F.cross_entropy(logits, want, reduction="none") * weights).sum() / weights.sum()
             score(logits.argmax(-1) == want, batch, chosen, tally.setdefault(f"{slices}x{grid}", np.zeros((len(TYPES), 2), int)))
-        rows = {"tower": seen, **taps}
+        rows = {"tower": seen, **{k: v for k, v in taps.items() if k in TAPS}}
         aux = {where: heads.loss(where, rows[where], labels) if where in rows else torch.zeros(()) for where in TAP_CLASSES}
         total = loss + weight * sum(aux.values())
         aligned = torch.zeros(())
         if not tower_only:
             aligned = align_loss(seen, labels, model.model.embed_tokens.weight, words)
-            total = total + args.align * min(1.0, 1.5 * fade) * aligned
+            named_loss, known = heads.named_loss(taps, batch["noun"])
+            total = total + (args.align * aligned + args.named * named_loss) * min(1.0, 1.5 * fade)
+            hits.setdefault("named", []).append(known)
         for where, hit in accuracy(heads, rows, labels).items():
             hits.setdefault(where, []).append(hit)
         for opt in opts:
