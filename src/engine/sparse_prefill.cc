@@ -112,7 +112,7 @@ void CheckPrefillOptions(const PrefillOptions& options) {
 
 SparsePrefill::SparsePrefill(const PrefillOptions& options, const KvOptions& kv, const Compressor& compressor,
                              int64_t layers)
-    : layers_(layers), start_(layers) {
+    : start_(layers) {
   const OptionValues values = Checked(options);
   if (options.kind == "dense") return;
   start_ = FirstLayer(options.kind, values, kv, compressor.last_scoring_layer(), layers);
