@@ -59,7 +59,6 @@ class SparsePrefill {
   const BlockPlan& PlanOf(int64_t first_token, int64_t rows, std::span<const TokenRecord> layout);
 
   Kind kind_ = Kind::kDense;
-  int64_t layers_ = 0;
   int64_t start_ = 0;
   SpatialTemporalPattern pattern_;
   BlockSparseOptions blocks_;
