@@ -23,7 +23,8 @@ constexpr char kExample[] = R"(Example:
   purekv bench --shape qwen2.5-vl-3b --layers 4 --prompt-tokens 2048,16384 -n 16 --repeats 3
 times 4 decoder layers of that architecture with random weights: vision, the prefill of each prompt, 16 decoded tokens
 after it. --depth D puts D tokens into the cache before the prompt. Results are median (min..max) over the repeats.
-  purekv bench --shape qwen2.5-vl-7b --layers 8 --prompt-tokens 16400 --no-vision --kv-policy purekv --kv-budget 0.2       --drop-layers auto
+  purekv bench --shape qwen2.5-vl-7b --layers 14 --prompt-tokens 16400 --no-vision --kv-policy purekv --kv-budget 0.2 \
+      --kv-option sources=1 --drop-layers 2:0.25,6:0.15
 times the dense full-cache run and the compressed one in turn; "vs full" says how many times faster or smaller.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 

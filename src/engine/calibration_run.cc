@@ -110,14 +110,15 @@ void CalibrationRun::Encode(const CalibrationSample& sample) {
 }
 
 void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
-  for (const auto& [slice, row, column] : sample.evidence) {
+  for (const auto& cell : sample.evidence) {
     const auto found = std::find_if(visual_.begin(), visual_.end(), [&](int32_t token) {
       const TokenRecord& one = prompt_.layout[static_cast<size_t>(token)];
-      return one.item == 0 && one.slice == slice && one.row == row && one.column == column;
+      return one.item == 0 && one.slice == cell[0] && one.row == cell[1] && one.column == cell[2];
     });
     if (found == visual_.end()) {
-      Fail("sample ", sample.name, ": evidence [", slice, ", ", row, ", ", column, "] is outside its first medium, ",
-           media_[0].grid.t, " slices of ", media_[0].tokens / media_[0].grid.t, " cells");
+      Fail("sample ", sample.name, ": evidence [", cell[0], ", ", cell[1], ", ", cell[2],
+           "] is outside its first medium, ", media_[0].grid.t, " slices of ", media_[0].tokens / media_[0].grid.t,
+           " cells");
     }
     evidence_.push_back(*found);
   }
