@@ -68,7 +68,11 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
   CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, true);
   if (*std::max_element(flags.depths.begin(), flags.depths.end()) > 0) {
-    table.Refuse("--drop-layers", "what is read behind --depth tokens is a later turn, of which nothing is dropped");
+    const std::string reason = "what is read behind --depth tokens is a later turn, of which nothing is dropped";
+    if (flags.profile.drop != ProfileFlags::Drop::kOff) {
+      table.Refuse("--drop-layers", reason);
+      table.Refuse("--profile", reason + "; give --drop-layers off");
+    }
   }
 }
 

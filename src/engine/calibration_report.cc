@@ -126,7 +126,7 @@ std::string HeatMap(double left, double top, const std::string& title, const std
     svg += Text(left - 8, top + middle + 4, StrCat(l), "text-anchor=\"end\"");
   }
   svg += Text(left + kPlot / 2, top + kPlot + 32, "layer", "text-anchor=\"middle\"");
-  return svg + Text(left - 30, top - 12, "source", "text-anchor=\"end\"");
+  return svg + Text(left - 8, top - 12, "source", "text-anchor=\"end\"");
 }
 
 struct Curve {
@@ -205,7 +205,7 @@ std::string CalibrationSvg(const Calibration& calibration) {
       curve.points.emplace_back(static_cast<double>(l), calibration.mass[p][l]);
     }
   }
-  loss[0].name = "agreement lost when all but the budget's share is dropped from this layer on";
+  loss[0].name = "agreement lost when dropping to the budget here";
   for (const CalibrationTrial& trial : calibration.drop_losses) {
     loss[0].points.emplace_back(static_cast<double>(trial.drop_layers[0].layer), trial.loss);
   }

@@ -56,11 +56,11 @@ LayerObservation::PerHead AtTokens(const LayerObservation::PerHead& lists, const
 }  // namespace
 
 const std::vector<NamedPattern>& MeasuredPatterns() {
-  static const std::vector<NamedPattern> patterns = {
-      {"spatial", {.spatial = true, .temporal = false, .anchors = false}},
-      {"temporal", {.spatial = false, .temporal = true, .anchors = false}},
-      {"spatial+temporal", {.spatial = true, .temporal = true, .anchors = false}},
-      {"spatial+temporal+anchor", {.spatial = true, .temporal = true, .anchors = true}}};
+  constexpr int64_t kNoAnchors = SpatialTemporalPattern::kNoAnchors;
+  static const std::vector<NamedPattern> patterns = {{"spatial", {.anchor_every = kNoAnchors, .temporal = false}},
+                                                     {"temporal", {.anchor_every = kNoAnchors, .spatial = false}},
+                                                     {"spatial+temporal", {.anchor_every = kNoAnchors}},
+                                                     {"spatial+temporal+anchor", {}}};
   return patterns;
 }
 
@@ -200,9 +200,7 @@ void CalibrationRun::AddMass(const AttendedBlock& block, SampleObservation* seen
       for (size_t d = 0; d < key.size(); ++d) dot += static_cast<double>(q[d]) * key[d];
       const double p = std::exp(dot * static_cast<double>(block.scale) - lse);
       for (size_t i = 0; i < patterns.size(); ++i) {
-        const bool sees = Sees(patterns[i].pattern, prompt_.layout[static_cast<size_t>(token)],
-                               prompt_.layout[static_cast<size_t>(j)], j);
-        if (sees) kept[static_cast<size_t>(index)][i] += p;
+        if (Sees(patterns[i].pattern, prompt_.layout, token, j)) kept[static_cast<size_t>(index)][i] += p;
       }
     }
   });

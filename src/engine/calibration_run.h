@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/sparse_pattern.h"
+#include "engine/spatial_temporal.h"
 #include "models/vision_language_model.h"
 #include "purekv/calibrate.h"
 
@@ -29,7 +29,7 @@ struct SampleObservation {
 
 struct NamedPattern {
   const char* name;
-  SparsePattern pattern;
+  SpatialTemporalPattern pattern;
 };
 const std::vector<NamedPattern>& MeasuredPatterns();
 

@@ -10,7 +10,6 @@
 #include "base/file.h"
 #include "checkpoint/json.h"
 #include "engine/rank_correlation.h"
-#include "engine/sparse_pattern.h"
 #include "support/small_model.h"
 
 namespace purekv {
@@ -29,32 +28,6 @@ TEST(RankCorrelation, ByHand) {
   // Ties share their mean rank: 0.5 0.5 2 against 0 1 2.
   EXPECT_NEAR(Spearman({7, 7, 9}, {1, 2, 3}), std::sqrt(3.0) / 2, 1e-12);
   EXPECT_EQ(CentredRanks(std::vector<double>{}).size(), 0U);
-}
-
-TEST(SparsePattern, EachPartLetsItsKeysThrough) {
-  using Kind = TokenRecord::Kind;
-  const TokenRecord query{Kind::kVideo, 0, 3, 1, 2};
-  const SparsePattern none{.spatial = false, .temporal = false, .anchors = false, .sinks = 4};
-  const auto sees = [&](const SparsePattern& pattern, const TokenRecord& key) { return Sees(pattern, query, key, 50); };
-  EXPECT_TRUE(sees(none, {}));  // text
-  const TokenRecord same_slice{Kind::kVideo, 0, 3, 0, 0}, same_cell{Kind::kVideo, 0, 1, 1, 2},
-      first_slice{Kind::kVideo, 0, 0, 0, 0}, other{Kind::kVideo, 0, 1, 1, 1}, other_video{Kind::kVideo, 1, 3, 1, 2};
-  EXPECT_FALSE(sees(none, same_slice));
-  EXPECT_TRUE(Sees(none, query, other, 3));  // a sink
-  SparsePattern one = none;
-  one.spatial = true;
-  EXPECT_TRUE(sees(one, same_slice));
-  EXPECT_FALSE(sees(one, same_cell));
-  one = none;
-  one.temporal = true;
-  EXPECT_TRUE(sees(one, same_cell));
-  EXPECT_FALSE(sees(one, same_slice));
-  one = none;
-  one.anchors = true;
-  EXPECT_TRUE(sees(one, first_slice));
-  EXPECT_FALSE(sees(one, same_cell));
-  EXPECT_FALSE(sees(SparsePattern(), other));
-  EXPECT_FALSE(sees(SparsePattern(), other_video));
 }
 
 std::vector<CalibrationSample> Samples(const SmallModel& small) {

@@ -25,9 +25,10 @@ constexpr int64_t kLayers = SmallModel::kLayers;
 // What a run should give, by plain loops over all tokens.
 class Expected {
  public:
+  // sparse_from: the first layer with the spatial-temporal pattern.
   Expected(const SmallModel& small, const std::vector<int32_t>& ids, const KvOptions& kv,
-           const std::vector<int32_t>& answer)
-      : config_(small.internals().decoder().config()), plain_(config_, kSeed), kv_(kv) {
+           const std::vector<int32_t>& answer, int64_t sparse_from)
+      : config_(small.internals().decoder().config()), plain_(config_, kSeed), kv_(kv), sparse_from_(sparse_from) {
     const std::vector<PreparedMedia> media = {small.Video()};
     const PromptTokens prompt = small.internals().LayOut(ids, media, 0);
     layout_ = prompt.layout;
@@ -118,7 +119,11 @@ class Expected {
       // Rows of the part first: what they leave decides what the rows behind them see.
       Rows part(hidden_.begin(), hidden_.begin() + static_cast<std::ptrdiff_t>(part_));
       PlainDecoder::Masks masks;
-      masks.sees = [&](int64_t, int64_t, size_t, size_t key) { return bool(is_alive[key]); };
+      const auto pattern = [&](size_t query, size_t key) {
+        return layer < sparse_from_ || query >= layout_.size() ||
+               Sees(SpatialTemporalPattern(), layout_, int64_t(query), int64_t(key));
+      };
+      masks.sees = [&](int64_t, int64_t, size_t query, size_t key) { return is_alive[key] && pattern(query, key); };
       masks.counts = [&](int64_t, size_t query) { return is_alive[query] && (layer >= 2 || query + window >= part_); };
       plain_.Run(part, positions_, layer, layer + 1, masks, &records_);
       kept_.emplace_back();
@@ -130,6 +135,7 @@ class Expected {
       }
       masks.sees = [&](int64_t, int64_t head, size_t query, size_t key) {
         if (key >= part_) return true;
+        if (!pattern(query, key)) return false;
         return query < part_ ? bool(is_alive[key]) : kept_sets[size_t(head)].contains(int32_t(key));
       };
       plain_.Run(hidden_, positions_, layer, layer + 1, masks, nullptr);
@@ -139,6 +145,7 @@ class Expected {
   DecoderConfig config_;
   PlainDecoder plain_;
   KvOptions kv_;
+  int64_t sparse_from_ = 0;
   TokenLayout layout_;
   size_t tokens_ = 0, part_ = 0, sinks_ = 0, recent_ = 0;
   std::vector<Position> positions_;
@@ -159,7 +166,9 @@ SessionOptions Options(double budget, const std::vector<DropLayer>& drops) {
 
 void ExpectEqual(const SmallModel& small, const std::vector<int32_t>& ids, const SessionOptions& options) {
   const std::vector<int32_t> answer = {5, 9, 120, 3};
-  const Expected expected(small, ids, options.kv, answer);
+  const bool sparse = options.prefill.kind != "dense";
+  const Expected expected(small, ids, options.kv, answer,
+                          sparse ? std::stoll(options.prefill.options.at("start")) : kLayers);
   Conversation conversation(small.model(), options);
   conversation.ReadPrompt(ids, {small.Video()});
   EXPECT_EQ(conversation.kv().tokens_alive, expected.alive_counts());
@@ -195,6 +204,14 @@ TEST_P(SlowDropTest, AlsoBehindTheMediaAndInBlocks) {
   options.block_rows = 7;
   ExpectEqual(small, small.Ids(2, 6), options);
   ExpectEqual(small, small.Ids(0, 0), Options(0.4, {{3, 0.3}}));  // the prompt ends with the video
+}
+
+TEST_P(SlowDropTest, AlsoWithSparseAttention) {
+  const SmallModel small(GetParam());
+  SessionOptions options = Options(0.4, {{4, 0.6}, {5, 0.4}});
+  options.prefill.kind = "st";
+  options.prefill.options["start"] = "3";
+  ExpectEqual(small, small.Ids(2, 6), options);
 }
 
 INSTANTIATE_TEST_SUITE_P(Gqa, SlowDropTest, testing::Values(Heads{2, 1}, Heads{4, 2}, Heads{4, 4}),
