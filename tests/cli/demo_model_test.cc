@@ -51,7 +51,7 @@ TEST_F(DemoModel, AskWritesTheResultObject) {
                                    "And then?", "-n", "3", "--json", "-", "--kept", kept});
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = Json::parse(result.out);  // throws when anything else was printed
-  EXPECT_EQ(Names(json), (std::vector<std::string>{"model", "prompt", "answers", "kv", "time", "threads",
+  EXPECT_EQ(Names(json), (std::vector<std::string>{"model", "prompt", "answers", "kv", "prefill", "time", "threads",
                                                    "peak_rss_bytes", "kernels"}));
   EXPECT_EQ(json["model"]["dir"], kModel);
   const size_t tokens = json["prompt"]["tokens"];
