@@ -18,6 +18,7 @@ struct BenchRequest {
   // within prompt_tokens. Unset: frames of 16 x 16 patches, as many as the prompt holds. All zero: no video.
   std::optional<std::array<int64_t, 3>> grid;
   int64_t decode_tokens = 0;
+  bool vision = true;  // false: random embeddings in place of the tower's, so that the prompt starts at once
 };
 
 // What one stage took.

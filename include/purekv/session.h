@@ -136,6 +136,14 @@ class Model {
   std::unique_ptr<const VisionLanguageModel> internals_;
 };
 
+// From `layer` on (the second layer or later) only the share `alive` of the visual tokens, (0, 1], goes on through the
+// model; text always does (docs/purekv.md).
+struct DropLayer {
+  int64_t layer = 0;
+  double alive = 1;
+  bool operator==(const DropLayer&) const = default;
+};
+
 // Which part of the cache is kept (docs/policies.md).
 struct KvOptions {
   std::string policy = "full";
@@ -148,6 +156,8 @@ struct KvOptions {
   // needs no more than the budget and one such chunk; 0: once, when the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;
+  // Where the prefill drops visual tokens: layers ascending, shares descending. Needs a policy that scores entries.
+  std::vector<DropLayer> drop_layers;
   bool operator==(const KvOptions&) const = default;
 };
 
@@ -218,6 +228,8 @@ struct KvStats {
   double tokens_kept_mean = 0;                             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;  // at the end of the first prefill; real allocations
   int64_t bytes_now = 0;                                   // held by the cache, in memory or viewed in a file
+  // Per drop layer: tokens of the compressed part (text included) that it and the layers above ran.
+  std::vector<int64_t> tokens_alive;
 };
 
 // What a sparse prefill left out, counted over pairs of query and key as if nothing had been evicted.

@@ -36,6 +36,10 @@ class Buffer {
   bool mapped_ = false;
 };
 
+// Gives the whole pages inside these bytes back to the system, for memory of a Buffer whose contents are not needed any
+// more: what is read there afterwards is undefined, what is written stays.
+void ReleasePages(void* data, size_t bytes);
+
 // Highest resident set size of this process so far, and the one of now, in bytes (Linux: VmHWM, VmRSS).
 int64_t PeakResidentBytes();
 int64_t ResidentBytes();

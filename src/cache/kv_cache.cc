@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -110,11 +111,22 @@ void KvCache::Reserve(int64_t layer, int64_t count) {
 }
 
 void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token) {
+  std::vector<int32_t> tokens(static_cast<size_t>(keys.rows));
+  std::iota(tokens.begin(), tokens.end(), static_cast<int32_t>(first_token));
+  Append(layer, keys, values, tokens);
+}
+
+void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values,
+                     std::span<const int32_t> rows) {
   const int64_t count = keys.rows;
   const int64_t dim = shape_.head_dim;
   PUREKV_CHECK(values.rows == count && keys.cols == shape_.kv_heads * dim && values.cols == keys.cols, keys.rows, " x ",
                keys.cols, " keys, ", values.rows, " x ", values.cols, " values");
-  PUREKV_CHECK(first_token >= 0 && first_token + count <= tokens(), first_token, " + ", count, " of ", tokens());
+  PUREKV_CHECK(static_cast<int64_t>(rows.size()) == count, rows.size(), " tokens for ", count, " rows");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    PUREKV_CHECK(rows[i] >= 0 && rows[i] < tokens() && (i == 0 || rows[i] > rows[i - 1]), "token ", rows[i], " of ",
+                 tokens());
+  }
   for (int64_t head = 0; head < shape_.kv_heads; ++head) {
     Entries& entries = At(layer, head);
     const auto length = static_cast<int64_t>(entries.tokens.size());
@@ -125,7 +137,9 @@ void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<con
     Convert(keys.Cols(head * dim, dim), out);
     out.data = static_cast<char*>(entries.values.data()) + offset;
     Convert(values.Cols(head * dim, dim), out);
-    for (int64_t i = 0; i < count; ++i) entries.tokens.push_back(static_cast<int32_t>(first_token + i));
+    PUREKV_CHECK(rows.empty() || entries.tokens.empty() || entries.tokens.back() < rows.front(), "token ", rows.front(),
+                 " behind ", entries.tokens.back());
+    entries.tokens.insert(entries.tokens.end(), rows.begin(), rows.end());
   }
 }
 

@@ -48,7 +48,10 @@ class KvCache {
   // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
   void Reserve(int64_t layer, int64_t count);
   // Appends to all heads of one layer. keys (rotated), values: [n, kv_heads * head_dim] f32, converted to the cache's
-  // dtype. first_token: sequence index of the first row.
+  // dtype. tokens: sequence index of each row, ascending, registered. [n]
+  void Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values,
+              std::span<const int32_t> tokens);
+  // The same for consecutive tokens first_token ...
   void Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token);
 
   int64_t Length(int64_t layer, int64_t head) const;
@@ -56,8 +59,8 @@ class KvCache {
   // Sequence index of each entry, ascending. [length]
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const;
 
-  // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but for
-  // the room of a sixteenth of them and 16, which the next entries use.
+  // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but
+  // for the room of a sixteenth of them and 16, which the next entries use.
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries);
   // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back) and gives their memory back.
   void Truncate(int64_t tokens);

@@ -220,6 +220,12 @@ class Parser {
     kv.when = KvOptions::When::kMedia;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
+    if (!fields.Has("drop_layers")) return;
+    for (const Json& drop : fields.raw()["drop_layers"]) {
+      const bool pair = drop.is_array() && drop.size() == 2 && drop[0].is_number_integer() && drop[1].is_number();
+      if (!pair) Fail(fields.where(), ": drop_layers: a list of [layer, share] is expected");
+      kv.drop_layers.push_back({drop[0].get<int64_t>(), drop[1].get<double>()});
+    }
   }
 
   void ReadPrefill(const JsonFields& fields) {
@@ -235,6 +241,7 @@ class Parser {
     stats.bytes_full = fields.Int("bytes_full", 0, kMaxInt);
     stats.bytes_kept = fields.Int("bytes_kept", 0, kMaxInt);
     stats.bytes_peak = fields.Int("bytes_peak", 0, kMaxInt);
+    if (fields.Has("tokens_alive")) stats.tokens_alive = fields.Ints("tokens_alive", 0, tokens_);
   }
 
   void ReadMedia(const JsonFields& fields, const std::string& where) {

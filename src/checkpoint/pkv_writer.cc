@@ -60,6 +60,7 @@ std::string Description(const PkvContents& contents) {
   if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;
   if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
   for (const auto& [key, value] : contents.kv.options) kv["options"][key] = value;
+  for (const DropLayer& drop : contents.kv.drop_layers) kv["drop_layers"].push_back({drop.layer, drop.alive});
   Json media = Json::array();
   for (const MediaInfo& item : contents.media) {
     media.push_back({{"kind", KindName(item.kind)},
@@ -73,6 +74,11 @@ std::string Description(const PkvContents& contents) {
     planes.push_back(sums.planes);
     first_query.push_back(sums.first_query);
   }
+  Json stats = {{"tokens_kept_mean", contents.stats.tokens_kept_mean},
+                {"bytes_full", contents.stats.bytes_full},
+                {"bytes_kept", contents.stats.bytes_kept},
+                {"bytes_peak", contents.stats.bytes_peak}};
+  if (!contents.stats.tokens_alive.empty()) stats["tokens_alive"] = contents.stats.tokens_alive;
   Json json = {{"dtype", DtypeName(contents.dtype)},
                {"layers", contents.layers},
                {"kv_heads", contents.kv_heads},
@@ -81,11 +87,7 @@ std::string Description(const PkvContents& contents) {
                {"prompt_ids", contents.prompt_ids.size()},
                {"next_position", contents.next_position},
                {"kv", kv},
-               {"stats",
-                {{"tokens_kept_mean", contents.stats.tokens_kept_mean},
-                 {"bytes_full", contents.stats.bytes_full},
-                 {"bytes_kept", contents.stats.bytes_kept},
-                 {"bytes_peak", contents.stats.bytes_peak}}},
+               {"stats", stats},
                {"media", media},
                {"sum_planes", planes},
                {"sum_first_query", first_query}};

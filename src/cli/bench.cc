@@ -12,7 +12,9 @@
 #include "cli/flag_values.h"
 #include "cli/output.h"
 #include "cli/prefill_report.h"
+#include "cli/profile_flags.h"
 #include "cli/progress.h"
+#include "policy/drop.h"
 
 namespace purekv::cli {
 namespace {
@@ -21,6 +23,9 @@ constexpr char kExample[] = R"(Example:
   purekv bench --shape qwen2.5-vl-3b --layers 4 --prompt-tokens 2048,16384 -n 16 --repeats 3
 times 4 decoder layers of that architecture with random weights: vision, the prefill of each prompt, 16 decoded tokens
 after it. --depth D puts D tokens into the cache before the prompt. Results are median (min..max) over the repeats.
+  purekv bench --shape qwen2.5-vl-7b --layers 14 --prompt-tokens 16400 --no-vision --kv-policy purekv --kv-budget 0.2 \
+      --kv-option sources=1 --drop-layers 2:0.25,6:0.15
+times the dense full-cache run and the compressed one in turn; "vs full" says how many times faster or smaller.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 constexpr int64_t kMaxTokens = 10'000'000;
@@ -37,7 +42,9 @@ struct BenchFlags {
   int64_t repeats = 3;
   std::string format = "md";
   PrefillOptions prefill;
+  bool no_vision = false;
   KvOptions kv;
+  ProfileFlags profile;
 };
 
 std::array<int64_t, 3> ParseGrid(const std::string& name, const std::string& text) {
@@ -58,8 +65,15 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
     table.Refuse("--layers", "a model directory has its own layers; use --shape");
     CheckReadableDirectory(flags.model.directory);
   }
-  CheckKvFlags(table, flags.kv);
+  CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, true);
+  if (*std::max_element(flags.depths.begin(), flags.depths.end()) > 0) {
+    const std::string reason = "what is read behind --depth tokens is a later turn, of which nothing is dropped";
+    if (flags.profile.drop != ProfileFlags::Drop::kOff) {
+      table.Refuse("--drop-layers", reason);
+      table.Refuse("--profile", reason + "; give --drop-layers off");
+    }
+  }
 }
 
 // The runs of one configuration: dense with a full cache, or as asked.
@@ -90,6 +104,8 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
     const double full = static_cast<double>(std::max<int64_t>(1, last.kv.tokens_full));
     row.budget = runs.kv.budget.value_or(runs.kv.policy == "full" ? 1.0 : last.kv.tokens_kept_mean / full);
     row.prefill = runs.prefill.kind;
+    row.drop_layers = DropLayersText(runs.kv.drop_layers);
+    row.kv_bytes_full = last.kv.bytes_full;
     row.kv_bytes = last.kv.bytes_kept;
     row.kv_bytes_peak = last.kv.bytes_peak;
     for (const BenchResult& result : runs.results) row.runs.push_back(result.*stage);
@@ -107,6 +123,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
   if (flags.model.verbose) {
     for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
   }
+  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, model->info());
   Progress progress;
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
     if (cancelled) throw Cancelled();
@@ -122,21 +139,25 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
   run({.depth = 0,
        .prompt_tokens = std::min(kWarmUpTokens, longest),
        .grid = std::nullopt,
-       .decode_tokens = std::min<int64_t>(2, flags.decode_tokens)},
-      flags.kv, PrefillOptions());
+       .decode_tokens = std::min<int64_t>(2, flags.decode_tokens),
+       .vision = !flags.no_vision},
+      resolved, PrefillOptions());
 
-  const bool compare = flags.kv.policy != "full" || flags.prefill.kind != "dense";
+  const bool compare = resolved.policy != "full" || flags.prefill.kind != "dense";
   const auto total = static_cast<int64_t>(flags.prompt_tokens.size() * flags.depths.size()) * flags.repeats;
   int64_t done = 0;
   std::vector<BenchRow> rows;
   for (const int64_t prompt_tokens : flags.prompt_tokens) {
     for (const int64_t depth : flags.depths) {
-      const BenchRequest request{
-          .depth = depth, .prompt_tokens = prompt_tokens, .grid = flags.grid, .decode_tokens = flags.decode_tokens};
+      const BenchRequest request{.depth = depth,
+                                 .prompt_tokens = prompt_tokens,
+                                 .grid = flags.grid,
+                                 .decode_tokens = flags.decode_tokens,
+                                 .vision = !flags.no_vision};
       Runs full;
       Runs asked;
-      asked.kv = flags.kv;
-      asked.prefill = flags.prefill;
+      asked.kv = resolved;
+      asked.prefill = ResolvePrefill(flags.profile, flags.prefill);
       for (int64_t i = 0; i < flags.repeats; ++i) {  // interleaved: both see the same machine
         if (compare) full.results.push_back(run(request, full.kv, full.prefill));
         asked.results.push_back(run(request, asked.kv, asked.prefill));
@@ -209,8 +230,11 @@ Command AddBench(CLI::App& parent) {
                 const std::vector<std::string> formats = {"md", "csv", "json"};
                 into->format = formats[ParseChoice(name, text, formats)];
               });
+  table.Switch(kGroup, "--no-vision", "random visual embeddings in place of the tower's: prefill and decode only",
+               &into->no_vision);
   AddKvFlags(table, &into->kv, false);
   AddPrefillFlags(table, &into->prefill);
+  AddProfileFlags(table, &into->profile, &into->kv);
   command.run = [flags, table_pointer = command.flags.get()] { return RunBenchCommand(*table_pointer, *flags); };
   return command;
 }

@@ -24,6 +24,11 @@ double TokensPerSecond(const BenchRow& row) {
   return seconds > 0 ? static_cast<double>(row.tokens) / seconds : 0;
 }
 
+// How many times smaller than a full cache.
+double KvRatio(const BenchRow& row) {
+  return row.kv_bytes > 0 ? static_cast<double>(row.kv_bytes_full) / static_cast<double>(row.kv_bytes) : 0;
+}
+
 // Median over the repeats of one part of a stage.
 double MedianPart(const BenchRow& row, double BenchStage::*part) {
   std::vector<double> seconds;
@@ -64,16 +69,21 @@ double MedianSeconds(const BenchRow& row) {
 
 std::string BenchMarkdown(const std::vector<BenchRow>& rows) {
   std::string text =
-      "| stage | shape | layers | dtype | policy | budget | prompt | depth | tokens | seconds (min..max) | tokens/s | "
-      "KV | KV "
-      "peak | vs full |\n|---|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+      "| stage | shape | layers | dtype | policy | budget | drop | prompt | depth | tokens | seconds (min..max) | "
+      "tokens/s | vs full | matmul | attention | scoring | eviction | KV | KV peak | KV vs full |\n"
+      "|---|---|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
   for (const BenchRow& row : rows) {
-    text += StrCat(
-        "| ", row.stage, " | ", row.shape, " | ", row.layers, " | ", row.dtype, " | ", row.policy, " | ", row.budget,
-        " | ", row.prompt_tokens, " | ", row.depth, " | ", row.tokens, " | ", Number(MedianSeconds(row), "%.4g"), " (",
-        Number(MinSeconds(row), "%.4g"), "..", Number(MaxSeconds(row), "%.4g"), ") | ",
-        Number(TokensPerSecond(row), "%.1f"), " | ", HumanBytes(static_cast<double>(row.kv_bytes)), " | ",
-        HumanBytes(static_cast<double>(row.kv_bytes_peak)), " | ", Number(row.ratio_to_full, "%.2f"), " |\n");
+    text += StrCat("| ", row.stage, " | ", row.shape, " | ", row.layers, " | ", row.dtype, " | ", row.policy, " | ",
+                   Number(row.budget, "%.4g"), " | ", row.drop_layers, " | ", row.prompt_tokens, " | ", row.depth,
+                   " | ", row.tokens, " | ", Number(MedianSeconds(row), "%.4g"), " (", Number(MinSeconds(row), "%.4g"),
+                   "..", Number(MaxSeconds(row), "%.4g"), ") | ", Number(TokensPerSecond(row), "%.1f"), " | ",
+                   Number(row.ratio_to_full, "%.2f"));
+    for (double BenchStage::*const part :
+         {&BenchStage::matmul_s, &BenchStage::attention_s, &BenchStage::score_s, &BenchStage::evict_s}) {
+      text += " | " + Number(MedianPart(row, part), "%.3g");
+    }
+    text += StrCat(" | ", HumanBytes(static_cast<double>(row.kv_bytes)), " | ",
+                   HumanBytes(static_cast<double>(row.kv_bytes_peak)), " | ", Number(KvRatio(row), "%.2f"), " |\n");
   }
   return text;
 }
@@ -82,7 +92,8 @@ std::string BenchCsv(const std::vector<BenchRow>& rows) {
   std::string text =
       "stage,shape,layers,dtype,tokens,prompt_tokens,depth,policy,budget,prefill,drop_layers,repeats,seconds_min,"
       "seconds_median,"
-      "seconds_max,tokens_per_s,kv_bytes,kv_bytes_peak,ratio_to_full,matmul_s,attention_s,score_s,evict_s\n";
+      "seconds_max,tokens_per_s,kv_bytes,kv_bytes_peak,kv_bytes_full,ratio_to_full,matmul_s,attention_s,score_s,evict_"
+      "s\n";
   for (const BenchRow& row : rows) {
     text += StrCat(row.stage, ",", CsvField(row.shape), ",", row.layers, ",", row.dtype, ",", row.tokens, ",",
                    row.prompt_tokens, ",", row.depth, ",", row.policy, ",", row.budget, ",", row.prefill, ",",
@@ -90,7 +101,7 @@ std::string BenchCsv(const std::vector<BenchRow>& rows) {
     for (const double value : {MinSeconds(row), MedianSeconds(row), MaxSeconds(row), TokensPerSecond(row)}) {
       text += "," + Number(value, "%.9g");
     }
-    text += StrCat(",", row.kv_bytes, ",", row.kv_bytes_peak);
+    text += StrCat(",", row.kv_bytes, ",", row.kv_bytes_peak, ",", row.kv_bytes_full);
     for (const double value :
          {row.ratio_to_full, MedianPart(row, &BenchStage::matmul_s), MedianPart(row, &BenchStage::attention_s),
           MedianPart(row, &BenchStage::score_s), MedianPart(row, &BenchStage::evict_s)}) {
@@ -125,6 +136,7 @@ std::string BenchJson(const std::vector<BenchRow>& rows, const MachineInfo& mach
                               {"tokens_per_s", TokensPerSecond(row)},
                               {"kv_bytes", row.kv_bytes},
                               {"kv_bytes_peak", row.kv_bytes_peak},
+                              {"kv_bytes_full", row.kv_bytes_full},
                               {"ratio_to_full", row.ratio_to_full},
                               {"parts",
                                {{"matmul_s", MedianPart(row, &BenchStage::matmul_s)},

@@ -22,7 +22,7 @@ struct BenchRow {
   std::string prefill = "dense";
   std::string drop_layers;
   std::vector<BenchStage> runs;  // one per repeat
-  int64_t kv_bytes = 0, kv_bytes_peak = 0;
+  int64_t kv_bytes = 0, kv_bytes_peak = 0, kv_bytes_full = 0;
   double ratio_to_full = 1;
 };
 

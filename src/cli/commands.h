@@ -26,5 +26,6 @@ Command AddScore(CLI::App& parent);
 Command AddInspect(CLI::App& parent);
 Command AddPolicies(CLI::App& parent);
 Command AddBench(CLI::App& parent);
+Command AddCalibrate(CLI::App& parent);
 
 }  // namespace purekv::cli

@@ -29,7 +29,8 @@ std::shared_ptr<const Model> LoadModel(const ConversationFlags& flags) {
 }
 
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
-  SessionOptions options = MakeSessionOptions(flags, flags.kv, flags.prefill, progress);
+  SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, model->info()),
+                                              ResolvePrefill(flags.profile, flags.prefill), progress);
   options.dump_directory = flags.outputs.dump;
   return flags.cache.empty() ? Session(model, std::move(options))
                              : Session::Open(model, flags.cache, std::move(options));
@@ -38,10 +39,10 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
 // What a saved cache fixes cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
-  for (const char* const flag :
-       {"--video", "--image", "--frames", "--fps", "--max-frames", "--min-pixels", "--max-pixels", "--sampling",
-        "--system", "--kv-policy", "--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator",
-        "--kv-when", "--prefill", "--prefill-option"}) {
+  for (const char* const flag : {"--video",      "--image",      "--frames",         "--fps",         "--max-frames",
+                                 "--min-pixels", "--max-pixels", "--sampling",       "--system",      "--kv-policy",
+                                 "--kv-budget",  "--kv-tokens",  "--kv-bytes",       "--kv-option",   "--kv-allocator",
+                                 "--kv-when",    "--prefill",    "--prefill-option", "--drop-layers", "--profile"}) {
     table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
   }
   table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");
@@ -66,6 +67,7 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddSamplingFlags(table, &flags->sampling);
   AddKvFlags(table, &flags->kv, true);
   AddPrefillFlags(table, &flags->prefill);
+  AddProfileFlags(table, &flags->profile, &flags->kv);
   AddOutputFlags(table, &flags->outputs, true);
   table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
               [flags](const std::string& name, const std::string& text) {
@@ -79,7 +81,11 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   CheckCacheFlags(table, flags);
   CheckPromptFlags(table, flags.prompt);
   CheckSamplingFlags(table, flags.sampling);
-  CheckKvFlags(table, flags.kv);
+  if (flags.prompt.media.empty()) table.Refuse("--drop-layers", "there is no --video, --image or --frames");
+  if (!flags.outputs.dump.empty() && flags.profile.drop != ProfileFlags::Drop::kOff) {
+    table.Refuse("--drop-layers", "with " + table.Name("--dump") + " every layer must have all tokens");
+  }
+  CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, !flags.prompt.media.empty());
   if (flags.kv.when == KvOptions::When::kMedia && flags.prompt.media.empty()) {
     table.Refuse("--kv-when", "media needs --video, --image or --frames");

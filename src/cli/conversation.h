@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/common_flags.h"
+#include "cli/profile_flags.h"
 #include "cli/progress.h"
 #include "purekv/session.h"
 
@@ -19,6 +20,7 @@ struct ConversationFlags {
   SamplingFlags sampling;
   KvOptions kv;
   PrefillOptions prefill;
+  ProfileFlags profile;
   OutputFlags outputs;
   std::string cache;         // --cache: a .pkv file in place of media, system message and --kv- flags
   bool independent = false;  // --independent: every question starts behind the media

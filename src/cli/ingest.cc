@@ -30,7 +30,7 @@ void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   if (flags.output.empty()) FailUsage("--output: missing; name the file to write with -o FILE.pkv");
   if (common.prompt.media.empty()) FailUsage("--video: missing; give what to read with --video, --image or --frames");
   CheckMediaFlags(table, common.prompt);
-  CheckKvFlags(table, common.kv);
+  CheckProfileFlags(table, common.profile, common.kv);
   CheckPrefillFlags(table, common.prefill, true);
   const OutputFlags& outputs = common.outputs;
   if (!outputs.kept.empty() && outputs.kept == outputs.json) {
@@ -79,6 +79,7 @@ Command AddIngest(CLI::App& parent) {
   AddMediaFlags(table, &common->prompt);
   AddKvFlags(table, &common->kv, false);
   AddPrefillFlags(table, &common->prefill);
+  AddProfileFlags(table, &common->profile, &common->kv);
   AddOutputFlags(table, &common->outputs, false);
   table.Value("Output", "-o,--output", "FILE.pkv", "the file to write",
               [into = flags.get()](const std::string& name, const std::string& text) {

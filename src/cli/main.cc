@@ -52,7 +52,8 @@ int Run(int argc, char** argv) {
   app.set_version_flag("--version", PUREKV_VERSION);
   app.require_subcommand(0, 1);
   std::vector<Command> commands;
-  for (const auto add : {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench}) commands.push_back(add(app));
+  for (const auto add : {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench, AddCalibrate})
+    commands.push_back(add(app));
   std::string names;
   const Command* chosen = nullptr;
   for (const Command& command : commands) {

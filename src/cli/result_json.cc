@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "cli/conversation.h"
+#include "policy/drop.h"
 
 namespace purekv::cli {
 namespace {
@@ -67,6 +68,10 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["allocator"] = options.allocator;
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
+  if (!options.drop_layers.empty()) {
+    object["drop_layers"] = DropLayersText(options.drop_layers);
+    object["tokens_alive"] = stats.tokens_alive;  // per drop layer
+  }
   object["tokens_full"] = stats.tokens_full;
   object["tokens_kept_mean"] = stats.tokens_kept_mean;
   object["bytes_full"] = stats.bytes_full;

@@ -34,6 +34,15 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
     FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
   CheckKvOptions(options_.kv);
+  if (options_.kv.drop_layers.empty()) return;
+  if (options_.chunk_tokens > 0) {
+    FailUsage(
+        "chunk_tokens: dropping (drop_layers) chooses among all tokens of the part, which must pass each layer "
+        "together; KvOptions::chunk chooses in every chunk");
+  }
+  if (!options_.dump_directory.empty()) {
+    FailUsage("--dump: with --drop-layers the layers have different tokens; hidden_NN could not be told apart");
+  }
 }
 
 void Conversation::Begin() {
@@ -213,7 +222,12 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
     Matrix<float> apart;
     if (!one_run) apart = Matrix<float>(one.tokens, hidden.cols());
     const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
-    if (!internals_.Encode(one, out, progress)) throw Cancelled();
+    if (one.embedded) {
+      PUREKV_CHECK(one.embedded->rows() == out.rows && one.embedded->cols() == out.cols, one.embedded->rows(), " rows");
+      std::memcpy(out.data, one.embedded->data(), static_cast<size_t>(out.rows * out.cols) * sizeof(float));
+    } else if (!internals_.Encode(one, out, progress)) {
+      throw Cancelled();
+    }
     for (size_t i = 0; i < rows.size() && !one_run; ++i) {
       std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)),
                   static_cast<size_t>(hidden.cols()) * sizeof(float));
@@ -234,30 +248,32 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   if (first && compressor_.active()) compressor_.SetPart(split);
   // A hard cap: every chunk is cut to the budget before the next one is read.
   const int64_t chunk = first && options_.kv.chunk > 0 ? options_.kv.chunk : split;
+  int64_t last = 0;
   for (int64_t row = 0; row < split; row += chunk) {
     const int64_t rows = std::min(chunk, split - row);
     if (compressor_.active()) compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), rows);
-    ExtendPart(prompt, row, rows, hidden, kind, dump);
+    last = ExtendPart(prompt, row, rows, hidden, kind, dump);
   }
   if (first) RecordCompression(split);
   if (split < count) {
     if (compressor_.active()) compressor_.Begin(Reading::kOnTop, cache_.tokens(), count - split);
-    ExtendPart(prompt, split, count - split, hidden, kind, dump);
+    last = ExtendPart(prompt, split, count - split, hidden, kind, dump);
   }
   next_position_ = prompt.next_position;
   last_hidden_ = Matrix<float>(1, hidden.cols);
-  std::memcpy(last_hidden_.data(), hidden.Row(count - 1), static_cast<size_t>(hidden.cols) * sizeof(float));
+  std::memcpy(last_hidden_.data(), hidden.Row(last), static_cast<size_t>(hidden.cols) * sizeof(float));
   if (first) RecordPrompt(count);
   started_ = true;
   broken_ = false;
 }
 
-void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden,
-                              Rows kind, Dump* dump) {
+int64_t Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden,
+                                 Rows kind, Dump* dump) {
   const Decoder& decoder = internals_.decoder();
   const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
   const int64_t block = options_.block_rows > 0 ? options_.block_rows : kBlockRows;
   const int64_t layers = decoder.config().layers;
+  int64_t last = first;
   for (int64_t row = first; row < first + count; row += chunk) {
     const int64_t rows = std::min(chunk, first + count - row);
     const auto span = std::span(prompt.positions).subspan(static_cast<size_t>(row), static_cast<size_t>(rows));
@@ -271,8 +287,8 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
     if (sparse_.active() && kind == Rows::kPrompt) {
       sparse_.Begin();
       hooks.attention_rows = [&](int64_t layer) { return sparse_.AttentionRows(layer); };
-      hooks.attend = [&](int64_t layer, int64_t token, const AttentionArgs& args) {
-        return sparse_.Attend(layer, token, args, cache_, layout_);
+      hooks.attend = [&](int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args) {
+        return sparse_.Attend(layer, tokens, args, cache_, layout_);
       };
     }
     if (dump != nullptr) {
@@ -285,8 +301,11 @@ void Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int64_t
       Progress("prefill", row * layers + done, hidden.rows * layers);
       return true;
     };
-    if (!decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks)) throw Cancelled();
+    const int64_t left = decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks);
+    if (left == 0) throw Cancelled();
+    last = row + left - 1;
   }
+  return last;
 }
 
 void Conversation::AddPolicy(ForwardHooks* hooks) {
@@ -299,8 +318,8 @@ void Conversation::AddPolicy(ForwardHooks* hooks) {
     sums = sums || compressor_.Observes(layer).kind == Observer::Kind::kColumnSums;
   }
   if (queries) {
-    hooks->on_queries = [this](int64_t layer, int64_t first_token, MatrixView<const float> q) {
-      if (compressor_.WantsQueries(layer)) compressor_.AddQueries(layer, first_token, q);
+    hooks->on_queries = [this](int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
+      if (compressor_.WantsQueries(layer)) compressor_.AddQueries(layer, tokens, q);
     };
   }
   if (sums) hooks->on_attended = [this](const AttendedBlock& block) { Observe(block); };
@@ -308,22 +327,30 @@ void Conversation::AddPolicy(ForwardHooks* hooks) {
     const StageTimer timer(&evict_seconds_);
     compressor_.AfterLayer(layer, cache_, layout_);
   };
+  if (!options_.kv.drop_layers.empty()) {
+    hooks->alive = [this](int64_t layer) {
+      const std::span<const int32_t> alive = compressor_.Alive(layer);
+      if (!alive.empty()) sparse_.Drop(alive);
+      return alive;
+    };
+  }
 }
 
 void Conversation::Observe(const AttendedBlock& block) {
-  const RowRange range = compressor_.SumRows(block.layer, block.first_token, block.q.rows);
+  const RowRange range = compressor_.SumRows(block.layer, block.tokens);
   if (range.count == 0) return;
-  const int64_t first = block.first_token + range.first;
+  const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
   const Observer observer = compressor_.Observes(block.layer);
   const MatrixView<const float> lse = block.lse.Rows(range.first, range.count);
   std::vector<std::vector<float>> planes;
   if (observer.weighted()) {
-    const auto rows = std::span(layout_).subspan(static_cast<size_t>(first), static_cast<size_t>(range.count));
+    TokenLayout rows;
+    for (const int32_t token : queries) rows.push_back(layout_[static_cast<size_t>(token)]);
     planes = QueryWeights(observer, rows, lse);
   }
   std::vector<const float*> weights;
   for (const auto& plane : planes) weights.push_back(plane.data());
-  AttentionSums& into = compressor_.Sums(block.layer, first, range.count, cache_);
+  AttentionSums& into = compressor_.Sums(block.layer, queries, cache_);
   std::vector<double*> sums;
   for (int64_t plane = 0; plane < observer.planes(); ++plane) {
     for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) sums.push_back(into.Plane(plane, head).data());
@@ -346,6 +373,7 @@ void Conversation::Observe(const AttendedBlock& block) {
 
 void Conversation::RecordCompression(int64_t tokens) {
   stats_.tokens_compressed = tokens;
+  stats_.tokens_alive = compressor_.AliveCounts();
   kept_.assign(static_cast<size_t>(cache_.shape().layers), {});
   for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
     for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) {

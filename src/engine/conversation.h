@@ -96,10 +96,11 @@ class Conversation {
   Matrix<float> EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media);
   // What the rows of an Extend are: a prompt's attend as SessionOptions::prefill says, an answer's densely.
   enum class Rows { kPrompt, kAnswer };
-  // Runs rows through the decoder, in chunks; the tokens join the sequence. Leaves the last row's hidden state.
+  // Runs rows through the decoder, in chunks; the tokens join the sequence. Keeps the last row's hidden state.
   void Extend(const PromptTokens& prompt, MatrixView<float> hidden, Rows rows, Dump* dump);
-  void ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Rows kind,
-                  Dump* dump);
+  // Returns where in `hidden` the last token's row is in the end: tokens may have been dropped on the way.
+  int64_t ExtendPart(const PromptTokens& prompt, int64_t first, int64_t count, MatrixView<float> hidden, Rows kind,
+                     Dump* dump);
   void RecordCompression(int64_t tokens);
   void RecordPrompt(int64_t tokens);  // of the whole first turn
   // The hooks through which the policy sees and cuts the layers.

@@ -156,7 +156,8 @@ int64_t Conversation::Save(const std::string& path) const {
     PkvSums& saved = contents.sums.emplace_back();
     const AttentionSums* const sums = compressor_.ContinuingSums(layer);
     if (sums == nullptr) continue;
-    PUREKV_CHECK(sums->first_query() + sums->queries() == cache_.tokens(), sums->queries(), " of ", cache_.tokens());
+    PUREKV_CHECK(sums->one_run() && sums->first_query() + sums->queries() == cache_.tokens(), sums->queries(), " of ",
+                 cache_.tokens());
     saved.planes = sums->planes();
     saved.first_query = sums->first_query();
     for (int64_t plane = 0; plane < sums->planes(); ++plane) {
@@ -227,6 +228,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   }
   stats_ = contents.stats;
   RecordCompression(contents.tokens());
+  stats_.tokens_alive = contents.stats.tokens_alive;
   open_ = {contents.system, {contents.prompt_ids.begin(), contents.prompt_ids.end()}, {}};
   open_->info.ids = ids_;
   open_->info.media = contents.media;

@@ -125,17 +125,26 @@ SparsePrefill::SparsePrefill(const PrefillOptions& options, const KvOptions& kv,
   }
 }
 
-const SparsePrefill::BlockPlan& SparsePrefill::PlanOf(int64_t first_token, int64_t rows,
+int64_t SparsePrefill::Before(int32_t token) const {
+  if (alive_.empty() || token <= alive_.front()) return token;
+  return alive_.front() + (std::lower_bound(alive_.begin(), alive_.end(), token) - alive_.begin());
+}
+
+const SparsePrefill::BlockPlan& SparsePrefill::PlanOf(std::span<const int32_t> tokens,
                                                       std::span<const TokenRecord> layout) {
-  const auto [at, fresh] = plans_.try_emplace(first_token);
+  const auto [at, fresh] = plans_.try_emplace(tokens.front());
   BlockPlan& block = at->second;
   if (fresh) {
-    std::vector<int32_t> tokens(static_cast<size_t>(first_token + rows));
-    std::iota(tokens.begin(), tokens.end(), 0);
-    const auto own = std::span<const int32_t>(tokens).subspan(static_cast<size_t>(first_token));
-    block.plan = PlanSpatialTemporal(pattern_, layout, own, tokens, &block.pairs);
+    std::vector<int32_t> keys(static_cast<size_t>(alive_.empty() ? tokens.front() : alive_.front()));
+    std::iota(keys.begin(), keys.end(), 0);
+    for (const int32_t token : alive_) {
+      if (token < tokens.front()) keys.push_back(token);
+    }
+    keys.insert(keys.end(), tokens.begin(), tokens.end());
+    block.plan = PlanSpatialTemporal(pattern_, layout, tokens, keys, &block.pairs);
   }
-  PUREKV_CHECK(block.plan.rows == rows, block.plan.rows, " rows planned, ", rows, " there");
+  PUREKV_CHECK(block.plan.rows == static_cast<int64_t>(tokens.size()), block.plan.rows, " rows planned, ",
+               tokens.size(), " there");
   return block;
 }
 
@@ -143,10 +152,10 @@ int64_t SparsePrefill::AttentionRows(int64_t layer) const {
   return kind_ == Kind::kSpatialTemporal && layer >= start_ ? kPatternRows : 0;
 }
 
-bool SparsePrefill::Attend(int64_t layer, int64_t first_token, const AttentionArgs& args, const KvCache& cache,
-                           std::span<const TokenRecord> layout) {
+bool SparsePrefill::Attend(int64_t layer, std::span<const int32_t> rows_tokens, const AttentionArgs& args,
+                           const KvCache& cache, std::span<const TokenRecord> layout) {
   const auto rows = static_cast<double>(args.q.rows);
-  const double dense = rows * static_cast<double>(first_token) + rows * (rows + 1) / 2;
+  const double dense = rows * static_cast<double>(Before(rows_tokens.front())) + rows * (rows + 1) / 2;
   if (layer < start_) {
     dense_layer_pairs_ += dense;
     return false;
@@ -158,7 +167,7 @@ bool SparsePrefill::Attend(int64_t layer, int64_t first_token, const AttentionAr
     SparseAttention({args, {}}, plan);
     return true;
   }
-  const BlockPlan& block = PlanOf(first_token, args.q.rows, layout);
+  const BlockPlan& block = PlanOf(rows_tokens, layout);
   pairs_.Add(block.pairs);
   if (block.plan.passes.empty()) return false;  // text alone
   std::vector<std::span<const int32_t>> tokens;

@@ -42,10 +42,18 @@ class SparsePrefill {
   // ForwardHooks::attention_rows: a cell's column over time is read once for all rows that attend together.
   int64_t AttentionRows(int64_t layer) const;
   // Rows through all layers come next: plans of other rows are forgotten.
-  void Begin() { plans_.clear(); }
-  // ForwardHooks::attend: `args` is the attention of rows first_token ..., whose keys `cache` holds already. layout:
-  // records of all tokens in the cache. False: dense attention is what the rows want.
-  bool Attend(int64_t layer, int64_t first_token, const AttentionArgs& args, const KvCache& cache,
+  void Begin() {
+    plans_.clear();
+    alive_.clear();
+  }
+  // Of the tokens since Begin only these (ascending) go on: plans of all of them are forgotten.
+  void Drop(std::span<const int32_t> alive) {
+    plans_.clear();
+    alive_.assign(alive.begin(), alive.end());
+  }
+  // ForwardHooks::attend: `args` is the attention of the rows of these tokens (ascending), whose keys `cache` holds
+  // already. layout: records of all tokens in the cache. False: dense attention is what the rows want.
+  bool Attend(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args, const KvCache& cache,
               std::span<const TokenRecord> layout);
 
   PrefillStats stats() const;
@@ -56,13 +64,16 @@ class SparsePrefill {
     SparsePlan plan;
     PatternPairs pairs;
   };
-  const BlockPlan& PlanOf(int64_t first_token, int64_t rows, std::span<const TokenRecord> layout);
+  // Tokens before `token` that a layer runs, were nothing evicted.
+  int64_t Before(int32_t token) const;
+  const BlockPlan& PlanOf(std::span<const int32_t> tokens, std::span<const TokenRecord> layout);
 
   Kind kind_ = Kind::kDense;
   int64_t start_ = 0;
   SpatialTemporalPattern pattern_;
   BlockSparseOptions blocks_;
-  std::map<int64_t, BlockPlan> plans_;  // by first token, for all layers
+  std::map<int32_t, BlockPlan> plans_;  // by first token, for all layers up to the next drop
+  std::vector<int32_t> alive_;          // of the rows since Begin; empty: all
   PatternPairs pairs_;                  // of all sparse layers
   double chosen_pairs_ = 0;             // block-sparse: mean over KV heads
   double dense_layer_pairs_ = 0;        // of the layers below start

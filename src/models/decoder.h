@@ -36,23 +36,27 @@ struct DecoderConfig {
 // One block of rows of one layer that has just attended: what cache policies look at.
 struct AttendedBlock {
   int64_t layer = 0;
-  int64_t first_token = 0;         // sequence index of the first row; the cache holds all rows' keys
-  MatrixView<const float> q;       // [rows, heads * head_dim], rotated, not scaled
-  std::span<const KvHeadView> kv;  // [kv_heads]
-  MatrixView<const float> lse;     // [rows, heads] log sum exp of the scaled logits
+  std::span<const int32_t> tokens;  // [rows] sequence index of each row, ascending; the cache holds all rows' keys
+  MatrixView<const float> q;        // [rows, heads * head_dim], rotated, not scaled
+  std::span<const KvHeadView> kv;   // [kv_heads]
+  MatrixView<const float> lse;      // [rows, heads] log sum exp of the scaled logits
   float scale = 0;
 };
 
 // Called by Decoder::Forward in this order for each layer; every member may be empty.
 struct ForwardHooks {
-  // Before layer `layer` starts: its input, all rows. [rows, hidden]
+  // Before layer `layer` starts: its input, all rows that the layer below ran. [rows, hidden]
   std::function<void(int64_t layer, MatrixView<const float> hidden)> on_layer_input;
-  // For each block of rows: its queries before rotation. [rows, heads * head_dim]
-  std::function<void(int64_t layer, int64_t first_token, MatrixView<const float> q)> on_queries;
+  // Before each layer but the first: the tokens that it and all layers above still run, ascending, some of those of the
+  // layer below, the last row's among them. An empty list: all go on.
+  std::function<std::span<const int32_t>(int64_t layer)> alive;
+  // For each block of rows: its queries before rotation. tokens [rows], q [rows, heads * head_dim]
+  std::function<void(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q)> on_queries;
   // Sparse prefill. How many rows `layer` attends at a time; empty, or less than a block: a block.
   std::function<int64_t(int64_t layer)> attention_rows;
-  // For each such span of rows: attends in place of dense attention, which `args` would be. False: dense after all.
-  std::function<bool(int64_t layer, int64_t first_token, const AttentionArgs& args)> attend;
+  // For each such span of rows (tokens: their sequence indices): attends in place of dense attention, which `args`
+  // would be. False: dense after all.
+  std::function<bool(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args)> attend;
   // For each block of rows, after its attention.
   std::function<void(const AttendedBlock& block)> on_attended;
   // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is
@@ -71,6 +75,7 @@ struct DecoderWorkspace {
   AnyMatrix attended;           // [span, heads * head_dim], compute dtype; a span attends at a time: a block, or more
   Matrix<float> qkv;            // [span, (heads + 2 kv_heads) * head_dim]
   Matrix<float> lse;            // [span, heads]
+  std::vector<Position> positions;  // [block]
   AttentionWorkspace attention;
   int64_t rows = 0, span_rows = 0;
   double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0;  // spent so far
@@ -95,10 +100,11 @@ class Decoder {
 
   // Runs the rows through all layers, in place, layer by layer and inside a layer in blocks of `block_rows` rows. The
   // rows are the tokens first_token .. first_token + rows - 1, registered in the cache; each row sees what the cache
-  // holds before it. `hidden` [rows, hidden] is the only activation that grows with the prompt. False when a hook
-  // stopped it.
-  bool Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
-               DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
+  // holds before it. `hidden` [rows, hidden] is the only activation that grows with the prompt. Where hooks.alive drops
+  // tokens, the rows that go on move to its beginning and the pages behind them are given back. Returns how many rows
+  // came to the end, 0 when a hook stopped it.
+  int64_t Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
+                  DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
 
   // Final norm and language-model head. hidden [n, hidden], logits [n, vocabulary].
   void Logits(MatrixView<const float> hidden, MatrixView<float> logits) const;
@@ -113,11 +119,12 @@ class Decoder {
     GatedLinear gate_up;                       // 2 x [intermediate, hidden]
     Linear down;                               // [hidden, intermediate]
   };
-  // A block of rows up to its attention: queries into qkv, keys and values into the cache too.
-  void Project(int64_t layer, MatrixView<const float> hidden, int64_t first_token, MatrixView<float> qkv,
+  // A block of rows up to its attention: queries into qkv, keys and values into the cache too. tokens: sequence index
+  // of each row.
+  void Project(int64_t layer, MatrixView<const float> hidden, std::span<const int32_t> tokens, MatrixView<float> qkv,
                KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
   // A span of rows, the last ones in the cache: qkv [span, ...] to workspace.attended.
-  void Attend(int64_t layer, MatrixView<const float> qkv, int64_t first_token, KvCache& cache,
+  void Attend(int64_t layer, MatrixView<const float> qkv, std::span<const int32_t> tokens, KvCache& cache,
               DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
   // A block of rows behind its attention.
   void Finish(const Layer& layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;

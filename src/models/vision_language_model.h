@@ -25,6 +25,8 @@ struct PreparedMedia {
   Grid grid;      // in patches
   int64_t tokens = 0;
   double sample_fps = 2.0;
+  // Visual embeddings that need no tower any more (read again, or made up to measure speed). [tokens, decoder hidden]
+  std::shared_ptr<const Matrix<float>> embedded;
   bool is_video() const { return kind != MediaSource::Kind::kImage; }
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "policy/drop.h"
 #include "policy/scores.h"
 #include "policy/selector.h"
 
@@ -53,6 +54,7 @@ int64_t Compressor::SetPart(int64_t tokens) {
     }
   }
   steps_ = 0;
+  alive_.assign(options_.drop_layers.size(), {});
   return base_;
 }
 
@@ -109,26 +111,28 @@ Observer Compressor::Observes(int64_t layer) const {
   return observer;
 }
 
-void Compressor::AddQueries(int64_t layer, int64_t first_token, MatrixView<const float> q) {
-  const int64_t left_out = std::clamp<int64_t>(Observes(layer).first_token - first_token, 0, q.rows);
+void Compressor::AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
+  const int64_t left_out = std::lower_bound(tokens.begin(), tokens.end(), Observes(layer).first_token) - tokens.begin();
   At(layer).queries.Add(q.Rows(left_out, q.rows - left_out));
 }
 
-RowRange Compressor::SumRows(int64_t layer, int64_t first_token, int64_t rows) const {
+RowRange Compressor::SumRows(int64_t layer, std::span<const int32_t> tokens) const {
+  const auto rows = static_cast<int64_t>(tokens.size());
   const Observer observer = Observes(layer);
   if (observer.kind != Observer::Kind::kColumnSums) return {};
   if (observer.window == 0) return {0, rows};
   if (reading_ == Reading::kStep && !setup_.info->holds) {
     return {0, StepsLeft() < observer.window ? rows : 0};
   }
-  const int64_t begin = std::clamp<int64_t>(first_token_ + rows_ - observer.window - first_token, 0, rows);
+  const int64_t begin =
+      std::lower_bound(tokens.begin(), tokens.end(), first_token_ + rows_ - observer.window) - tokens.begin();
   return {begin, rows - begin};
 }
 
-AttentionSums& Compressor::Sums(int64_t layer, int64_t first_query, int64_t count, const KvCache& cache) {
+AttentionSums& Compressor::Sums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache) {
   std::vector<int64_t> lengths;
   for (int64_t head = 0; head < shape_.kv_heads; ++head) lengths.push_back(cache.Length(layer, head));
-  At(layer).sums.Announce(first_query, count, lengths);
+  At(layer).sums.Announce(queries, lengths);
   return At(layer).sums;
 }
 
@@ -226,9 +230,15 @@ void Compressor::Compress(const LayerEntries& entries, KvCache& cache) {
   const Quota quota = QuotaOf(entries);
   TakeSnapshot(entries);
   const Observation observed = Observed(entries);
-  if (!KeepsAll(entries, quota)) {
-    const auto planes = setup_.policy->Score(entries, observed);
+  const bool evicts = !KeepsAll(entries, quota);
+  const int64_t drop = reading_ == Reading::kPart ? DropAt(entries.layer + 1) : -1;
+  std::vector<Scores> planes;
+  if (evicts || drop >= 0) {
+    planes = setup_.policy->Score(entries, observed);
     CheckScores(setup_.info->name, entries, planes);
+  }
+  if (drop >= 0) ChooseAlive(static_cast<size_t>(drop), entries, planes);
+  if (evicts) {
     const KeptEntries kept = setup_.policy->Select(entries, planes, quota);
     for (int64_t head = 0; head < shape_.kv_heads; ++head) {
       Keep(entries.layer, head, kept[static_cast<size_t>(head)], cache);
@@ -240,6 +250,40 @@ void Compressor::Compress(const LayerEntries& entries, KvCache& cache) {
   // What a window saw is used up; sums over all queries go on.
   if (Observes(entries.layer).window > 0) state.sums.Clear();
   state.queries.Clear();
+}
+
+int64_t Compressor::DropAt(int64_t layer) const {
+  const auto& drops = options_.drop_layers;
+  const auto at = std::find_if(drops.begin(), drops.end(), [&](const DropLayer& one) { return one.layer == layer; });
+  return at == drops.end() ? -1 : at - drops.begin();
+}
+
+void Compressor::ChooseAlive(size_t drop, const LayerEntries& entries, const std::vector<Scores>& planes) {
+  PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
+  // No head has evicted any of the rows of this Begin yet: they are the end of every list.
+  const auto& tokens = entries.tokens[0];
+  const auto first = std::lower_bound(tokens.begin(), tokens.end(), first_token_);
+  const std::span<const int32_t> rows(first, tokens.end());
+  int64_t visual = 0;
+  for (int64_t token = first_token_; token < first_token_ + rows_; ++token) {
+    visual += IsVisual(entries.layout[static_cast<size_t>(token)]) ? 1 : 0;
+  }
+  const int64_t count = FloorShare(options_.drop_layers[drop].alive, visual);
+  const auto alive = purekv::ChooseAlive(entries, planes[0], setup_.policy->Protects(base_), rows, count);
+  alive_[drop].insert(alive_[drop].end(), alive.begin(), alive.end());
+}
+
+std::span<const int32_t> Compressor::Alive(int64_t layer) const {
+  const int64_t drop = reading_ == Reading::kPart && active() ? DropAt(layer) : -1;
+  if (drop < 0) return {};
+  const std::vector<int32_t>& alive = alive_[static_cast<size_t>(drop)];
+  return {std::lower_bound(alive.begin(), alive.end(), first_token_), alive.end()};
+}
+
+std::vector<int64_t> Compressor::AliveCounts() const {
+  std::vector<int64_t> counts;
+  for (const auto& alive : alive_) counts.push_back(static_cast<int64_t>(alive.size()));
+  return counts;
 }
 
 // One step, one entry: the lowest score outside the protected spans.

@@ -4,10 +4,11 @@
 //   compressor.SetPart(tokens);                            once: the part that is compressed, which fixes B
 //   compressor.Begin(Reading::kPart, first_token, rows);   rows that are read next, up to a compression
 //     for each layer, for each block of rows:
-//       q before rotation:      if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, first_token, q)
-//       after its attention:    if (const RowRange rows = compressor.SumRows(layer, first_token, count); rows.count)
+//       q before rotation:      if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, tokens, q)
+//       after its attention:    if (const RowRange rows = compressor.SumRows(layer, tokens); rows.count)
 //                                 add column sums into compressor.Sums(layer, ...), with QueryWeights when weighted
 //     after each layer:         compressor.AfterLayer(layer, cache, layout)
+//     before the next one:      it runs only the rows of compressor.Alive(layer + 1), where that is not empty
 //   compressor.Begin(Reading::kOnTop, ...)                 prompt tokens behind the part, later turns: kept
 //   compressor.Begin(Reading::kStep, first_token, 1)       a generated token
 //
@@ -43,7 +44,7 @@ struct RowRange {
 class Compressor {
  public:
   // heads: query heads. inv_freq: frequency of each rotated pair. Throws Error (kUsage) as CheckKvOptions does, and
-  // when an option does not fit the model.
+  // when an option or a drop layer does not fit the model.
   Compressor(const KvOptions& options, const KvCacheShape& shape, int64_t heads, std::vector<float> inv_freq);
 
   // False for `full`: nothing below need be called then.
@@ -67,13 +68,13 @@ class Compressor {
   // What the attention of `layer` must report for the rows of the Begin.
   Observer Observes(int64_t layer) const;
   bool WantsQueries(int64_t layer) const { return Observes(layer).kind == Observer::Kind::kQueries; }
-  // Queries before rotation of the tokens first_token ... [rows, heads * head_dim]
-  void AddQueries(int64_t layer, int64_t first_token, MatrixView<const float> q);
-  // Which rows of the block at `first_token` belong to the column sums; their attention must give LSE when weighted.
-  RowRange SumRows(int64_t layer, int64_t first_token, int64_t rows) const;
-  // Where the column sums of those rows (sequence indices first_query ...) add up: every list is as long as its head in
-  // the cache now, which holds the rows' own keys already.
-  AttentionSums& Sums(int64_t layer, int64_t first_query, int64_t count, const KvCache& cache);
+  // Queries before rotation of these tokens (sequence indices, ascending). q [tokens, heads * head_dim]
+  void AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q);
+  // Which rows of a block with these tokens belong to the column sums; their attention must give LSE when weighted.
+  RowRange SumRows(int64_t layer, std::span<const int32_t> tokens) const;
+  // Where the column sums of those rows (their sequence indices: `queries`) add up: every list is as long as its head
+  // in the cache now, which holds the rows' own keys already.
+  AttentionSums& Sums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache);
 
   // For a session that is saved right behind the part and goes on elsewhere: the sums that the policy still adds to
   // while decoding. Null: it needs nothing but the cache.
@@ -87,6 +88,12 @@ class Compressor {
   // When `layer` holds all rows of the Begin: evicts what has to go, from it and from layers below that waited for it.
   // layout: records of all tokens in the cache, the rows' included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);
+
+  // After AfterLayer(layer - 1): the tokens of the Begin that `layer` and all above still run, ascending. Empty: no
+  // change, the same as the layer below.
+  std::span<const int32_t> Alive(int64_t layer) const;
+  // Per drop layer: tokens of the part that it ran.
+  std::vector<int64_t> AliveCounts() const;
 
  private:
   struct LayerState {
@@ -111,6 +118,8 @@ class Compressor {
   Observation Observed(const LayerEntries& entries) const;
   Quota QuotaOf(const LayerEntries& entries) const;
   static bool KeepsAll(const LayerEntries& entries, const Quota& quota);
+  int64_t DropAt(int64_t layer) const;  // its index among the drop layers, or -1
+  void ChooseAlive(size_t drop, const LayerEntries& entries, const std::vector<Scores>& planes);
   void Compress(const LayerEntries& entries, KvCache& cache);
   void Hold(const LayerEntries& entries, KvCache& cache);
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, KvCache& cache);
@@ -125,6 +134,8 @@ class Compressor {
   Reading reading_ = Reading::kPart;
   int64_t first_token_ = 0, rows_ = 0;
   int64_t steps_ = 0;  // tokens generated so far
+  // [drop layers] tokens of the part that go on from there, of all chunks so far.
+  std::vector<std::vector<int32_t>> alive_;
   std::vector<LayerState> layers_;
   Snapshot snapshot_;
 };

@@ -34,12 +34,19 @@ size_t AttentionSums::Index(int64_t plane, int64_t head) const {
   return static_cast<size_t>(plane * kv_heads_ + head);
 }
 
-void AttentionSums::Announce(int64_t first_query, int64_t count, std::span<const int64_t> lengths) {
-  PUREKV_CHECK(static_cast<int64_t>(lengths.size()) == kv_heads_ && count >= 1, lengths.size(), " heads, ", count);
-  if (last_query_ < first_query_) first_query_ = first_query;
-  PUREKV_CHECK(last_query_ < first_query_ || first_query == last_query_ + 1, "query ", first_query, " after ",
-               last_query_);
-  last_query_ = first_query + count - 1;
+void AttentionSums::Announce(std::span<const int32_t> queries, std::span<const int64_t> lengths) {
+  PUREKV_CHECK(static_cast<int64_t>(lengths.size()) == kv_heads_ && !queries.empty(), lengths.size(), " heads, ",
+               queries.size(), " queries");
+  for (const int64_t query : queries) {
+    const int64_t last = runs_.empty() ? -2 : runs_.back().last;
+    PUREKV_CHECK(query > last, "query ", query, " after ", last);
+    if (query == last + 1) {
+      runs_.back().last = query;
+    } else {
+      runs_.push_back({query, query, queries_});
+    }
+    ++queries_;
+  }
   for (int64_t head = 0; head < kv_heads_; ++head) {
     for (int64_t plane = 0; plane < planes_; ++plane) {
       auto& sums = sums_[Index(plane, head)];
@@ -63,19 +70,22 @@ void AttentionSums::Keep(int64_t head, std::span<const int32_t> entries) {
 
 void AttentionSums::Clear() {
   for (auto& sums : sums_) sums = {};
-  first_query_ = 0;
-  last_query_ = -1;
+  runs_.clear();
+  queries_ = 0;
 }
 
 void AttentionSums::Restore(int64_t first_query, int64_t last_query, std::span<const std::span<const double>> lists) {
   PUREKV_CHECK(lists.size() == sums_.size() && first_query <= last_query, lists.size(), " lists of ", sums_.size());
   for (size_t i = 0; i < lists.size(); ++i) sums_[i].assign(lists[i].begin(), lists[i].end());
-  first_query_ = first_query;
-  last_query_ = last_query;
+  queries_ = last_query - first_query + 1;
+  runs_ = {{first_query, last_query, 0}};
 }
 
 int64_t AttentionSums::QueriesThatSee(int64_t token) const {
-  return std::max<int64_t>(0, last_query_ - std::max(first_query_, token) + 1);
+  // The first run that does not end before the token.
+  const auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.last < token; });
+  if (run == runs_.end()) return 0;
+  return queries_ - run->before - std::max<int64_t>(0, token - run->first);
 }
 
 void QueryStats::Add(MatrixView<const float> q) {

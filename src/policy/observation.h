@@ -44,9 +44,9 @@ class AttentionSums {
   AttentionSums() = default;
   AttentionSums(int64_t planes, int64_t kv_heads);
 
-  // Announces queries [first_query, first_query + count) (sequence indices), to be added next, and makes room: a head's
+  // Announces queries (sequence indices, ascending, behind those before), to be added next, and makes room: a head's
   // list grows to lengths[head], new entries at 0.
-  void Announce(int64_t first_query, int64_t count, std::span<const int64_t> lengths);
+  void Announce(std::span<const int32_t> queries, std::span<const int64_t> lengths);
   // Where to add. [length]
   std::span<double> Plane(int64_t plane, int64_t head) { return sums_[Index(plane, head)]; }
   std::span<const double> Plane(int64_t plane, int64_t head) const { return sums_[Index(plane, head)]; }
@@ -60,8 +60,10 @@ class AttentionSums {
 
   int64_t planes() const { return planes_; }
   int64_t kv_heads() const { return kv_heads_; }
-  int64_t first_query() const { return first_query_; }
-  int64_t queries() const { return last_query_ - first_query_ + 1; }  // observed since the last Clear
+  int64_t queries() const { return queries_; }  // observed since the last Clear
+  // True when they are one stretch of the sequence; then its first one (0 without any).
+  bool one_run() const { return runs_.size() <= 1; }
+  int64_t first_query() const { return runs_.empty() ? 0 : runs_.front().first; }
   // Of them, how many can see the token with this sequence index.
   int64_t QueriesThatSee(int64_t token) const;
 
@@ -69,8 +71,14 @@ class AttentionSums {
   size_t Index(int64_t plane, int64_t head) const;
 
   int64_t planes_ = 0, kv_heads_ = 0;
-  std::vector<std::vector<double>> sums_;      // [planes * kv_heads][length]
-  int64_t first_query_ = 0, last_query_ = -1;  // one run of the sequence
+  std::vector<std::vector<double>> sums_;  // [planes * kv_heads][length]
+  // The observed queries as stretches of the sequence, ascending: one, unless tokens were dropped from the prefill.
+  struct Run {
+    int64_t first = 0, last = 0;
+    int64_t before = 0;  // queries in the runs before it
+  };
+  std::vector<Run> runs_;
+  int64_t queries_ = 0;
 };
 
 // Mean and covariance of the queries of one layer before rotation, per query head (expected-attention).

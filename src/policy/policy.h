@@ -65,6 +65,8 @@ class Policy {
   virtual ~Policy() = default;
 
   virtual Observer Observes(int64_t layer, int64_t base) const;
+  // The lowest layer that can drop tokens from the prefill: the one before it has the policy's scores.
+  virtual int64_t FirstDropLayer() const { return 1; }
   // The layer whose sums Score gets; most policies read their own. One above `layer` makes it wait: it is compressed
   // when that one is, as must be all layers between them.
   virtual int64_t SumsFrom(int64_t layer) const { return layer; }
@@ -81,10 +83,12 @@ struct PolicyInfo {
   std::string summary;  // one line
   std::string paper;    // "" when there is none
   std::vector<PolicyOption> options;
-  bool ada = false;    // has scores that can be compared between heads, as the ada allocator needs
+  bool ada = false;    // has scores that can be compared between heads, as the ada allocator and dropping need
   bool holds = false;  // scores and evicts at every decode step, so that the cache stops growing
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
   std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheShape&)> make;
+
+  bool drops() const { return ada && !holds; }  // can choose tokens to drop from the prefill
 };
 
 }  // namespace purekv

@@ -49,6 +49,8 @@ class PureKv : public SinksAndRecentPolicy {
     return {.kind = Observer::Kind::kColumnSums, .window = std::max<int64_t>(1, std::min(kLowLayersWindow, base / 2))};
   }
 
+  int64_t FirstDropLayer() const override { return sources_.front() + 1; }
+
   int64_t SumsFrom(int64_t layer) const override {
     if (WhichSource(layer) != kNoSource) return WhichSource(layer);
     return below_ == Below::kWait ? sources_.front() : layer;

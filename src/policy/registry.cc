@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "policy/drop.h"
 #include "policy/policies.h"
 
 namespace purekv {
@@ -82,6 +83,23 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
   }
 }
 
+void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
+  if (options.drop_layers.empty()) return;
+  CheckDropLayers("--drop-layers", options.drop_layers);
+  if (policy.drops()) return;
+  std::vector<std::string> able;
+  for (const PolicyInfo& one : Policies()) {
+    if (one.drops()) able.push_back(one.name);
+  }
+  if (!policy.make) {
+    FailUsage(
+        "--drop-layers: policy full scores nothing; --kv-policy purekv --kv-budget 1 drops and evicts nothing else");
+  }
+  FailUsage("--drop-layers: policy ", policy.name,
+            policy.holds ? " evicts while decoding" : " has no scores of whole layers",
+            "; these can choose what to drop: ", Joined(able));
+}
+
 void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
   const std::vector<PolicyOption> valid = OptionsInForce(policy, options.allocator);
   std::vector<std::string> names;
@@ -100,6 +118,7 @@ OptionValues Checked(const KvOptions& options) {
   CheckBudget(options, policy);
   CheckAllocator(options.allocator, policy);
   CheckKeys(options, policy);
+  CheckDrops(options, policy);
   if (options.chunk < 0) FailUsage("--kv-chunk ", options.chunk, ": must be at least 1");
   if (options.chunk > 0 && !policy.make)
     FailUsage("--kv-chunk: policy full keeps everything, so it cannot take effect");
@@ -113,6 +132,25 @@ OptionValues Checked(const KvOptions& options) {
     FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");
   }
   return values;
+}
+
+// Whether the drop layers fit the model and the policy's options.
+void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvCacheShape& shape) {
+  if (options.drop_layers.empty()) return;
+  const int64_t first = setup.policy->FirstDropLayer();
+  for (const DropLayer& drop : options.drop_layers) {
+    const std::string part = StrCat("--drop-layers: '", drop.layer, ":", drop.alive, "'");
+    if (drop.layer >= shape.layers) FailUsage(part, ": the model's last layer is ", shape.layers - 1);
+    if (drop.layer >= first) continue;
+    FailUsage(part, ": the scores come from layer ", first - 1, " (--kv-option sources); drop layers lie above it");
+  }
+  // While decoding, sums over all queries go on as one stretch of the sequence, which those above a drop are not.
+  for (int64_t layer = options.drop_layers.front().layer; layer < shape.layers && setup.decode_every > 0; ++layer) {
+    const Observer observer = setup.policy->Observes(layer, shape.layers);
+    if (observer.kind != Observer::Kind::kColumnSums || observer.window > 0) continue;
+    FailUsage("--drop-layers: with --kv-option decode_every every source layer must lie below the first drop layer; ",
+              layer, " does not");
+  }
 }
 
 }  // namespace
@@ -159,6 +197,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape) {
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");
+  CheckDropsFit(options, setup, shape);
   return setup;
 }
 

@@ -197,5 +197,30 @@ TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {
   EXPECT_DEATH(cache.Head(1, 0), "layer 1 head 0");
 }
 
+// Rows of chosen tokens, as a layer gets them when others were dropped before it.
+TEST(KvCache, AppendsChosenTokens) {
+  KvCache cache({.layers = 1, .kv_heads = 2, .head_dim = 4, .dtype = Dtype::kF32});
+  cache.AddTokens(std::vector<Position>(10));
+  const std::vector<std::vector<int32_t>> blocks = {{1, 4}, {5, 7, 9}};
+  for (const auto& tokens : blocks) {
+    Matrix<float> keys(static_cast<int64_t>(tokens.size()), 8), values(static_cast<int64_t>(tokens.size()), 8);
+    for (int64_t i = 0; i < keys.rows(); ++i) {
+      for (int64_t head = 0; head < 2; ++head) {
+        for (int64_t d = 0; d < 4; ++d) {
+          keys.Row(i)[head * 4 + d] = Mark(tokens[static_cast<size_t>(i)], head, d, false);
+          values.Row(i)[head * 4 + d] = Mark(tokens[static_cast<size_t>(i)], head, d, true);
+        }
+      }
+    }
+    cache.Append(0, keys.View(), values.View(), tokens);
+  }
+  const auto tokens = cache.EntryTokens(0, 1);
+  EXPECT_EQ(std::vector<int32_t>(tokens.begin(), tokens.end()), (std::vector<int32_t>{1, 4, 5, 7, 9}));
+  ExpectMarked(cache);
+  cache.Truncate(6);
+  EXPECT_EQ(cache.Length(0, 0), 3);
+  ExpectMarked(cache);
+}
+
 }  // namespace
 }  // namespace purekv

@@ -51,7 +51,7 @@ TEST_F(DemoModel, AskWritesTheResultObject) {
                                    "And then?", "-n", "3", "--json", "-", "--kept", kept});
   ASSERT_EQ(result.status, 0) << result.err;
   const Json json = Json::parse(result.out);  // throws when anything else was printed
-  EXPECT_EQ(Names(json), (std::vector<std::string>{"model", "prompt", "answers", "kv", "time", "threads",
+  EXPECT_EQ(Names(json), (std::vector<std::string>{"model", "prompt", "answers", "kv", "prefill", "time", "threads",
                                                    "peak_rss_bytes", "kernels"}));
   EXPECT_EQ(json["model"]["dir"], kModel);
   const size_t tokens = json["prompt"]["tokens"];
@@ -196,6 +196,75 @@ TEST_F(DemoModel, InspectPredictsTheCache) {
     EXPECT_NEAR(kv["bytes_kept"].get<double>(), budget["kv_bytes"].get<double>(), 0.05 * kv["bytes_kept"].get<double>())
         << budget.dump();
   }
+}
+
+TEST_F(DemoModel, CalibratesAndTakesTheProfile) {
+  const std::string eval = std::string(kModel) + "/eval/";
+  const std::string set = directory_.File("set.jsonl"), profile = directory_.File("p.json");
+  std::ofstream(set) << R"({"video": ")" << eval << R"(short-00.mp4", "prompt": "What?", "evidence": [[1, 0, 0]]})"
+                     << "\n\n"
+                     << R"({"video": ")" << eval << R"(short-01.mp4", "prompt": "Which colour?"})"
+                     << "\n";
+  // Any loss will do: the weights are not this test's business.
+  const CliResult result = RunCli({"calibrate", "-m", kModel, "--set", set, "--max-frames", "6", "--budgets", "0.5",
+                                   "-n", "4", "--max-loss", "0.99", "-o", profile});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("budget 0.5"), HasSubstr("p.svg")));
+  const Json json = ReadJsonFile(profile);
+  EXPECT_EQ(Names(json), (std::vector<std::string>{"format", "version", "model", "settings", "measured"}));
+  EXPECT_EQ(json["measured"]["spearman_own"].size(), 8U);
+  EXPECT_EQ(json["measured"]["spearman_own"][3][0], 1.0);
+  EXPECT_EQ(json["measured"]["sparse_mass"].size(), 4U);
+  EXPECT_EQ(json["measured"]["evidence_kept"].size(), 8U);
+  EXPECT_TRUE(std::filesystem::exists(directory_.File("p.svg")));
+  ASSERT_FALSE(json["settings"]["drop_layers"].empty());
+
+  const auto ask = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"ask",   "-m", kModel, "--video", kVideo, "-p",
+                                          "What?", "-n", "2",    "--json",  "-"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const CliResult asked = RunCli(arguments);
+    EXPECT_EQ(asked.status, 0) << asked.err;
+    return Json::parse(asked.out)["kv"];
+  };
+  const Json kv = ask({"--profile", profile});
+  EXPECT_EQ(kv["policy"], "purekv");
+  EXPECT_EQ(kv["budget"], 0.5);
+  EXPECT_EQ(kv["tokens_alive"].size(), json["settings"]["drop_layers"].size());
+  EXPECT_LT(kv["tokens_alive"][0], kv["tokens_full"]);
+  EXPECT_FALSE(ask({"--profile", profile, "--drop-layers", "off"}).contains("drop_layers"));
+  const Json list = ask({"--profile", profile, "--drop-layers", "4:0.3,6:0.1", "--kv-tokens", "20"});
+  EXPECT_EQ(list["drop_layers"], "4:0.3,6:0.1");
+  EXPECT_EQ(list["budget_tokens"], 20);
+  EXPECT_EQ(ask({"--kv-policy", "purekv", "--kv-budget", "0.2", "--drop-layers", "auto"})["drop_layers"], "3:0.15");
+
+  Json other = json;  // of a model with other weights
+  other["model"]["fingerprint"] = std::string(32, '0');
+  std::ofstream(profile) << other;
+  const CliResult refused = RunCli({"ask", "-m", kModel, "--video", kVideo, "-p", "What?", "--profile", profile});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("p.json"), HasSubstr("another model")));
+  std::ofstream(set) << "{\"video\": 3}\n";
+  const CliResult bad = RunCli({"calibrate", "-m", kModel, "--set", set, "-o", profile});
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_THAT(bad.err, AllOf(HasSubstr("set.jsonl:1"), HasSubstr("prompt")));
+}
+
+TEST_F(DemoModel, BenchTimesDroppingAgainstTheFullPrefill) {
+  const CliResult result =
+      RunCli({"bench", "-m", kModel, "--prompt-tokens", "600", "--no-vision", "--kv-policy", "purekv", "--kv-budget",
+              "0.2", "--drop-layers", "3:0.25", "-n", "2", "--repeats", "1", "--format", "json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json rows = Json::parse(result.out)["rows"];
+  ASSERT_EQ(rows.size(), 4U);  // prefill and decode, full and dropped; no vision
+  EXPECT_EQ(rows[0]["stage"], "prefill");
+  EXPECT_EQ(rows[0]["drop_layers"], "");
+  EXPECT_EQ(rows[2]["stage"], "prefill");
+  EXPECT_EQ(rows[2]["drop_layers"], "3:0.25");
+  EXPECT_GT(rows[2]["ratio_to_full"], 0.0);
+  EXPECT_GT(rows[2]["parts"]["score_s"], 0.0);
+  EXPECT_LT(rows[2]["kv_bytes"], rows[2]["kv_bytes_full"]);
+  EXPECT_EQ(rows[0]["kv_bytes"], rows[0]["kv_bytes_full"]);
 }
 
 }  // namespace

@@ -163,6 +163,27 @@ constexpr BadFlags kCache[] = {{"--cache|", "--cache|path"},
                                {"--independent|--cache|a.pkv|--dump|d", "--dump|--independent"}};
 INSTANTIATE_TEST_SUITE_P(Cache, RefusedByAsk, ::testing::ValuesIn(kCache));
 
+constexpr BadFlags kDrops[] = {
+    {"--drop-layers|4", "--drop-layers|'4' at place 1|LAYER:SHARE"},
+    {"--drop-layers|4:0.5,", "--drop-layers|'' at place 2"},
+    {"--drop-layers|0:0.5", "--drop-layers|'0:0.5'|at least 1"},
+    {"--drop-layers|4:0", "--drop-layers|'4:0'|above 0, at most 1"},
+    {"--drop-layers|4:0.5,4:0.2", "--drop-layers|'4:0.2' after layer 4|ascend"},
+    {"--drop-layers|4:0.5,6:0.5", "--drop-layers|'6:0.5' after share 0.5|descend"},
+    {"--drop-layers|4:0.5", "--drop-layers|cannot take effect|--video"},
+    {"--video|a.mp4|--drop-layers|4:0.5", "--drop-layers|policy full scores nothing|--kv-policy purekv"},
+    {"--video|a.mp4|--drop-layers|auto", "--drop-layers|policy full"},
+    {"--video|a.mp4|--drop-layers|4:0.5|--kv-policy|h2o|--kv-budget|0.2", "--drop-layers|h2o evicts|snapkv|purekv"},
+    {"--video|a.mp4|--drop-layers|4:0.5|--kv-policy|csp|--kv-budget|0.2", "--drop-layers|csp|snapkv"},
+    {"--video|a.mp4|--drop-layers|auto|--kv-policy|purekv|--kv-tokens|9", "--drop-layers|--kv-budget"},
+    {"--video|a.mp4|--drop-layers|off|--kv-policy|purekv|--kv-budget|0.2", "--drop-layers|--profile"},
+    {"--video|a.mp4|--drop-layers|4:0.5|--kv-policy|purekv|--kv-budget|0.2|--dump|d", "--drop-layers|--dump"},
+    {"--profile|", "--profile|path"},
+    {"--profile|a.json|--kv-policy|snapkv", "--profile|purekv|snapkv"},
+    {"--cache|a.pkv|--drop-layers|4:0.5", "--drop-layers|--cache"},
+    {"--cache|a.pkv|--profile|a.json", "--profile|--cache"}};
+INSTANTIATE_TEST_SUITE_P(Drops, RefusedByAsk, ::testing::ValuesIn(kDrops));
+
 TEST(Usage, Ingest) {
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), {"ingest", "-m", "/nonexistent"});
@@ -267,6 +288,30 @@ TEST(Usage, Bench) {
   expect({"--shape", "qwen2.5-vl-3b", "--prefill-option", "start=3"}, "--prefill-option start");
   expect({"--shape", "qwen2.5-vl-3b", "--prefill", "block-sparse", "--prefill-option", "threshold=2"}, "0 .. 1");
   expect({"--shape", "qwen2.5-vl-3b", "--kv-when", "media"}, "--kv-when");
+  expect({"--shape", "qwen2.5-vl-3b", "--drop-layers", "4:0.5"}, "policy full");
+  expect({"--shape", "qwen2.5-vl-3b", "--drop-layers", "4:0.5", "--kv-policy", "purekv", "--kv-budget", "0.2",
+          "--depth", "8"},
+         "--depth");
+}
+
+TEST(Usage, Calibrate) {
+  const auto expect = [&](std::vector<std::string> flags, int status, const std::string& says) {
+    flags.insert(flags.begin(), "calibrate");
+    const CliResult result = RunCli(flags);
+    ExpectOneErrorLine(result, status);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  };
+  const std::string out = ::testing::TempDir() + "p.json";
+  expect({}, 2, "--model");
+  expect({"-m", "/nonexistent"}, 2, "--output");
+  expect({"-m", "/nonexistent", "-o", out}, 2, "--video");
+  expect({"-m", "/nonexistent", "-o", out, "--video", "a.mp4"}, 2, "--prompt");
+  expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--video", "a.mp4"}, 2, "--video");
+  expect({"-m", "/nonexistent", "-o", out, "--samples", "3", "--video", "a.mp4", "-p", "What?"}, 2, "--samples");
+  expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--budgets", "0.2,0.1"}, 2, "--budgets");
+  expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--budgets", "0.2,2"}, 2, "--budgets");
+  expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--max-loss", "1"}, 2, "--max-loss");
+  expect({"-m", "/nonexistent", "-o", out, "--video", "a.mp4", "-p", "What?"}, 1, "/nonexistent");
 }
 
 CliResult RunWith(const std::map<std::string, std::string>& environment, const std::vector<std::string>& arguments) {
@@ -296,7 +341,7 @@ TEST(Usage, EnvironmentVariablesAreFlags) {
 }
 
 TEST(Usage, HelpShowsAWorkedExample) {
-  for (const std::string command : {"ask", "ingest", "score", "inspect", "policies", "bench"}) {
+  for (const std::string command : {"ask", "ingest", "score", "inspect", "policies", "bench", "calibrate"}) {
     const CliResult result = RunCli({command, "--help"});
     EXPECT_EQ(result.status, 0) << result.err;
     EXPECT_EQ(result.err, "");

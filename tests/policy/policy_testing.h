@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -176,8 +177,10 @@ class SmallEngine {
     const Problem::Layer& one = problem_.layers[size_t(layer)];
     cache.Append(layer, one.k.View().Rows(first, rows), one.v.View().Rows(first, rows), first);
     if (!compressor.active()) return;
-    if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, first, one.q_plain.View().Rows(first, rows));
-    const RowRange range = compressor.SumRows(layer, first, rows);
+    std::vector<int32_t> tokens(static_cast<size_t>(rows));
+    std::iota(tokens.begin(), tokens.end(), int32_t(first));
+    if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, tokens, one.q_plain.View().Rows(first, rows));
+    const RowRange range = compressor.SumRows(layer, tokens);
     if (range.count == 0) return;
     observed_rows += range.count;
     const Observer observer = compressor.Observes(layer);
@@ -196,7 +199,8 @@ class SmallEngine {
       weights = QueryWeights(observer, std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
                              std::as_const(lse).View());
     }
-    AttentionSums& sums = compressor.Sums(layer, query, range.count, cache);
+    AttentionSums& sums =
+        compressor.Sums(layer, std::span(tokens).subspan(size_t(range.first), size_t(range.count)), cache);
     for (size_t plane = 0; plane < weights.size(); ++plane) {
       for (size_t i = 0; i < attention.size(); ++i) {
         const auto out = sums.Plane(int64_t(plane), int64_t(i) % problem_.heads() / problem_.s.group);

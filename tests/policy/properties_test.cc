@@ -210,5 +210,27 @@ TEST(PolicyProperties, QueryStatsKeepTheirDigitsUnderALargeBias) {
   }
 }
 
+// Where tokens were dropped the observed queries are not one stretch.
+TEST(AttentionSums, CountsTheQueriesThatSeeAToken) {
+  AttentionSums sums(1, 1);
+  const std::vector<int64_t> lengths = {1};
+  EXPECT_EQ(sums.QueriesThatSee(0), 0);
+  const std::vector<std::vector<int32_t>> blocks = {{2, 3}, {4, 7}, {9, 10, 11}};
+  std::vector<int32_t> all;
+  for (const auto& block : blocks) {
+    sums.Announce(block, lengths);
+    all.insert(all.end(), block.begin(), block.end());
+    for (int32_t token = 0; token < 14; ++token) {
+      EXPECT_EQ(sums.QueriesThatSee(token),
+                std::count_if(all.begin(), all.end(), [&](int32_t q) { return q >= token; }));
+    }
+    EXPECT_EQ(sums.queries(), static_cast<int64_t>(all.size()));
+    EXPECT_EQ(sums.one_run(), all.size() <= 2);
+  }
+  EXPECT_EQ(sums.first_query(), 2);
+  sums.Clear();
+  EXPECT_EQ(sums.queries(), 0);
+}
+
 }  // namespace
 }  // namespace purekv::testing

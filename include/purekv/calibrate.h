@@ -1,0 +1,68 @@
+// Measuring a model on a few videos, to set up compression and dropping for it (docs/purekv.md, "Calibration").
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "purekv/profile.h"
+
+namespace purekv {
+
+// One question about some media.
+struct CalibrationSample {
+  std::string name;
+  Turn turn;
+  // Where the answer can be seen: (slice, row, column) of merged cells of the first medium. May be empty.
+  std::vector<std::array<int32_t, 3>> evidence;
+};
+
+struct CalibrationRequest {
+  std::vector<double> budgets = {0.1, 0.2, 0.35, 0.5};  // tried in this order: ascending
+  double max_loss = 0.01;                               // of agreement with the full cache, [0, 1)
+  int64_t answer_tokens = 32;                           // most tokens of each answer, >= 1
+  KvOptions::When when = KvOptions::When::kPrompt;
+  int64_t mass_queries = 32;  // visual queries per sample whose attention mass is measured
+  double min_mass = 0.9;      // sparse attention starts where every layer above keeps this share
+};
+
+// A setting that was tried, and what it did.
+struct CalibrationTrial {
+  double budget = 0;
+  std::vector<int64_t> sources;
+  std::vector<DropLayer> drop_layers;
+  double loss = 0;  // 1 - share of answer tokens on which it and the full cache prefer the same token
+  double cost = 0;  // operations of the prefill's layers, of those of the full prefill
+};
+
+struct Calibration {
+  Profile profile;
+  int64_t samples = 0, answer_tokens = 0;
+  double visual_tokens = 0, prompt_tokens = 0;  // means over the samples
+  // [source layer s][layer l >= s]: Spearman correlation over visual tokens of A_s ||v_l|| with layer l's own A_l
+  // ||v_l||, and with what l's answer queries read times ||v_l||. Means over KV heads and samples.
+  std::vector<std::vector<double>> own, read;
+  // Share of the attention of visual queries that each pattern of the sparse prefill keeps. [patterns][layers]
+  std::vector<std::string> patterns;
+  std::vector<std::vector<double>> mass;
+  // [layers] share of evidence tokens kept under the profile, mean over heads and samples; empty: none was given.
+  std::vector<double> evidence;
+  // Of each layer that could drop: the setting that drops there, alone, to a share equal to the budget.
+  std::vector<CalibrationTrial> drop_losses;
+  std::vector<CalibrationTrial> trials;  // all of the search, the drop_losses included
+  CalibrationTrial chosen;
+};
+
+// Throws Error: nothing to measure, a sample that cannot be read, no setting that stays under max_loss; Cancelled.
+// options: threads, progress and cancel are used.
+Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vector<CalibrationSample>& samples,
+                      const CalibrationRequest& request, const SessionOptions& options);
+
+// profile.json: the settings that ReadProfile reads, and all that was measured.
+std::string ProfileJson(const Calibration& calibration);
+// The correlation maps and the mass curves as one SVG.
+std::string CalibrationSvg(const Calibration& calibration);
+
+}  // namespace purekv

@@ -1,0 +1,33 @@
+// What a calibration found out about one model: which layers to look at, what to keep, where to drop (docs/purekv.md).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "purekv/session.h"
+
+namespace purekv {
+
+struct Profile {
+  std::string fingerprint;  // of the model (ModelInfo): a profile fits no other
+  std::string family;
+  int64_t layers = 0;
+  double budget = 0;             // share of tokens kept, (0, 1]
+  std::vector<int64_t> sources;  // layers whose attention is observed, ascending
+  std::vector<DropLayer> drop_layers;
+  // First layer that may attend sparsely; `layers`: none.
+  int64_t sparse_from = 0;
+};
+
+// Reads a profile.json. Throws Error naming file and field: no profile, another version, values out of range.
+Profile ReadProfile(const std::string& path);
+
+// Throws Error naming the file when the profile was made with another model.
+void CheckProfileFits(const Profile& profile, const std::string& path, const ModelInfo& model);
+
+// Fills in what `kv` leaves open: the policy purekv (Error kUsage when it is another than `full`, which nobody chose,
+// and purekv), the budget, the option sources, and drop_layers when `drop`.
+KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop);
+
+}  // namespace purekv

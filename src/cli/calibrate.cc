@@ -1,0 +1,212 @@
+// purekv calibrate: measures a model on a few videos and writes the profile that --profile takes.
+#include "purekv/calibrate.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/json.h"
+#include "cli/cancel.h"
+#include "cli/commands.h"
+#include "cli/common_flags.h"
+#include "cli/flag_values.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "policy/drop.h"
+
+namespace purekv::cli {
+namespace {
+
+constexpr char kExample[] = R"(Example:
+  purekv calibrate -m Qwen2.5-VL-3B-Instruct --video a.mp4 --video b.mp4 -p "Describe the video." -o profile.json
+  purekv ask -m Qwen2.5-VL-3B-Instruct --profile profile.json --video cat.mp4 -p "What does the cat do?"
+asks every question about every video over a full cache, looks at all of its attention, and searches for the cheapest source
+layer, budget and drop layers that agree with it. --set FILE.jsonl reads samples instead: {"video": "a.mp4", "prompt": "...",
+"evidence": [[slice, row, column], ...]} a line, videos beside the file, evidence optional.
+Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
+
+struct CalibrateFlags {
+  ModelFlags model;
+  PromptFlags prompt;
+  std::string set;
+  int64_t limit = 16;
+  CalibrationRequest request;
+  std::string output, picture;
+};
+
+// "a.json" -> "a.svg"
+std::string PictureName(const CalibrateFlags& flags) {
+  if (!flags.picture.empty()) return flags.picture;
+  return std::filesystem::path(flags.output).replace_extension(".svg").string();
+}
+
+void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
+  CheckModelFlags(table, flags.model);
+  if (flags.output.empty()) FailUsage("--output: missing; name the profile to write with -o FILE.json");
+  if (flags.set.empty()) {
+    table.Refuse("--samples", "there is no --set");
+    if (flags.prompt.media.empty())
+      FailUsage("--video: missing; give what to calibrate with: --video, --image, --frames or --set");
+    CheckPromptFlags(table, flags.prompt);
+  } else {
+    for (const char* const flag : {"--video", "--image", "--frames", "--prompt"}) {
+      table.Refuse(flag, "the samples of " + table.Name("--set") + " bring their own");
+    }
+  }
+  for (size_t i = 1; i < flags.request.budgets.size(); ++i) {
+    if (flags.request.budgets[i] <= flags.request.budgets[i - 1]) {
+      FailUsage(table.Name("--budgets"), ": ", flags.request.budgets[i], " after ", flags.request.budgets[i - 1],
+                ": budgets must ascend");
+    }
+  }
+  CheckInputs(flags.model, flags.prompt);
+  if (!flags.set.empty()) CheckReadableFile(flags.set);
+  if (PictureName(flags) == flags.output) {
+    FailUsage(table.Name("--output"), ": the same file as the picture: ", flags.output, "; name one with --picture");
+  }
+  CheckWritableFile(table.Name("--output"), flags.output);
+  CheckWritableFile("--picture", PictureName(flags));
+}
+
+// Every question about every medium.
+std::vector<CalibrationSample> SamplesOfFlags(const PromptFlags& prompt) {
+  std::vector<CalibrationSample> samples;
+  for (const MediaSource& media : prompt.media) {
+    for (const std::string& question : prompt.prompts) {
+      CalibrationSample& sample = samples.emplace_back();
+      sample.name = media.path;
+      sample.turn = {
+          .system = prompt.system, .media = {media}, .media_options = prompt.media_options, .prompt = question};
+    }
+  }
+  return samples;
+}
+
+CalibrationSample ReadSample(const Json& json, const std::string& where, const CalibrateFlags& flags) {
+  const JsonFields fields(json, where);
+  CalibrationSample sample;
+  sample.name = fields.String("id", where);
+  sample.turn.system = flags.prompt.system;
+  sample.turn.media_options = flags.prompt.media_options;
+  sample.turn.prompt = fields.String("prompt");
+  const bool video = fields.Has("video");
+  const std::filesystem::path file = fields.String(video ? "video" : "image");
+  sample.turn.media.push_back({video ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage,
+                               (std::filesystem::path(flags.set).parent_path() / file).string()});
+  if (!fields.Has("evidence")) return sample;
+  for (const Json& cell : json["evidence"]) {
+    const bool sound = cell.is_array() && cell.size() == 3 && cell[0].is_number_integer() &&
+                       cell[1].is_number_integer() && cell[2].is_number_integer();
+    if (!sound) Fail(where, ": evidence: a list of [slice, row, column] is expected");
+    sample.evidence.push_back({cell[0].get<int32_t>(), cell[1].get<int32_t>(), cell[2].get<int32_t>()});
+  }
+  return sample;
+}
+
+// `limit` of the file's samples, evenly spaced over it.
+std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
+  const std::string text = ReadFile(flags.set, int64_t{64} << 20);
+  std::vector<CalibrationSample> all, samples;
+  size_t line = 0;
+  for (size_t begin = 0; begin < text.size(); ++line) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string where = StrCat(flags.set, ":", line + 1);
+    const std::string_view one = std::string_view(text).substr(begin, end - begin);
+    if (one.find_first_not_of(" \t\r") != std::string_view::npos) {
+      all.push_back(ReadSample(ParseJson(one, where), where, flags));
+    }
+    begin = end + 1;
+  }
+  if (all.empty()) Fail(flags.set, ": holds no sample; one JSON object a line is expected");
+  const size_t count = std::min(static_cast<size_t>(flags.limit), all.size());
+  for (size_t i = 0; i < count; ++i) samples.push_back(all[(2 * i + 1) * all.size() / (2 * count)]);
+  for (const CalibrationSample& sample : samples) CheckReadableFile(sample.turn.media[0].path);
+  return samples;
+}
+
+void PrintFindings(const Calibration& result, const CalibrateFlags& flags) {
+  const Profile& profile = result.profile;
+  const std::string drops = DropLayersText(profile.drop_layers);
+  Print(StrCat("budget ", profile.budget, ", source layer ", profile.sources[0], ", drop layers ",
+               drops.empty() ? "none" : drops, ", sparse from layer ", profile.sparse_from, " of ", profile.layers,
+               "\nloses ", result.chosen.loss, " of the agreement on ", result.answer_tokens, " answer tokens of ",
+               result.samples, " samples; the prefill's layers cost ", result.chosen.cost, " of the full ones\n",
+               flags.output, "\n", PictureName(flags), "\n"));
+}
+
+int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
+  CheckCalibrateFlags(table, flags);
+  const std::atomic<bool>& cancelled = CancelOnInterrupt();
+  const auto samples = flags.set.empty() ? SamplesOfFlags(flags.prompt) : SamplesOfSet(flags);
+  const std::shared_ptr<const Model> model = Model::Load(flags.model.directory, flags.model.load);
+  if (flags.model.verbose) {
+    for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
+  }
+  Progress progress;
+  SessionOptions options;
+  options.threads = flags.model.threads;
+  options.progress = progress.Function();
+  options.cancel = &cancelled;
+  const Calibration result = Calibrate(model, samples, flags.request, options);
+  progress.Clear();
+  WriteFile(flags.output, ProfileJson(result));
+  WriteFile(PictureName(flags), CalibrationSvg(result));
+  PrintFindings(result, flags);
+  return 0;
+}
+
+FlagTable::Setter SetPath(std::string* into) {
+  return [into](const std::string& name, const std::string& text) {
+    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+    *into = text;
+  };
+}
+
+}  // namespace
+
+Command AddCalibrate(CLI::App& parent) {
+  Command command = MakeCommand(parent, "calibrate", "find out what a model can do without, for --profile", kExample);
+  const auto flags = std::make_shared<CalibrateFlags>();
+  CalibrateFlags* const into = flags.get();
+  FlagTable& table = *command.flags;
+  AddModelFlags(table, &into->model);
+  AddPromptFlags(table, &into->prompt);
+  constexpr char kGroup[] = "Calibration";
+  table.Value(kGroup, "--set", "FILE.jsonl", "samples, one JSON object a line; videos are beside the file",
+              SetPath(&into->set));
+  table.Value(
+      kGroup, "--samples", "N", "so many samples of --set, evenly spaced (default 16)",
+      [into](const std::string& name, const std::string& text) { into->limit = ParseInt(name, text, 1, 100'000); });
+  table.Value(kGroup, "--budgets", "F,F,...", "shares of the tokens to try, ascending (default 0.1,0.2,0.35,0.5)",
+              [into](const std::string& name, const std::string& text) {
+                into->request.budgets.clear();
+                for (size_t begin = 0; begin <= text.size();) {
+                  const size_t comma = std::min(text.find(',', begin), text.size());
+                  into->request.budgets.push_back(
+                      ParseReal(name, text.substr(begin, comma - begin), {.low = 0, .high = 1, .low_open = true}));
+                  begin = comma + 1;
+                }
+              });
+  table.Value(kGroup, "--max-loss", "F", "most of the agreement with the full cache that may be lost (default 0.01)",
+              [into](const std::string& name, const std::string& text) {
+                into->request.max_loss = ParseReal(name, text, {.low = 0, .high = 0.99});
+              });
+  table.Value(kGroup, "-n,--max-new-tokens", "N", "most tokens of each answer (default 32)",
+              [into](const std::string& name, const std::string& text) {
+                into->request.answer_tokens = ParseInt(name, text, 1, 100'000);
+              });
+  table.Value(kGroup, "--kv-when", "prompt|media",
+              "compress when the prompt has been read (default), or right after the media",
+              [into](const std::string& name, const std::string& text) {
+                into->request.when = ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt
+                                                                                       : KvOptions::When::kMedia;
+              });
+  table.Value("Output", "-o,--output", "FILE.json", "the profile to write", SetPath(&into->output));
+  table.Value("Output", "--picture", "FILE.svg", "the picture to write (default: the profile's name with .svg)",
+              SetPath(&into->picture));
+  command.run = [flags, table_pointer = command.flags.get()] { return RunCalibrate(*table_pointer, *flags); };
+  return command;
+}
+
+}  // namespace purekv::cli

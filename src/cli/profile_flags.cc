@@ -1,0 +1,85 @@
+#include "cli/profile_flags.h"
+
+#include "base/error.h"
+#include "cli/common_flags.h"
+#include "cli/output.h"
+#include "policy/drop.h"
+#include "policy/registry.h"
+
+namespace purekv::cli {
+namespace {
+
+using Drop = ProfileFlags::Drop;
+
+bool TakesProfilesDrops(const ProfileFlags& flags) {
+  return flags.drop == Drop::kUnset || flags.drop == Drop::kAuto;
+}
+
+}  // namespace
+
+void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
+  constexpr char kGroup[] = "KV cache";
+  table.Value(
+      kGroup, "--drop-layers", "LAYER:SHARE,...|auto|off",
+      "from each layer on compute only this share of the visual tokens (4:0.25,12:0.15); auto: the profile's, else "
+      "by depth and budget",
+      [=](const std::string& name, const std::string& text) {
+        flags->drop = text == "auto" ? Drop::kAuto : text == "off" ? Drop::kOff : Drop::kList;
+        if (flags->drop == Drop::kList) kv->drop_layers = ParseDropLayers(name, text);
+      });
+  table.Value(
+      kGroup, "--profile", "FILE.json",
+      "what `purekv calibrate` found for this model: policy purekv, budget, sources, drop layers, where no flag "
+      "says otherwise",
+      [=](const std::string& name, const std::string& text) {
+        if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+        flags->file = text;
+      });
+}
+
+void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv) {
+  if (flags.file.empty()) {
+    if (flags.drop == Drop::kOff)
+      table.Refuse("--drop-layers", "off needs a --profile whose drop layers it leaves out");
+    KvOptions asked = kv;
+    if (flags.drop == Drop::kAuto) {
+      asked.drop_layers = {{1, 0.5}};  // which ones is known with the model; whether any can be, now
+      CheckKvFlags(table, asked);
+      if (!kv.budget) FailUsage(table.Name("--drop-layers"), ": auto without --profile follows --kv-budget; give one");
+      return;
+    }
+    return CheckKvFlags(table, asked);
+  }
+  if (table.Given("--kv-policy") && kv.policy != "purekv") {
+    FailUsage(table.Name("--profile"), ": is for policy purekv; ", table.Name("--kv-policy"), " asks for ", kv.policy);
+  }
+  CheckReadableFile(flags.file);
+  CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags)));
+}
+
+KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const ModelInfo& model) {
+  if (!flags.file.empty()) {
+    const Profile profile = ReadProfile(flags.file);
+    CheckProfileFits(profile, flags.file, model);
+    return WithProfile(profile, kv, TakesProfilesDrops(flags));
+  }
+  if (flags.drop != Drop::kAuto) return kv;
+  KvOptions resolved = kv;
+  const KvCacheShape shape{model.layers, model.kv_heads, model.head_dim, model.dtype};
+  resolved.drop_layers =
+      DefaultDropLayers(model.layers, MakePolicy(kv, shape).policy->FirstDropLayer(), kv.budget.value_or(1));
+  if (resolved.drop_layers.empty()) {
+    FailUsage("--drop-layers: auto finds nothing to drop in ", model.layers, " layers at budget ",
+              kv.budget.value_or(1), "; give a list, or leave it out");
+  }
+  return resolved;
+}
+
+PrefillOptions ResolvePrefill(const ProfileFlags& flags, PrefillOptions prefill) {
+  if (flags.file.empty() || prefill.kind == "dense") return prefill;
+  const Profile profile = ReadProfile(flags.file);
+  if (profile.sparse_from < profile.layers) prefill.options.emplace("start", std::to_string(profile.sparse_from));
+  return prefill;
+}
+
+}  // namespace purekv::cli

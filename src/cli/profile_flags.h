@@ -1,0 +1,29 @@
+// --drop-layers and --profile: what they and the --kv- flags come to, once the model is known.
+#pragma once
+
+#include <string>
+
+#include "cli/flag_table.h"
+#include "purekv/profile.h"
+#include "purekv/session.h"
+
+namespace purekv::cli {
+
+struct ProfileFlags {
+  std::string file;                                                    // --profile
+  enum class Drop { kUnset, kList, kAuto, kOff } drop = Drop::kUnset;  // --drop-layers
+};
+// The list of --drop-layers goes into `kv`.
+void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv);
+
+// Every check that needs no model, CheckKvFlags' included. Throws Error.
+void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv);
+
+// The options for a session: the profile's where flags leave them open (it must be this model's), and for `auto`
+// without a profile the defaults of docs/purekv.md. Throws Error.
+KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const ModelInfo& model);
+
+// The sparse prefill's first layer is the profile's, where there is one and no --prefill-option says otherwise.
+PrefillOptions ResolvePrefill(const ProfileFlags& flags, PrefillOptions prefill);
+
+}  // namespace purekv::cli

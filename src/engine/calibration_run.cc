@@ -1,0 +1,238 @@
+#include "engine/calibration_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "attention/observer.h"
+#include "base/error.h"
+#include "base/threads.h"
+#include "engine/conversation.h"
+#include "engine/sampling.h"
+#include "policy/scores.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kBlockRows = 512;
+
+// Adds the attention that rows [first, first + count) of the block give every key; sums[head] grows to the keys.
+void AddColumnSums(const AttendedBlock& block, int64_t first, int64_t count, int64_t heads, int64_t head_dim,
+                   LayerObservation::PerHead* sums) {
+  if (count <= 0) return;
+  std::vector<KvHeadView> kv(block.kv.begin(), block.kv.end());
+  std::vector<double*> into;
+  sums->resize(kv.size());
+  for (size_t g = 0; g < kv.size(); ++g) {
+    kv[g].length -= block.q.rows - first - count;
+    auto& list = (*sums)[g];
+    list.resize(std::max(list.size(), static_cast<size_t>(kv[g].length)), 0.0);
+    into.push_back(list.data());
+  }
+  ColumnSumsArgs args;
+  args.q = block.q.Rows(first, count);
+  args.kv = kv;
+  args.heads = heads;
+  args.head_dim = head_dim;
+  args.scale = block.scale;
+  args.lse = block.lse.Row(first);
+  args.sums = into;
+  ColumnSums(args);
+}
+
+// Of lists over all tokens, those of `tokens`; what a list does not reach is 0.
+LayerObservation::PerHead AtTokens(const LayerObservation::PerHead& lists, const std::vector<int32_t>& tokens) {
+  LayerObservation::PerHead out;
+  for (const auto& list : lists) {
+    out.emplace_back();
+    for (const int32_t token : tokens) {
+      const auto at = static_cast<size_t>(token);
+      out.back().push_back(at < list.size() ? list[at] : 0.0);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+const std::vector<NamedPattern>& MeasuredPatterns() {
+  constexpr int64_t kNoAnchors = SpatialTemporalPattern::kNoAnchors;
+  static const std::vector<NamedPattern> patterns = {{"spatial", {.anchor_every = kNoAnchors, .temporal = false}},
+                                                     {"temporal", {.anchor_every = kNoAnchors, .spatial = false}},
+                                                     {"spatial+temporal", {.anchor_every = kNoAnchors}},
+                                                     {"spatial+temporal+anchor", {}}};
+  return patterns;
+}
+
+CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const CalibrationSample& sample,
+                               const CalibrationRequest& request, const SessionOptions& options)
+    : model_(std::move(model)), internals_(model_->internals()), request_(request) {
+  options_.threads = options.threads;
+  options_.cancel = options.cancel;
+  SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
+  if (sample.turn.media.empty()) FailUsage("sample ", sample.name, ": no video or image to calibrate with");
+  Encode(sample);
+  prompt_ = internals_.LayOut(ids_, media_, 0);
+  part_ = request.when == KvOptions::When::kMedia ? prompt_.media_end : prompt_tokens();
+  for (int64_t i = 0; i < part_; ++i) {
+    if (IsVisual(prompt_.layout[static_cast<size_t>(i)])) visual_.push_back(static_cast<int32_t>(i));
+  }
+  FindEvidence(sample);
+  const auto probes = std::min<size_t>(static_cast<size_t>(request.mass_queries), visual_.size());
+  for (size_t i = 0; i < probes; ++i) probed_.push_back(visual_[(2 * i + 1) * visual_.size() / (2 * probes)]);
+  Conversation full(model_, options_);
+  full.ReadPrompt(ids_, media_);
+  const Answer answer = full.Generate({.max_new_tokens = request.answer_tokens}, nullptr);
+  if (answer.finish == Answer::Finish::kCancelled) throw Cancelled();
+  answer_ = answer.ids;
+  Conversation again(model_, options_);  // batched as the runs that it is compared with: the same rounding
+  again.ReadPrompt(ids_, media_);
+  top1_ = again.Score(answer_, false).top1;
+}
+
+void CalibrationRun::Encode(const CalibrationSample& sample) {
+  if (internals_.tokenizer() == nullptr) Fail(model_->info().directory, ": no tokenizer: questions cannot be read");
+  std::vector<ContentPart> parts;
+  for (const MediaSource& source : sample.turn.media) {
+    PreparedMedia media = internals_.LoadMedia(source, sample.turn.media_options, {});
+    auto embedded = std::make_shared<Matrix<float>>(media.tokens, internals_.decoder().config().hidden);
+    const auto go_on = [&](int64_t, int64_t) { return options_.cancel == nullptr || !options_.cancel->load(); };
+    if (!internals_.Encode(media, embedded->View(), go_on)) throw Cancelled();
+    media.embedded = std::move(embedded);
+    media.frames.rgb = {};
+    media_.push_back(std::move(media));
+    const bool image = source.kind == MediaSource::Kind::kImage;
+    parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+  }
+  parts.push_back({ContentPart::Kind::kText, sample.turn.prompt});
+  ids_ = internals_.tokenizer()->Encode(
+      internals_.chat_template().FirstTurn(sample.turn.system.has_value(), sample.turn.system.value_or(""), parts));
+}
+
+void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
+  for (const auto& cell : sample.evidence) {
+    const auto found = std::find_if(visual_.begin(), visual_.end(), [&](int32_t token) {
+      const TokenRecord& one = prompt_.layout[static_cast<size_t>(token)];
+      return one.item == 0 && one.slice == cell[0] && one.row == cell[1] && one.column == cell[2];
+    });
+    if (found == visual_.end()) {
+      Fail("sample ", sample.name, ": evidence [", cell[0], ", ", cell[1], ", ", cell[2],
+           "] is outside its first medium, ", media_[0].grid.t, " slices of ", media_[0].tokens / media_[0].grid.t,
+           " cells");
+    }
+    evidence_.push_back(*found);
+  }
+}
+
+SampleObservation CalibrationRun::Observe() {
+  SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
+  const Decoder& decoder = internals_.decoder();
+  const DecoderConfig& config = decoder.config();
+  std::vector<int32_t> ids = prompt_.ids;
+  std::vector<Position> positions = prompt_.positions;
+  for (size_t i = 0; i + 1 < answer_.size(); ++i) {
+    const int32_t p = prompt_.next_position + static_cast<int32_t>(i);
+    ids.push_back(answer_[i]);
+    positions.push_back({p, p, p});
+  }
+  Matrix<float> hidden(static_cast<int64_t>(ids.size()), config.hidden);
+  decoder.Embed(ids, hidden.View());
+  size_t row = 0;
+  for (const PreparedMedia& media : media_) {
+    for (int64_t i = 0; i < media.tokens; ++row) {
+      if (!IsVisual(prompt_.layout[row])) continue;
+      std::copy_n(media.embedded->Row(i), config.hidden, hidden.Row(static_cast<int64_t>(row)));
+      ++i;
+    }
+  }
+  KvCache cache(decoder.cache_shape());
+  cache.AddTokens(positions);
+  SampleObservation seen;
+  seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));
+  LayerObservation sums;  // of the layer that runs, over all tokens
+  // The last row of the part is the first that reads what was kept of it.
+  const int64_t read_from = request_.when == KvOptions::When::kMedia ? part_ : part_ - 1;
+  ForwardHooks hooks;
+  hooks.on_attended = [&](const AttendedBlock& block) {
+    const int64_t first = block.tokens.front();
+    const int64_t asked = std::clamp<int64_t>(part_ - first, 0, block.q.rows);
+    const int64_t unread = std::clamp<int64_t>(read_from - first, 0, block.q.rows);
+    AddColumnSums(block, 0, asked, config.heads, config.head_dim, &sums.asked);
+    AddColumnSums(block, unread, block.q.rows - unread, config.heads, config.head_dim, &sums.read);
+    AddMass(block, &seen);
+  };
+  hooks.on_layer_done = [&](int64_t layer) {
+    LayerEntries entries;
+    entries.heads = config.heads;
+    entries.head_dim = config.head_dim;
+    for (int64_t g = 0; g < config.kv_heads; ++g) entries.kv.push_back(cache.Head(layer, g));
+    sums.norms = ValueNorms(entries);
+    seen.layers.push_back({AtTokens(sums.asked, visual_), AtTokens(sums.read, visual_), AtTokens(sums.norms, visual_)});
+    sums = {};
+    for (int64_t g = 0; g < config.kv_heads; ++g) cache.Keep(layer, g, {});  // one layer at a time
+  };
+  hooks.on_progress = [&](int64_t, int64_t) { return options_.cancel == nullptr || !options_.cancel->load(); };
+  DecoderWorkspace workspace;
+  if (decoder.Forward(hidden.View(), 0, kBlockRows, cache, workspace, hooks) == 0) throw Cancelled();
+  return seen;
+}
+
+// The probabilities of the probed queries, key by key: few rows, so that plain loops will do.
+void CalibrationRun::AddMass(const AttendedBlock& block, SampleObservation* seen) const {
+  const DecoderConfig& config = internals_.decoder().config();
+  const auto first = std::lower_bound(probed_.begin(), probed_.end(), block.tokens.front());
+  const auto last = std::upper_bound(first, probed_.end(), block.tokens.back());
+  const auto& patterns = MeasuredPatterns();
+  const auto queries = static_cast<int64_t>(last - first);
+  std::vector<std::vector<double>> kept(static_cast<size_t>(queries * config.heads),
+                                        std::vector<double>(patterns.size(), 0.0));
+  ParallelFor(queries * config.heads, [&](int64_t index) {
+    const int32_t token = *(first + index / config.heads);
+    const int64_t h = index % config.heads;
+    const int64_t row = token - block.tokens.front();
+    const KvHeadView& kv = block.kv[static_cast<size_t>(h / (config.heads / config.kv_heads))];
+    const float* const q = block.q.Row(row) + h * config.head_dim;
+    const auto lse = static_cast<double>(block.lse.Row(row)[h]);
+    std::vector<double> key(static_cast<size_t>(config.head_dim));
+    for (int32_t j = 0; j <= token; ++j) {
+      KeyRow(kv, j, config.head_dim, key.data());
+      double dot = 0;
+      for (size_t d = 0; d < key.size(); ++d) dot += static_cast<double>(q[d]) * key[d];
+      const double p = std::exp(dot * static_cast<double>(block.scale) - lse);
+      for (size_t i = 0; i < patterns.size(); ++i) {
+        if (Sees(patterns[i].pattern, prompt_.layout, token, j)) kept[static_cast<size_t>(index)][i] += p;
+      }
+    }
+  });
+  const auto over = static_cast<double>(probed_.size()) * static_cast<double>(config.heads);
+  for (const auto& one : kept) {
+    for (size_t i = 0; i < one.size(); ++i) seen->mass[i][static_cast<size_t>(block.layer)] += one[i] / over;
+  }
+}
+
+int64_t CalibrationRun::Agreeing(const KvOptions& kv) {
+  SessionOptions options = options_;
+  options.kv = kv;
+  options.kv.when = request_.when;
+  Conversation conversation(model_, options);
+  conversation.ReadPrompt(ids_, media_);
+  kept_ = conversation.kept();
+  const std::vector<int32_t> top1 = conversation.Score(answer_, false).top1;
+  int64_t equal = 0;
+  for (size_t i = 0; i < top1.size(); ++i) equal += top1[i] == top1_[i] ? 1 : 0;
+  return equal;
+}
+
+std::vector<double> CalibrationRun::EvidenceKept() const {
+  std::vector<double> shares;
+  for (const auto& layer : kept_) {
+    double found = 0;
+    for (const auto& head : layer) {
+      for (const int32_t token : evidence_) found += std::binary_search(head.begin(), head.end(), token) ? 1 : 0;
+    }
+    shares.push_back(found / static_cast<double>(layer.size() * evidence_.size()));
+  }
+  return shares;
+}
+
+}  // namespace purekv

@@ -1,0 +1,74 @@
+// One calibration sample at work: its media read and encoded once, its answer by the full cache, what each layer's
+// attention does with it, and how well a compressed run agrees.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/spatial_temporal.h"
+#include "models/vision_language_model.h"
+#include "purekv/calibrate.h"
+
+namespace purekv {
+
+// What a layer's attention gave each visual token of the part, and how large its values are.
+struct LayerObservation {
+  using PerHead = std::vector<std::vector<double>>;  // [kv_heads][visual tokens of the part]
+  PerHead asked;                                     // attention from all queries of the part, summed
+  PerHead read;                                      // from the queries behind it, its last one and the answer's
+  PerHead norms;                                     // L2 norm of the value
+};
+
+struct SampleObservation {
+  std::vector<LayerObservation> layers;
+  std::vector<std::vector<double>> mass;  // [patterns][layers]
+};
+
+struct NamedPattern {
+  const char* name;
+  SpatialTemporalPattern pattern;
+};
+const std::vector<NamedPattern>& MeasuredPatterns();
+
+class CalibrationRun {
+ public:
+  // Reads and encodes the media, and lets the full cache answer. Throws Error, Cancelled.
+  CalibrationRun(std::shared_ptr<const Model> model, const CalibrationSample& sample, const CalibrationRequest& request,
+                 const SessionOptions& options);
+
+  // One pass with full attention over prompt and answer.
+  SampleObservation Observe();
+  // How many answer tokens the run of these options agrees on with the full cache; the last kept lists stay readable.
+  int64_t Agreeing(const KvOptions& kv);
+  // Share of the evidence tokens in the last kept lists, per layer, mean over heads.
+  std::vector<double> EvidenceKept() const;
+
+  bool has_evidence() const { return !evidence_.empty(); }
+  int64_t answer_tokens() const { return static_cast<int64_t>(answer_.size()); }
+  int64_t prompt_tokens() const { return static_cast<int64_t>(prompt_.ids.size()); }
+  int64_t visual_tokens() const { return static_cast<int64_t>(visual_.size()); }
+
+ private:
+  void Encode(const CalibrationSample& sample);
+  void FindEvidence(const CalibrationSample& sample);
+  void AddMass(const AttendedBlock& block, SampleObservation* seen) const;
+
+  std::shared_ptr<const Model> model_;
+  const VisionLanguageModel& internals_;
+  SessionOptions options_;
+  CalibrationRequest request_;
+  std::vector<int32_t> ids_;  // with placeholders
+  std::vector<PreparedMedia> media_;
+  PromptTokens prompt_;
+  int64_t part_ = 0;             // tokens that are compressed
+  std::vector<int32_t> visual_;  // of the part
+  std::vector<int32_t> probed_;  // visual queries whose attention mass is measured, ascending
+  std::vector<int32_t> answer_, top1_;
+  std::vector<int32_t> evidence_;  // tokens
+  std::vector<std::vector<std::vector<int32_t>>> kept_;
+};
+
+}  // namespace purekv

@@ -1,0 +1,67 @@
+// Reading profiles (purekv/profile.h).
+#include "purekv/profile.h"
+
+#include "base/error.h"
+#include "checkpoint/json.h"
+#include "engine/profile_format.h"
+#include "policy/drop.h"
+
+namespace purekv {
+
+Profile ReadProfile(const std::string& path) {
+  const Json json = ReadJson(path);
+  if (!json.is_object() || !json.contains("format") || json["format"] != kProfileFormat) {
+    Fail(path, ": not a profile: \"format\" is not \"", kProfileFormat, "\" (purekv calibrate writes one)");
+  }
+  const JsonFields fields(json, path);
+  const int64_t version = fields.Int("version", 0, 1'000'000);
+  if (version != kProfileVersion) {
+    Fail(path, ": profile version ", version, "; this program reads version ", kProfileVersion);
+  }
+  Profile profile;
+  const JsonFields model = fields.Object("model");
+  profile.fingerprint = model.String("fingerprint");
+  profile.family = model.String("family");
+  profile.layers = model.Int("layers", 1, 10'000);
+  const JsonFields settings = fields.Object("settings");
+  if (settings.String("policy") != "purekv") Fail(path, ": settings: policy: \"purekv\" is expected");
+  profile.budget = settings.Number("budget", 1e-9, 1);
+  profile.sources = settings.Ints("sources", 0, profile.layers - 1);
+  if (profile.sources.empty()) Fail(path, ": settings: sources: at least one layer is expected");
+  for (size_t i = 1; i < profile.sources.size(); ++i) {
+    if (profile.sources[i] <= profile.sources[i - 1]) Fail(path, ": settings: sources: layers must ascend");
+  }
+  profile.sparse_from = settings.Int("sparse_from", 0, profile.layers);
+  if (!settings.raw().contains("drop_layers") || !settings.raw()["drop_layers"].is_array()) {
+    Fail(path, ": settings: drop_layers: a list is expected");
+  }
+  for (const Json& one : settings.raw()["drop_layers"]) {
+    const JsonFields drop(one, StrCat(path, ": settings: drop_layers[", profile.drop_layers.size(), "]"));
+    profile.drop_layers.push_back({drop.Int("layer", 1, profile.layers - 1), drop.Number("alive", 1e-9, 1)});
+  }
+  try {
+    CheckDropLayers("settings: drop_layers", profile.drop_layers);
+  } catch (const Error& error) {
+    Fail(path, ": ", error.what());
+  }
+  return profile;
+}
+
+void CheckProfileFits(const Profile& profile, const std::string& path, const ModelInfo& model) {
+  if (profile.fingerprint == model.fingerprint) return;
+  Fail(path, ": made with another model than ", model.directory,
+       ": configuration or weights differ; purekv calibrate makes one for this model");
+}
+
+KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {
+  if (kv.policy == "full") kv.policy = "purekv";
+  if (kv.policy != "purekv") FailUsage("a profile is for policy purekv, not ", kv.policy);
+  if (!kv.budget && !kv.tokens && !kv.bytes) kv.budget = profile.budget;
+  std::string sources;
+  for (const int64_t layer : profile.sources) sources += StrCat(sources.empty() ? "" : ",", layer);
+  kv.options.emplace("sources", sources);
+  if (drop && kv.drop_layers.empty()) kv.drop_layers = profile.drop_layers;
+  return kv;
+}
+
+}  // namespace purekv
