@@ -1,8 +1,10 @@
 // purekv calibrate: measures a model on a few videos and writes the profile that --profile takes.
 #include "purekv/calibrate.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -104,7 +106,22 @@ CalibrationSample ReadSample(const Json& json, const std::string& where, const C
   return sample;
 }
 
-// `limit` of the file's samples, evenly spaced over it.
+// `count` of the numbers below `all`, ascending: drawn, always the same ones. Evenly spaced ones would all be of one
+// kind in a file that goes through its kinds in turn.
+std::vector<size_t> Draw(size_t count, size_t all) {
+  std::vector<size_t> order(all);
+  std::iota(order.begin(), order.end(), size_t{0});
+  uint64_t state = 2463534242;
+  for (size_t i = 0; i < count; ++i) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    std::swap(order[i], order[i + static_cast<size_t>(state >> 33) % (all - i)]);
+  }
+  order.resize(count);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+// `limit` of the file's samples.
 std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
   const std::string text = ReadFile(flags.set, int64_t{64} << 20);
   std::vector<CalibrationSample> all, samples;
@@ -120,7 +137,7 @@ std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
   }
   if (all.empty()) Fail(flags.set, ": holds no sample; one JSON object a line is expected");
   const size_t count = std::min(static_cast<size_t>(flags.limit), all.size());
-  for (size_t i = 0; i < count; ++i) samples.push_back(all[(2 * i + 1) * all.size() / (2 * count)]);
+  for (const size_t i : Draw(count, all.size())) samples.push_back(all[i]);
   for (const CalibrationSample& sample : samples) CheckReadableFile(sample.turn.media[0].path);
   return samples;
 }
@@ -176,7 +193,7 @@ Command AddCalibrate(CLI::App& parent) {
   table.Value(kGroup, "--set", "FILE.jsonl", "samples, one JSON object a line; videos are beside the file",
               SetPath(&into->set));
   table.Value(
-      kGroup, "--samples", "N", "so many samples of --set, evenly spaced (default 16)",
+      kGroup, "--samples", "N", "so many samples of --set, drawn, always the same (default 16)",
       [into](const std::string& name, const std::string& text) { into->limit = ParseInt(name, text, 1, 100'000); });
   table.Value(kGroup, "--budgets", "F,F,...", "shares of the tokens to try, ascending (default 0.1,0.2,0.35,0.5)",
               [into](const std::string& name, const std::string& text) {
