@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ struct CalibrationRequest {
 struct CalibrationTrial {
   double budget = 0;
   std::vector<int64_t> sources;
+  std::map<std::string, std::string> options;  // of purekv, besides the sources
   std::vector<DropLayer> drop_layers;
   double loss = 0;  // 1 - share of answer tokens on which it and the full cache prefer the same token
   double cost = 0;  // operations of the prefill's layers, of those of the full prefill
@@ -44,6 +46,10 @@ struct Calibration {
   // [source layer s][layer l >= s]: Spearman correlation over visual tokens of A_s ||v_l|| with layer l's own A_l
   // ||v_l||, and with what l's answer queries read times ||v_l||. Means over KV heads and samples.
   std::vector<std::vector<double>> own, read;
+  // [source layer s][layer l]: what l's answer queries read (weighted as above) that is kept when every head keeps the
+  // first budget's share of visual tokens by the mean of A_s over s's heads times ||v_l||. Layers below s included:
+  // they can wait for s.
+  std::vector<std::vector<double>> kept;
   // Share of the attention of visual queries that each pattern of the sparse prefill keeps. [patterns][layers]
   std::vector<std::string> patterns;
   std::vector<std::vector<double>> mass;

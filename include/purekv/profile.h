@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,9 @@ struct Profile {
   std::string fingerprint;  // of the model (ModelInfo): a profile fits no other
   std::string family;
   int64_t layers = 0;
-  double budget = 0;             // share of tokens kept, (0, 1]
-  std::vector<int64_t> sources;  // layers whose attention is observed, ascending
+  double budget = 0;                           // share of tokens kept, (0, 1]
+  std::vector<int64_t> sources;                // layers whose attention is observed, ascending
+  std::map<std::string, std::string> options;  // further options of purekv, as --kv-option takes them
   std::vector<DropLayer> drop_layers;
   // First layer that may attend sparsely; `layers`: none.
   int64_t sparse_from = 0;
@@ -27,7 +29,8 @@ Profile ReadProfile(const std::string& path);
 void CheckProfileFits(const Profile& profile, const std::string& path, const ModelInfo& model);
 
 // Fills in what `kv` leaves open: the policy purekv (Error kUsage when it is another than `full`, which nobody chose,
-// and purekv), the budget, the option sources, and drop_layers when `drop`.
+// and purekv), the budget, the options, and drop_layers when `drop`. Options given in `kv` win, one by one; with
+// another source than the profile's its other options stay out, as they were found for that source.
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop);
 
 }  // namespace purekv

@@ -145,7 +145,9 @@ std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
 void PrintFindings(const Calibration& result, const CalibrateFlags& flags) {
   const Profile& profile = result.profile;
   const std::string drops = DropLayersText(profile.drop_layers);
-  Print(StrCat("budget ", profile.budget, ", source layer ", profile.sources[0], ", drop layers ",
+  std::string values;
+  for (const auto& [key, value] : profile.options) values += StrCat(", ", key, "=", value);
+  Print(StrCat("budget ", profile.budget, ", source layer ", profile.sources[0], values, ", drop layers ",
                drops.empty() ? "none" : drops, ", sparse from layer ", profile.sparse_from, " of ", profile.layers,
                "\nloses ", result.chosen.loss, " of the agreement on ", result.answer_tokens, " answer tokens of ",
                result.samples, " samples; the prefill's layers cost ", result.chosen.cost, " of the full ones\n",

@@ -4,16 +4,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 
 #include "base/error.h"
 #include "engine/calibration_run.h"
 #include "engine/rank_correlation.h"
+#include "policy/budget.h"
 
 namespace purekv {
 namespace {
 
-constexpr size_t kSourcesTried = 3;  // of the best correlation, per budget
+constexpr size_t kSourcesTried = 3;  // per budget, of the best by each measure
 
 void AddCorrelations(const SampleObservation& seen, double weight, Calibration* result) {
   const size_t layers = seen.layers.size();
@@ -37,10 +39,47 @@ void AddCorrelations(const SampleObservation& seen, double weight, Calibration* 
   }
 }
 
+// What is left of read when a head keeps the `count` best by `estimate`, as a share.
+double KeptShare(const std::vector<double>& estimate, const std::vector<double>& read, size_t count) {
+  std::vector<size_t> order(estimate.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto middle = order.begin() + static_cast<std::ptrdiff_t>(std::min(count, order.size()));
+  std::nth_element(order.begin(), middle, order.end(), [&](size_t a, size_t b) { return estimate[a] > estimate[b]; });
+  double kept = 0;
+  for (auto at = order.begin(); at != middle; ++at) kept += read[*at];
+  const double all = std::accumulate(read.begin(), read.end(), 0.0);
+  return all > 0 ? kept / all : 1;
+}
+
+void AddKept(const SampleObservation& seen, double budget, double weight, Calibration* result) {
+  const size_t layers = seen.layers.size();
+  for (size_t s = 0; s < layers; ++s) {
+    const auto& heads = seen.layers[s].asked;
+    std::vector<double> mean(heads[0].size(), 0.0);
+    for (const auto& head : heads) {
+      for (size_t j = 0; j < mean.size(); ++j) mean[j] += head[j];
+    }
+    const auto count = static_cast<size_t>(std::max<int64_t>(1, FloorShare(budget, static_cast<int64_t>(mean.size()))));
+    for (size_t l = 0; l < layers; ++l) {
+      const LayerObservation& target = seen.layers[l];
+      for (size_t g = 0; g < target.norms.size(); ++g) {
+        std::vector<double> estimate = mean;
+        std::vector<double> read = target.read[g];
+        for (size_t j = 0; j < mean.size(); ++j) {
+          estimate[j] *= target.norms[g][j];
+          read[j] *= target.norms[g][j];
+        }
+        result->kept[s][l] += weight / static_cast<double>(target.norms.size()) * KeptShare(estimate, read, count);
+      }
+    }
+  }
+}
+
 KvOptions OptionsOf(const CalibrationTrial& trial) {
   KvOptions kv;
   kv.policy = "purekv";
   kv.budget = trial.budget;
+  kv.options = trial.options;
   for (const int64_t source : trial.sources) {
     std::string& text = kv.options["sources"];
     text += StrCat(text.empty() ? "" : ",", source);
@@ -82,17 +121,24 @@ class Search {
     return shares;
   }
 
-  // Without dropping: the first budget at which the best source stays under the loss.
+  // Without dropping: the first budget at which the best source stays under the loss. Tried are low sources as they
+  // are, and sources of the lower half that the layers below wait for, by which more is kept at the price of a higher
+  // peak.
   CalibrationTrial ChooseBudget() {
     std::optional<CalibrationTrial> nearest;
     for (const double budget : request_.budgets) {
       std::optional<CalibrationTrial> best;
-      for (const int64_t source : BestSources()) {
+      const auto consider = [&](int64_t source, const std::map<std::string, std::string>& values) {
         CalibrationTrial trial;
         trial.budget = budget;
         trial.sources = {source};
+        trial.options = values;
         trial = With(trial, {});
         if (!best || trial.loss < best->loss) best = trial;
+      };
+      for (const int64_t source : BestSources()) consider(source, {});
+      for (const int64_t source : BestAwaitedSources()) {
+        consider(source, {{"heads", "mean"}, {"below", "wait"}, {"recent", "4"}});
       }
       if (best->loss <= request_.max_loss) return *best;
       if (!nearest || best->loss < nearest->loss) nearest = best;
@@ -112,6 +158,19 @@ class Search {
       for (size_t l = static_cast<size_t>(s) + 1; l < row.size(); ++l) sum += row[l];
       const auto above = static_cast<double>(std::max<int64_t>(1, config_.layers - s - 1));
       order.emplace_back(-sum / above, s);
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<int64_t> sources;
+    for (size_t i = 0; i < std::min(kSourcesTried, order.size()); ++i) sources.push_back(order[i].second);
+    return sources;
+  }
+
+  // Sources of the lower half whose estimate keeps most of what all layers are read for.
+  std::vector<int64_t> BestAwaitedSources() const {
+    std::vector<std::pair<double, int64_t>> order;
+    for (int64_t s = 0; s <= config_.layers / 2; ++s) {
+      const auto& row = result_.kept[static_cast<size_t>(s)];
+      order.emplace_back(-std::accumulate(row.begin(), row.end(), 0.0), s);
     }
     std::sort(order.begin(), order.end());
     std::vector<int64_t> sources;
@@ -151,8 +210,8 @@ class Search {
     CalibrationTrial trial = base;
     trial.drop_layers = drops;
     for (const CalibrationTrial& done : result_.trials) {
-      const bool same =
-          done.budget == trial.budget && done.sources == trial.sources && done.drop_layers == trial.drop_layers;
+      const bool same = done.budget == trial.budget && done.sources == trial.sources && done.options == trial.options &&
+                        done.drop_layers == trial.drop_layers;
       if (same) return done;
     }
     int64_t agreeing = 0;
@@ -226,6 +285,7 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
   const auto layers = static_cast<size_t>(config.layers);
   result.own.assign(layers, std::vector<double>(layers, 0.0));
   result.read = result.own;
+  result.kept = result.own;
   for (const NamedPattern& pattern : MeasuredPatterns()) result.patterns.push_back(pattern.name);
   result.mass.assign(result.patterns.size(), std::vector<double>(layers, 0.0));
   std::vector<CalibrationRun> runs;
@@ -234,6 +294,7 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
     CalibrationRun& run = runs.emplace_back(model, sample, request, options);
     const SampleObservation seen = run.Observe();
     AddCorrelations(seen, weight, &result);
+    AddKept(seen, request.budgets[0], weight, &result);
     for (size_t p = 0; p < seen.mass.size(); ++p) {
       for (size_t l = 0; l < layers; ++l) result.mass[p][l] += weight * seen.mass[p][l];
     }
@@ -259,6 +320,7 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
                     .layers = info.layers,
                     .budget = result.chosen.budget,
                     .sources = result.chosen.sources,
+                    .options = result.chosen.options,
                     .drop_layers = result.chosen.drop_layers,
                     .sparse_from = SparseFrom(result, request.min_mass)};
   return result;

@@ -32,6 +32,12 @@ OrderedJson Map(const std::vector<std::vector<double>>& map) {
   return rows;
 }
 
+OrderedJson Rows(const std::vector<std::vector<double>>& table) {
+  OrderedJson rows = OrderedJson::array();
+  for (const auto& row : table) rows.push_back(Rounded(row));
+  return rows;
+}
+
 OrderedJson Drops(const std::vector<DropLayer>& drops) {
   OrderedJson list = OrderedJson::array();
   for (const DropLayer& drop : drops) list.push_back({{"layer", drop.layer}, {"alive", drop.alive}});
@@ -43,6 +49,7 @@ OrderedJson Trials(const std::vector<CalibrationTrial>& trials) {
   for (const CalibrationTrial& trial : trials) {
     list.push_back({{"budget", trial.budget},
                     {"sources", trial.sources},
+                    {"options", trial.options},
                     {"drop_layers", Drops(trial.drop_layers)},
                     {"loss", Round(trial.loss)},
                     {"cost", Round(trial.cost)}});
@@ -174,6 +181,7 @@ std::string ProfileJson(const Calibration& calibration) {
   json["settings"] = {{"policy", "purekv"},
                       {"budget", profile.budget},
                       {"sources", profile.sources},
+                      {"options", profile.options},
                       {"drop_layers", Drops(profile.drop_layers)},
                       {"sparse_from", profile.sparse_from}};
   OrderedJson mass;
@@ -186,6 +194,7 @@ std::string ProfileJson(const Calibration& calibration) {
                       {"cost", Round(calibration.chosen.cost)},
                       {"spearman_own", Map(calibration.own)},
                       {"spearman_read", Map(calibration.read)},
+                      {"kept_mass", Rows(calibration.kept)},
                       {"sparse_mass", mass},
                       {"drop_losses", Trials(calibration.drop_losses)},
                       {"trials", Trials(calibration.trials)}};

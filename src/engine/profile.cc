@@ -31,6 +31,13 @@ Profile ReadProfile(const std::string& path) {
   for (size_t i = 1; i < profile.sources.size(); ++i) {
     if (profile.sources[i] <= profile.sources[i - 1]) Fail(path, ": settings: sources: layers must ascend");
   }
+  if (settings.Has("options")) {
+    if (!settings.raw()["options"].is_object()) Fail(path, ": settings: options: an object is expected");
+    for (const auto& [key, value] : settings.raw()["options"].items()) {
+      if (!value.is_string()) Fail(path, ": settings: options: ", key, ": a string is expected");
+      profile.options[key] = value.get<std::string>();
+    }
+  }
   profile.sparse_from = settings.Int("sparse_from", 0, profile.layers);
   if (!settings.raw().contains("drop_layers") || !settings.raw()["drop_layers"].is_array()) {
     Fail(path, ": settings: drop_layers: a list is expected");
@@ -59,7 +66,9 @@ KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {
   if (!kv.budget && !kv.tokens && !kv.bytes) kv.budget = profile.budget;
   std::string sources;
   for (const int64_t layer : profile.sources) sources += StrCat(sources.empty() ? "" : ",", layer);
+  const bool own_source = kv.options.contains("sources") && kv.options["sources"] != sources;
   kv.options.emplace("sources", sources);
+  if (!own_source) kv.options.insert(profile.options.begin(), profile.options.end());
   if (drop && kv.drop_layers.empty()) kv.drop_layers = profile.drop_layers;
   return kv;
 }

@@ -95,6 +95,16 @@ TEST(Calibrate, FindsWhatWasPlanted) {
     EXPECT_GE(trial.cost, result.chosen.cost);
     EXPECT_EQ(trial.loss, 0);
   }
+  EXPECT_TRUE(result.profile.options.empty());  // nothing is gained by waiting, so nobody waits
+  for (size_t s = 0; s < 6; ++s) {
+    for (size_t l = 0; l < 6; ++l) {
+      EXPECT_TRUE(result.kept[s][l] > 0 && result.kept[s][l] <= 1 + 1e-9) << s << " " << l << " " << result.kept[s][l];
+      // Of equal layers each knows of the other what it knows of itself.
+      if (s != 4 && l != 4) {
+        EXPECT_NEAR(result.kept[s][l], result.kept[0][0], 1e-6) << s << " " << l;
+      }
+    }
+  }
   ASSERT_EQ(result.patterns.size(), 4U);
   for (size_t l = 0; l < 6; ++l) {
     EXPECT_LE(result.mass[0][l], result.mass[2][l] + 1e-9);  // each part adds to what is kept
@@ -114,7 +124,8 @@ TEST(Calibrate, ProfilesSurviveTheFileAndFitTheirModelOnly) {
   request.budgets = {1};
   request.max_loss = 0.99;
   request.when = KvOptions::When::kMedia;
-  const Calibration result = Calibrate(small.model(), Samples(small), request, OneThread());
+  Calibration result = Calibrate(small.model(), Samples(small), request, OneThread());
+  result.profile.options = {{"below", "wait"}, {"heads", "mean"}};
   const TemporaryDirectory directory("profile");
   const std::string path = directory.File("profile.json");
   WriteFile(path, ProfileJson(result));
@@ -124,6 +135,7 @@ TEST(Calibrate, ProfilesSurviveTheFileAndFitTheirModelOnly) {
   EXPECT_EQ(read.layers, 6);
   EXPECT_EQ(read.budget, 1);
   EXPECT_EQ(read.sources, result.profile.sources);
+  EXPECT_EQ(read.options, result.profile.options);
   EXPECT_EQ(read.drop_layers, result.profile.drop_layers);
   EXPECT_EQ(read.sparse_from, result.profile.sparse_from);
   CheckProfileFits(read, path, small.model()->info());
@@ -147,6 +159,8 @@ TEST(Calibrate, ProfilesSurviveTheFileAndFitTheirModelOnly) {
   broken({"budget"}, [](Json& json) { json["settings"]["budget"] = 1.5; });
   broken({"sources"}, [](Json& json) { json["settings"]["sources"] = {6}; });
   broken({"sources"}, [](Json& json) { json["settings"]["sources"] = Json::array(); });
+  broken({"options"}, [](Json& json) { json["settings"]["options"] = 3; });
+  broken({"options", "recent"}, [](Json& json) { json["settings"]["options"]["recent"] = 3; });
   broken({"drop_layers"}, [](Json& json) { json["settings"]["drop_layers"] = 3; });
   broken({"alive"}, [](Json& json) { json["settings"]["drop_layers"] = {{{"layer", 3}, {"alive", 0}}}; });
   broken({"descend"}, [](Json& json) {
@@ -159,19 +173,26 @@ TEST(Profile, FillsInWhatIsLeftOpen) {
   Profile profile;
   profile.budget = 0.2;
   profile.sources = {2};
+  profile.options = {{"below", "wait"}, {"recent", "4"}};
   profile.drop_layers = {{4, 0.25}};
   KvOptions kv = WithProfile(profile, {}, true);
   EXPECT_EQ(kv.policy, "purekv");
   EXPECT_EQ(kv.budget, 0.2);
   EXPECT_EQ(kv.options.at("sources"), "2");
+  EXPECT_EQ(kv.options.at("below"), "wait");
   EXPECT_EQ(kv.drop_layers, profile.drop_layers);
   KvOptions given;
   given.tokens = 100;
+  given.options["recent"] = "7";
+  kv = WithProfile(profile, given, true);
+  EXPECT_EQ(kv.options.at("recent"), "7");
+  EXPECT_EQ(kv.options.at("below"), "wait");
   given.options["sources"] = "1,3";
   given.drop_layers = {{5, 0.5}};
   kv = WithProfile(profile, given, true);
   EXPECT_FALSE(kv.budget);
   EXPECT_EQ(kv.options.at("sources"), "1,3");
+  EXPECT_FALSE(kv.options.contains("below"));  // found for the profile's source
   EXPECT_EQ(kv.drop_layers, given.drop_layers);
   EXPECT_TRUE(WithProfile(profile, {}, false).drop_layers.empty());
   given.policy = "h2o";
