@@ -1,7 +1,8 @@
 """Writes a training checkpoint as a Hugging Face directory in the published Qwen2.5-VL form.
 
-    python export.py CHECKPOINT.pt MODEL_DIR
+    python export.py CHECKPOINT.pt [CHECKPOINT.pt ..] MODEL_DIR
 
+Several checkpoints of one run are averaged weight by weight (model soups, arXiv 2203.05482).
 config.json is flat, tensor names are visual.* and model.*, weights are bf16, the head is tied (no lm_head.weight).
 """
 import json
@@ -64,4 +65,5 @@ def export(state, directory):
 
 
 if __name__ == "__main__":
-    export(torch.load(sys.argv[1], map_location="cpu")["model"], sys.argv[2])
+    states = [torch.load(path, map_location="cpu")["model"] for path in sys.argv[1:-1]]
+    export({name: sum(state[name].float() for state in states) / len(states) for name in states[0]}, sys.argv[-1])
