@@ -194,9 +194,14 @@ ResultStore::ResultStore(std::string directory, const OrderedJson& settings) : d
   std::filesystem::create_directories(directory_, error);
   if (!DirectoryExists(directory_)) Fail(directory_, ": cannot make the directory: ", error.message());
   Lock();
-  CheckRun(settings);
-  ReadBack();
-  Open();
+  try {
+    CheckRun(settings);
+    ReadBack();
+    Open();
+  } catch (...) {
+    close(lock_);  // no destructor runs behind a constructor that throws
+    throw;
+  }
 }
 
 ResultStore::~ResultStore() {
