@@ -55,6 +55,26 @@ KvCache KvCache::Clone() const {
   return copy;
 }
 
+KvCache KvCache::Alias(int64_t count) const {
+  PUREKV_CHECK(count >= 0 && count <= tokens(), count, " of ", tokens());
+  KvCache alias(shape_);
+  alias.AddTokens(positions().subspan(0, static_cast<size_t>(count)));
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+      const Entries& from = At(layer, head);
+      const auto end = std::lower_bound(from.tokens.begin(), from.tokens.end(), static_cast<int32_t>(count));
+      const KvHeadView view = Head(layer, head);
+      // Nothing to let go of: who asked for the alias keeps this cache.
+      const auto hold = from.viewed ? from.viewed : std::shared_ptr<const void>(&from, [](const void*) {});
+      alias.View(layer, head, {from.tokens.begin(), end}, view.keys, view.values, hold);
+      alias.At(layer, head).borrowed = from.viewed == nullptr || from.borrowed;
+    }
+  }
+  alias.peak_ = std::max(peak_, alias.allocated_);
+  alias.removed_ = removed_;
+  return alias;
+}
+
 void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const void* keys, const void* values,
                    std::shared_ptr<const void> hold) {
   Entries& entries = At(layer, head);
@@ -80,10 +100,13 @@ void KvCache::CopyViewed(Entries& entries, int64_t capacity) {
   const auto viewed = std::exchange(entries.viewed, nullptr);
   const void* const keys = std::exchange(entries.viewed_keys, nullptr);
   const void* const values = std::exchange(entries.viewed_values, nullptr);
+  // What is borrowed from another cache was counted in place of memory of its own, not besides it.
+  const bool borrowed = std::exchange(entries.borrowed, false);
+  if (borrowed) allocated_ -= 2 * static_cast<int64_t>(bytes);
   SetCapacity(entries, capacity);
   std::memcpy(entries.keys.data(), keys, bytes);
   std::memcpy(entries.values.data(), values, bytes);
-  allocated_ -= 2 * static_cast<int64_t>(bytes);
+  if (!borrowed) allocated_ -= 2 * static_cast<int64_t>(bytes);
 }
 
 void KvCache::SetCapacity(Entries& entries, int64_t capacity) {
@@ -165,6 +188,8 @@ std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const
 void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   Entries& entries = At(layer, head);
   if (kept.size() == entries.tokens.size() && entries.viewed) return;  // all of it, where it lies
+  const size_t gone = entries.tokens.size() - std::min(kept.size(), entries.tokens.size());
+  if (entries.viewed && gone > kept.size() / 16 + 16) return KeepOfViewed(entries, kept);
   if (entries.viewed) CopyViewed(entries, static_cast<int64_t>(entries.tokens.size()));
   const size_t row = row_bytes();
   auto* keys = static_cast<char*>(entries.keys.data());
@@ -189,6 +214,28 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   if (entries.capacity - left <= left / 16 + 16) return;
   entries.tokens.shrink_to_fit();
   SetCapacity(entries, left);
+}
+
+// Only what stays is copied.
+void KvCache::KeepOfViewed(Entries& entries, std::span<const int32_t> kept) {
+  const std::vector<int32_t> tokens = std::exchange(entries.tokens, {});
+  const auto viewed = std::exchange(entries.viewed, nullptr);
+  const auto* const keys = static_cast<const char*>(std::exchange(entries.viewed_keys, nullptr));
+  const auto* const values = static_cast<const char*>(std::exchange(entries.viewed_values, nullptr));
+  const size_t row = row_bytes();
+  entries.borrowed = false;
+  SetCapacity(entries, static_cast<int64_t>(kept.size()));
+  entries.tokens.reserve(kept.size());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const auto from = static_cast<size_t>(kept[i]);
+    PUREKV_CHECK(kept[i] >= 0 && from < tokens.size() && (i == 0 || kept[i] > kept[i - 1]), "entry ", kept[i], " of ",
+                 tokens.size());
+    std::memcpy(static_cast<char*>(entries.keys.data()) + i * row, keys + from * row, row);
+    std::memcpy(static_cast<char*>(entries.values.data()) + i * row, values + from * row, row);
+    entries.tokens.push_back(tokens[from]);
+  }
+  removed_ += static_cast<int64_t>(tokens.size() - kept.size());
+  allocated_ -= 2 * static_cast<int64_t>(tokens.size() * row);
 }
 
 void KvCache::Truncate(int64_t count) {

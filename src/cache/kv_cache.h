@@ -29,6 +29,9 @@ class KvCache {
   explicit KvCache(const KvCacheShape& shape);
   // The same contents in memory of its own; heads that view a file go on viewing it.
   KvCache Clone() const;
+  // The first `tokens` tokens of this cache, viewed where they lie: this one must neither change nor go while the alias
+  // has heads that it has not changed.
+  KvCache Alias(int64_t tokens) const;
 
   const KvCacheShape& shape() const { return shape_; }
 
@@ -71,6 +74,8 @@ class KvCache {
   // included, and the entries that are viewed in a file (resident as soon as they are read).
   int64_t AllocatedBytes() const { return allocated_; }
   int64_t PeakBytes() const { return peak_; }
+  // Says what the peak was where this cache was not filled the usual way (an alias cut afterwards).
+  void SetPeak(int64_t bytes) { peak_ = bytes; }
   // What a full cache of `tokens` tokens takes when filled by one prompt: real allocation sizes, rounding included.
   static int64_t FullBytes(const KvCacheShape& shape, int64_t tokens);
 
@@ -82,6 +87,7 @@ class KvCache {
     std::shared_ptr<const void> viewed;
     const void* viewed_keys = nullptr;
     const void* viewed_values = nullptr;
+    bool borrowed = false;  // viewed in another cache (Alias), not in a file
     std::vector<int32_t> tokens;
     int64_t capacity = 0;
   };
@@ -89,6 +95,7 @@ class KvCache {
   const Entries& At(int64_t layer, int64_t head) const;
   void SetCapacity(Entries& entries, int64_t capacity);
   void CopyViewed(Entries& entries, int64_t capacity);
+  void KeepOfViewed(Entries& entries, std::span<const int32_t> kept);
   size_t row_bytes() const { return static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype); }
 
   KvCacheShape shape_;

@@ -1,5 +1,8 @@
 // purekv ask: answers questions about media, streaming.
+#include <memory>
+
 #include "base/error.h"
+#include "cli/ask_report.h"
 #include "cli/cancel.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -13,7 +16,7 @@ constexpr char kExample[] = R"(Example:
   purekv ask -m Qwen2.5-VL-3B-Instruct --video cat.mp4 --fps 1 \
       -p "What does the cat do?" -p "And what colour is it?" -n 64
 asks two questions about one video, which is read once; the answers go to stdout, one summary line to stderr.
---independent answers every -p from the same media (with --kv-when media, or --cache FILE.pkv of purekv ingest).
+--report FILE.html shows which parts of the frames were kept, beside the full cache's answer. --independent answers every -p from the same media (with --kv-when media, or --cache FILE.pkv of purekv ingest).
 Every flag --a-b can also be set by the environment variable PUREKV_A_B. Ctrl-C stops and keeps what was generated.)";
 
 void CheckIndependent(const FlagTable& table, const ConversationFlags& flags) {
@@ -26,9 +29,17 @@ void CheckIndependent(const FlagTable& table, const ConversationFlags& flags) {
   table.Refuse("--dump", "with " + table.Name("--independent") + " there is no one first prompt");
 }
 
-int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
+struct AskFlags {
+  ConversationFlags conversation;
+  std::string report;
+};
+
+int RunAsk(const FlagTable& table, const AskFlags& ask) {
+  const ConversationFlags& flags = ask.conversation;
   CheckIndependent(table, flags);
+  CheckAskReport(table, flags, ask.report);
   CheckConversationFlags(table, flags);
+  if (!ask.report.empty()) CheckWritableFile(table.Name("--report"), ask.report);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   Conversation conversation(flags);
   const bool stream = flags.outputs.json != "-";
@@ -46,6 +57,7 @@ int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
     if (answer.finish == Answer::Finish::kCancelled) break;
   }
   conversation.WriteKept();
+  if (!ask.report.empty() && !cancelled) WriteAskReport(conversation, ask.report);
   if (!flags.outputs.json.empty()) WriteOutput(flags.outputs.json, ResultJson(conversation, nullptr));
   conversation.PrintSummary();
   return cancelled ? kInterrupted : 0;
@@ -55,10 +67,15 @@ int RunAsk(const FlagTable& table, const ConversationFlags& flags) {
 
 Command AddAsk(CLI::App& parent) {
   Command command = MakeCommand(parent, "ask", "answer questions about videos and images", kExample);
-  const auto flags = std::make_shared<ConversationFlags>();
-  AddConversationFlags(*command.flags, flags.get());
+  const auto flags = std::make_shared<AskFlags>();
+  AddConversationFlags(*command.flags, &flags->conversation);
   command.flags->Switch("Prompt", "--independent", "every question starts behind the media, none sees another's answer",
-                        &flags->independent);
+                        &flags->conversation.independent);
+  command.flags->Value("Output", "--report", "FILE.html", "a page that shows which parts of the frames were kept",
+                       [into = flags.get()](const std::string& name, const std::string& text) {
+                         if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+                         into->report = text;
+                       });
   command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };
   return command;
 }

@@ -27,5 +27,7 @@ Command AddInspect(CLI::App& parent);
 Command AddPolicies(CLI::App& parent);
 Command AddBench(CLI::App& parent);
 Command AddCalibrate(CLI::App& parent);
+Command AddEval(CLI::App& parent);
+Command AddReport(CLI::App& parent);
 
 }  // namespace purekv::cli

@@ -60,6 +60,10 @@ void FlagTable::Repeatable(const std::string& group, const std::string& names, c
   Add(group, names, placeholder, help, true, std::move(set));
 }
 
+void FlagTable::Positional(const std::string& placeholder, const std::string& help, std::string* into) {
+  app_->add_option(placeholder, *into, help)->type_name("")->expected(1);
+}
+
 void FlagTable::Switch(const std::string& group, const std::string& names, const std::string& help, bool* into) {
   CLI::Option* option = app_->add_flag(names, help);
   option->group(group);

@@ -25,6 +25,8 @@ class FlagTable {
              const std::string& help, Setter set);
   void Repeatable(const std::string& group, const std::string& names, const std::string& placeholder,
                   const std::string& help, Setter set);
+  // An argument without a flag, such as a directory; kept as it is. Not in the environment.
+  void Positional(const std::string& placeholder, const std::string& help, std::string* into);
   // Without a value; from the environment: 1, true, 0, false.
   void Switch(const std::string& group, const std::string& names, const std::string& help, bool* into);
 

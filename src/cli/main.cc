@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "cli/cancel.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "purekv/session.h"
 
@@ -47,12 +48,14 @@ int ComplainAboutUsage(const CLI::ParseError& error, const std::string& command)
 }
 
 int Run(int argc, char** argv) {
+  SetCommandLine(argc, argv);
   CLI::App app("Answers questions about long videos and large images with vision-language models.", "purekv");
   app.footer(kExample);
   app.set_version_flag("--version", PUREKV_VERSION);
   app.require_subcommand(0, 1);
   std::vector<Command> commands;
-  for (const auto add : {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench, AddCalibrate})
+  for (const auto add :
+       {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench, AddCalibrate, AddEval, AddReport})
     commands.push_back(add(app));
   std::string names;
   const Command* chosen = nullptr;

@@ -1,7 +1,5 @@
 // purekv score: teacher forcing. How likely a given answer is, token by token, and how far a compressed cache moves the
 // distributions from those of the full one.
-#include <algorithm>
-#include <cmath>
 #include <limits>
 #include <span>
 
@@ -12,6 +10,7 @@
 #include "cli/flag_values.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
+#include "eval/metrics.h"
 #include "media/npy.h"
 
 namespace purekv::cli {
@@ -59,27 +58,6 @@ void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
   if (!flags.logits.empty() && (flags.logits == outputs.json || flags.logits == outputs.kept)) {
     FailUsage(table.Name("--logits"), ": the same file as another output: ", flags.logits);
   }
-}
-
-// log sum exp of a row, in double.
-double LogSumExp(std::span<const float> row) {
-  const double largest = *std::max_element(row.begin(), row.end());
-  double sum = 0;
-  for (const float x : row) sum += std::exp(static_cast<double>(x) - largest);
-  return largest + std::log(sum);
-}
-
-// KL(softmax(full) || softmax(other)) in nats.
-double KullbackLeibler(std::span<const float> full, std::span<const float> other) {
-  const double full_lse = LogSumExp(full);
-  const double other_lse = LogSumExp(other);
-  double sum = 0;
-  for (size_t i = 0; i < full.size(); ++i) {
-    const double log_p = static_cast<double>(full[i]) - full_lse;
-    const double p = std::exp(log_p);
-    if (p > 0) sum += p * (log_p - (static_cast<double>(other[i]) - other_lse));
-  }
-  return sum;
 }
 
 // Runs the same conversation over a full cache and compares. The earlier turns' answers are given, not generated again:

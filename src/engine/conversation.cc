@@ -4,10 +4,10 @@
 #include <cstring>
 #include <utility>
 
-#include "attention/observer.h"
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
+#include "engine/column_sums.h"
 #include "engine/sampling.h"
 #include "policy/registry.h"
 
@@ -66,6 +66,27 @@ void Conversation::Reset() {
   stats_ = {};
   times_ = {};
   kept_.clear();
+}
+
+Conversation Conversation::Twin() const {
+  PUREKV_CHECK(!broken_ && pending_.empty(), "broken, or an answer half said");
+  Conversation twin(model_, options_);
+  twin.cache_ = cache_.Alias(cache_.tokens());
+  twin.compressor_ = compressor_;
+  twin.CopyTokens(*this, cache_.tokens());
+  twin.last_hidden_ = Matrix<float>(1, last_hidden_.cols());
+  std::memcpy(twin.last_hidden_.data(), last_hidden_.data(), static_cast<size_t>(last_hidden_.cols()) * sizeof(float));
+  twin.open_ = open_;
+  twin.stats_ = stats_;
+  twin.kept_ = kept_;
+  return twin;
+}
+
+void Conversation::CopyTokens(const Conversation& from, int64_t count) {
+  ids_.assign(from.ids_.begin(), from.ids_.begin() + count);
+  layout_.assign(from.layout_.begin(), from.layout_.begin() + count);
+  next_position_ = from.next_position_;
+  started_ = from.started_;
 }
 
 const Tokenizer& Conversation::tokenizer() const {
@@ -291,6 +312,7 @@ int64_t Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int6
         return sparse_.Attend(layer, tokens, args, cache_, layout_);
       };
     }
+    if (recorder_) recorder_(&hooks);
     if (dump != nullptr) {
       hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) {
         dump->Hidden(layer, row, hidden.rows, input);
@@ -341,34 +363,12 @@ void Conversation::Observe(const AttendedBlock& block) {
   if (range.count == 0) return;
   const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
   const Observer observer = compressor_.Observes(block.layer);
-  const MatrixView<const float> lse = block.lse.Rows(range.first, range.count);
-  std::vector<std::vector<float>> planes;
-  if (observer.weighted()) {
-    TokenLayout rows;
-    for (const int32_t token : queries) rows.push_back(layout_[static_cast<size_t>(token)]);
-    planes = QueryWeights(observer, rows, lse);
-  }
-  std::vector<const float*> weights;
-  for (const auto& plane : planes) weights.push_back(plane.data());
   AttentionSums& into = compressor_.Sums(block.layer, queries, cache_);
   std::vector<double*> sums;
   for (int64_t plane = 0; plane < observer.planes(); ++plane) {
     for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) sums.push_back(into.Plane(plane, head).data());
   }
-  // Rows behind the range have keys in the cache already: the range's own keys are the last ones without them.
-  std::vector<KvHeadView> kv(block.kv.begin(), block.kv.end());
-  for (KvHeadView& head : kv) head.length -= block.q.rows - range.first - range.count;
-  ColumnSumsArgs args;
-  args.q = block.q.Rows(range.first, range.count);
-  args.kv = kv;
-  args.heads = internals_.decoder().config().heads;
-  args.head_dim = cache_.shape().head_dim;
-  args.scale = block.scale;
-  args.lse = lse.data;
-  args.weights = weights;
-  args.sums = sums;
-  args.workspace = &workspace_.attention;
-  ColumnSums(args);
+  AddColumnSums(block, range, observer, layout_, internals_.decoder().config(), sums, &workspace_.attention);
 }
 
 void Conversation::RecordCompression(int64_t tokens) {

@@ -33,6 +33,9 @@ class Conversation {
   int64_t Save(const std::string& path) const;
   void TakeSnapshot();
   void Rollback();
+  // The same conversation a second time. It views this one's cache where it lies, so this one must neither change nor
+  // go while the twin lives. Not in the middle of an answer.
+  Conversation Twin() const;
   // Appends ids that hold one placeholder per medium, behind what is pending.
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media);
   Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
@@ -42,6 +45,7 @@ class Conversation {
 
   const Tokenizer& tokenizer() const;
   const KvCache& cache() const { return cache_; }
+  const TokenLayout& layout() const { return layout_; }
   const KvOptions& kv_options() const { return options_.kv; }
   const PrefillOptions& prefill_options() const { return options_.prefill; }
   KvStats kv() const;
@@ -56,6 +60,7 @@ class Conversation {
   void Reset();
 
  private:
+  friend class SharedPrefill;
   // A first turn whose media have been read and whose question has not.
   struct OpenTurn {
     std::optional<std::string> system;
@@ -89,6 +94,7 @@ class Conversation {
                                     const std::vector<MediaSource::Kind>& media, const std::string& prompt) const;
   std::vector<int32_t> QuestionIds(const Turn& turn) const;  // what is behind the media of an open turn
   void CheckQuestionIsRead(const char* what) const;
+  void CopyTokens(const Conversation& from, int64_t count);  // and where the sequence stands
   void Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file);
   // Generated ids as they are: text, even if one has a placeholder's number.
   PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
@@ -132,6 +138,7 @@ class Conversation {
   KvStats stats_;
   StageTimes times_;
   double evict_seconds_ = 0;
+  std::function<void(ForwardHooks*)> recorder_;  // adds hooks of its own while a prompt is read
   std::vector<std::vector<std::vector<int32_t>>> kept_;
 };
 

@@ -19,6 +19,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/matrix.h"
@@ -70,6 +71,8 @@ class Compressor {
   bool WantsQueries(int64_t layer) const { return Observes(layer).kind == Observer::Kind::kQueries; }
   // Queries before rotation of these tokens (sequence indices, ascending). q [tokens, heads * head_dim]
   void AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q);
+  // In place of AddQueries: what was added up elsewhere, first_token of the observer already left out.
+  void SetQueries(int64_t layer, QueryStats queries) { At(layer).queries = std::move(queries); }
   // Which rows of a block with these tokens belong to the column sums; their attention must give LSE when weighted.
   RowRange SumRows(int64_t layer, std::span<const int32_t> tokens) const;
   // Where the column sums of those rows (their sequence indices: `queries`) add up: every list is as long as its head

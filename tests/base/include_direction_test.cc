@@ -21,7 +21,8 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"media", {"base"}},
     {"models", {"base", "kernels", "attention", "cache", "checkpoint", "media"}},
     {"engine", {"base", "kernels", "attention", "cache", "policy", "checkpoint", "media", "models"}},
-    {"cli", {"base", "kernels", "cache", "policy", "checkpoint", "media", "models", "engine"}},
+    {"eval", {"base", "cache", "policy", "checkpoint", "media", "models", "engine"}},
+    {"cli", {"base", "kernels", "cache", "policy", "checkpoint", "media", "models", "engine", "eval"}},
 };
 
 TEST(IncludeDirection, PointsOneWay) {

@@ -190,6 +190,55 @@ TEST(KvCache, ClonesAndTruncationLeadBack) {
   EXPECT_EQ(clone.tokens(), 500);
 }
 
+TEST(KvCache, AnAliasCopiesOnlyWhatItChanges) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    KvCache cache({2, 2, 16, dtype});
+    AppendMarked(cache, 700);
+    const KvCache before = cache.Clone();
+    KvCache alias = cache.Alias(500);
+    EXPECT_EQ(alias.tokens(), 500);
+    EXPECT_EQ(alias.Length(1, 1), 500);
+    EXPECT_EQ(alias.Head(0, 0).keys, cache.Head(0, 0).keys);
+    ExpectMarked(alias);
+    // Few stay: only they are copied, into as much memory as a head of so few takes.
+    alias.Keep(0, 0, std::vector<int32_t>{0, 7, 499});
+    alias.Keep(0, 1, std::vector<int32_t>{3});
+    std::vector<int32_t> nearly(499);
+    std::iota(nearly.begin(), nearly.end(), 1);
+    alias.Keep(1, 0, nearly);
+    EXPECT_EQ(alias.removed(), 497 + 499 + 1);
+    ExpectMarked(alias);
+    AppendMarked(alias, 40);  // copies what was still viewed
+    EXPECT_NE(alias.Head(1, 1).keys, cache.Head(1, 1).keys);
+    EXPECT_EQ(alias.Length(1, 1), 540);
+    ExpectMarked(alias);
+    alias.Truncate(500);
+    ExpectMarked(alias);
+    EXPECT_EQ(alias.Length(0, 0), 3);
+    // An alias of an alias, and the first cache as it was.
+    const KvCache twice = alias.Alias(8);
+    EXPECT_EQ(twice.Length(0, 0), 2);
+    ExpectMarked(twice);
+    ExpectMarked(cache);
+    EXPECT_EQ(cache.AllocatedBytes(), before.AllocatedBytes());
+    EXPECT_EQ(cache.Length(0, 0), 700);
+  }
+}
+
+TEST(KvCache, WhatAnAliasTakesIsCountedOnce) {
+  const KvCacheShape shape{1, 2, 64, Dtype::kF32};
+  KvCache cache(shape);
+  AppendMarked(cache, 1000);
+  KvCache alias = cache.Alias(1000);
+  alias.SetPeak(0);
+  alias.Keep(0, 0, std::vector<int32_t>{5});
+  alias.Keep(0, 1, std::vector<int32_t>{6});
+  EXPECT_EQ(alias.AllocatedBytes(), 2 * KvCache::FullBytes({1, 1, 64, Dtype::kF32}, 1));
+  KvCache grown = cache.Alias(1000);
+  grown.Reserve(0, 24);
+  EXPECT_LT(grown.PeakBytes(), 2 * KvCache::FullBytes(shape, 1000));  // not the view and the copy
+}
+
 TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {
   KvCache cache({1, 1, 8, Dtype::kF32});
   AppendMarked(cache, 3);

@@ -1,0 +1,102 @@
+#include "cli/ask_report.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/error.h"
+#include "cli/output.h"
+#include "engine/shared_prefill.h"
+#include "eval/metrics.h"
+#include "eval/report.h"
+#include "eval/runner.h"
+
+namespace purekv::cli {
+namespace {
+
+// The policy as the user gave it, for people.
+std::string PolicyName(const KvOptions& kv) {
+  std::string name = kv.policy;
+  if (kv.allocator != "uniform") name += "+" + kv.allocator;
+  for (const auto& [key, value] : kv.options) name += ":" + key + "=" + value;
+  return name;
+}
+
+EvalResult Describe(const Answer& answer, const std::string& prompt, const KvOptions& kv, const KvStats& stats,
+                    const std::vector<std::vector<std::vector<int32_t>>>& kept, const std::vector<int32_t>& visual) {
+  EvalResult result;
+  result.id = "question";
+  result.prompt = prompt;
+  result.policy = PolicyName(kv);
+  // Asked for in tokens or bytes: the share that it came to.
+  const double share = stats.tokens_kept_mean / static_cast<double>(std::max<int64_t>(1, stats.tokens_full));
+  result.budget = kv.policy == "full"
+                      ? 1
+                      : kv.budget.value_or(static_cast<double>(static_cast<int64_t>(share * 1000 + 0.5)) / 1000);
+  result.when = kv.when == KvOptions::When::kMedia ? "media" : "prompt";
+  result.answer = answer.text;
+  result.visual_tokens = static_cast<int64_t>(visual.size());
+  result.tokens_full = stats.tokens_full;
+  result.tokens_kept_mean = stats.tokens_kept_mean;
+  result.bytes_full = stats.bytes_full;
+  result.bytes_kept = stats.bytes_kept;
+  for (const auto& layer : kept) {
+    auto& counts = result.kept_visual.emplace_back();
+    for (const auto& head : layer) counts.push_back(CountCommon(visual, head));
+  }
+  result.kept = KeptBits(kept, visual);
+  return result;
+}
+
+}  // namespace
+
+void CheckAskReport(const FlagTable& table, const ConversationFlags& flags, const std::string& path) {
+  if (path.empty()) return;
+  if (flags.prompt.prompts.size() != 1) {
+    table.Refuse("--report", "it shows one question; ask them one by one, or use purekv eval");
+  }
+  if (flags.prompt.media.empty()) table.Refuse("--report", "it shows frames; give --video, --image or --frames");
+  for (const std::string& other : {flags.outputs.json, flags.outputs.kept}) {
+    if (other == path) FailUsage(table.Name("--report"), ": the same file as another output: ", path);
+  }
+}
+
+void WriteAskReport(const Conversation& conversation, const std::string& path) {
+  const ConversationFlags& flags = conversation.flags();
+  const Exchange& exchange = conversation.exchanges().front();
+  SessionOptions options;
+  options.threads = flags.model.threads;
+  SharedPrefill shared(conversation.model(), options, {});
+  shared.ReadMedia(MediaTurn(flags));
+  shared.ReadQuestion(exchange.prompt);
+  const std::vector<int32_t> visual = VisualTokens(shared.base().layout());
+
+  std::vector<EvalResult> results;
+  if (flags.kv.policy != "full") {
+    purekv::Conversation full = shared.Full();
+    const KvStats stats = full.kv();
+    // Everything is kept: one list serves all heads.
+    std::vector<int32_t> all(static_cast<size_t>(stats.tokens_full));
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+    const KvCacheShape shape = full.cache().shape();
+    const std::vector<std::vector<std::vector<int32_t>>> kept(
+        static_cast<size_t>(shape.layers), std::vector<std::vector<int32_t>>(static_cast<size_t>(shape.kv_heads), all));
+    const Answer answer = full.Generate(ResolveSampling(flags.sampling, *conversation.model()), nullptr);
+    results.push_back(Describe(answer, exchange.prompt, KvOptions(), stats, kept, visual));
+  }
+  results.push_back(
+      Describe(exchange.answer, exchange.prompt, flags.kv, conversation.kv(), conversation.session().kept(), visual));
+
+  ViewerVideo video;
+  for (const MediaSource& source : flags.prompt.media) video.name += (video.name.empty() ? "" : " ") + source.path;
+  std::vector<PreparedMedia> media;
+  for (const MediaSource& source : flags.prompt.media) {
+    media.push_back(conversation.model()->internals().LoadMedia(source, flags.prompt.media_options, {}));
+  }
+  const FrameSheet sheet = MakeFrameSheet(media, shared.base().layout());
+  video.jpeg = sheet.jpeg;
+  video.sheet = SheetJson(sheet);
+  video.questions.push_back({"question", "", exchange.prompt, "", {}});
+  WriteOutput(path, ViewerPage("What the cache kept", video, results));
+}
+
+}  // namespace purekv::cli

@@ -1,0 +1,40 @@
+#include "engine/column_sums.h"
+
+#include <vector>
+
+#include "attention/observer.h"
+
+namespace purekv {
+
+void AddColumnSums(const AttendedBlock& block, const RowRange& range, const Observer& observer,
+                   std::span<const TokenRecord> layout, const DecoderConfig& config, std::span<double* const> sums,
+                   AttentionWorkspace* workspace) {
+  const MatrixView<const float> lse = block.lse.Rows(range.first, range.count);
+  std::vector<std::vector<float>> planes;
+  if (observer.weighted()) {
+    TokenLayout rows;
+    for (const int32_t token :
+         block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count))) {
+      rows.push_back(layout[static_cast<size_t>(token)]);
+    }
+    planes = QueryWeights(observer, rows, lse);
+  }
+  std::vector<const float*> weights;
+  for (const auto& plane : planes) weights.push_back(plane.data());
+  // Rows behind the range have keys in the cache already: the range's own keys are the last ones without them.
+  std::vector<KvHeadView> kv(block.kv.begin(), block.kv.end());
+  for (KvHeadView& head : kv) head.length -= block.q.rows - range.first - range.count;
+  ColumnSumsArgs args;
+  args.q = block.q.Rows(range.first, range.count);
+  args.kv = kv;
+  args.heads = config.heads;
+  args.head_dim = config.head_dim;
+  args.scale = block.scale;
+  args.lse = lse.data;
+  args.weights = weights;
+  args.sums = sums;
+  args.workspace = workspace;
+  ColumnSums(args);
+}
+
+}  // namespace purekv

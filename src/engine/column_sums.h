@@ -1,0 +1,21 @@
+// What one policy's observer asks of a block of rows that has attended: the column sums of their probabilities.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "attention/attention.h"
+#include "cache/token_layout.h"
+#include "models/decoder.h"
+#include "policy/compressor.h"
+#include "policy/observation.h"
+
+namespace purekv {
+
+// Adds the rows `range` of the block into `sums`, weighted as `observer` says. layout: records of all tokens in the
+// cache. sums: [planes * kv_heads] lists, plane by plane, each as long as its head in block.kv.
+void AddColumnSums(const AttendedBlock& block, const RowRange& range, const Observer& observer,
+                   std::span<const TokenRecord> layout, const DecoderConfig& config, std::span<double* const> sums,
+                   AttentionWorkspace* workspace);
+
+}  // namespace purekv

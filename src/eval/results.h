@@ -1,0 +1,114 @@
+// The results of an evaluation: one line per question and setting, appended as they come, so that a run that was killed
+// goes on where it was. docs/evaluation.md describes the files of a run's directory.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "purekv/session.h"
+
+namespace purekv {
+
+using OrderedJson = nlohmann::ordered_json;
+
+// One way to keep a cache, as the user names it.
+struct EvalSetting {
+  std::string policy;  // with its allocator and options: "purekv", "snapkv+ada:window=16"
+  double budget = 1;
+  KvOptions kv;
+  bool full() const { return kv.policy == "full"; }
+  bool at_media() const { return kv.when == KvOptions::When::kMedia; }
+  const char* when() const { return at_media() ? "media" : "prompt"; }
+};
+
+// "snapkv+ada:window=16:pool=max" under a budget. Throws Error (kUsage) naming what is wrong.
+EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::When when);
+
+// What stands in one line. Metrics that do not apply are absent.
+struct EvalResult {
+  std::string id, video, type, length;
+  std::string policy;
+  double budget = 1;
+  std::string when;  // "prompt", "media"
+  std::string prompt, reference, answer;
+  std::vector<int32_t> ids;
+  std::string finish;  // "stop", "length"
+  double score = 0;    // the main metric: choice, else events of a long answer, else exact
+  std::map<std::string, double> metrics;
+  int64_t tokens_full = 0, visual_tokens = 0, evidence_tokens = 0;
+  double tokens_kept_mean = 0;
+  int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;
+  std::map<std::string, double> seconds;            // per stage
+  std::vector<std::vector<int64_t>> kept_visual;    // [layers][KV heads] visual tokens kept
+  std::vector<std::vector<int64_t>> kept_evidence;  // [layers][KV heads] of the evidence; empty: none known
+  std::string kept;  // base64 of bits, [layers][KV heads][visual tokens rounded up to bytes]; of a few videos only
+
+  using Key = std::tuple<std::string, std::string, double, std::string>;
+  Key key() const { return {id, policy, budget, when}; }
+};
+
+// Metrics that a result may have, in the order of the tables: "exact", "choice", "rouge_l", "event_f1", "agreement",
+// "kl", "evidence".
+const std::vector<std::string>& MetricNames();
+
+std::string ResultLine(const EvalResult& result);
+// Throws Error naming `where` and the field.
+EvalResult ParseResultLine(const std::string& line, const std::string& where);
+
+// The results of a directory, all of them in memory too. Any thread may call Has and Append.
+class ResultStore {
+ public:
+  // Makes the directory, or takes the one of an earlier run: its run.json must hold the same `settings`, else Error
+  // names the first that differs. A line that a kill cut short is removed. Throws Error when another process is at work
+  // in it.
+  ResultStore(std::string directory, const OrderedJson& settings);
+  ~ResultStore();
+  ResultStore(const ResultStore&) = delete;
+  ResultStore& operator=(const ResultStore&) = delete;
+
+  bool Has(const EvalResult::Key& key) const;
+  // Written with one call; on the disk at the latest a second later.
+  void Append(const EvalResult& result);
+  // Adds this process to run.json's list of runs, and says how it went; atomic.
+  void WriteRun(const OrderedJson& run, bool complete);
+  // The lines in the given order of questions and settings; others behind them. By a new file: a kill loses nothing.
+  void Sort(const std::vector<std::string>& ids, const std::vector<EvalSetting>& settings);
+
+  const std::string& directory() const { return directory_; }
+  const std::vector<EvalResult>& results() const { return results_; }
+  std::string File(const std::string& name) const;
+
+ private:
+  void Lock();
+  void CheckRun(const OrderedJson& settings);
+  void ReadBack();
+  void Open();
+
+  std::string directory_;
+  OrderedJson run_;  // run.json
+  size_t earlier_runs_ = 0;
+  int lock_ = -1, file_ = -1;
+  mutable std::mutex mutex_;
+  std::set<EvalResult::Key> keys_;
+  std::vector<EvalResult> results_;
+  double synced_ = 0;  // when, on a steady clock
+};
+
+// Read-only: a directory's run.json and results, for reports. Throws Error.
+struct LoadedRun {
+  OrderedJson run;
+  std::vector<EvalResult> results;
+};
+LoadedRun LoadRun(const std::string& directory);
+
+// base64, as RFC 4648 section 4.
+std::string Base64(std::string_view bytes);
+
+}  // namespace purekv

@@ -1,0 +1,448 @@
+#include "eval/runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/stage_timer.h"
+#include "eval/frame_sheet.h"
+#include "eval/metrics.h"
+
+namespace purekv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A video and its questions.
+struct Video {
+  std::string name;
+  std::vector<const EvalQuestion*> questions;
+  int64_t viewer = -1;  // its number among those that the report shows
+};
+
+EvalResult::Key KeyOf(const EvalQuestion& question, const EvalSetting& setting) {
+  return {question.id, setting.policy, setting.budget, setting.when()};
+}
+
+// What the full cache said, for comparing.
+struct FullAnswer {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> top1;
+  std::vector<float> logits;  // [ids, vocabulary]
+};
+
+// Everything that the workers share.
+class Evaluation {
+ public:
+  Evaluation(std::shared_ptr<const Model> model, const EvalPlan& plan, ResultStore* store,
+             const std::function<void(const EvalProgress&)>& on_progress, const std::atomic<bool>* cancel)
+      : model_(std::move(model)), plan_(plan), store_(*store), on_progress_(on_progress), cancel_(cancel) {
+    settings_ = AllSettings(plan);
+    GroupByVideo();
+  }
+
+  std::vector<DataProblem> Run();
+
+ private:
+  void GroupByVideo();
+  void Work();
+  void Evaluate(const Video& video);
+  void EvaluateQuestion(const Video& video, const EvalQuestion& question, SharedPrefill& shared, EvalResult base,
+                        FullAnswer* full);
+  void EvaluateMedia(const Video& video, SharedPrefill& shared, size_t setting,
+                     const std::map<const EvalQuestion*, EvalResult>& bases,
+                     const std::map<const EvalQuestion*, FullAnswer>& fulls);
+  // Scores and answers in a conversation that has read the question, and stores the result.
+  void Ask(Conversation& conversation, const Video& video, const EvalQuestion& question, const EvalSetting& setting,
+           EvalResult result, const FullAnswer* full);
+  void StoreSheet(const Video& video, const SharedPrefill& shared) const;
+  bool Wanted(const EvalQuestion& question, const EvalSetting& setting) const {
+    return !store_.Has(KeyOf(question, setting));
+  }
+  bool WantedAny(const EvalQuestion& question) const {
+    return std::any_of(settings_.begin(), settings_.end(), [&](const auto& one) { return Wanted(question, one); });
+  }
+  bool Stopped() const {
+    return stop_.load(std::memory_order_relaxed) || (cancel_ != nullptr && cancel_->load(std::memory_order_relaxed));
+  }
+  void CheckStopped() const {
+    if (Stopped()) throw Cancelled();
+  }
+  void Advance(int64_t results);
+  void Problem(const std::string& where, const Error& error);
+
+  std::shared_ptr<const Model> model_;
+  const EvalPlan& plan_;
+  ResultStore& store_;
+  const std::function<void(const EvalProgress&)>& on_progress_;
+  const std::atomic<bool>* cancel_;
+  std::vector<EvalSetting> settings_;  // the full cache first
+  std::vector<Video> videos_;
+  std::atomic<size_t> next_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;  // of what follows
+  std::exception_ptr failure_;
+  std::vector<DataProblem> problems_;
+  EvalProgress progress_;
+  int64_t earlier_ = 0;
+  Clock::time_point start_ = Clock::now();
+};
+
+void Evaluation::GroupByVideo() {
+  std::map<std::string, size_t> index;
+  for (const EvalQuestion& question : plan_.questions) {
+    // Media lists may repeat a name in another folder: the paths decide.
+    std::string paths;
+    for (const MediaSource& one : question.media) paths += one.path + '\n';
+    const auto [found, added] = index.emplace(paths, videos_.size());
+    if (added) videos_.push_back({question.video, {}, -1});
+    videos_[found->second].questions.push_back(&question);
+    for (const EvalSetting& setting : settings_) {
+      ++progress_.total;
+      if (!Wanted(question, setting)) ++progress_.done;
+    }
+  }
+  earlier_ = progress_.done;
+  const auto count = static_cast<int64_t>(videos_.size());
+  const int64_t shown = std::min(plan_.viewer_videos, count);
+  for (int64_t i = 0; i < shown; ++i) videos_[static_cast<size_t>((2 * i + 1) * count / (2 * shown))].viewer = i;
+  // In no order of length: then what has been done tells how long the rest will take.
+  std::stable_sort(videos_.begin(), videos_.end(), [](const Video& a, const Video& b) {
+    return HashOf(std::as_bytes(std::span(a.name))) < HashOf(std::as_bytes(std::span(b.name)));
+  });
+}
+
+void Evaluation::Advance(int64_t results) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  progress_.done += results;
+  const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+  const int64_t fresh = progress_.done - earlier_;
+  if (fresh > 0 && spent > 1) {
+    progress_.seconds_left = spent * static_cast<double>(progress_.total - progress_.done) / static_cast<double>(fresh);
+  }
+  if (on_progress_) on_progress_(progress_);
+}
+
+void Evaluation::Problem(const std::string& where, const Error& error) {
+  if (!plan_.keep_going) throw Error(error.kind(), OneLine(StrCat(where, ": ", error.what())));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  problems_.push_back({where, error.what()});
+}
+
+std::vector<DataProblem> Evaluation::Run() {
+  std::vector<std::thread> workers;
+  const int count = std::max(1, std::min(plan_.workers, static_cast<int>(videos_.size())));
+  for (int i = 1; i < count; ++i) workers.emplace_back([this] { Work(); });
+  Work();
+  for (std::thread& worker : workers) worker.join();
+  if (failure_) std::rethrow_exception(failure_);
+  if (Stopped()) throw Cancelled();
+  return std::move(problems_);
+}
+
+void Evaluation::Work() {
+  for (size_t i = next_.fetch_add(1); i < videos_.size() && !Stopped(); i = next_.fetch_add(1)) {
+    try {
+      try {
+        Evaluate(videos_[i]);
+      } catch (const Cancelled&) {
+        throw;
+      } catch (const Error& error) {
+        Problem(videos_[i].name, error);
+      }
+    } catch (const Cancelled&) {
+      return;
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+      stop_ = true;
+    }
+  }
+}
+
+void Evaluation::StoreSheet(const Video& video, const SharedPrefill& shared) const {
+  const std::string base = store_.File(StrCat("frames/", video.viewer));
+  if (FileExists(base + ".json")) return;
+  std::error_code ignored;
+  std::filesystem::create_directories(store_.File("frames"), ignored);
+  std::vector<PreparedMedia> media;
+  for (const MediaSource& source : video.questions.front()->media) {
+    media.push_back(model_->internals().LoadMedia(source, plan_.media_options, {}));
+  }
+  const FrameSheet sheet = MakeFrameSheet(media, shared.base().layout());
+  OrderedJson json = SheetJson(sheet);
+  json["video"] = video.name;
+  json["questions"] = OrderedJson::array();
+  for (const EvalQuestion* question : video.questions) {
+    OrderedJson cells = OrderedJson::array();
+    for (const auto& cell : question->evidence) cells.push_back(cell);
+    json["questions"].push_back({{"id", question->id}, {"evidence", cells}});
+  }
+  WriteFile(base + ".jpg", sheet.jpeg);
+  WriteFile(base + ".json", json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+}
+
+void Evaluation::Evaluate(const Video& video) {
+  std::vector<const EvalQuestion*> questions;
+  for (const EvalQuestion* question : video.questions) {
+    if (WantedAny(*question)) questions.push_back(question);
+  }
+  if (questions.empty()) return;
+  // All of them, also those that are done: what is observed, and in which order it is added up, must not depend on
+  // where an earlier run stopped.
+  std::vector<KvOptions> kv;
+  for (const EvalSetting& setting : settings_) kv.push_back(setting.kv);
+  SessionOptions options;
+  options.threads = plan_.threads;
+  options.cancel = cancel_;
+  SharedPrefill shared(model_, options, kv);
+  Turn turn;
+  turn.system = plan_.system;
+  turn.media = questions.front()->media;
+  turn.media_options = plan_.media_options;
+  shared.ReadMedia(turn);
+  if (video.viewer >= 0) StoreSheet(video, shared);
+
+  std::map<const EvalQuestion*, EvalResult> bases;
+  std::map<const EvalQuestion*, FullAnswer> fulls;
+  std::vector<const EvalQuestion*> asked;
+  for (const EvalQuestion* question : questions) {
+    try {
+      EvalResult base;
+      base.id = question->id;
+      base.video = question->video;
+      base.type = question->type;
+      base.length = question->length;
+      base.prompt = question->prompt;
+      base.reference = question->answer;
+      base.visual_tokens = static_cast<int64_t>(VisualTokens(shared.base().layout()).size());
+      base.evidence_tokens = static_cast<int64_t>(EvidenceTokens(shared.base().layout(), *question).size());
+      const double before = shared.base().times().prefill_s;
+      shared.ReadQuestion(question->prompt);
+      const StageTimes& times = shared.base().times();
+      base.seconds["media"] = times.media_s;
+      base.seconds["vision"] = times.vision_s;
+      base.seconds["prefill"] = times.prefill_s - before;
+      bases[question] = base;
+      EvaluateQuestion(video, *question, shared, std::move(base), &fulls[question]);
+      asked.push_back(question);
+    } catch (const Cancelled&) {
+      throw;
+    } catch (const Error& error) {
+      Problem("question " + question->id, error);
+    }
+  }
+  shared.ForgetQuestion();
+  // The prefill of the media alone was the same for all.
+  std::erase_if(bases,
+                [&](const auto& one) { return std::find(asked.begin(), asked.end(), one.first) == asked.end(); });
+  for (size_t i = 0; i < settings_.size(); ++i) {
+    if (settings_[i].at_media()) EvaluateMedia(video, shared, i, bases, fulls);
+  }
+}
+
+void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& question, SharedPrefill& shared,
+                                  EvalResult base, FullAnswer* full) {
+  const auto others = [&](size_t i) { return i > 0 && Wanted(question, settings_[i]); };
+  bool compare = false;
+  for (size_t i = 0; i < settings_.size(); ++i) compare = compare || others(i);
+  {
+    Conversation conversation = shared.Full();
+    full->ids = conversation.Generate(plan_.generate, nullptr).ids;
+    CheckStopped();
+  }
+  if (compare && !full->ids.empty()) {
+    Conversation conversation = shared.Full();
+    ScoreResult score = conversation.Score(full->ids, true);
+    full->top1 = std::move(score.top1);
+    full->logits = std::move(score.logits);
+  }
+  for (size_t i = 0; i < settings_.size(); ++i) {
+    if (settings_[i].at_media() || !Wanted(question, settings_[i])) continue;
+    EvalResult result = base;
+    double seconds = 0;
+    Conversation conversation = [&] {
+      const StageTimer timer(&seconds);
+      return shared.Compress(i);
+    }();
+    result.seconds["observe"] = shared.observe_seconds(i);
+    result.seconds["compress"] = seconds;
+    Ask(conversation, video, question, settings_[i], std::move(result), i == 0 ? nullptr : full);
+  }
+}
+
+void Evaluation::EvaluateMedia(const Video& video, SharedPrefill& shared, size_t setting,
+                               const std::map<const EvalQuestion*, EvalResult>& bases,
+                               const std::map<const EvalQuestion*, FullAnswer>& fulls) {
+  const EvalSetting& one = settings_[setting];
+  if (std::none_of(bases.begin(), bases.end(), [&](const auto& base) { return Wanted(*base.first, one); })) return;
+  double seconds = 0;
+  Conversation media = [&] {
+    const StageTimer timer(&seconds);
+    return shared.Compress(setting);
+  }();
+  for (const EvalQuestion* question : video.questions) {
+    const auto base = bases.find(question);
+    if (base == bases.end() || !Wanted(*question, one)) continue;
+    EvalResult result = base->second;
+    result.seconds["observe"] = shared.observe_seconds(setting);
+    result.seconds["compress"] = seconds;
+    Conversation conversation = media.Twin();
+    conversation.ReadTurn({.system = {}, .media = {}, .media_options = {}, .prompt = question->prompt});
+    result.seconds["prefill"] = conversation.times().prefill_s;
+    Ask(conversation, video, *question, one, std::move(result), &fulls.at(question));
+  }
+}
+
+void Evaluation::Ask(Conversation& conversation, const Video& video, const EvalQuestion& question,
+                     const EvalSetting& setting, EvalResult result, const FullAnswer* full) {
+  CheckStopped();
+  result.policy = setting.policy;
+  result.budget = setting.budget;
+  result.when = setting.when();
+  const auto& kept = conversation.kept();
+  const std::vector<int32_t> visual = VisualTokens(conversation.layout());
+  const std::vector<int32_t> evidence = EvidenceTokens(conversation.layout(), question);
+  double recall = 0;
+  int64_t lists = 0;
+  for (const auto& layer : kept) {
+    auto& visual_counts = result.kept_visual.emplace_back();
+    if (!evidence.empty()) result.kept_evidence.emplace_back();
+    for (const auto& head : layer) {
+      visual_counts.push_back(CountCommon(visual, head));
+      if (evidence.empty()) continue;
+      result.kept_evidence.back().push_back(CountCommon(evidence, head));
+      recall += Recall(evidence, head);
+      ++lists;
+    }
+  }
+  if (lists > 0) result.metrics["evidence"] = recall / static_cast<double>(lists);
+  if (video.viewer >= 0) result.kept = KeptBits(kept, visual);
+  const KvStats stats = conversation.kv();
+  result.tokens_full = stats.tokens_full;
+  result.tokens_kept_mean = stats.tokens_kept_mean;
+  result.bytes_full = stats.bytes_full;
+  result.bytes_kept = stats.bytes_kept;
+  result.bytes_peak = stats.bytes_peak;
+
+  if (full != nullptr && !full->ids.empty()) {
+    const StageTimer timer(&result.seconds["score"]);
+    Conversation twin = conversation.Twin();
+    const ScoreResult score = twin.Score(full->ids, true);
+    const size_t vocabulary = score.logits.size() / full->ids.size();
+    double kl = 0;
+    int64_t equal = 0;
+    for (size_t i = 0; i < full->ids.size(); ++i) {
+      kl += KullbackLeibler(std::span(full->logits).subspan(i * vocabulary, vocabulary),
+                            std::span(score.logits).subspan(i * vocabulary, vocabulary));
+      if (score.top1[i] == full->top1[i]) ++equal;
+    }
+    const auto count = static_cast<double>(full->ids.size());
+    result.metrics["kl"] = std::max(0.0, kl / count);
+    result.metrics["agreement"] = static_cast<double>(equal) / count;
+  } else if (full == nullptr) {
+    result.metrics["kl"] = 0;
+    result.metrics["agreement"] = 1;
+  }
+  Answer answer;
+  {
+    const StageTimer timer(&result.seconds["decode"]);
+    answer = conversation.Generate(plan_.generate, nullptr);
+  }
+  CheckStopped();  // a cancelled answer is none
+  result.answer = std::move(answer.text);
+  result.ids = std::move(answer.ids);
+  result.finish = answer.finish == Answer::Finish::kStop ? "stop" : "length";
+  JudgeAnswer(question, &result);
+  store_.Append(result);
+  Advance(1);
+}
+
+}  // namespace
+
+std::vector<EvalSetting> AllSettings(const EvalPlan& plan) {
+  std::vector<EvalSetting> settings = {MakeSetting("full", 1, KvOptions::When::kPrompt)};
+  settings.insert(settings.end(), plan.settings.begin(), plan.settings.end());
+  return settings;
+}
+
+std::vector<DataProblem> RunEvaluation(std::shared_ptr<const Model> model, const EvalPlan& plan, ResultStore* store,
+                                       const std::function<void(const EvalProgress&)>& on_progress,
+                                       const std::atomic<bool>* cancel) {
+  Evaluation evaluation(std::move(model), plan, store, on_progress, cancel);
+  return evaluation.Run();
+}
+
+std::vector<int32_t> VisualTokens(const TokenLayout& layout) {
+  std::vector<int32_t> tokens;
+  for (size_t i = 0; i < layout.size(); ++i) {
+    if (layout[i].kind != TokenRecord::Kind::kText) tokens.push_back(static_cast<int32_t>(i));
+  }
+  return tokens;
+}
+
+std::vector<int32_t> EvidenceTokens(const TokenLayout& layout, const EvalQuestion& question) {
+  std::vector<int32_t> tokens;
+  if (question.evidence.empty()) return tokens;
+  std::map<std::array<int64_t, 3>, int32_t> cells;
+  for (size_t i = 0; i < layout.size(); ++i) {
+    const TokenRecord& one = layout[i];
+    if (one.kind != TokenRecord::Kind::kText && one.item == 0) {
+      cells[{one.slice, one.row, one.column}] = static_cast<int32_t>(i);
+    }
+  }
+  for (const auto& cell : question.evidence) {
+    const auto found = cells.find(cell);
+    if (found == cells.end()) {
+      Fail("question ", question.id, ": evidence: the cell [", cell[0], ", ", cell[1], ", ", cell[2],
+           "] is not in the video as it was sampled");
+    }
+    tokens.push_back(found->second);
+  }
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  return tokens;
+}
+
+std::string KeptBits(const std::vector<std::vector<std::vector<int32_t>>>& kept, const std::vector<int32_t>& visual) {
+  const size_t bytes = (visual.size() + 7) / 8;
+  std::string bits;
+  for (const auto& layer : kept) {
+    for (const auto& head : layer) {
+      std::string set(bytes, '\0');
+      size_t at = 0;
+      for (const int32_t token : head) {
+        while (at < visual.size() && visual[at] < token) ++at;
+        if (at < visual.size() && visual[at] == token) {
+          set[at / 8] = static_cast<char>(static_cast<unsigned char>(set[at / 8]) | 1U << at % 8);
+        }
+      }
+      bits += set;
+    }
+  }
+  return Base64(bits);
+}
+
+void JudgeAnswer(const EvalQuestion& question, EvalResult* result) {
+  const std::string& answer = result->answer;
+  const std::string& reference = question.answer;
+  result->metrics["exact"] = ExactMatch(answer, reference);
+  result->score = result->metrics["exact"];
+  if (!question.choices.empty()) {
+    const auto letter = ChosenLetter(answer, question.choices);
+    result->score = result->metrics["choice"] = letter && reference == std::string(1, *letter) ? 1 : 0;
+    return;
+  }
+  result->metrics["rouge_l"] = RougeL(answer, reference);
+  if (IsLongAnswer(reference)) result->score = result->metrics["event_f1"] = EventF1(answer, reference);
+}
+
+}  // namespace purekv
