@@ -41,7 +41,8 @@ struct Sample {
                .bytes_full = 100,
                .bytes_kept = 50,
                .bytes_peak = 120,
-               .bytes_now = 0};
+               .bytes_now = 0,
+               .tokens_alive = {}};
     if (with_sums) c.system = "Be \"brief\".\n";
     c.media = {{.kind = MediaSource::Kind::kFrames, .frames = 2, .grid = {1, 2, 4}, .tokens = 2, .sample_fps = 0.1},
                {.kind = MediaSource::Kind::kImage, .frames = 1, .grid = {1, 2, 2}, .tokens = 1, .sample_fps = 0}};
