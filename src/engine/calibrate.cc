@@ -138,7 +138,7 @@ class Search {
       };
       for (const int64_t source : BestSources()) consider(source, {});
       for (const int64_t source : BestAwaitedSources()) {
-        consider(source, {{"heads", "mean"}, {"below", "wait"}, {"recent", "4"}});
+        consider(source, {{"heads", "mean"}, {"below", "wait"}});
       }
       if (best->loss <= request_.max_loss) return *best;
       if (!nearest || best->loss < nearest->loss) nearest = best;
