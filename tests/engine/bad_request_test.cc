@@ -71,12 +71,7 @@ class BadRequestTest : public testing::Test {
   static Turn MediaTurn(Kind kind, const std::string& path, const MediaOptions& options = {}) {
     return {.system = {}, .media = {{kind, path}}, .media_options = options, .prompt = "What is this?"};
   }
-  static Turn VideoTurn() {
-    for (const Json& prompt : files_->prompts()) {
-      if (prompt.at("name") == "video") return files_->FirstTurn(prompt);
-    }
-    return {};
-  }
+  static Turn VideoTurn() { return files_->TurnNamed("video"); }
   // Fails without touching the session: it answers afterwards.
   void Refused(const std::vector<std::string>& words, const Turn& turn) const {
     SessionOptions options;

@@ -33,13 +33,7 @@ class CompressionTest : public testing::TestWithParam<std::string> {
     model_.reset();
     files_.reset();
   }
-  static Turn VideoTurn() {
-    for (const Json& prompt : files_->prompts()) {
-      if (prompt.at("name") == "video") return files_->FirstTurn(prompt);
-    }
-    ADD_FAILURE() << "no video prompt";
-    return {};
-  }
+  static Turn VideoTurn() { return files_->TurnNamed("video"); }
   static SessionOptions Options(const std::string& policy, int64_t tokens) {
     SessionOptions options;
     options.kv.policy = policy;

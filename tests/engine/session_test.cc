@@ -15,13 +15,7 @@ namespace {
 class SessionTest : public testing::Test {
  protected:
   SessionTest() : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.dtype = Dtype::kF32})) {}
-  Turn VideoTurn() const {
-    for (const Json& prompt : files_.prompts()) {
-      if (prompt.at("name") == "video") return files_.FirstTurn(prompt);
-    }
-    ADD_FAILURE() << "no video prompt";
-    return {};
-  }
+  Turn VideoTurn() const { return files_.TurnNamed("video"); }
   Turn TextTurn(const std::string& text) const {
     return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
   }

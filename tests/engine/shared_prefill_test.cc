@@ -31,10 +31,7 @@ class SharedPrefillTest : public testing::Test {
     files_.reset();
   }
   static Turn MediaTurn() {
-    Turn turn;
-    for (const Json& prompt : files_->prompts()) {
-      if (prompt.at("name") == "video") turn = files_->FirstTurn(prompt);
-    }
+    Turn turn = files_->TurnNamed("video");
     turn.prompt = "";
     turn.system = "Be brief.";
     return turn;

@@ -32,13 +32,7 @@ class SparsePrefillTest : public testing::Test {
     model_.reset();
     files_.reset();
   }
-  static Turn VideoTurn() {
-    for (const Json& prompt : files_->prompts()) {
-      if (prompt.at("name") == "video") return files_->FirstTurn(prompt);
-    }
-    ADD_FAILURE() << "no video prompt";
-    return {};
-  }
+  static Turn VideoTurn() { return files_->TurnNamed("video"); }
   static SessionOptions Options(const std::string& kind, const Values& values = {}) {
     SessionOptions options;
     options.threads = 1;

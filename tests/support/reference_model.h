@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/json.h"
 #include "engine/random_model.h"
@@ -75,6 +76,13 @@ class ReferenceModel {
   const Json& prompts() const { return json_.at("prompts"); }
   const Json& json() const { return json_; }
 
+  // The first turn of the prompt of this name. Throws Error when case.json has none.
+  Turn TurnNamed(const std::string& name) const {
+    for (const Json& prompt : prompts()) {
+      if (prompt.at("name") == name) return FirstTurn(prompt);
+    }
+    Fail(path_, "/case.json: no prompt is named ", name);
+  }
   // The first turn of prompt `prompt` (an element of prompts()).
   Turn FirstTurn(const Json& prompt) const {
     Turn turn;

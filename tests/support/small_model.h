@@ -47,13 +47,7 @@ class SmallModel {
   const std::shared_ptr<const Model>& model() const { return model_; }
   const std::string& directory() const { return directory_.path(); }
   const VisionLanguageModel& internals() const { return model_->internals(); }
-  Turn VideoTurn() const {
-    for (const Json& prompt : files_.prompts()) {
-      if (prompt.at("name") == "video") return files_.FirstTurn(prompt);
-    }
-    ADD_FAILURE() << "no video prompt";
-    return {};
-  }
+  Turn VideoTurn() const { return files_.TurnNamed("video"); }
   PreparedMedia Video() const {
     const Turn turn = VideoTurn();
     return internals().LoadMedia(turn.media.front(), turn.media_options, {});
