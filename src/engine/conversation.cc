@@ -1,3 +1,4 @@
+// A conversation's life and the reading of prompts; conversation_decode.cc answers.
 #include "engine/conversation.h"
 
 #include <algorithm>
@@ -8,7 +9,6 @@
 #include "base/stage_timer.h"
 #include "base/threads.h"
 #include "engine/column_sums.h"
-#include "engine/sampling.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -17,7 +17,6 @@ namespace {
 // Rows a layer works on at a time: enough for the matrix products to run at full speed (measured flat from 256 on), few
 // enough that a block's feed-forward activations stay near the cache.
 constexpr int64_t kBlockRows = 512;
-constexpr int64_t kScoreRows = 16;  // rows of logits held at a time while scoring
 
 }  // namespace
 
@@ -401,127 +400,6 @@ KvStats Conversation::kv() const {
   stats.bytes_now = cache_.AllocatedBytes();
   if (snapshot_ && snapshot_->cache) stats.bytes_now += snapshot_->cache->AllocatedBytes();
   return stats;
-}
-
-std::span<float> Conversation::Logits() {
-  if (logits_.rows() == 0) logits_ = Matrix<float>(1, internals_.decoder().config().vocabulary);
-  internals_.decoder().Logits(std::as_const(last_hidden_).View(), logits_.View());
-  return logits_.View().RowSpan(0);
-}
-
-void Conversation::TakePending() {
-  const std::vector<int32_t> said = std::exchange(pending_, {});
-  for (const int32_t id : said) Append(id);
-}
-
-std::span<float> Conversation::Step(int32_t id) {
-  Begin();
-  Append(id);
-  return Logits();
-}
-
-void Conversation::Append(int32_t id) {
-  broken_ = true;
-  const PromptTokens one = PlainTokens({id});
-  Matrix<float> hidden(1, internals_.decoder().config().hidden);
-  internals_.decoder().Embed(one.ids, hidden.View());
-  const int64_t first = cache_.AddTokens(one.positions);
-  ids_.push_back(id);
-  layout_.push_back({});
-  ForwardHooks hooks;
-  if (compressor_.active()) compressor_.Begin(Reading::kStep, first, 1);
-  AddPolicy(&hooks);
-  internals_.decoder().Forward(hidden.View(), first, 1, cache_, workspace_, hooks);
-  next_position_ = one.next_position;
-  last_hidden_ = std::move(hidden);
-  broken_ = false;
-}
-
-Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
-  CheckGenerateOptions(options);
-  Begin();
-  CheckQuestionIsRead("Generate");
-  const StageTimer timer(&times_.decode_s);
-  TakePending();
-  Sampler sampler(options);
-  TextStream stream(tokenizer());
-  std::unordered_set<int32_t> seen;
-  if (options.repetition_penalty != 1) seen.insert(ids_.begin(), ids_.end());
-  const auto& stops = internals_.stop_ids();
-  Answer answer;
-  std::vector<float> raw;
-  for (int64_t n = 0; n < options.max_new_tokens; ++n) {
-    if (CancelRaised()) {
-      answer.finish = Answer::Finish::kCancelled;
-      break;
-    }
-    if (tokens() + 1 > model_->info().max_positions) break;
-    std::span<float> logits = n == 0 ? Logits() : Step(std::exchange(pending_, {}).front());
-    raw.assign(logits.begin(), logits.end());
-    const int32_t id = sampler.Next(logits, seen);
-    answer.ids.push_back(id);
-    answer.logprobs.push_back(LogProbability(raw, id));
-    pending_ = {id};
-    if (options.repetition_penalty != 1) seen.insert(id);
-    ++times_.decoded_tokens;
-    if (std::binary_search(stops.begin(), stops.end(), id)) {
-      answer.finish = Answer::Finish::kStop;
-      break;
-    }
-    const std::string text = stream.Push(id);
-    answer.text += text;
-    if (on_text && !text.empty()) on_text(text);
-    Progress("decode", n + 1, options.max_new_tokens);
-  }
-  const std::string rest = stream.Finish();
-  answer.text += rest;
-  if (on_text && !rest.empty()) on_text(rest);
-  return answer;
-}
-
-ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logits) {
-  Begin();
-  CheckQuestionIsRead("Score");
-  if (ids.empty()) FailUsage("the answer to score is empty");
-  const int64_t vocabulary = model_->info().vocabulary;
-  for (const int32_t id : ids) {
-    if (id < 0 || id >= vocabulary) FailUsage("answer id ", id, " is outside the model's vocabulary of ", vocabulary);
-  }
-  CheckRoom(static_cast<int64_t>(ids.size()));
-  const StageTimer timer(&times_.decode_s);
-  TakePending();
-  ScoreResult result;
-  result.ids = ids;
-  Matrix<float> logits(kScoreRows, vocabulary);
-  size_t next = 0;  // answer token whose logits come next
-  const auto take = [&](MatrixView<const float> hidden) {
-    for (int64_t row = 0; row < hidden.rows; row += kScoreRows) {
-      const int64_t count = std::min(kScoreRows, hidden.rows - row);
-      internals_.decoder().Logits(hidden.Rows(row, count), logits.View().Rows(0, count));
-      for (int64_t i = 0; i < count; ++i, ++next) {
-        const std::span<const float> one = logits.View().RowSpan(i);
-        result.logprobs.push_back(LogProbability(one, ids[next]));
-        result.top1.push_back(ArgMax(one));
-        if (keep_logits) result.logits.insert(result.logits.end(), one.begin(), one.end());
-      }
-    }
-  };
-  take(std::as_const(last_hidden_).View());
-  if (ids.size() > 1 && compressor_.steps_alone()) {
-    for (size_t i = 0; i + 1 < ids.size(); ++i) {
-      Append(ids[i]);
-      take(std::as_const(last_hidden_).View());
-    }
-  } else if (ids.size() > 1) {
-    const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
-    Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals_.decoder().config().hidden);
-    internals_.decoder().Embed(answer.ids, hidden.View());
-    Extend(answer, hidden.View(), Rows::kAnswer, nullptr);
-    take(std::as_const(hidden).View());
-  }
-  pending_ = {ids.back()};
-  times_.decoded_tokens += static_cast<int64_t>(ids.size());
-  return result;
 }
 
 }  // namespace purekv
