@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/output.h"
 #include "engine/shared_prefill.h"
+#include "eval/frame_sheet.h"
 #include "eval/metrics.h"
 #include "eval/report.h"
 #include "eval/runner.h"

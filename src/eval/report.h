@@ -5,24 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "eval/frame_sheet.h"
+#include "eval/report_viewer.h"
 #include "eval/results.h"
 #include "eval/summary.h"
 #include "eval/svg_chart.h"
 
 namespace purekv {
-
-// A video that the viewer can show.
-struct ViewerVideo {
-  std::string name;
-  std::string jpeg;   // sheet of frames
-  OrderedJson sheet;  // SheetJson
-  struct Question {
-    std::string id, type, prompt, reference;
-    std::vector<int64_t> evidence;  // indices among the visual tokens
-  };
-  std::vector<Question> questions;
-};
 
 // The page of a run's directory. max_bytes bounds it: videos that do not fit are left out of the viewer, and the page
 // says how many. Throws Error naming the file that is missing or wrong.
@@ -33,9 +21,6 @@ std::string ViewerPage(const std::string& title, const ViewerVideo& video, const
 
 // "quality-prompt.svg" -> its text: score against budget (quality), bytes and seconds, per time of compression.
 std::map<std::string, std::string> ReportCharts(const std::vector<SummaryRow>& rows);
-
-// Indices among the visual tokens of cells [slice, row, column] of the first medium.
-std::vector<int64_t> EvidenceIndices(const OrderedJson& sheet, const OrderedJson& evidence);
 
 // The parts of the page that are not data.
 extern const char* const kReportStyle;

@@ -331,6 +331,15 @@ LoadedRun LoadRun(const std::string& directory) {
   return loaded;
 }
 
+std::string TextAt(const OrderedJson& object, const std::vector<std::string>& path) {
+  const OrderedJson* at = &object;
+  for (const std::string& key : path) {
+    if (!at->is_object() || !at->contains(key)) return "";
+    at = &at->at(key);
+  }
+  return at->is_string() ? at->get<std::string>() : at->dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
 std::string Base64(std::string_view bytes) {
   static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string text;

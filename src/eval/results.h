@@ -108,6 +108,10 @@ struct LoadedRun {
 };
 LoadedRun LoadRun(const std::string& directory);
 
+// What stands under these keys, one inside the other: a string as it is, any other value as JSON, "" where there is
+// none.
+std::string TextAt(const OrderedJson& object, const std::vector<std::string>& path);
+
 // base64, as RFC 4648 section 4.
 std::string Base64(std::string_view bytes);
 
