@@ -1,0 +1,83 @@
+// Our own format: one JSON object per line.
+#include <algorithm>
+#include <array>
+#include <iterator>
+
+#include "base/error.h"
+#include "eval/dataset_formats.h"
+
+namespace purekv::data_formats {
+namespace {
+
+constexpr int64_t kMaxCell = 1'000'000;
+constexpr size_t kMaxEvidence = 100'000;
+
+std::vector<std::array<int64_t, 3>> Evidence(const JsonFields& fields) {
+  std::vector<std::array<int64_t, 3>> cells;
+  if (!fields.Has("evidence")) return cells;
+  const Json& list = fields.raw().at("evidence");
+  const auto wrong = [&](const auto&... what) { Fail(fields.where(), ": evidence: ", what...); };
+  if (!list.is_array()) wrong("a list of [slice, row, column] is needed");
+  if (list.size() > kMaxEvidence) wrong(list.size(), " cells; at most ", kMaxEvidence, " are taken");
+  for (const Json& cell : list) {
+    std::array<int64_t, 3> one{};
+    const bool triple = cell.is_array() && cell.size() == 3;
+    for (size_t i = 0; triple && i < 3; ++i) {
+      // An unsigned beyond 2^63 would wrap: the range is checked on the unsigned value.
+      const bool fits = cell[i].is_number_unsigned() && cell[i].get<uint64_t>() <= static_cast<uint64_t>(kMaxCell);
+      one[i] = fits ? cell[i].get<int64_t>() : -1;
+    }
+    if (!triple || *std::min_element(one.begin(), one.end()) < 0) {
+      wrong("cell ", cells.size(), " is not [slice, row, column], whole numbers from 0 to ", kMaxCell);
+    }
+    cells.push_back(one);
+  }
+  return cells;
+}
+
+EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
+  EvalQuestion question;
+  question.id = Text(fields, "id", kMaxName);
+  question.type = OptionalText(fields, "type", kMaxName);
+  question.length = OptionalText(fields, "length", kMaxName);
+  question.prompt = Text(fields, "prompt", kMaxText);
+  question.answer = Text(fields, "answer", kMaxText);
+  const char* const keys[] = {"video", "image", "images"};
+  if (std::count_if(std::begin(keys), std::end(keys), [&](const char* key) { return fields.Has(key); }) != 1) {
+    Fail(fields.where(), ": one of video, image and images is needed: what the question is about");
+  }
+  if (fields.Has("images")) {
+    SetMedia(fields, "images", root, Texts(fields, "images", kMaxImages, kMaxName), &question);
+  } else {
+    const char* const key = fields.Has("video") ? "video" : "image";
+    SetMedia(fields, key, root, {Text(fields, key, kMaxName)}, &question);
+  }
+  if (fields.Has("choices")) {
+    question.choices = Texts(fields, "choices", kMaxChoices, kMaxText);
+    CheckLetter(fields, question.answer, question.choices.size());
+    question.prompt = ChoicePrompt(question.prompt, Lettered(question.choices));
+  }
+  question.evidence = Evidence(fields);
+  return question;
+}
+
+}  // namespace
+
+void ReadPureKv(std::string_view text, Collector* into) {
+  int64_t number = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    ++number;
+    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+    if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
+    const std::string where = StrCat(into->path(), ":", number);
+    into->Record(where, [&]() -> std::vector<EvalQuestion> {
+      const Json object = ParseJson(line, where);
+      return {OurQuestion(JsonFields(object, where), into->root())};
+    });
+  }
+}
+
+}  // namespace purekv::data_formats
