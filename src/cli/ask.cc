@@ -72,10 +72,7 @@ Command AddAsk(CLI::App& parent) {
   command.flags->Switch("Prompt", "--independent", "every question starts behind the media, none sees another's answer",
                         &flags->conversation.independent);
   command.flags->Value("Output", "--report", "FILE.html", "a page that shows which parts of the frames were kept",
-                       [into = flags.get()](const std::string& name, const std::string& text) {
-                         if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                         into->report = text;
-                       });
+                       SetPath(&flags->report));
   command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };
   return command;
 }

@@ -175,13 +175,6 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   return 0;
 }
 
-FlagTable::Setter SetPath(std::string* into) {
-  return [into](const std::string& name, const std::string& text) {
-    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-    *into = text;
-  };
-}
-
 }  // namespace
 
 Command AddCalibrate(CLI::App& parent) {

@@ -26,13 +26,6 @@ constexpr int64_t kMaxPixels = int64_t{1} << 31;
 constexpr int64_t kMaxTokens = int64_t{1} << 31;
 constexpr int64_t kMaxFrames = 1'000'000;
 
-FlagTable::Setter SetString(std::string* into) {
-  return [into](const std::string& name, const std::string& text) {
-    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-    *into = text;
-  };
-}
-
 FlagTable::Setter SetInt(std::optional<int64_t>* into, int64_t low, int64_t high) {
   return [=](const std::string& name, const std::string& text) { *into = ParseInt(name, text, low, high); };
 }
@@ -53,8 +46,7 @@ FlagTable::Setter AddMedia(std::vector<MediaSource>* into, MediaSource::Kind kin
 }  // namespace
 
 void AddModelFlags(FlagTable& table, ModelFlags* flags) {
-  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published",
-              SetString(&flags->directory));
+  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published", SetPath(&flags->directory));
   table.Value(kModel, "-t,--threads", "N", "threads (default: physical cores)",
               [flags](const std::string& name, const std::string& text) {
                 flags->threads = static_cast<int>(ParseInt(name, text, 1, 1024));
@@ -270,11 +262,10 @@ void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bo
 
 void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump) {
   table.Value(kOutput, "--json", "FILE", "the result object; - writes it to stdout and nothing else there",
-              SetString(&flags->json));
-  table.Value(kOutput, "--kept", "FILE.json", "which prompt tokens each layer and KV head kept",
-              SetString(&flags->kept));
+              SetPath(&flags->json));
+  table.Value(kOutput, "--kept", "FILE.json", "which prompt tokens each layer and KV head kept", SetPath(&flags->kept));
   if (!dump) return;
-  table.Value(kOutput, "--dump", "DIR", "every stage's tensor of the first prompt as .npy", SetString(&flags->dump));
+  table.Value(kOutput, "--dump", "DIR", "every stage's tensor of the first prompt as .npy", SetPath(&flags->dump));
 }
 
 void CheckInputs(const ModelFlags& model, const PromptFlags& prompt) {

@@ -70,10 +70,7 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddProfileFlags(table, &flags->profile, &flags->kv);
   AddOutputFlags(table, &flags->outputs, true);
   table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
-              [flags](const std::string& name, const std::string& text) {
-                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                flags->cache = text;
-              });
+              SetPath(&flags->cache));
 }
 
 void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags) {

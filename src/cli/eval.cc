@@ -293,13 +293,6 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
        store.File("problems.jsonl"), " names ", problems.size() == 1 ? "it" : "them");
 }
 
-FlagTable::Setter SetPath(std::string* into) {
-  return [into](const std::string& name, const std::string& text) {
-    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-    *into = text;
-  };
-}
-
 FlagTable::Setter SetList(std::vector<std::string>* into) {
   return [into](const std::string& name, const std::string& text) { *into = SplitList(name, text); };
 }

@@ -138,4 +138,11 @@ void FlagTable::Refuse(const std::string& long_name, const std::string& reason) 
   if (Given(long_name)) FailUsage(Name(long_name), ": cannot take effect: ", reason);
 }
 
+FlagTable::Setter SetPath(std::string* into) {
+  return [into](const std::string& name, const std::string& text) {
+    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
+    *into = text;
+  };
+}
+
 }  // namespace purekv::cli

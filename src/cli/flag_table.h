@@ -61,4 +61,7 @@ class FlagTable {
   std::vector<Flag> flags_;
 };
 
+// Keeps a path; an empty one is refused.
+FlagTable::Setter SetPath(std::string* into);
+
 }  // namespace purekv::cli

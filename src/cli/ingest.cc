@@ -81,11 +81,7 @@ Command AddIngest(CLI::App& parent) {
   AddPrefillFlags(table, &common->prefill);
   AddProfileFlags(table, &common->profile, &common->kv);
   AddOutputFlags(table, &common->outputs, false);
-  table.Value("Output", "-o,--output", "FILE.pkv", "the file to write",
-              [into = flags.get()](const std::string& name, const std::string& text) {
-                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                into->output = text;
-              });
+  table.Value("Output", "-o,--output", "FILE.pkv", "the file to write", SetPath(&flags->output));
   command.run = [flags, table_pointer = command.flags.get()] { return RunIngest(*table_pointer, *flags); };
   return command;
 }

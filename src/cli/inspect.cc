@@ -198,10 +198,7 @@ Command AddInspect(CLI::App& parent) {
               [into](const std::string&, const std::string& text) { into->prompt = text; });
   AddPixelFlags(table, &into->media);
   table.Value("Output", "--json", "FILE", "the same as JSON; - writes it to stdout and nothing else there",
-              [into](const std::string& name, const std::string& text) {
-                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                into->json = text;
-              });
+              SetPath(&into->json));
   command.run = [flags, table_pointer = command.flags.get()] { return RunInspect(*table_pointer, *flags); };
   return command;
 }

@@ -85,10 +85,7 @@ Command AddPolicies(CLI::App& parent) {
   Command command = MakeCommand(parent, "policies", "list the compression policies", kExample);
   const auto json = std::make_shared<std::string>();
   command.flags->Value("Output", "--json", "FILE", "the list as JSON; - writes it to stdout and nothing else there",
-                       [into = json.get()](const std::string& name, const std::string& text) {
-                         if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                         *into = text;
-                       });
+                       SetPath(json.get()));
   command.run = [json] {
     if (!json->empty() && *json != "-") CheckWritableFile("--json", *json);
     if (*json != "-") Print(PoliciesText());

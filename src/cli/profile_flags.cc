@@ -31,10 +31,7 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
       kGroup, "--profile", "FILE.json",
       "what `purekv calibrate` found for this model: policy purekv, budget, sources, drop layers, where no flag "
       "says otherwise",
-      [=](const std::string& name, const std::string& text) {
-        if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-        flags->file = text;
-      });
+      SetPath(&flags->file));
 }
 
 void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv) {

@@ -40,13 +40,6 @@ int RunReport(const ReportFlags& flags) {
   return 0;
 }
 
-FlagTable::Setter SetPath(std::string* into) {
-  return [into](const std::string& name, const std::string& text) {
-    if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-    *into = text;
-  };
-}
-
 }  // namespace
 
 Command AddReport(CLI::App& parent) {

@@ -166,10 +166,7 @@ Command AddScore(CLI::App& parent) {
                 }
               });
   table.Value(kGroup, "--logits", "FILE.npy", "float32 [answer tokens, vocabulary]; row i predicts answer token i",
-              [into](const std::string& name, const std::string& text) {
-                if (text.empty()) FailUsage(name, ": an empty name; a path is needed");
-                into->logits = text;
-              });
+              SetPath(&into->logits));
   table.Value(kGroup, "--against", "full", "compare with a full cache: kl and agreement",
               [into](const std::string& name, const std::string& text) {
                 ParseChoice(name, text, {"full"});
