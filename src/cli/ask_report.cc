@@ -33,7 +33,7 @@ EvalResult Describe(const Answer& answer, const std::string& prompt, const KvOpt
   result.budget = kv.policy == "full"
                       ? 1
                       : kv.budget.value_or(static_cast<double>(static_cast<int64_t>(share * 1000 + 0.5)) / 1000);
-  result.when = kv.when == KvOptions::When::kMedia ? "media" : "prompt";
+  result.when = WhenName(kv.when);
   result.answer = answer.text;
   result.visual_tokens = static_cast<int64_t>(visual.size());
   result.tokens_full = stats.tokens_full;

@@ -120,9 +120,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
   const std::shared_ptr<const Model> model = flags.shape.empty()
                                                  ? Model::Load(flags.model.directory, flags.model.load)
                                                  : Model::Random(flags.shape, flags.layers, flags.model.load);
-  if (flags.model.verbose) {
-    for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-  }
+  PrintKernels(flags.model, *model);
   const KvOptions resolved = ResolveKv(flags.profile, flags.kv, model->info());
   Progress progress;
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {

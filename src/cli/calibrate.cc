@@ -2,7 +2,6 @@
 #include "purekv/calibrate.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <numeric>
 
@@ -159,9 +158,7 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   const auto samples = flags.set.empty() ? SamplesOfFlags(flags.prompt) : SamplesOfSet(flags);
   const std::shared_ptr<const Model> model = Model::Load(flags.model.directory, flags.model.load);
-  if (flags.model.verbose) {
-    for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-  }
+  PrintKernels(flags.model, *model);
   Progress progress;
   SessionOptions options;
   options.threads = flags.model.threads;
@@ -210,10 +207,7 @@ Command AddCalibrate(CLI::App& parent) {
               });
   table.Value(kGroup, "--kv-when", "prompt|media",
               "compress when the prompt has been read (default), or right after the media",
-              [into](const std::string& name, const std::string& text) {
-                into->request.when = ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt
-                                                                                       : KvOptions::When::kMedia;
-              });
+              [into](const std::string& name, const std::string& text) { into->request.when = ParseWhen(name, text); });
   table.Value("Output", "-o,--output", "FILE.json", "the profile to write", SetPath(&into->output));
   table.Value("Output", "--picture", "FILE.svg", "the picture to write (default: the profile's name with .svg)",
               SetPath(&into->picture));

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <limits>
+#include <map>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -43,6 +45,13 @@ FlagTable::Setter AddMedia(std::vector<MediaSource>* into, MediaSource::Kind kin
   };
 }
 
+FlagTable::Setter AddOption(std::map<std::string, std::string>* into) {
+  return [into](const std::string& name, const std::string& text) {
+    const auto [key, value] = ParseKeyValue(name, text);
+    if (!into->emplace(key, value).second) FailUsage(name, ": '", key, "' is given twice");
+  };
+}
+
 }  // namespace
 
 void AddModelFlags(FlagTable& table, ModelFlags* flags) {
@@ -67,6 +76,11 @@ void CheckModelFlags(const FlagTable& table, const ModelFlags& flags) {
   }
 }
 
+void PrintKernels(const ModelFlags& flags, const Model& model) {
+  if (!flags.verbose) return;
+  for (const std::string& line : KernelReport(model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
+}
+
 void AddPixelFlags(FlagTable& table, MediaOptions* options) {
   table.Value(kPrompt, "--min-pixels", "N", "smallest height x width of a frame after resizing (default: the model's)",
               SetInt(&options->min_pixels, 1, kMaxPixels));
@@ -81,6 +95,20 @@ void CheckPixelFlags(const FlagTable& table, const MediaOptions& options) {
   }
 }
 
+void AddFrameFlags(FlagTable& table, const std::string& group, const std::string& fps_help, MediaOptions* options) {
+  table.Value(group, "--fps", "F", fps_help, [options](const std::string& name, const std::string& text) {
+    options->fps = ParseReal(name, text, {.low = 0, .high = 1000, .low_open = true});
+  });
+  table.Value(group, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
+              SetInt(&options->max_frames, 2, kMaxFrames));
+  AddPixelFlags(table, options);
+  table.Value(group, "--sampling", "qwen|hf", "which frames: as qwen-vl-utils (default) or as transformers picks them",
+              [options](const std::string& name, const std::string& text) {
+                options->sampling = ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils
+                                                                                 : FrameSampling::kHuggingFace;
+              });
+}
+
 void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
   table.Repeatable(kPrompt, "--video", "FILE", "a video; repeatable, media are shown in the order given",
                    AddMedia(&flags->media, MediaSource::Kind::kVideo));
@@ -88,19 +116,8 @@ void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
                    AddMedia(&flags->media, MediaSource::Kind::kImage));
   table.Repeatable(kPrompt, "--frames", "FILE.npy", "a decoded video, uint8 [T, H, W, 3] RGB; repeatable",
                    AddMedia(&flags->media, MediaSource::Kind::kFrames));
-  table.Value(kPrompt, "--fps", "F", "frames per second to sample; of --frames: their rate (default 2)",
-              [flags](const std::string& name, const std::string& text) {
-                flags->media_options.fps = ParseReal(name, text, {.low = 0, .high = 1000, .low_open = true});
-              });
-  table.Value(kPrompt, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
-              SetInt(&flags->media_options.max_frames, 2, kMaxFrames));
-  AddPixelFlags(table, &flags->media_options);
-  table.Value(
-      kPrompt, "--sampling", "qwen|hf", "which frames: as qwen-vl-utils (default) or as transformers picks them",
-      [flags](const std::string& name, const std::string& text) {
-        flags->media_options.sampling =
-            ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils : FrameSampling::kHuggingFace;
-      });
+  AddFrameFlags(table, kPrompt, "frames per second to sample; of --frames: their rate (default 2)",
+                &flags->media_options);
   table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
               [flags](const std::string&, const std::string& text) { flags->system = text; });
 }
@@ -183,6 +200,14 @@ GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model) 
   return options;
 }
 
+KvOptions::When ParseWhen(const std::string& name, const std::string& text) {
+  return ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt : KvOptions::When::kMedia;
+}
+
+const char* WhenName(KvOptions::When when) {
+  return when == KvOptions::When::kPrompt ? "prompt" : "media";
+}
+
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-policy", "NAME", "what the cache keeps (default full; see `purekv policies`)",
               [options](const std::string& name, const std::string& text) {
@@ -199,10 +224,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes kept in all (256M)",
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
   table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
-                   [options](const std::string& name, const std::string& text) {
-                     const auto [key, value] = ParseKeyValue(name, text);
-                     if (!options->options.emplace(key, value).second) FailUsage(name, ": '", key, "' is given twice");
-                   });
+                   AddOption(&options->options));
   table.Value(kCache, "--kv-allocator", "uniform|pyramid|ada", "how the budget is shared out over layers and heads",
               [options](const std::string& name, const std::string& text) {
                 const std::vector<std::string> names = {"uniform", "pyramid", "ada"};
@@ -216,10 +238,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   if (!when) return;
   table.Value(kCache, "--kv-when", "prompt|media",
               "compress when the first prompt has been read (default), or right after the media",
-              [options](const std::string& name, const std::string& text) {
-                options->when = ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt
-                                                                                  : KvOptions::When::kMedia;
-              });
+              [options](const std::string& name, const std::string& text) { options->when = ParseWhen(name, text); });
 }
 
 void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
@@ -247,10 +266,7 @@ void AddPrefillFlags(FlagTable& table, PrefillOptions* options) {
                 options->kind = names[ParseChoice(name, text, names)];
               });
   table.Repeatable(kPrefill, "--prefill-option", "KEY=VALUE", "a parameter of it (see `purekv policies`); repeatable",
-                   [options](const std::string& name, const std::string& text) {
-                     const auto [key, value] = ParseKeyValue(name, text);
-                     if (!options->options.emplace(key, value).second) FailUsage(name, ": '", key, "' is given twice");
-                   });
+                   AddOption(&options->options));
 }
 
 void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bool media) {

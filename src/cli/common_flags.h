@@ -20,6 +20,8 @@ struct ModelFlags {
 void AddModelFlags(FlagTable& table, ModelFlags* flags);
 // The directory must have been named; whether it exists is CheckInputs' business.
 void CheckModelFlags(const FlagTable& table, const ModelFlags& flags);
+// With --verbose: which kernels the model uses, on stderr.
+void PrintKernels(const ModelFlags& flags, const Model& model);
 
 struct PromptFlags {
   std::optional<std::string> system;
@@ -33,6 +35,8 @@ void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags);
 // The same and -p.
 void AddPromptFlags(FlagTable& table, PromptFlags* flags);
 void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags);
+// Only --fps, --max-frames, --min-pixels, --max-pixels and --sampling, for commands whose media are not flags.
+void AddFrameFlags(FlagTable& table, const std::string& group, const std::string& fps_help, MediaOptions* options);
 // Only --min-pixels and --max-pixels, for commands that read no media.
 void AddPixelFlags(FlagTable& table, MediaOptions* options);
 void CheckPixelFlags(const FlagTable& table, const MediaOptions& options);
@@ -50,6 +54,9 @@ void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags);
 // Defaults, then the model's generation_config.json when asked for, then what was typed.
 GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model);
 
+// When the cache is compressed, by its name in flags and results: "prompt" or "media".
+KvOptions::When ParseWhen(const std::string& name, const std::string& text);
+const char* WhenName(KvOptions::When when);
 // --kv-policy, --kv-budget, --kv-tokens, --kv-bytes, --kv-option, --kv-allocator; with `when` --kv-when too.
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when);
 void CheckKvFlags(const FlagTable& table, const KvOptions& options);

@@ -126,9 +126,7 @@ Conversation::Conversation(const ConversationFlags& flags)
       model_(Timed(&load_seconds_, [&] { return LoadModel(flags); })),
       session_(Timed(&cache_seconds_, [&] { return MakeSession(model_, flags, progress_.get()); })),
       generate_(ResolveSampling(flags.sampling, *model_)) {
-  if (flags.model.verbose) {
-    for (const std::string& line : KernelReport(*model_)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-  }
+  PrintKernels(flags.model, *model_);
 }
 
 const PromptInfo& Conversation::ReadMedia() {

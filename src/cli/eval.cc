@@ -156,7 +156,7 @@ OrderedJson BindingSettings(const EvalFlags& flags, const Model& model) {
   settings["policies"] = flags.policies;
   settings["budgets"] = flags.budgets;
   settings["when"] = OrderedJson::array();
-  for (const auto when : flags.when) settings["when"].push_back(when == KvOptions::When::kPrompt ? "prompt" : "media");
+  for (const auto when : flags.when) settings["when"].push_back(WhenName(when));
   settings["max_new_tokens"] = flags.max_new_tokens;
   settings["system"] = flags.system ? OrderedJson(*flags.system) : OrderedJson();
   const auto optional = [](const auto& value) { return value ? OrderedJson(*value) : OrderedJson(); };
@@ -245,9 +245,7 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
 
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   const auto model = Model::Load(flags.model.directory, flags.model.load);
-  if (flags.model.verbose) {
-    for (const std::string& line : KernelReport(*model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-  }
+  PrintKernels(flags.model, *model);
   plan.generate.max_new_tokens = flags.max_new_tokens;
   plan.system = flags.system;
   plan.media_options = flags.media_options;
@@ -315,21 +313,7 @@ void AddDataFlags(FlagTable& table, EvalFlags* into) {
   table.Switch(kData, "--keep-going",
                "leave out what is wrong (a line, a video, a policy) and say so, instead of stopping",
                &into->keep_going);
-  table.Value(kData, "--fps", "F", "frames per second to sample",
-              [into](const std::string& name, const std::string& text) {
-                into->media_options.fps = ParseReal(name, text, {.low = 0, .high = 1000, .low_open = true});
-              });
-  table.Value(kData, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
-              [into](const std::string& name, const std::string& text) {
-                into->media_options.max_frames = ParseInt(name, text, 2, 1'000'000);
-              });
-  AddPixelFlags(table, &into->media_options);
-  table.Value(kData, "--sampling", "qwen|hf", "which frames: as qwen-vl-utils (default) or as transformers picks them",
-              [into](const std::string& name, const std::string& text) {
-                into->media_options.sampling = ParseChoice(name, text, {"qwen", "hf"}) == 0
-                                                   ? FrameSampling::kQwenVlUtils
-                                                   : FrameSampling::kHuggingFace;
-              });
+  AddFrameFlags(table, kData, "frames per second to sample", &into->media_options);
   table.Value(kData, "--system", "TEXT", "system message (default: the chat template's own)",
               [into](const std::string&, const std::string& text) { into->system = text; });
 }
@@ -343,10 +327,7 @@ void AddSettingFlags(FlagTable& table, EvalFlags* into) {
   table.Value(kSettings, "--when", "prompt,media", "compress behind the question (default), before it, or both",
               [into](const std::string& name, const std::string& text) {
                 into->when.clear();
-                for (const std::string& part : SplitList(name, text)) {
-                  into->when.push_back(ParseChoice(name, part, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt
-                                                                                         : KvOptions::When::kMedia);
-                }
+                for (const std::string& part : SplitList(name, text)) into->when.push_back(ParseWhen(name, part));
               });
   table.Value(kSettings, "-n,--max-new-tokens", "N", "most tokens to generate per answer (default 128)",
               [into](const std::string& name, const std::string& text) {

@@ -56,8 +56,7 @@ OrderedJson AnswersArray(const std::vector<Exchange>& exchanges, bool scored) {
 }
 
 OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
-  OrderedJson object = {{"policy", options.policy},
-                        {"when", options.when == KvOptions::When::kPrompt ? "prompt" : "media"}};
+  OrderedJson object = {{"policy", options.policy}, {"when", WhenName(options.when)}};
   if (options.budget || options.policy == "full") {
     object["budget"] = options.budget.value_or(1.0);
   } else {
