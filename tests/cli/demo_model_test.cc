@@ -7,7 +7,6 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -28,13 +27,6 @@ std::vector<std::string> Names(const Json& object) {
   std::vector<std::string> names;
   for (const auto& [name, value] : object.items()) names.push_back(name);
   return names;
-}
-
-Json ReadJsonFile(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return Json::parse(text.str());
 }
 
 class DemoModel : public ::testing::Test {
@@ -69,7 +61,7 @@ TEST_F(DemoModel, AskWritesTheResultObject) {
   EXPECT_EQ(json["kv"]["policy"], "full");
   EXPECT_EQ(json["kv"]["tokens_full"], tokens);
   EXPECT_EQ(json["kv"]["bytes_full"], json["kv"]["bytes_kept"]);
-  const Json kept_json = ReadJsonFile(kept);
+  const Json kept_json = Json::parse(ReadText(kept));
   EXPECT_EQ(kept_json["tokens"], tokens);
   EXPECT_EQ(kept_json["layers"][0][0].size(), tokens);
   // One summary line, no progress bar into a pipe.
@@ -157,7 +149,7 @@ TEST_F(DemoModel, CtrlCStopsWithWhatWasGenerated) {
                                   options);
   EXPECT_FALSE(result.timed_out);
   EXPECT_EQ(result.status, 130) << result.err;
-  const Json json = ReadJsonFile(json_file);
+  const Json json = Json::parse(ReadText(json_file));
   ASSERT_EQ(json["answers"].size(), 1U) << "the second question was still asked";
   const Json& answer = json["answers"][0];
   EXPECT_EQ(answer["finish"], "cancelled");
@@ -238,7 +230,7 @@ TEST_F(DemoModel, CalibratesAndTakesTheProfile) {
                                    "-n", "4", "--max-loss", "0.99", "-o", profile});
   ASSERT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr("budget 0.5"), HasSubstr("p.svg")));
-  const Json json = ReadJsonFile(profile);
+  const Json json = Json::parse(ReadText(profile));
   EXPECT_EQ(Names(json), (std::vector<std::string>{"format", "version", "model", "settings", "measured"}));
   EXPECT_EQ(json["measured"]["spearman_own"].size(), 8U);
   EXPECT_EQ(json["measured"]["spearman_own"][3][0], 1.0);

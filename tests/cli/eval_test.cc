@@ -32,13 +32,6 @@ using Json = nlohmann::ordered_json;
 const char* const kModel = PUREKV_SOURCE_DIR "/models/demo";
 const char* const kEval = PUREKV_SOURCE_DIR "/models/demo/eval";
 
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
 // The lines of the demo model's questions about these videos.
 std::string QuestionsOf(const std::vector<std::string>& videos) {
   std::ifstream file(std::string(kEval) + "/questions.jsonl");

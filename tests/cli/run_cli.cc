@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 
@@ -124,6 +125,13 @@ CliResult RunCli(const std::vector<std::string>& arguments, const CliOptions& op
   std::vector<std::string> command = {PUREKV_CLI};
   command.insert(command.end(), arguments.begin(), arguments.end());
   return RunProgram(command, options);
+}
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
 }
 
 TemporaryDirectory::TemporaryDirectory() {

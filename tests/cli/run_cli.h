@@ -31,6 +31,9 @@ CliResult RunCli(const std::vector<std::string>& arguments, const CliOptions& op
 // The same for any program; `command[0]` is looked up in PATH.
 CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& options = {});
 
+// A file's bytes; "" where it cannot be read.
+std::string ReadText(const std::string& path);
+
 // An empty directory that is removed with everything in it at the end.
 class TemporaryDirectory {
  public:

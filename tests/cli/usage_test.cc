@@ -28,6 +28,12 @@ void ExpectOneErrorLine(const CliResult& result, int status) {
   EXPECT_TRUE(result.err.ends_with('\n'));
 }
 
+void ExpectRefused(const std::vector<std::string>& arguments, const std::string& says, int status = 2) {
+  const CliResult result = RunCli(arguments);
+  ExpectOneErrorLine(result, status);
+  EXPECT_THAT(result.err, HasSubstr(says));
+}
+
 // Flags that `ask` must refuse, and what the message has to contain.
 struct BadFlags {
   const char* flags;  // separated by '|'
@@ -187,9 +193,7 @@ INSTANTIATE_TEST_SUITE_P(Drops, RefusedByAsk, ::testing::ValuesIn(kDrops));
 TEST(Usage, Ingest) {
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), {"ingest", "-m", "/nonexistent"});
-    const CliResult result = RunCli(flags);
-    ExpectOneErrorLine(result, 2);
-    EXPECT_THAT(result.err, HasSubstr(says));
+    ExpectRefused(flags, says);
   };
   expect({}, "--output");
   expect({"--video", "a.mp4"}, "--output");
@@ -210,24 +214,16 @@ TEST(Usage, MissingParts) {
   const CliResult unknown = RunCli({"answer"});
   ExpectOneErrorLine(unknown, 2);
   EXPECT_THAT(unknown.err, AllOf(HasSubstr("'answer'"), HasSubstr("ask")));
-  const CliResult flag = RunCli({"--no-such-flag"});
-  ExpectOneErrorLine(flag, 2);
-  EXPECT_THAT(flag.err, HasSubstr("--no-such-flag"));
-  const CliResult model = RunCli({"ask", "-p", "What?"});
-  ExpectOneErrorLine(model, 2);
-  EXPECT_THAT(model.err, HasSubstr("--model"));
-  const CliResult prompt = RunCli({"ask", "-m", "/nonexistent"});
-  ExpectOneErrorLine(prompt, 2);
-  EXPECT_THAT(prompt.err, HasSubstr("--prompt"));
+  ExpectRefused({"--no-such-flag"}, "--no-such-flag");
+  ExpectRefused({"ask", "-p", "What?"}, "--model");
+  ExpectRefused({"ask", "-m", "/nonexistent"}, "--prompt");
 }
 
 TEST(Usage, Score) {
   const std::vector<std::string> base = {"score", "-m", "/nonexistent", "-p", "What?"};
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), base.begin(), base.end());
-    const CliResult result = RunCli(flags);
-    ExpectOneErrorLine(result, 2);
-    EXPECT_THAT(result.err, HasSubstr(says));
+    ExpectRefused(flags, says);
   };
   expect({}, "--answer");
   expect({"--answer", ""}, "--answer");
@@ -248,9 +244,7 @@ TEST(Usage, Score) {
 TEST(Usage, Inspect) {
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), {"inspect", "-m", "/nonexistent"});
-    const CliResult result = RunCli(flags);
-    ExpectOneErrorLine(result, 2);
-    EXPECT_THAT(result.err, HasSubstr(says));
+    ExpectRefused(flags, says);
   };
   expect({"--frames-count", "8"}, "--height");
   expect({"--frames-count", "0", "--height", "28", "--width", "28"}, "--frames-count");
@@ -264,9 +258,7 @@ TEST(Usage, Inspect) {
 TEST(Usage, Bench) {
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), "bench");
-    const CliResult result = RunCli(flags);
-    ExpectOneErrorLine(result, 2);
-    EXPECT_THAT(result.err, HasSubstr(says));
+    ExpectRefused(flags, says);
   };
   expect({}, "--shape");
   expect({"-m", "/nonexistent", "--shape", "qwen2.5-vl-3b"}, "contradicts");
@@ -297,9 +289,7 @@ TEST(Usage, Bench) {
 TEST(Usage, Calibrate) {
   const auto expect = [&](std::vector<std::string> flags, int status, const std::string& says) {
     flags.insert(flags.begin(), "calibrate");
-    const CliResult result = RunCli(flags);
-    ExpectOneErrorLine(result, status);
-    EXPECT_THAT(result.err, HasSubstr(says));
+    ExpectRefused(flags, says, status);
   };
   const std::string out = ::testing::TempDir() + "p.json";
   expect({}, 2, "--model");
