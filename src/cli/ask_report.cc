@@ -7,9 +7,9 @@
 #include "cli/output.h"
 #include "engine/shared_prefill.h"
 #include "eval/frame_sheet.h"
+#include "eval/kept_tokens.h"
 #include "eval/metrics.h"
 #include "eval/report.h"
-#include "eval/runner.h"
 
 namespace purekv::cli {
 namespace {

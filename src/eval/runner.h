@@ -43,15 +43,6 @@ std::vector<DataProblem> RunEvaluation(std::shared_ptr<const Model> model, const
                                        const std::function<void(const EvalProgress&)>& on_progress,
                                        const std::atomic<bool>* cancel);
 
-// --- for the viewer of one question too ---
-
-// Sequence indices of the visual tokens, and of the evidence's. Throws Error when a cell is not in the layout.
-std::vector<int32_t> VisualTokens(const TokenLayout& layout);
-std::vector<int32_t> EvidenceTokens(const TokenLayout& layout, const EvalQuestion& question);
-
-// Base64 of [layers][KV heads] bit sets over the visual tokens (lowest bit first, each set padded to bytes).
-std::string KeptBits(const std::vector<std::vector<std::vector<int32_t>>>& kept, const std::vector<int32_t>& visual);
-
 // Metrics of an answer that need no model, and the score among them.
 void JudgeAnswer(const EvalQuestion& question, EvalResult* result);
 

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/file.h"
+#include "eval/kept_tokens.h"
 #include "eval/report.h"
-#include "eval/runner.h"
 #include "eval/summary.h"
 #include "purekv/error.h"
 #include "support/reference_model.h"
