@@ -118,6 +118,8 @@ def main():
     for name in engines:
         if name not in NAMES:
             parser.error(f"--engines {name}: must be one of {', '.join(NAMES)}")
+    if arguments.rounds == 0 and not arguments.samples.exists():
+        parser.error(f"--samples {arguments.samples}: no such file, and --rounds 0 measures nothing")
     for _ in range(arguments.rounds):
         for name in engines:
             with arguments.samples.open("a") as file:
