@@ -91,9 +91,8 @@ struct RopeProblem {
     Matrix<float> want(static_cast<int64_t>(rows.size()), x.cols());
     for (size_t i = 0; i < rows.size(); ++i) {
       const auto to = static_cast<int64_t>(i);
-      std::copy_n(x.Row(rows[i]), x.cols(), want.Row(to));
-      reference::ApplyRope(want.View().Rows(to, 1), heads, 128, cos.View().Rows(rows[i], 1),
-                           sin.View().Rows(rows[i], 1));
+      reference::ApplyRope(x.View().Rows(rows[i], 1), heads, 128, cos.View().Rows(rows[i], 1),
+                           sin.View().Rows(rows[i], 1), {want.Row(to), Dtype::kF32, 1, x.cols(), x.cols()});
     }
     Run();
     for (size_t i = 0; i < rows.size(); ++i) {

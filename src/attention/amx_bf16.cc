@@ -78,15 +78,9 @@ class TileProducts : public Tiles {
 
 }  // namespace
 
-const Bf16Kernel kAmxKernel = {CpuLevel::kAmxBf16,
-                               CopyKeys,
-                               PackValues,
-                               PackQueries,
-                               Attend<TileProducts>,
-                               AttendFinish<TileProducts>,
-                               AttendFewRowsAmx,
-                               Logits<TileProducts>,
-                               ColumnSums<TileProducts>};
+const Bf16Kernel kAmxKernel = {
+    CpuLevel::kAmxBf16,         CopyKeys,        PackValues,       PackQueries,          Attend<TileProducts>,
+    AttendFinish<TileProducts>, AttendWindowAmx, AttendFewRowsAmx, Logits<TileProducts>, ColumnSums<TileProducts>};
 
 }  // namespace purekv
 

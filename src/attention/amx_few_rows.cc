@@ -25,47 +25,55 @@ namespace {
 constexpr int64_t kLanesOfRows = 16;
 // Asks for the next block's keys and values, a few lines at a time between the products: a core holds some 48 requests
 // at once, memory answers after 200 to 400 ns, and asking for a block in one go left the memory idle in between (5 to 8
-// of the 17 GB/s that a plain read gets).
+// of the 17 GB/s that a plain read gets). Rows are asked for a quarter of a block apart in turns: four streams each of
+// keys and values, which the hardware sees and runs ahead of (19.3 to 21.8 GB/s; eight the same).
 class Ahead {
  public:
   Ahead(const KvHeadView& kv, int64_t head_dim, int64_t first, int64_t end)
-      : lines_per_row_((head_dim * 2 + 63) / 64), rows_(std::max<int64_t>(0, end - first)) {
+      : lines_per_row_((head_dim * 2 + 63) / 64),
+        rows_(std::max<int64_t>(0, end - first)),
+        stripe_rows_((rows_ + kStripes - 1) / kStripes) {
     keys_ = reinterpret_cast<const char*>(static_cast<const BF16*>(kv.keys) + first * kv.key_stride);
     values_ = reinterpret_cast<const char*>(static_cast<const BF16*>(kv.values) + first * kv.value_stride);
     key_bytes_ = kv.key_stride * 2;
     value_bytes_ = kv.value_stride * 2;
   }
   void Ask(int64_t rows) {
-    const int64_t end = std::min(row_ + rows, rows_);
-    for (; row_ < end; ++row_) {
+    const int64_t end = std::min(asked_ + rows, kStripes * stripe_rows_);
+    for (; asked_ < end; ++asked_) {
+      const int64_t row = asked_ % kStripes * stripe_rows_ + asked_ / kStripes;
+      if (row >= rows_) continue;
       for (int64_t line = 0; line < lines_per_row_; ++line) {
-        _mm_prefetch(keys_ + row_ * key_bytes_ + line * 64, _MM_HINT_T1);
-        _mm_prefetch(values_ + row_ * value_bytes_ + line * 64, _MM_HINT_T1);
+        _mm_prefetch(keys_ + row * key_bytes_ + line * 64, _MM_HINT_T1);
+        _mm_prefetch(values_ + row * value_bytes_ + line * 64, _MM_HINT_T1);
       }
     }
   }
 
  private:
+  static constexpr int64_t kStripes = 4;
+
   const char* keys_;
   const char* values_;
   int64_t key_bytes_;
   int64_t value_bytes_;
   int64_t lines_per_row_;
   int64_t rows_;
-  int64_t row_ = 0;
+  int64_t stripe_rows_;
+  int64_t asked_ = 0;
 };
 
 struct FewScratch {
   BF16* queries;   // [padded / 32][16 pairs][16 rows][2]
-  float* logits;   // [kBlockKeys][16]
+  float* logits;   // [kBf16FewBlockKeys][16]
   uint32_t* p;     // per 16 keys [2][16 rows][16 keys]: see FewSoftmax
-  BF16* entries;   // [kBlockKeys][padded]: keys or values that cannot be read in place
+  BF16* entries;   // [kBf16FewBlockKeys][padded]: keys or values that cannot be read in place
   float* outputs;  // [padded / 32][2][16 rows][16]: even elements, odd elements
 
   FewScratch(char* memory, int64_t padded) {
     logits = reinterpret_cast<float*>(memory);
-    p = reinterpret_cast<uint32_t*>(logits + kBlockKeys * kLanesOfRows);
-    outputs = reinterpret_cast<float*>(p + 2 * kBlockKeys * kLanesOfRows);
+    p = reinterpret_cast<uint32_t*>(logits + kBf16FewBlockKeys * kLanesOfRows);
+    outputs = reinterpret_cast<float*>(p + 2 * kBf16FewBlockKeys * kLanesOfRows);
     queries = reinterpret_cast<BF16*>(outputs + kLanesOfRows * padded);
     entries = queries + kLanesOfRows * padded;
   }
@@ -230,11 +238,12 @@ void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char
   const int64_t rows = tile.rows();
   const int64_t padded = PaddedHeadDim(tile.head_dim);
   const FewScratch scratch(memory, padded);
+  const size_t size = DtypeSize(tile.q_dtype);
   for (int64_t d = 0; d < padded; d += 32) {
     __m512i t[16];
     for (int64_t r = 0; r < 16; ++r) {
-      t[r] = r < rows ? LoadPairs(tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.head_dim + d,
-                                  Dtype::kF32, tile.head_dim - d)
+      t[r] = r < rows ? LoadPairs(static_cast<const char*>(tile.Query(r)) + static_cast<size_t>(d) * size, tile.q_dtype,
+                                  tile.head_dim - d)
                       : _mm512_setzero_si512();
     }
     Transpose(t);
@@ -251,9 +260,9 @@ void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char
     return std::min(limit, tile.key_end);
   };
   const int64_t key_end = limit_of(rows - 1);
-  for (int64_t block = tile.key_begin; block < key_end; block += kBlockKeys) {
-    const int64_t count = std::min(kBlockKeys, key_end - block);
-    Ahead ahead(tile.kv, tile.head_dim, block + count, std::min(block + 2 * kBlockKeys, key_end));
+  for (int64_t block = tile.key_begin; block < key_end; block += kBf16FewBlockKeys) {
+    const int64_t count = std::min(kBf16FewBlockKeys, key_end - block);
+    Ahead ahead(tile.kv, tile.head_dim, block + count, std::min(block + 2 * kBf16FewBlockKeys, key_end));
     const int64_t tiles_of_keys = (count + 15) / 16;
     const TileRows keys =
         WholeTiles(tile.kv.keys, tile.kv.key_stride, block, count, tile.head_dim, padded, scratch.entries);

@@ -47,11 +47,19 @@ void Attention(const AttentionArgs& args);
 void AddToDenominator(AnyMatrixView out, int64_t heads, const float* lse, double n);
 
 // Attention inside consecutive segments: rows [cu_segments[s], cu_segments[s+1]) see exactly one another (vision
-// windows, frames). q, k, v [rows, heads * head_dim] f32; cu_segments ascending from 0 to rows; out as above. Products
-// of bf16 where `out` is bf16 and the CPU level has them, else in f32.
-void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
-                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out,
-                      AttentionWorkspace* workspace = nullptr);
+// windows, frames).
+struct SegmentAttentionArgs {
+  AnyMatrixView q, k, v;  // [rows, heads * head_dim], one format, f32 or bf16; rotated, q not scaled
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  float scale = 0;                       // usually head_dim^-0.5
+  std::span<const int64_t> cu_segments;  // ascending from 0 to rows
+  AnyMatrixView out;                     // [rows, heads * head_dim], f32 or bf16, written
+  AttentionWorkspace* workspace = nullptr;
+};
+
+// Products of bf16 where the rows or `out` are bf16 and the CPU level has them, else in f32.
+void SegmentAttention(const SegmentAttentionArgs& args);
 
 // What runs: "amx_bf16", "avx512_bf16", "highway AVX2", "reference" ... for bf16 or f32 keys.
 std::string AttentionImplementation(bool bf16);

@@ -83,8 +83,8 @@ class Vectors {
 }  // namespace
 
 const Bf16Kernel kAvx512Bf16Kernel = {
-    CpuLevel::kAvx512Bf16, CopyKeys, PackValues,      PackQueries,        Attend<Vectors>,
-    AttendFinish<Vectors>, nullptr,  Logits<Vectors>, ColumnSums<Vectors>};
+    CpuLevel::kAvx512Bf16, CopyKeys, PackValues, PackQueries,     Attend<Vectors>,
+    AttendFinish<Vectors>, nullptr,  nullptr,    Logits<Vectors>, ColumnSums<Vectors>};
 
 }  // namespace purekv
 

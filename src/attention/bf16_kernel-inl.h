@@ -1,7 +1,6 @@
 // The part that the bf16 kernels share: packing, softmax, the loop over blocks. Included inside a region compiled for
 // AVX512-BF16, after <immintrin.h>; `Products` (how S^T and O^T are multiplied) is the including file's.
 
-constexpr int64_t kBlockKeys = 128;  // keys between two looks at the maxima
 constexpr int64_t kPanelWidth = 32;  // queries side by side: two vectors, two tiles
 constexpr float kMasked = -1e30F;    // instead of -infinity: exp2 of it minus anything is 0, never NaN
 constexpr float kNothingSeen = -0.9e30F;
@@ -103,24 +102,18 @@ inline void PackValues(const void* values, Dtype dtype, int64_t stride, int64_t 
 inline void PackQueries(const AttentionTile& tile, BF16* panels) {
   const int64_t rows = tile.rows();
   const int64_t padded = PaddedHeadDim(tile.head_dim);
+  const size_t size = DtypeSize(tile.q_dtype);
   for (int64_t first = 0; first < rows; first += 16) {
     BF16* panel = panels + first / kPanelWidth * kPanelWidth * padded + first % kPanelWidth / 16 * 512;
-    const float* row[16];
+    const char* row[16];
     for (int64_t i = 0; i < 16; ++i) {
-      const int64_t r = first + i;
-      row[i] = r < rows ? tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.head_dim : nullptr;
+      row[i] = first + i < rows ? static_cast<const char*>(tile.Query(first + i)) : nullptr;
     }
     for (int64_t d = 0; d < padded; d += 32) {
       __m512i t[16];
       for (int64_t i = 0; i < 16; ++i) {
-        if (row[i] == nullptr) {
-          t[i] = _mm512_setzero_si512();
-          continue;
-        }
-        const int64_t n = tile.head_dim - d;
-        const __m512 low = _mm512_maskz_loadu_ps(LaneMask(n), row[i] + d);
-        const __m512 high = _mm512_maskz_loadu_ps(LaneMask(n - 16), row[i] + d + 16);
-        t[i] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+        t[i] = row[i] == nullptr ? _mm512_setzero_si512()
+                                 : LoadPairs(row[i] + static_cast<size_t>(d) * size, tile.q_dtype, tile.head_dim - d);
       }
       Transpose(t);
       for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(panel + d / 32 * 1024 + i * 32, t[i]);
@@ -251,14 +244,14 @@ struct Scratch {
   float* outputs;  // per panel [padded head_dim][32]
   float* m;
   float* l;
-  float* logits;  // [kBlockKeys][32]
-  BF16* p;        // [kBlockKeys / 2][32][2]
+  float* logits;  // [kBf16BlockKeys][32]
+  BF16* p;        // [kBf16BlockKeys / 2][32][2]
 
   Scratch(char* memory, int64_t rows, int64_t padded) {
     const int64_t padded_rows = PanelRows(rows);
     logits = reinterpret_cast<float*>(memory);
-    p = reinterpret_cast<BF16*>(logits + kBlockKeys * kPanelWidth);
-    m = reinterpret_cast<float*>(p + kBlockKeys * kPanelWidth);
+    p = reinterpret_cast<BF16*>(logits + kBf16BlockKeys * kPanelWidth);
+    m = reinterpret_cast<float*>(p + kBf16BlockKeys * kPanelWidth);
     l = m + padded_rows;
     outputs = l + padded_rows;
     queries = reinterpret_cast<BF16*>(outputs + padded_rows * padded);
@@ -270,7 +263,7 @@ struct Scratch {
 // without this, half of the time went by waiting.
 inline void PrefetchBlock(const PreparedHead& kv, int64_t block, int64_t key_end, int64_t padded, int64_t part,
                           int64_t parts) {
-  const int64_t keys = std::min(kBlockKeys, key_end - block);
+  const int64_t keys = std::min(kBf16BlockKeys, key_end - block);
   if (keys <= 0) return;
   const auto row_bytes = padded * static_cast<int64_t>(sizeof(BF16));
   const int64_t whole = kv.tail != nullptr ? kv.length / kKeyGroup * kKeyGroup : kv.length;
@@ -300,12 +293,12 @@ void AttendPanels(const AttentionTile& tile, const PreparedHead& kv, const Scrat
   const auto begin_of = [&](int64_t r) { return tile.begin(std::min(r, rows - 1) / tile.group); };
   const int64_t key_end = limit_of(rows - 1);
   const int64_t key_begin = std::max(tile.key_begin, begin_of(0) / kKeyGroup * kKeyGroup);
-  for (int64_t block = key_begin; block < key_end; block += kBlockKeys) {
+  for (int64_t block = key_begin; block < key_end; block += kBf16BlockKeys) {
     for (int64_t first = 0; first < rows; first += kPanelWidth) {
-      PrefetchBlock(kv, block + kBlockKeys, key_end, padded, first / kPanelWidth, PanelRows(rows) / kPanelWidth);
+      PrefetchBlock(kv, block + kBf16BlockKeys, key_end, padded, first / kPanelWidth, PanelRows(rows) / kPanelWidth);
       const int64_t highest = limit_of(first + kPanelWidth - 1);
       if (highest <= block) continue;
-      const int64_t groups = (std::min(kBlockKeys, highest - block) + kKeyGroup - 1) / kKeyGroup;
+      const int64_t groups = (std::min(kBf16BlockKeys, highest - block) + kKeyGroup - 1) / kKeyGroup;
       const int64_t keys = groups * kKeyGroup;
       if (begin_of(first) >= block + keys) continue;
       const bool begins_here = begin_of(first + kPanelWidth - 1) > block;
@@ -382,14 +375,14 @@ template <class Products>
 void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
   const Products products;
   const int64_t padded = PaddedHeadDim(tile.head_dim);
-  float* logits = reinterpret_cast<float*>(memory);    // [kBlockKeys][32]
-  float* columns = logits + kBlockKeys * kPanelWidth;  // [planes][kBlockKeys][16]
+  float* logits = reinterpret_cast<float*>(memory);        // [kBf16BlockKeys][32]
+  float* columns = logits + kBf16BlockKeys * kPanelWidth;  // [planes][kBf16BlockKeys][16]
   const int64_t width = tile.panels * kPanelWidth;
   const __m512 units = _mm512_set1_ps(tile.scale * kLog2E);
-  for (int64_t block = tile.key_begin; block < tile.key_end; block += kBlockKeys) {
-    const int64_t groups = (std::min(kBlockKeys, tile.key_end - block) + kKeyGroup - 1) / kKeyGroup;
+  for (int64_t block = tile.key_begin; block < tile.key_end; block += kBf16BlockKeys) {
+    const int64_t groups = (std::min(kBf16BlockKeys, tile.key_end - block) + kKeyGroup - 1) / kKeyGroup;
     const int64_t keys = groups * kKeyGroup;
-    std::memset(columns, 0, static_cast<size_t>(tile.planes * kBlockKeys * 16) * sizeof(float));
+    std::memset(columns, 0, static_cast<size_t>(tile.planes * kBf16BlockKeys * 16) * sizeof(float));
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
       const int32_t* limits = tile.limits + panel * kPanelWidth;
       int32_t lowest = limits[0];
@@ -424,7 +417,7 @@ void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
         const __m512 p1 = Exp2(_mm512_fmsub_ps(_mm512_loadu_ps(logits + k * kPanelWidth + 16), units, l1));
         for (int64_t plane = 0; plane < tile.planes; ++plane) {
           const float* w = tile.weights + plane * width + panel * kPanelWidth;
-          float* column = columns + (plane * kBlockKeys + k) * 16;
+          float* column = columns + (plane * kBf16BlockKeys + k) * 16;
           __m512 sum = _mm512_fmadd_ps(p0, _mm512_loadu_ps(w), _mm512_loadu_ps(column));
           sum = _mm512_fmadd_ps(p1, _mm512_loadu_ps(w + 16), sum);
           _mm512_storeu_ps(column, sum);
@@ -433,7 +426,7 @@ void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
     }
     for (int64_t plane = 0; plane < tile.planes; ++plane) {
       for (int64_t k = 0; k < std::min(keys, tile.key_end - block); ++k) {
-        const float* column = columns + (plane * kBlockKeys + k) * 16;
+        const float* column = columns + (plane * kBf16BlockKeys + k) * 16;
         sums[plane][block + k] += static_cast<double>(_mm512_reduce_add_ps(_mm512_loadu_ps(column)));
       }
     }

@@ -71,20 +71,23 @@ void Fill(const Bf16Kernel& kernel, const KvHeadView& head, int64_t head_dim, bo
 }  // namespace
 
 int64_t Bf16ScratchBytes(int64_t rows, int64_t head_dim) {
-  constexpr int64_t kBlock = 128;
   const int64_t padded_rows = PanelRows(rows);
-  return kBlock * 32 * 6 + padded_rows * 8 + padded_rows * PaddedHeadDim(head_dim) * 6;
+  return kBf16BlockKeys * 32 * 6 + padded_rows * 8 + padded_rows * PaddedHeadDim(head_dim) * 6;
 }
 
 int64_t Bf16ColumnScratchBytes(int64_t planes) {
-  constexpr int64_t kBlock = 128;
-  return kBlock * (32 + planes * 16) * static_cast<int64_t>(sizeof(float));
+  return kBf16BlockKeys * (32 + planes * 16) * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t FewRowsScratchBytes(int64_t head_dim) {
-  constexpr int64_t kBlock = 128;
   const int64_t padded = PaddedHeadDim(head_dim);
-  return kBlock * 16 * 12 + 16 * padded * 6 + kBlock * padded * 2;
+  return kBf16FewBlockKeys * 16 * 12 + 16 * padded * 6 + kBf16FewBlockKeys * padded * 2;
+}
+
+int64_t WindowScratchBytes(int64_t keys, int64_t head_dim) {
+  const int64_t padded_keys = Groups(keys) * kKeyGroup;
+  const int64_t padded = PaddedHeadDim(head_dim);
+  return padded_keys * padded * 4 + 16 * (padded * 6 + padded_keys * 6);
 }
 
 const Bf16Kernel* ChooseBf16Kernel() {

@@ -21,6 +21,9 @@ namespace purekv {
 // Wider heads go to the f32 kernels.
 constexpr int64_t kWidestBf16Head = 256;
 
+// Keys between two looks at the maxima. 256 instead of 128: 5 % off frames of 1024 rows.
+constexpr int64_t kBf16BlockKeys = 256;
+
 // Keys per group: the depth of one product of bf16 pairs; packed values come in groups.
 constexpr int64_t kKeyGroup = 32;
 
@@ -61,6 +64,50 @@ struct ColumnTile {
   int64_t key_end = 0;
 };
 
+// Pieces of memory that will be needed next, asked for a few cache lines at a time between other work: a core holds a
+// dozen and a half of its own requests, and memory answers after 100 to 400 ns.
+class NextRows {
+ public:
+  NextRows() = default;
+  // Rows of `bytes` each, of four matrices in turns, the last of which will be written: without asking for those too, a
+  // window waited for its stores.
+  struct Part {
+    const char* first = nullptr;
+    int64_t stride = 0;  // bytes
+  };
+  NextRows(const Part (&parts)[4], int64_t rows, int64_t bytes) : rows_(rows), bytes_(bytes) {
+    for (int i = 0; i < 4; ++i) parts_[i] = parts[i];
+    if (rows > 0) Begin();
+  }
+  void Ask(int64_t lines) {
+    for (; lines > 0 && rows_ > 0; --lines) {
+      if (part_ == 3)
+        __builtin_prefetch(at_, 1);
+      else
+        __builtin_prefetch(at_);
+      at_ += 64;
+      if (at_ < end_) continue;
+      parts_[part_].first += parts_[part_].stride;
+      part_ = (part_ + 1) % 4;
+      rows_ -= part_ == 0 ? 1 : 0;
+      Begin();
+    }
+  }
+
+ private:
+  void Begin() {
+    at_ = parts_[part_].first;
+    end_ = at_ + bytes_;
+  }
+
+  Part parts_[4];
+  int64_t rows_ = 0;
+  int64_t bytes_ = 0;
+  int part_ = 0;
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+};
+
 struct Bf16Kernel {
   CpuLevel level;
   // Up to 32 rows of keys (f32 or bf16) as one group: bf16 rows of padded head_dim.
@@ -75,6 +122,9 @@ struct Bf16Kernel {
   void (*attend)(const AttentionTile& tile, const PreparedHead& kv, const PartialState& state, char* scratch);
   // The same, straight to the output: a state written and read again cost 15 % of a prefill of 4096 tokens.
   void (*attend_finish)(const AttentionTile& tile, const PreparedHead& kv, const TileOutput& output, char* scratch);
+  // All rows of one head (group 1) over all keys of a short segment, queries, keys and values bf16; to `out` [q_rows,
+  // head_dim], f32 or bf16. Scratch of WindowScratchBytes, 64-byte aligned. Null: attend_finish does better.
+  void (*attend_window)(const AttentionTile& tile, const AnyMatrixView& out, NextRows& next, char* scratch);
   // Up to 16 rows of bf16 keys and values, read in place; any key range. Scratch of FewRowsScratchBytes. Null: the f32
   // kernel for few rows does better.
   void (*attend_few)(const AttentionTile& tile, const PartialState& state, char* scratch);
@@ -93,13 +143,16 @@ constexpr int64_t PanelRows(int64_t rows) {
 int64_t Bf16ScratchBytes(int64_t rows, int64_t head_dim);
 int64_t Bf16ColumnScratchBytes(int64_t planes);
 constexpr int64_t kBf16FewRows = 16;
+constexpr int64_t kBf16FewBlockKeys = 128;
 int64_t FewRowsScratchBytes(int64_t head_dim);
+int64_t WindowScratchBytes(int64_t keys, int64_t head_dim);
 
 // The best one at the CPU level in use; null below avx512_bf16 and on other architectures.
 const Bf16Kernel* ChooseBf16Kernel();
 extern const Bf16Kernel kAmxKernel;
 extern const Bf16Kernel kAvx512Bf16Kernel;
 
+void AttendWindowAmx(const AttentionTile& tile, const AnyMatrixView& out, NextRows& next, char* scratch);
 void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char* scratch);
 
 // Heads prepared for `kernel`; threads share the work.

@@ -170,7 +170,7 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
   std::fill_n(m, width, -std::numeric_limits<float>::infinity());
   std::fill_n(l, width, 0.0f);
   for (int64_t r = 0; r < rows; ++r) {
-    const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * head_dim;
+    const float* q = static_cast<const float*>(tile.Query(r));
     for (int64_t d = 0; d < head_dim; ++d) queries[r * padded_dim + d] = q[d] * tile.scale;
   }
   const auto limit_of = [&](int64_t r) {

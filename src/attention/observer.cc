@@ -104,7 +104,7 @@ void SumBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args) {
     const int64_t head = task / parts;
     const int64_t first = task % parts * kPackRows;
     AttentionTile tile = GroupTile(args, head);
-    tile.q += first * tile.q_stride;
+    tile.q = tile.Query(first * group);
     tile.q_rows = std::min(kPackRows, args.q.rows - first);
     kernel.pack_queries(tile, queries.Row(head) + first * group * PaddedHeadDim(args.head_dim));
     if (first > 0) return;

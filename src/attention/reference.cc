@@ -150,18 +150,27 @@ void ColumnSums(const ColumnSumsArgs& args) {
   }
 }
 
-void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
-                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out) {
+void SegmentAttention(const SegmentAttentionArgs& args) {
   std::vector<double> values;
-  for (size_t s = 0; s + 1 < cu_segments.size(); ++s) {
-    const int64_t begin = cu_segments[s];
-    const int64_t length = cu_segments[s + 1] - begin;
+  std::vector<float> query(static_cast<size_t>(args.head_dim));
+  for (size_t s = 0; s + 1 < args.cu_segments.size(); ++s) {
+    const int64_t begin = args.cu_segments[s];
+    const int64_t length = args.cu_segments[s + 1] - begin;
     for (int64_t i = begin; i < begin + length; ++i) {
-      for (int64_t h = 0; h < heads; ++h) {
-        const int64_t column = h * head_dim;
-        const KvHeadView kv{k.Row(begin) + column, v.Row(begin) + column, length, k.stride, v.stride, Dtype::kF32};
-        AttendRow(q.Row(i) + column, kv, length, head_dim, static_cast<double>(scale), values);
-        StoreRow(values, out, i, column);
+      for (int64_t h = 0; h < args.heads; ++h) {
+        const int64_t column = h * args.head_dim;
+        const KvHeadView kv{args.k.Rows(begin, length).Cols(column, args.head_dim).data,
+                            args.v.Rows(begin, length).Cols(column, args.head_dim).data,
+                            length,
+                            args.k.stride,
+                            args.v.stride,
+                            args.k.dtype};
+        for (int64_t d = 0; d < args.head_dim; ++d) {
+          query[static_cast<size_t>(d)] =
+              static_cast<float>(At(args.q.data, args.q.dtype, i * args.q.stride + column + d));
+        }
+        AttendRow(query.data(), kv, length, args.head_dim, static_cast<double>(args.scale), values);
+        StoreRow(values, args.out, i, column);
       }
     }
   }

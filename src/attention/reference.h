@@ -9,8 +9,7 @@
 namespace purekv::reference {
 
 void Attention(const AttentionArgs& args);
-void SegmentAttention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v, int64_t heads,
-                      int64_t head_dim, float scale, std::span<const int64_t> cu_segments, AnyMatrixView out);
+void SegmentAttention(const SegmentAttentionArgs& args);
 void ColumnSums(const ColumnSumsArgs& args);
 void SparseAttention(const SparseAttentionArgs& args, const SparsePlan& plan);
 

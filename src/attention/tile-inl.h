@@ -175,11 +175,9 @@ HWY_INLINE void PackQueries(const AttentionTile& tile, int64_t first, int64_t co
     }
     const int64_t r = first + c;
     if (c + kRowsAhead < count) {
-      const int64_t next = r + kRowsAhead;
-      PrefetchRow(tile.q + next / tile.group * tile.q_stride + next % tile.group * tile.head_dim,
-                  static_cast<size_t>(tile.head_dim) * 4);
+      PrefetchRow(tile.Query(r + kRowsAhead), static_cast<size_t>(tile.head_dim) * 4);
     }
-    const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.head_dim;
+    const float* q = static_cast<const float*>(tile.Query(r));
     for (int64_t d = 0; d < tile.head_dim; ++d) to[d * width + c] = q[d] * tile.scale;
   }
 }

@@ -11,8 +11,9 @@ namespace purekv {
 // Rows of the tile: every query head of one KV head's group at `q_rows` consecutive query rows; row r is head r % group
 // at query row r / group, so that one read of the keys and values serves the whole group.
 struct AttentionTile {
-  const float* q = nullptr;  // first query row, first head of the group: [q_rows, group * head_dim]
-  int64_t q_stride = 0;      // elements between query rows
+  const void* q = nullptr;  // first query row, first head of the group: [q_rows, group * head_dim], f32 or bf16
+  Dtype q_dtype = Dtype::kF32;
+  int64_t q_stride = 0;  // elements between query rows
   int64_t q_rows = 0;
   int64_t group = 0;
   int64_t head_dim = 0;
@@ -29,6 +30,11 @@ struct AttentionTile {
   const int32_t* ends = nullptr;
 
   int64_t rows() const { return q_rows * group; }
+  // Row r of the tile, head_dim elements.
+  const void* Query(int64_t r) const {
+    return static_cast<const char*>(q) +
+           static_cast<size_t>(r / group * q_stride + r % group * head_dim) * DtypeSize(q_dtype);
+  }
   // Keys [begin(i), limit(i)) are what query row i sees of the range; both never fall with i.
   int64_t begin(int64_t i) const { return begins != nullptr ? begins[i] : 0; }
   int64_t limit(int64_t i) const { return ends != nullptr ? ends[i] : first_limit + i * limit_step; }
@@ -48,7 +54,7 @@ constexpr int64_t kWidestPanel = 64;
 // Floats of scratch memory AttendTile needs: about 290 KB at 128 rows and head 128, whatever the number of keys.
 int64_t TileScratchFloats(int64_t rows, int64_t head_dim);
 
-// state = softmax state of the tile's rows over its keys. `scratch` is 64-byte aligned.
+// state = softmax state of the tile's rows over its keys. f32 queries. `scratch` is 64-byte aligned.
 void AttendTile(const AttentionTile& tile, const PartialState& state, float* scratch);
 
 }  // namespace purekv

@@ -21,6 +21,9 @@ struct AnyMatrixView {
     return {static_cast<char*>(data) + static_cast<size_t>(first * stride) * DtypeSize(dtype), dtype, count, cols,
             stride};
   }
+  AnyMatrixView Cols(int64_t first, int64_t count) const {
+    return {static_cast<char*>(data) + static_cast<size_t>(first) * DtypeSize(dtype), dtype, rows, count, stride};
+  }
 };
 
 // Owner of an AnyMatrixView. Uninitialised.

@@ -31,6 +31,9 @@ void GatedActivate(Activation activation, MatrixView<const float> gate, MatrixVi
 // x [n, heads * head_dim]; cos, sin [n, rotary/2] with rotary <= head_dim; dims beyond `rotary` of each head stay.
 void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
                MatrixView<const float> sin);
+// The same into other memory: out [n, heads * head_dim], f32 or bf16 (rounded once).
+void ApplyRope(MatrixView<const float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
+               MatrixView<const float> sin, AnyMatrixView out);
 
 // cos = cosine, sin = sine of the angles (radians), absolute error below 3e-7. angles, cos, sin [n, d]; angles may be
 // the same memory as cos or sin.

@@ -110,18 +110,18 @@ void GatedActivate(Activation activation, MatrixView<const float> gate, MatrixVi
   }
 }
 
-void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
-               MatrixView<const float> sin) {
+void ApplyRope(MatrixView<const float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
+               MatrixView<const float> sin, AnyMatrixView out) {
   for (int64_t r = 0; r < x.rows; ++r) {
     for (int64_t h = 0; h < heads; ++h) {
-      float* head = x.Row(r) + h * head_dim;
-      for (int64_t i = 0; i < cos.cols; ++i) {
-        const auto a = static_cast<double>(head[i]);
-        const auto b = static_cast<double>(head[i + head_dim / 2]);
-        const auto c = static_cast<double>(cos.Row(r)[i]);
-        const auto s = static_cast<double>(sin.Row(r)[i]);
-        head[i] = static_cast<float>(a * c - b * s);
-        head[i + head_dim / 2] = static_cast<float>(b * c + a * s);
+      for (int64_t i = 0; i < head_dim / 2; ++i) {
+        const int64_t at = h * head_dim + i;
+        const auto a = static_cast<double>(x.Row(r)[at]);
+        const auto b = static_cast<double>(x.Row(r)[at + head_dim / 2]);
+        const auto c = i < cos.cols ? static_cast<double>(cos.Row(r)[i]) : 1.0;
+        const auto s = i < cos.cols ? static_cast<double>(sin.Row(r)[i]) : 0.0;
+        Store(out, r, at, a * c - b * s);
+        Store(out, r, at + head_dim / 2, b * c + a * s);
       }
     }
   }

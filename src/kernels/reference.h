@@ -20,8 +20,8 @@ void LayerNorm(MatrixView<const float> x, std::span<const float> weight, std::sp
 double Activate(Activation activation, double x);
 void Activate(Activation activation, MatrixView<const float> x, AnyMatrixView out);
 void GatedActivate(Activation activation, MatrixView<const float> gate, MatrixView<const float> up, AnyMatrixView out);
-void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
-               MatrixView<const float> sin);
+void ApplyRope(MatrixView<const float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
+               MatrixView<const float> sin, AnyMatrixView out);
 void CosSin(MatrixView<const float> angles, MatrixView<float> cos, MatrixView<float> sin);
 void Convert(MatrixView<const float> x, AnyMatrixView out);
 void ToFloats(const void* data, Dtype dtype, int64_t count, float* out);

@@ -1,4 +1,4 @@
-// ApplyRope: rotate-half rotary embedding in place. CosSin: its angles.
+// ApplyRope: rotate-half rotary embedding. CosSin: its angles.
 #include "base/threads.h"
 #include "kernels/elementwise.h"
 #include "kernels/reference.h"
@@ -21,31 +21,59 @@ namespace HWY_NAMESPACE {
 
 // The pair of halves of one head: (a, b) -> (a cos - b sin, b cos + a sin). Vector and scalar forms use the same
 // operations (one product, one fused product), so that a value does not depend on where in the row it stands.
-HWY_INLINE void RotateHead(float* a, float* b, const float* cos, const float* sin, int64_t half) {
-  for (int64_t i = 0; i < half; i += kLanes) {
-    const int64_t n = HWY_MIN(kLanes, half - i);
+template <class T>
+HWY_INLINE void RotateHead(const float* x, const float* cos, const float* sin, int64_t angles, int64_t half, T* out) {
+  for (int64_t i = 0; i < angles; i += kLanes) {
+    const int64_t n = HWY_MIN(kLanes, angles - i);
     const FloatVec c = LoadAt(cos, i, n);
     const FloatVec s = LoadAt(sin, i, n);
-    const FloatVec x = LoadAt(a, i, n);
-    const FloatVec y = LoadAt(b, i, n);
-    const FloatVec first = hn::NegMulAdd(y, s, hn::Mul(x, c));
-    const FloatVec second = hn::MulAdd(x, s, hn::Mul(y, c));
+    const FloatVec a = LoadAt(x, i, n);
+    const FloatVec b = LoadAt(x + half, i, n);
+    const FloatVec first = hn::NegMulAdd(b, s, hn::Mul(a, c));
+    const FloatVec second = hn::MulAdd(a, s, hn::Mul(b, c));
     if (n == kLanes) {
-      StoreVec(first, a + i);
-      StoreVec(second, b + i);
+      StoreVec(first, out + i);
+      StoreVec(second, out + half + i);
     } else {
-      StorePart(first, a + i, n);
-      StorePart(second, b + i, n);
+      StorePart(first, out + i, n);
+      StorePart(second, out + half + i, n);
+    }
+  }
+}
+
+template <class T>
+HWY_INLINE void CopyPart(const float* x, int64_t begin, int64_t end, T* out) {
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int64_t n = HWY_MIN(kLanes, end - i);
+    const FloatVec v = LoadAt(x, i, n);
+    if (n == kLanes) {
+      StoreVec(v, out + i);
+    } else {
+      StorePart(v, out + i, n);
+    }
+  }
+}
+
+template <class T>
+void RopeRowsAs(const RopeArgs& args, int64_t begin, int64_t end) {
+  const int64_t half = args.head_dim / 2;
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const float* x = args.x.Row(r) + h * args.head_dim;
+      T* out = OutRow<T>(args.out, r) + h * args.head_dim;
+      RotateHead(x, args.cos.Row(r), args.sin.Row(r), args.cos.cols, half, out);
+      if (static_cast<const void*>(x) == out || args.cos.cols == half) continue;
+      CopyPart(x, args.cos.cols, half, out);
+      CopyPart(x, half + args.cos.cols, args.head_dim, out);
     }
   }
 }
 
 void RopeRows(const RopeArgs& args, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    for (int64_t h = 0; h < args.heads; ++h) {
-      float* head = args.x.Row(r) + h * args.head_dim;
-      RotateHead(head, head + args.head_dim / 2, args.cos.Row(r), args.sin.Row(r), args.cos.cols);
-    }
+  if (args.out.dtype == Dtype::kF32) {
+    RopeRowsAs<float>(args, begin, end);
+  } else {
+    RopeRowsAs<BF16>(args, begin, end);
   }
 }
 
@@ -97,13 +125,19 @@ HWY_EXPORT(CosSinRows);
 
 void ApplyRope(MatrixView<float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
                MatrixView<const float> sin) {
+  ApplyRope(x, heads, head_dim, cos, sin, {x.data, Dtype::kF32, x.rows, x.cols, x.stride});
+}
+
+void ApplyRope(MatrixView<const float> x, int64_t heads, int64_t head_dim, MatrixView<const float> cos,
+               MatrixView<const float> sin, AnyMatrixView out) {
   PUREKV_CHECK(head_dim % 2 == 0 && x.cols == heads * head_dim, x.cols, " columns, ", heads, " heads of ", head_dim);
   PUREKV_CHECK(cos.rows == x.rows && sin.rows == x.rows, cos.rows, " and ", sin.rows, " rows of angles for ", x.rows);
   PUREKV_CHECK(cos.cols == sin.cols && 2 * cos.cols <= head_dim, cos.cols, " and ", sin.cols, " angles, head ",
                head_dim);
-  if (Cpu() == CpuLevel::kReference) return reference::ApplyRope(x, heads, head_dim, cos, sin);
+  CheckRows(x, out);
+  if (Cpu() == CpuLevel::kReference) return reference::ApplyRope(x, heads, head_dim, cos, sin, out);
   UseCpuLevel();
-  const RopeArgs args{x, heads, head_dim, cos, sin};
+  const RopeArgs args{x, heads, head_dim, cos, sin, out};
   ParallelForRanges(x.rows, RowGrain(x.cols), [&args](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(RopeRows)(args, begin, end);
   });

@@ -28,11 +28,12 @@ struct ActivateArgs {
 };
 
 struct RopeArgs {
-  MatrixView<float> x;
+  MatrixView<const float> x;
   int64_t heads = 0;
   int64_t head_dim = 0;
   MatrixView<const float> cos;
   MatrixView<const float> sin;
+  AnyMatrixView out;  // may be x itself
 };
 
 struct CosSinArgs {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "attention/attention.h"
 #include "base/error.h"
@@ -14,8 +15,10 @@
 namespace purekv {
 namespace {
 
-constexpr float kNormEps = 1e-6F;           // fixed in the published code, not in the config
-constexpr int64_t kFeedForwardRows = 1024;  // rows of the wide feed-forward layer held at a time
+constexpr float kNormEps = 1e-6F;  // fixed in the published code, not in the config
+// Rows that pass through a whole block together, where attention lets them: what one step writes is still in the
+// caches when the next reads it.
+constexpr int64_t kBlockRows = 1024;
 
 using Names = std::vector<std::string>;
 
@@ -130,13 +133,32 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
   merger_out_ = read({"visual.merger.mlp.2"});
 }
 
-// Rows are in window order.
+// Consecutive rows that attend to no others: whole segments, as many as kBlockRows hold, at least one.
+struct QwenVisionTower::RowGroup {
+  int64_t begin = 0;
+  int64_t rows = 0;
+  std::vector<int64_t> segments;  // cumulative, from 0
+};
+
+std::vector<QwenVisionTower::RowGroup> QwenVisionTower::GroupRows(std::span<const int64_t> segments) {
+  std::vector<RowGroup> groups;
+  for (size_t s = 0; s + 1 < segments.size(); ++s) {
+    const int64_t length = segments[s + 1] - segments[s];
+    if (groups.empty() || groups.back().rows + length > kBlockRows) groups.push_back({segments[s], 0, {0}});
+    groups.back().rows += length;
+    groups.back().segments.push_back(groups.back().rows);
+  }
+  return groups;
+}
+
+// Of one group of rows; x, cos and sin: of all, in window order.
 struct QwenVisionTower::Scratch {
-  Matrix<float> x;         // [rows, hidden]
-  AnyMatrix normed;        // [rows, hidden], compute dtype; attention's output too
-  Matrix<float> qkv;       // [rows, 3 * hidden]
-  Matrix<float> cos, sin;  // [rows, head_dim / 2]
-  AnyMatrix activated;     // [kFeedForwardRows, intermediate]
+  Matrix<float> x;          // [rows, hidden]
+  Matrix<float> cos, sin;   // [rows, head_dim / 2]
+  AnyMatrix normed;         // [group, hidden], compute dtype; attention's output too
+  AnyMatrix qkv;            // [group, 3 * hidden], compute dtype
+  Matrix<float> qkv_block;  // [kBlockRows, 3 * hidden] of it, as the product makes them; bf16 only
+  AnyMatrix activated;      // [kBlockRows, intermediate]
   AttentionWorkspace attention;
 };
 
@@ -159,13 +181,22 @@ bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, 
   PUREKV_CHECK(out.rows == rows / unit_rows && out.cols == config_.out_hidden, out.rows, " x ", out.cols);
   const WindowPlan plan = PlanWindows(grid, config_);
 
+  const std::vector<RowGroup> windows = GroupRows(plan.windows);
+  const std::vector<RowGroup> slices = GroupRows(plan.slices);
+  int64_t group_rows = 0;
+  for (const auto* groups : {&windows, &slices}) {
+    for (const RowGroup& group : *groups) group_rows = std::max(group_rows, group.rows);
+  }
+
   Scratch scratch;
+  const int64_t block_rows = std::min(rows, kBlockRows);
   scratch.x = Matrix<float>(rows, config_.hidden);
-  scratch.normed = AnyMatrix(compute_, rows, config_.hidden);
-  scratch.qkv = Matrix<float>(rows, 3 * config_.hidden);
   scratch.cos = Matrix<float>(rows, dim / 2);
   scratch.sin = Matrix<float>(rows, dim / 2);
-  scratch.activated = AnyMatrix(compute_, std::min(rows, kFeedForwardRows), config_.intermediate);
+  scratch.normed = AnyMatrix(compute_, group_rows, config_.hidden);
+  scratch.qkv = AnyMatrix(compute_, group_rows, 3 * config_.hidden);
+  if (compute_ != Dtype::kF32) scratch.qkv_block = Matrix<float>(block_rows, 3 * config_.hidden);
+  scratch.activated = AnyMatrix(compute_, block_rows, config_.intermediate);
 
   {  // Patches to embeddings, put into window order on the way in: everything after works on contiguous windows.
     AnyMatrix ordered(compute_, rows, config_.patch_values());
@@ -193,37 +224,64 @@ bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, 
   for (int64_t i = 0; i < config_.depth; ++i) {
     const auto& full = config_.full_attention;
     const bool windowed = config_.window_size > 0 && std::find(full.begin(), full.end(), i) == full.end();
-    RunBlock(blocks_[static_cast<size_t>(i)], windowed ? plan.windows : plan.slices, scratch);
+    for (const RowGroup& group : windowed ? windows : slices) {
+      RunBlock(blocks_[static_cast<size_t>(i)], group, scratch);
+    }
     if (keep_going && !keep_going()) return false;
   }
   Merge(scratch, plan, out);
   return true;
 }
 
-void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segments, Scratch& scratch) const {
-  const MatrixView<float> x = scratch.x.View();
-  const MatrixView<float> qkv = scratch.qkv.View();
+// Queries and keys, rotated, and values in the compute dtype: what the product makes in f32 is rounded once.
+void QwenVisionTower::RotatedQkv(const Block& block, const RowGroup& group, Scratch& scratch) const {
   const int64_t d = config_.hidden;
   const int64_t dim = config_.head_dim();
-  ApplyNorm(block.norm1, x, scratch.normed.View());
-  block.qkv.Run(scratch.normed.View(), qkv);
-  const MatrixView<float> q = qkv.Cols(0, d);
-  const MatrixView<float> k = qkv.Cols(d, d);
-  ApplyRope(q, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
-  ApplyRope(k, config_.heads, dim, scratch.cos.View(), scratch.sin.View());
-  SegmentAttention(q, k, qkv.Cols(2 * d, d), config_.heads, dim, 1.0F / std::sqrt(static_cast<float>(dim)), segments,
-                   scratch.normed.View(), &scratch.attention);
-  block.proj.Run(scratch.normed.View(), x, /*accumulate=*/true);
+  const MatrixView<const float> cos = std::as_const(scratch.cos).View();
+  const MatrixView<const float> sin = std::as_const(scratch.sin).View();
+  for (int64_t row = 0; row < group.rows; row += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, group.rows - row);
+    const AnyMatrixView qkv = scratch.qkv.View().Rows(row, count);
+    const bool in_place = compute_ == Dtype::kF32;
+    const MatrixView<float> made = in_place ? MatrixView<float>{static_cast<float*>(qkv.data), count, 3 * d, 3 * d}
+                                            : scratch.qkv_block.View().Rows(0, count);
+    block.qkv.Run(scratch.normed.View().Rows(row, count), made);
+    for (const int64_t first : {int64_t{0}, d}) {
+      ApplyRope(made.Cols(first, d), config_.heads, dim, cos.Rows(group.begin + row, count),
+                sin.Rows(group.begin + row, count), qkv.Cols(first, d));
+    }
+    if (!in_place) Convert(made.Cols(2 * d, d), qkv.Cols(2 * d, d));
+  }
+}
 
-  ApplyNorm(block.norm2, x, scratch.normed.View());
-  for (int64_t row = 0; row < x.rows; row += kFeedForwardRows) {
-    const int64_t count = std::min(kFeedForwardRows, x.rows - row);
+void QwenVisionTower::RunBlock(const Block& block, const RowGroup& group, Scratch& scratch) const {
+  const MatrixView<float> x = scratch.x.View().Rows(group.begin, group.rows);
+  const AnyMatrixView normed = scratch.normed.View().Rows(0, group.rows);
+  const int64_t d = config_.hidden;
+  ApplyNorm(block.norm1, x, normed);
+  RotatedQkv(block, group, scratch);
+  const AnyMatrixView qkv = scratch.qkv.View().Rows(0, group.rows);
+  SegmentAttentionArgs attention;
+  attention.q = qkv.Cols(0, d);
+  attention.k = qkv.Cols(d, d);
+  attention.v = qkv.Cols(2 * d, d);
+  attention.heads = config_.heads;
+  attention.head_dim = config_.head_dim();
+  attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
+  attention.cu_segments = group.segments;
+  attention.out = normed;
+  attention.workspace = &scratch.attention;
+  SegmentAttention(attention);
+  block.proj.Run(normed, x, /*accumulate=*/true);
+
+  ApplyNorm(block.norm2, x, normed);
+  for (int64_t row = 0; row < x.rows; row += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, x.rows - row);
     const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
-    const AnyMatrixView normed = scratch.normed.View().Rows(row, count);
     if (config_.version == QwenVersion::kQwen2_5) {
-      block.gate_up.Run(Activation::kSilu, normed, activated);
+      block.gate_up.Run(Activation::kSilu, normed.Rows(row, count), activated);
     } else {
-      block.up.RunActivated(Activation::kQuickGelu, normed, activated);
+      block.up.RunActivated(Activation::kQuickGelu, normed.Rows(row, count), activated);
     }
     block.down.Run(activated, x.Rows(row, count), /*accumulate=*/true);
   }
@@ -231,23 +289,28 @@ void QwenVisionTower::RunBlock(const Block& block, std::span<const int64_t> segm
 
 void QwenVisionTower::Merge(Scratch& scratch, const WindowPlan& plan, MatrixView<float> out) const {
   const int64_t unit_rows = config_.merge_size * config_.merge_size;
-  const int64_t units = out.rows;
   const int64_t wide = config_.hidden * unit_rows;
-  ApplyNorm(merger_norm_, scratch.x.View(), scratch.normed.View());
-  // The rows of a cell lie one after another: the same memory is one long row per cell.
-  AnyMatrixView cells = scratch.normed.View();
-  cells.rows = units;
-  cells.cols = cells.stride = wide;
-  AnyMatrix activated(compute_, units, wide);
-  merger_in_.RunActivated(Activation::kGeluErf, cells, activated.View());
-  Matrix<float> projected(units, config_.out_hidden);
-  merger_out_.Run(activated.View(), projected.View());
-  ParallelForRanges(units, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(unit)]), projected.Row(unit),
-                  static_cast<size_t>(config_.out_hidden) * sizeof(float));
-    }
-  });
+  const int64_t block_units = std::min(out.rows, std::max<int64_t>(1, kBlockRows / unit_rows));
+  AnyMatrix normed(compute_, block_units * unit_rows, config_.hidden);
+  AnyMatrix activated(compute_, block_units, wide);
+  Matrix<float> projected(block_units, config_.out_hidden);
+  for (int64_t first = 0; first < out.rows; first += block_units) {
+    const int64_t units = std::min(block_units, out.rows - first);
+    ApplyNorm(merger_norm_, scratch.x.View().Rows(first * unit_rows, units * unit_rows),
+              normed.View().Rows(0, units * unit_rows));
+    // The rows of a cell lie one after another: the same memory is one long row per cell.
+    AnyMatrixView cells = normed.View();
+    cells.rows = units;
+    cells.cols = cells.stride = wide;
+    merger_in_.RunActivated(Activation::kGeluErf, cells, activated.View().Rows(0, units));
+    merger_out_.Run(activated.View().Rows(0, units), projected.View().Rows(0, units));
+    ParallelForRanges(units, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(first + unit)]), projected.Row(unit),
+                    static_cast<size_t>(config_.out_hidden) * sizeof(float));
+      }
+    });
+  }
 }
 
 }  // namespace purekv

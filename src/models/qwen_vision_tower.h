@@ -53,7 +53,10 @@ class QwenVisionTower {
   struct Scratch;
   Norm ReadNorm(const TensorSource& source, const std::string& name) const;
   void ApplyNorm(const Norm& norm, MatrixView<const float> x, AnyMatrixView out) const;
-  void RunBlock(const Block& block, std::span<const int64_t> segments, Scratch& scratch) const;
+  struct RowGroup;
+  static std::vector<RowGroup> GroupRows(std::span<const int64_t> segments);
+  void RotatedQkv(const Block& block, const RowGroup& group, Scratch& scratch) const;
+  void RunBlock(const Block& block, const RowGroup& group, Scratch& scratch) const;
   void Merge(Scratch& scratch, const WindowPlan& plan, MatrixView<float> out) const;
 
   QwenVisionConfig config_;

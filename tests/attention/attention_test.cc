@@ -235,43 +235,107 @@ TEST(Attention, SameBitsOnAnyNumberOfThreads) {
   }
 }
 
-TEST(SegmentAttention, WindowsAndFrames) {
-  std::mt19937 random(5);
-  struct Shape {
-    std::vector<int64_t> cu;
-    int64_t heads;
-    int64_t head_dim;
-  };
-  const std::vector<Shape> shapes = {{{0, 700}, 2, 80}, {{0, 513, 1100}, 1, 96},    {{0, 64, 128, 144, 150}, 2, 80},
-                                     {{0, 200}, 3, 64}, {{0, 1, 1, 3, 132}, 2, 20}, {{0}, 2, 16},  // no rows
-                                     {{0, 0}, 2, 16}};
-  for (const Shape& shape : shapes) {
-    const int64_t rows = shape.cu.back();
-    for (const int64_t extra : {0, 13}) {
-      Guarded q(Dtype::kF32, rows, shape.heads * shape.head_dim, extra);
-      Guarded k(Dtype::kF32, rows, shape.heads * shape.head_dim, 2 * extra);
-      Guarded v(Dtype::kF32, rows, shape.heads * shape.head_dim, extra);
-      q.Fill(random);
-      k.Fill(random);
-      v.Fill(random);
-      for (Guarded* x : {&q, &k, &v}) x->RoundToBF16();  // as the kernels will
-      for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
-        Guarded want(dtype, rows, shape.heads * shape.head_dim, extra);
-        reference::SegmentAttention(q.Floats(), k.Floats(), v.Floats(), shape.heads, shape.head_dim, 0.2f, shape.cu,
-                                    want.View());
-        ForEachImplementation([&](bool bf16) {
-          Guarded got(dtype, rows, shape.heads * shape.head_dim, extra);
-          SegmentAttention(q.Floats(), k.Floats(), v.Floats(), shape.heads, shape.head_dim, 0.2f, shape.cu, got.View());
-          if (bf16 && dtype == Dtype::kBF16) {
-            ExpectRowsNear(got, want, shape.head_dim, kBf16Error);
-          } else {
-            ExpectNear(got, want, 5e-6, 5e-6);
-          }
-          EXPECT_TRUE(got.Intact());
-        });
-      }
+struct Segments {
+  std::vector<int64_t> cu;
+  int64_t heads;
+  int64_t head_dim;
+};
+
+// Every format of rows and output against the reference; `extra` elements behind each row.
+void Check(const Segments& c, int64_t extra, float deviation, std::mt19937& random) {
+  const int64_t rows = c.cu.back();
+  const int64_t cols = c.heads * c.head_dim;
+  // As in Check(Case): large logits are rounded in f32.
+  const double tolerance =
+      5e-6 + 2e-7 * 3.0 * 0.2 * static_cast<double>(deviation * deviation) * std::sqrt(static_cast<double>(c.head_dim));
+  for (const Dtype in : {Dtype::kF32, Dtype::kBF16}) {
+    Guarded q(in, rows, cols, extra);
+    Guarded k(in, rows, cols, 2 * extra);
+    Guarded v(in, rows, cols, extra);
+    q.Fill(random, deviation);
+    k.Fill(random, deviation);
+    v.Fill(random);
+    for (Guarded* x : {&q, &k, &v}) x->RoundToBF16();  // as the kernels will
+    for (const Dtype out : {Dtype::kF32, Dtype::kBF16}) {
+      SCOPED_TRACE(StrCat(c.cu.size() - 1, " segments, ", rows, " rows, ", c.heads, " heads of ", c.head_dim, ", ",
+                          DtypeName(in), " to ", DtypeName(out), ", ", extra, " elements between rows"));
+      SegmentAttentionArgs args;
+      args.q = q.View();
+      args.k = k.View();
+      args.v = v.View();
+      args.heads = c.heads;
+      args.head_dim = c.head_dim;
+      args.scale = 0.2f;
+      args.cu_segments = c.cu;
+      Guarded want(out, rows, cols, extra);
+      args.out = want.View();
+      reference::SegmentAttention(args);
+      ForEachImplementation([&](bool bf16) {
+        Guarded got(out, rows, cols, extra);
+        args.out = got.View();
+        SegmentAttention(args);
+        if (bf16 && (in == Dtype::kBF16 || out == Dtype::kBF16)) {
+          ExpectRowsNear(got, want, c.head_dim, kBf16Error);
+        } else {
+          ExpectNear(got, want, tolerance, tolerance);
+        }
+        EXPECT_TRUE(got.Intact());
+      });
     }
   }
+}
+
+TEST(SegmentAttention, WindowsAndFrames) {
+  std::mt19937 random(5);
+  const std::vector<Segments> cases = {{{0, 700}, 2, 80}, {{0, 513, 1100}, 1, 96},    {{0, 64, 128, 144, 150}, 2, 80},
+                                       {{0, 200}, 3, 64}, {{0, 1, 1, 3, 132}, 2, 20}, {{0}, 2, 16},  // no rows
+                                       {{0, 0}, 2, 16}};
+  for (const Segments& c : cases) {
+    for (const int64_t extra : {0, 13}) Check(c, extra, 1.0f, random);
+  }
+}
+
+// Windows end at the edges of a frame: any length, around the multiples of tiles and panels.
+TEST(SegmentAttention, WindowsOfEveryLength) {
+  std::mt19937 random(6);
+  for (const int64_t head_dim : {64, 72, 80, 128, 22}) {
+    Segments c{{0}, 2, head_dim};
+    for (const int64_t length : {1, 2, 4, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 79, 80, 97, 128, 255, 256, 257}) {
+      c.cu.push_back(c.cu.back() + length);
+    }
+    Check(c, 5, 1.0f, random);
+  }
+}
+
+// One key takes all: logits of hundreds.
+TEST(SegmentAttention, LargeLogits) {
+  std::mt19937 random(7);
+  Check({{0, 64, 100, 164, 470}, 2, 80}, 0, 12.0f, random);
+}
+
+TEST(SegmentAttention, SameBitsOnAnyNumberOfThreads) {
+  std::mt19937 random(8);
+  Segments c{{0}, 3, 80};
+  for (int i = 0; i < 40; ++i) c.cu.push_back(c.cu.back() + 40 + i % 3 * 12);
+  c.cu.push_back(c.cu.back() + 400);
+  const int64_t rows = c.cu.back();
+  Guarded x(Dtype::kBF16, rows, c.heads * c.head_dim, 0);
+  x.Fill(random);
+  const auto run = [&](int count) {
+    ScopedThreads threads(count);
+    Guarded out(Dtype::kBF16, rows, c.heads * c.head_dim, 0);
+    SegmentAttentionArgs args;
+    args.q = args.k = args.v = x.View();
+    args.heads = c.heads;
+    args.head_dim = c.head_dim;
+    args.scale = 0.1f;
+    args.cu_segments = c.cu;
+    args.out = out.View();
+    SegmentAttention(args);
+    return out;
+  };
+  const Guarded first = run(1);
+  for (const int count : {2, 3, 7}) EXPECT_TRUE(run(count).SameBits(first)) << count;
 }
 
 }  // namespace

@@ -185,12 +185,24 @@ TEST(Rope, MatchesReference) {
       Guarded x(Dtype::kF32, s.rows, s.heads * s.head_dim, extra);
       x.Fill(random);
       Guarded want = x;
-      reference::ApplyRope(want.Floats(), s.heads, s.head_dim, cos.Floats(), sin.Floats());
+      reference::ApplyRope(x.Floats(), s.heads, s.head_dim, cos.Floats(), sin.Floats(), want.View());
+      Guarded rounded(Dtype::kBF16, s.rows, s.heads * s.head_dim, extra);
+      reference::ApplyRope(x.Floats(), s.heads, s.head_dim, cos.Floats(), sin.Floats(), rounded.View());
       ForEachTarget([&] {
         Guarded got = x;
         ApplyRope(got.Floats(), s.heads, s.head_dim, cos.Floats(), sin.Floats());
         ExpectNear(got, want, 1e-6, 1e-6);
         EXPECT_TRUE(got.Intact());
+        for (Guarded* out : {&want, &rounded}) {  // into other memory
+          Guarded other(out->View().dtype, s.rows, s.heads * s.head_dim, extra);
+          ApplyRope(x.Floats(), s.heads, s.head_dim, cos.Floats(), sin.Floats(), other.View());
+          if (out == &want) {
+            EXPECT_TRUE(other.SameBits(got));
+          } else {
+            ExpectNear(other, rounded, 1e-6, 0.008);  // a rounding may fall to the other side
+          }
+          EXPECT_TRUE(other.Intact());
+        }
       });
     }
   }
