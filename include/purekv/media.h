@@ -17,6 +17,8 @@ struct MediaSource {
   };
   Kind kind = Kind::kVideo;
   std::string path;
+  // kVideo: only the frames from `start` to `end`, in seconds of the video, are looked at (default: all of it).
+  std::optional<double> start{}, end{};
 };
 
 // How frames are picked from a video.

@@ -51,7 +51,7 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
       FailUsage("--video: missing; give what to calibrate with: --video, --image, --frames or --set");
     CheckPromptFlags(table, flags.prompt);
   } else {
-    for (const char* const flag : {"--video", "--image", "--frames", "--prompt"}) {
+    for (const char* const flag : {"--video", "--video-start", "--video-end", "--image", "--frames", "--prompt"}) {
       table.Refuse(flag, "the samples of " + table.Name("--set") + " bring their own");
     }
   }
@@ -93,8 +93,12 @@ CalibrationSample ReadSample(const Json& json, const std::string& where, const C
   sample.turn.prompt = fields.String("prompt");
   const bool video = fields.Has("video");
   const std::filesystem::path file = fields.String(video ? "video" : "image");
-  sample.turn.media.push_back({video ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage,
-                               (std::filesystem::path(flags.set).parent_path() / file).string()});
+  MediaSource& source = sample.turn.media.emplace_back();
+  source.kind = video ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage;
+  source.path = (std::filesystem::path(flags.set).parent_path() / file).string();
+  constexpr double kMostSeconds = 1e7;
+  if (fields.Has("start")) source.start = fields.Number("start", 0, kMostSeconds);
+  if (fields.Has("end")) source.end = fields.Number("end", 0, kMostSeconds);
   if (!fields.Has("evidence")) return sample;
   for (const Json& cell : json["evidence"]) {
     const bool sound = cell.is_array() && cell.size() == 3 && cell[0].is_number_integer() &&

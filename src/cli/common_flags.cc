@@ -38,10 +38,25 @@ FlagTable::Setter SetReal(std::optional<float>* into, RealRange range) {
   };
 }
 
-FlagTable::Setter AddMedia(std::vector<MediaSource>* into, MediaSource::Kind kind) {
+FlagTable::Setter AddMedia(PromptFlags* flags, MediaSource::Kind kind) {
   return [=](const std::string& name, const std::string& text) {
     if (text.empty()) FailUsage(name, ": an empty name; a file is needed");
-    into->push_back({kind, text});
+    flags->media.push_back({kind, text});
+    if (kind != MediaSource::Kind::kVideo) return;
+    flags->media.back().start = flags->video_start;
+    flags->media.back().end = flags->video_end;
+  };
+}
+
+// A time that holds for the video, given before it or after.
+FlagTable::Setter SetVideoTime(PromptFlags* flags, std::optional<double> PromptFlags::*given,
+                               std::optional<double> MediaSource::*time) {
+  return [=](const std::string& name, const std::string& text) {
+    constexpr double kMostSeconds = 1e7;
+    flags->*given = ParseReal(name, text, {.low = 0, .high = kMostSeconds});
+    for (MediaSource& media : flags->media) {
+      if (media.kind == MediaSource::Kind::kVideo) media.*time = flags->*given;
+    }
   };
 }
 
@@ -111,11 +126,14 @@ void AddFrameFlags(FlagTable& table, const std::string& group, const std::string
 
 void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
   table.Repeatable(kPrompt, "--video", "FILE", "a video; repeatable, media are shown in the order given",
-                   AddMedia(&flags->media, MediaSource::Kind::kVideo));
-  table.Repeatable(kPrompt, "--image", "FILE", "an image; repeatable",
-                   AddMedia(&flags->media, MediaSource::Kind::kImage));
+                   AddMedia(flags, MediaSource::Kind::kVideo));
+  table.Repeatable(kPrompt, "--image", "FILE", "an image; repeatable", AddMedia(flags, MediaSource::Kind::kImage));
   table.Repeatable(kPrompt, "--frames", "FILE.npy", "a decoded video, uint8 [T, H, W, 3] RGB; repeatable",
-                   AddMedia(&flags->media, MediaSource::Kind::kFrames));
+                   AddMedia(flags, MediaSource::Kind::kFrames));
+  table.Value(kPrompt, "--video-start", "S", "look at the --video from this second on (default: its beginning)",
+              SetVideoTime(flags, &PromptFlags::video_start, &MediaSource::start));
+  table.Value(kPrompt, "--video-end", "S", "look at the --video up to this second (default: its end)",
+              SetVideoTime(flags, &PromptFlags::video_end, &MediaSource::end));
   AddFrameFlags(table, kPrompt, "frames per second to sample; of --frames: their rate (default 2)",
                 &flags->media_options);
   table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
@@ -134,14 +152,22 @@ void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags) {
 }
 
 void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags) {
-  const auto has = [&](MediaSource::Kind kind) {
-    return std::any_of(flags.media.begin(), flags.media.end(), [&](const MediaSource& m) { return m.kind == kind; });
+  const auto count = [&](MediaSource::Kind kind) {
+    return std::count_if(flags.media.begin(), flags.media.end(), [&](const MediaSource& m) { return m.kind == kind; });
   };
-  const bool video = has(MediaSource::Kind::kVideo);
-  if (!video && !has(MediaSource::Kind::kFrames)) table.Refuse("--fps", "there is no --video and no --frames");
-  if (!video) {
-    table.Refuse("--max-frames", "there is no --video");
-    table.Refuse("--sampling", "there is no --video");
+  const auto videos = count(MediaSource::Kind::kVideo);
+  if (videos == 0 && count(MediaSource::Kind::kFrames) == 0) {
+    table.Refuse("--fps", "there is no --video and no --frames");
+  }
+  for (const char* const flag : {"--max-frames", "--sampling", "--video-start", "--video-end"}) {
+    if (videos == 0) table.Refuse(flag, "there is no --video");
+  }
+  for (const char* const flag : {"--video-start", "--video-end"}) {
+    if (videos > 1) table.Refuse(flag, "which of the videos it is about would not be clear: give one --video");
+  }
+  if (flags.video_end && *flags.video_end <= flags.video_start.value_or(0)) {
+    FailUsage(table.Name("--video-end"), ": ", *flags.video_end, " is not after the start, ",
+              flags.video_start.value_or(0));
   }
   if (flags.media.empty()) {
     table.Refuse("--min-pixels", "there is no --video, --image or --frames");

@@ -25,11 +25,13 @@ void PrintKernels(const ModelFlags& flags, const Model& model);
 
 struct PromptFlags {
   std::optional<std::string> system;
-  std::vector<MediaSource> media;  // in the order typed, across --video, --image and --frames
+  std::vector<MediaSource> media;                // in the order typed, across --video, --image and --frames
+  std::optional<double> video_start, video_end;  // seconds; in `media` too
   MediaOptions media_options;
   std::vector<std::string> prompts;
 };
-// --video, --image, --frames, --fps, --max-frames, --min-pixels, --max-pixels, --sampling, --system.
+// --video, --image, --frames, --fps, --max-frames, --video-start, --video-end, --min-pixels, --max-pixels, --sampling,
+// --system.
 void AddMediaFlags(FlagTable& table, PromptFlags* flags);
 void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags);
 // The same and -p.

@@ -39,10 +39,11 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
 // What a saved cache fixes cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
-  for (const char* const flag : {"--video",      "--image",      "--frames",         "--fps",         "--max-frames",
-                                 "--min-pixels", "--max-pixels", "--sampling",       "--system",      "--kv-policy",
-                                 "--kv-budget",  "--kv-tokens",  "--kv-bytes",       "--kv-option",   "--kv-allocator",
-                                 "--kv-when",    "--prefill",    "--prefill-option", "--drop-layers", "--profile"}) {
+  for (const char* const flag :
+       {"--video",     "--image",          "--frames",      "--fps",       "--max-frames",   "--video-start",
+        "--video-end", "--min-pixels",     "--max-pixels",  "--sampling",  "--system",       "--kv-policy",
+        "--kv-budget", "--kv-tokens",      "--kv-bytes",    "--kv-option", "--kv-allocator", "--kv-when",
+        "--prefill",   "--prefill-option", "--drop-layers", "--profile"}) {
     table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
   }
   table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");

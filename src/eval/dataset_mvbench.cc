@@ -9,12 +9,6 @@ namespace purekv::data_formats {
 namespace {
 
 EvalQuestion MvBenchQuestion(const JsonFields& fields, const std::string& task, size_t index, const std::string& root) {
-  if (fields.Has("start") || fields.Has("end")) {
-    Fail(
-        fields.where(),
-        ": start, end: the question is about a part of the video, which cannot be read apart; cut the videos first and "
-        "leave the fields out");
-  }
   EvalQuestion question;
   question.id = StrCat(task, "-", index);
   question.type = task;
@@ -27,6 +21,7 @@ EvalQuestion MvBenchQuestion(const JsonFields& fields, const std::string& task, 
   question.answer = Letter(static_cast<size_t>(found - question.choices.begin()));
   question.prompt = ChoicePrompt(Text(fields, "question", kMaxText), Lettered(question.choices));
   SetMedia(fields, "video", root, {Text(fields, "video", kMaxName)}, &question);
+  SetRange(fields, &question);
   return question;
 }
 

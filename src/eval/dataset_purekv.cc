@@ -52,6 +52,7 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
     const char* const key = fields.Has("video") ? "video" : "image";
     SetMedia(fields, key, root, {Text(fields, key, kMaxName)}, &question);
   }
+  SetRange(fields, &question);
   if (fields.Has("choices")) {
     question.choices = Texts(fields, "choices", kMaxChoices, kMaxText);
     CheckLetter(fields, question.answer, question.choices.size());

@@ -84,8 +84,25 @@ void CheckLetter(const JsonFields& fields, const std::string& answer, size_t cho
 void SetMedia(const JsonFields& fields, const std::string& key, const std::string& root,
               const std::vector<std::string>& names, EvalQuestion* question) {
   for (const std::string& name : names) {
-    question->media.push_back({KindOf(name), InRoot(fields, key, root, name)});
+    MediaSource& source = question->media.emplace_back();
+    source.kind = KindOf(name);
+    source.path = InRoot(fields, key, root, name);
     question->video += (question->video.empty() ? "" : " ") + name;
+  }
+}
+
+void SetRange(const JsonFields& fields, EvalQuestion* question) {
+  constexpr double kMostSeconds = 1e7;
+  if (!fields.Has("start") && !fields.Has("end")) return;
+  if (question->media.size() != 1 || question->media[0].kind != MediaSource::Kind::kVideo) {
+    Fail(fields.where(), ": start, end: choose frames of one video file; '", question->video.substr(0, 200),
+         "' is none");
+  }
+  MediaSource& source = question->media[0];
+  if (fields.Has("start")) source.start = fields.Number("start", 0, kMostSeconds);
+  if (fields.Has("end")) source.end = fields.Number("end", 0, kMostSeconds);
+  if (source.end && *source.end <= source.start.value_or(0)) {
+    Fail(fields.where(), ": end: ", *source.end, " is not after the start, ", source.start.value_or(0));
   }
 }
 

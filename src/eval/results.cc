@@ -100,6 +100,11 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
   setting.budget = budget;
   setting.kv.when = when;
   const size_t colon = std::min(policy.find(':'), policy.size());
+  // What ask takes as flags beside the policy's options; n-attn is an option there.
+  for (const char* const name : {"n-attn", "drop-layers", "kv-chunk"}) {
+    if (policy.find(StrCat(':', name, '='), colon) == std::string::npos) continue;
+    FailUsage("policy '", policy, "': ", name, " changes the prefill itself, which all settings share");
+  }
   const std::string head = policy.substr(0, colon);
   const size_t plus = std::min(head.find('+'), head.size());
   setting.kv.policy = head.substr(0, plus);
@@ -115,9 +120,6 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       FailUsage("policy '", policy, "': ", part.substr(0, equals), " is given twice");
     }
     begin = end;
-  }
-  if (setting.kv.options.contains("n-attn")) {
-    FailUsage("policy '", policy, "': n-attn changes the prefill itself, which all settings share");
   }
   if (!setting.full()) setting.kv.budget = budget;
   try {

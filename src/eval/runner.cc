@@ -98,12 +98,14 @@ class Evaluation {
 };
 
 void Evaluation::GroupByVideo() {
-  std::map<std::string, size_t> index;
+  using Part = std::tuple<std::string, std::optional<double>, std::optional<double>>;
+  std::map<std::vector<Part>, size_t> index;
   for (const EvalQuestion& question : plan_.questions) {
-    // Media lists may repeat a name in another folder: the paths decide.
-    std::string paths;
-    for (const MediaSource& one : question.media) paths += one.path + '\n';
-    const auto [found, added] = index.emplace(paths, videos_.size());
+    // Media lists may repeat a name in another folder, and questions may be about parts of a video: paths and times
+    // decide.
+    std::vector<Part> parts;
+    for (const MediaSource& one : question.media) parts.emplace_back(one.path, one.start, one.end);
+    const auto [found, added] = index.emplace(std::move(parts), videos_.size());
     if (added) videos_.push_back({question.video, {}, -1});
     videos_[found->second].questions.push_back(&question);
     for (const EvalSetting& setting : settings_) {

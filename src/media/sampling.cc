@@ -8,18 +8,20 @@
 namespace purekv {
 namespace {
 
-// torch.linspace(0, total - 1, n).round(): the reference rounds float32 values, and a tie there decides which frame is
-// seen. Torch's kernel computes the first half as step * i and the second as end - step * (n - 1 - i), the latter with
-// a fused multiply-add. Without the fusion about 6 % of all (total, n) differ by one frame somewhere; with it 60,000
-// random ones agree.
-std::vector<int64_t> Linspace(int64_t total, int64_t n) {
+// torch.linspace(first, last, n).round(): the reference rounds float32 values, and a tie there decides which frame is
+// seen. Torch's kernel computes the first half as first + step * i and the second as last - step * (n - 1 - i), both
+// with a fused multiply-add. Without the fusion about 6 % of all (total, n) differ by one frame somewhere; with it
+// 60,000 random ones agree.
+std::vector<int64_t> Linspace(int64_t first, int64_t last, int64_t n) {
   std::vector<int64_t> indices(static_cast<size_t>(n));
-  const auto end = static_cast<float>(total - 1);
-  const float step = n > 1 ? end / static_cast<float>(n - 1) : 0.0f;
+  const auto start = static_cast<float>(first);
+  const auto end = static_cast<float>(last);
+  const float step = n > 1 ? (end - start) / static_cast<float>(n - 1) : 0.0f;
   for (int64_t i = 0; i < n; ++i) {
-    const float value = i < n / 2 ? step * static_cast<float>(i) : std::fma(-step, static_cast<float>(n - 1 - i), end);
+    const float value =
+        i < n / 2 ? std::fma(step, static_cast<float>(i), start) : std::fma(-step, static_cast<float>(n - 1 - i), end);
     const auto index = static_cast<int64_t>(RoundHalfEven(static_cast<double>(value)));
-    indices[static_cast<size_t>(i)] = std::clamp<int64_t>(index, 0, total - 1);
+    indices[static_cast<size_t>(i)] = std::clamp<int64_t>(index, first, last);
   }
   return indices;
 }
@@ -87,7 +89,31 @@ Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixe
   return {static_cast<int64_t>(rounded_h), static_cast<int64_t>(rounded_w)};
 }
 
-FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> start, std::optional<double> end,
+                         int64_t factor, const std::string& path) {
+  if (!start && !end) return {0, total};
+  if (!std::isfinite(video_fps) || video_fps <= 0)
+    Fail(path, ": its frame rate is ", video_fps, "; expected a positive number");
+  for (const auto& time : {start, end}) {
+    if (time && (!std::isfinite(*time) || *time < 0))
+      FailUsage("a time of ", *time, " s in a video: expected 0 or more");
+  }
+  if (start && end && *end <= *start) {
+    FailUsage("frames of a video from ", *start, " s to ", *end, " s: the end must be after the start");
+  }
+  const double duration = static_cast<double>(total) / video_fps;
+  const auto first = static_cast<int64_t>(std::ceil(std::min(start.value_or(0), duration) * video_fps));
+  const auto last =
+      std::min(static_cast<int64_t>(std::floor(std::min(end.value_or(duration), duration) * video_fps)), total - 1);
+  const int64_t count = std::max<int64_t>(0, last - first + 1);
+  if (count < factor) {
+    Fail(path, ": has ", count, " frame(s) from ", start.value_or(0), " s to ", end.value_or(duration), " s (it lasts ",
+         duration, " s); the model needs at least ", factor);
+  }
+  return {first, count};
+}
+
+FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path) {
   PUREKV_CHECK(factor >= 1, factor);
   if (!std::isfinite(fps) || fps <= 0) FailUsage("fps ", fps, ": expected a positive number of frames per second");
@@ -95,6 +121,7 @@ FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t mi
   if (max_frames < factor) FailUsage("max_frames ", max_frames, ": expected at least ", factor);
   if (!std::isfinite(video_fps) || video_fps <= 0)
     Fail(path, ": its frame rate is ", video_fps, "; expected a positive number");
+  const int64_t total = range.count;
   if (total < factor) Fail(path, ": has ", total, " frame(s); the model needs at least ", factor);
   const auto frames = static_cast<double>(total);
   const double low = CeilTo(static_cast<double>(min_frames), factor);
@@ -102,7 +129,12 @@ FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t mi
   const double wanted = std::min(std::min(std::max(frames / video_fps * fps, low), high), frames);
   const auto count = static_cast<int64_t>(FloorTo(wanted, factor));
   FrameChoice choice;
-  choice.indices = sampling == FrameSampling::kQwenVlUtils ? Linspace(total, count) : Arange(total, count);
+  if (sampling == FrameSampling::kQwenVlUtils) {
+    choice.indices = Linspace(range.first, range.first + total - 1, count);
+  } else {
+    choice.indices = Arange(total, count);
+    for (int64_t& index : choice.indices) index += range.first;
+  }
   choice.sample_fps = static_cast<double>(count) / frames * video_fps;
   return choice;
 }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "purekv/media.h"
@@ -24,12 +26,24 @@ Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixe
 // How many frames, and which (ascending, may repeat only when the video is shorter than asked).
 struct FrameChoice {
   std::vector<int64_t> indices;
-  double sample_fps = 2.0;  // rate of the chosen frames: count / total * video_fps
+  double sample_fps = 2.0;  // rate of the chosen frames: count / frames of the range * video_fps
 };
 
-// `total` frames at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of `factor`.
-// Throws Error naming `path` when fewer than `factor` frames exist.
-FrameChoice ChooseFrames(int64_t total, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+// Consecutive frames of a video.
+struct FrameRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+// The frames from `start` to `end` seconds (not set: from the first, to the last) of `total` at `video_fps`, as
+// qwen-vl-utils' video_start and video_end pick them: frame i is at i / video_fps, an end behind the video is its end.
+// Throws Error naming `path` when fewer than `factor` frames lie there.
+FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> start, std::optional<double> end,
+                         int64_t factor, const std::string& path);
+
+// Of the frames of `range` at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of
+// `factor`. Throws Error naming `path` when the range has fewer than `factor` frames.
+FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path);
 
 }  // namespace purekv

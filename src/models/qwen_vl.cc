@@ -177,6 +177,9 @@ Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height
 PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& options,
                                 const std::function<void(int64_t, int64_t)>& progress) const {
   CheckOptions(options);
+  if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
+    FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
+  }
   PreparedMedia media;
   if (source.kind == MediaSource::Kind::kImage) {
     const PixelLimits limits = Override(preprocessing_.image, options);
@@ -193,9 +196,10 @@ PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& o
   } else {
     VideoReader video(source.path);
     const VideoInfo info = video.info();
+    const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, kFrameFactor, source.path);
     const FrameChoice choice =
-        ChooseFrames(info.frames, info.fps, options.fps.value_or(kFps), kMinFrames,
-                     options.max_frames.value_or(kMaxFrames), kFrameFactor, options.sampling, source.path);
+        ChooseFrames(range, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
+                     kFrameFactor, options.sampling, source.path);
     const auto count = static_cast<int64_t>(choice.indices.size());
     const Size size =
         ResizedSize(source.path, count, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));

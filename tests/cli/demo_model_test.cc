@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -66,6 +68,47 @@ TEST_F(DemoModel, AskWritesTheResultObject) {
   EXPECT_EQ(kept_json["layers"][0][0].size(), tokens);
   // One summary line, no progress bar into a pipe.
   EXPECT_THAT(result.err, AllOf(HasSubstr("tokens/s"), Not(HasSubstr("\r"))));
+}
+
+// What lies behind the header of an .npy file of version 1.
+std::string NpyData(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  const std::string all = text.str();
+  if (all.size() < 10) return "";
+  const size_t header = static_cast<unsigned char>(all[8]) + 256U * static_cast<unsigned char>(all[9]);
+  return all.substr(std::min(all.size(), 10 + header));
+}
+
+// 26 frames, two a second: from 3 to 6.5 s frames 6 to 13 are there, and all are sampled.
+TEST_F(DemoModel, APartOfAVideoIsItsFramesWithPositionsFromZero) {
+  const auto dump = [&](const std::string& name, const std::vector<std::string>& flags) {
+    std::vector<std::string> ask = {
+        "ask",    "-m", kModel, "--video", kVideo, "-p", "What?", "-n", "1", "--dump", directory_.File(name),
+        "--json", "-"};
+    ask.insert(ask.end(), flags.begin(), flags.end());
+    const CliResult result = RunCli(ask);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return Json::parse(result.out)["prompt"]["media"][0];
+  };
+  const Json whole = dump("whole", {});
+  const Json part = dump("part", {"--video-end", "6.5", "--video-start", "3"});
+  EXPECT_EQ(whole["frames"], 26);
+  EXPECT_EQ(part["frames"], 8);
+  EXPECT_EQ(part["grid"][0], 4);
+  EXPECT_EQ(part["sample_fps"], 2.0);
+  const std::string pixels = NpyData(directory_.File("whole/pixel_values.npy"));
+  ASSERT_GT(pixels.size(), 0U);
+  const size_t slice = pixels.size() / 13;
+  EXPECT_EQ(NpyData(directory_.File("part/pixel_values.npy")), pixels.substr(3 * slice, 4 * slice));
+  // 15 tokens of text, then the first slice.
+  const std::string positions = NpyData(directory_.File("part/position_ids.npy"));
+  const size_t tokens = positions.size() / 3 / sizeof(int32_t);
+  int32_t last = 0;  // of the last visual token, in time: one second per slice, two positions per second
+  std::memcpy(&last, positions.data() + (15 + 4 * 16 - 1) * sizeof(int32_t), sizeof last);
+  EXPECT_GT(tokens, 15 + 4 * 16U);
+  EXPECT_EQ(last, 15 + 3 * 2);
 }
 
 TEST_F(DemoModel, ScoreAgainstFullOfAFullCacheIsZero) {

@@ -198,6 +198,38 @@ TEST_F(EvalTest, StopsAtWhatIsWrongOrKeepsGoing) {
   EXPECT_EQ(Comparable(directory_.File("c")).size(), 16U);
 }
 
+// Two questions about parts of one video share no prefill with each other, and see what ask sees of them.
+TEST_F(EvalTest, PartsOfAVideoAreAskedAsAskReadsThem) {
+  const std::string question = "How many objects are in the video?";
+  const std::string times[] = {R"("start": 0)", R"("start": 1, "end": 6.5)", R"("start": 6)", R"("end": 6)"};
+  std::string lines;
+  for (size_t i = 0; i < 4; ++i) {
+    lines += R"({"id": "q)" + std::to_string(i) + R"(", "video": "short-00.mp4", "answer": "?", "prompt": ")" +
+             question + R"(", )" + times[i] + "}\n";
+  }
+  const std::string data = directory_.Write("parts.jsonl", lines);
+  const CliResult result = RunCli(Command(data, directory_.File("parts"),
+                                          {"--policies", "keydiff", "--budgets", "0.2", "-n", "8", "--dtype", "f32"}));
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::vector<std::string> results = Comparable(directory_.File("parts"));
+  ASSERT_EQ(results.size(), 8U);
+  const std::vector<std::string> flags[] = {
+      {}, {"--video-start", "1", "--video-end", "6.5"}, {"--video-start", "6"}, {"--video-end", "6"}};
+  const int64_t frames[] = {26, 12, 14, 12};  // of 26, two a second; an odd one is left out
+  for (size_t i = 0; i < 4; ++i) {
+    std::vector<std::string> ask = {"ask", "-m", kModel, "-t", "2", "--dtype", "f32", "-n", "8", "-p", question};
+    ask.insert(ask.end(), {"--video", std::string(kEval) + "/short-00.mp4", "--json", "-"});
+    ask.insert(ask.end(), flags[i].begin(), flags[i].end());
+    const CliResult answer = RunCli(ask);
+    ASSERT_EQ(answer.status, 0) << answer.err;
+    const Json json = Json::parse(answer.out);
+    const Json full = Json::parse(results[2 * i]);
+    EXPECT_EQ(json["prompt"]["media"][0]["frames"], frames[i]) << i;
+    EXPECT_EQ(full["kv"]["tokens_full"], json["kv"]["tokens_full"]) << i;
+    EXPECT_EQ(full["ids"], json["answers"][0]["ids"]) << i;
+  }
+}
+
 TEST_F(EvalTest, RefusesFlagsByName) {
   const std::string data = std::string(kEval) + "/questions.jsonl";
   struct Case {
@@ -209,7 +241,11 @@ TEST_F(EvalTest, RefusesFlagsByName) {
                                            {{"--policies", "snapkv,snapkv"}, "twice"},
                                            {{"--policies", "snapkv,,h2o"}, "place 2"},
                                            {{"--policies", "snapkv:window=x"}, "window"},
-                                           {{"--policies", "snapkv:n-attn=1"}, "n-attn"},
+                                           {{"--policies", "snapkv:n-attn=1"}, "n-attn changes the prefill"},
+                                           {{"--policies", "purekv:drop-layers=4:0.5"}, "drop-layers changes the"},
+                                           {{"--policies", "snapkv:window=8:kv-chunk=64"}, "kv-chunk changes the"},
+                                           {{"--policies", "snapkv", "--drop-layers", "4:0.5"}, "--drop-layers"},
+                                           {{"--policies", "snapkv", "--kv-chunk", "64"}, "--kv-chunk"},
                                            {{"--policies", "snapkv", "--budgets", "1.5"}, "--budgets"},
                                            {{"--policies", "snapkv", "--budgets", "0.2,0.20"}, "twice"},
                                            {{"--policies", "snapkv", "--when", "never"}, "--when"},

@@ -158,17 +158,34 @@ TEST(Dataset, ReadsVideoMme) {
 TEST(Dataset, ReadsMvBench) {
   const std::string text = R"([{"video": "166583.webm", "question": "What is done?",
     "candidates": ["Not sure", "Scattering something down", "Piling something up"], "answer": "Piling something up"},
-    {"video": "b.mp4", "question": "?", "candidates": ["x", "y"], "answer": "x", "start": 1.5, "end": 3.0}])";
+    {"video": "b.mp4", "question": "?", "candidates": ["x", "y"], "answer": "x", "start": 1.5, "end": 3.0},
+    {"video": "b.mp4", "question": "?", "candidates": ["x", "y"], "answer": "y", "start": 3, "end": 1.5}])";
   const Dataset data = ParseDataset(text, "dir/action_antonym.json", NoFiles(true));
   EXPECT_EQ(data.format, DataFormat::kMvBench);
-  ASSERT_EQ(data.questions.size(), 1U);
+  ASSERT_EQ(data.questions.size(), 2U);
   EXPECT_EQ(data.questions[0].id, "action_antonym-0");
   EXPECT_EQ(data.questions[0].type, "action_antonym");
   EXPECT_EQ(data.questions[0].answer, "C");
+  EXPECT_FALSE(data.questions[0].media[0].start || data.questions[0].media[0].end);
+  EXPECT_EQ(data.questions[1].media[0].start, 1.5);
+  EXPECT_EQ(data.questions[1].media[0].end, 3.0);
   ASSERT_EQ(data.problems.size(), 1U);
-  EXPECT_THAT(data.problems[0].what, HasSubstr("start, end"));
+  EXPECT_THAT(data.problems[0].what, HasSubstr("end: 1.5 is not after the start, 3"));
   EXPECT_THAT(ErrorOf(R"([{"video": "a", "question": "?", "candidates": ["x"], "answer": "z"}])"),
               HasSubstr("candidates"));
+}
+
+TEST(Dataset, APartOfAVideoIsOneOfAVideoFile) {
+  const Dataset data = ParseDataset(With(R"("start": 2)"), "set.jsonl", NoFiles());
+  EXPECT_EQ(data.questions.at(0).media[0].start, 2.0);
+  EXPECT_FALSE(data.questions.at(0).media[0].end);
+  EXPECT_THAT(ErrorOf(With(R"("start": "2")")), HasSubstr("start"));
+  EXPECT_THAT(ErrorOf(With(R"("start": -1)")), HasSubstr("start"));
+  EXPECT_THAT(ErrorOf(With(R"("end": 0)")), HasSubstr("end: 0 is not after the start"));
+  EXPECT_THAT(ErrorOf(R"({"id": "a", "video": "v.npy", "prompt": "?", "answer": "B", "end": 2})"),
+              HasSubstr("'v.npy' is none"));
+  EXPECT_THAT(ErrorOf(R"({"id": "a", "images": ["v.png", "w.png"], "prompt": "?", "answer": "B", "end": 2})"),
+              HasSubstr("one video file"));
 }
 
 TEST(Dataset, ReadsMileBench) {

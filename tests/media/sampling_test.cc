@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +16,7 @@ namespace {
 
 FrameChoice Choose(int64_t total, double video_fps, double fps = 2.0, int64_t max_frames = 768,
                    FrameSampling sampling = FrameSampling::kQwenVlUtils) {
-  return ChooseFrames(total, video_fps, fps, 4, max_frames, 2, sampling, "film.mp4");
+  return ChooseFrames({0, total}, video_fps, fps, 4, max_frames, 2, sampling, "film.mp4");
 }
 
 std::vector<int64_t> Head(const std::vector<int64_t>& all, size_t count) {
@@ -78,6 +80,68 @@ TEST(ChooseFrames, EqualsQwenVlUtils) {
   }
 }
 
+// qwen-vl-utils 0.0.14 with video_start and video_end.
+TEST(ChooseFrames, EqualsQwenVlUtilsInARange) {
+  struct Vector {
+    int64_t total;
+    double fps;
+    std::optional<double> start, end;
+    int64_t first, frames;
+    size_t count;
+    std::vector<int64_t> head, tail;
+    double sample_fps;
+  };
+  const Vector vectors[] = {
+      {300, 30.0, 2.0, 6.5, 60, 136, 8, {60, 79, 99, 118, 137, 156}, {156, 176, 195}, 1.764706},
+      {300, 30.0, {}, 3.33, 0, 100, 6, {0, 20, 40, 59, 79, 99}, {59, 79, 99}, 1.8},
+      {300, 30.0, 8.01, {}, 241, 59, 4, {241, 260, 280, 299}, {260, 280, 299}, 2.033898},
+      {250, 24.0, 3.3, 99.0, 80, 170, 14, {80, 93, 106, 119, 132, 145}, {223, 236, 249}, 1.976471},
+      {9000, 29.97, 101.25, 160.5, 3035, 1776, 118, {3035, 3050, 3065, 3081, 3096, 3111}, {4780, 4795, 4810}, 1.99125},
+      {100, 25.0, 1.0, 1.5, 25, 13, 4, {25, 29, 33, 37}, {29, 33, 37}, 7.692308},
+      {100, 25.0, 0.0, 0.04, 0, 2, 2, {0, 1}, {0, 1}, 25.0}};
+  for (const Vector& v : vectors) {
+    const FrameRange range = FramesBetween(v.total, v.fps, v.start, v.end, 2, "film.mp4");
+    EXPECT_EQ(range.first, v.first);
+    EXPECT_EQ(range.count, v.frames);
+    const FrameChoice choice = ChooseFrames(range, v.fps, 2.0, 4, 768, 2, FrameSampling::kQwenVlUtils, "film.mp4");
+    ASSERT_EQ(choice.indices.size(), v.count);
+    EXPECT_EQ(Head(choice.indices, v.head.size()), v.head) << v.first;
+    EXPECT_EQ(Tail(choice.indices, v.tail.size()), v.tail) << v.first;
+    EXPECT_NEAR(choice.sample_fps, v.sample_fps, 1e-6);
+  }
+}
+
+TEST(ChooseFrames, StaysInItsRange) {
+  for (int64_t first = 0; first < 40; ++first) {
+    for (int64_t count = 2; count < 60; ++count) {
+      for (const auto sampling : {FrameSampling::kQwenVlUtils, FrameSampling::kHuggingFace}) {
+        const FrameChoice choice = ChooseFrames({first, count}, 24.0, 2.0, 4, 64, 2, sampling, "film.mp4");
+        EXPECT_EQ(choice.indices.front(), first);
+        EXPECT_LT(choice.indices.back(), first + count);
+        for (size_t i = 1; i < choice.indices.size(); ++i) ASSERT_GT(choice.indices[i], choice.indices[i - 1]);
+      }
+    }
+  }
+}
+
+TEST(FramesBetween, SaysWhatIsWrong) {
+  const auto text = [](std::optional<double> start, std::optional<double> end) {
+    try {
+      FramesBetween(100, 25.0, start, end, 2, "film.mp4");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(text(5.0, {}), "film.mp4: has 0 frame(s) from 5 s to 4 s (it lasts 4 s); the model needs at least 2");
+  EXPECT_EQ(text(1.01, 1.05),
+            "film.mp4: has 1 frame(s) from 1.01 s to 1.05 s (it lasts 4 s); the model needs at least 2");
+  EXPECT_NE(text(2.0, 1.0).find("end must be after the start"), std::string::npos);
+  EXPECT_NE(text(-1.0, {}).find("-1 s"), std::string::npos);
+  EXPECT_NE(text({}, std::numeric_limits<double>::infinity()).find("expected 0 or more"), std::string::npos);
+  EXPECT_EQ(text({}, {}), "");
+}
+
 // Where the float32 rounding of torch.linspace decides: the plain formula is one frame off.
 TEST(ChooseFrames, RoundsTiesAsTorchDoes) {
   const auto at = [](int64_t total, int64_t count, size_t i) { return Choose(total, 1.0, 2.0, count).indices.at(i); };
@@ -105,7 +169,7 @@ TEST(ChooseFrames, EqualsTransformersOnRequest) {
 TEST(ChooseFrames, StaysWithinTheLimits) {
   for (int64_t total = 2; total < 400; ++total) {
     for (const auto sampling : {FrameSampling::kQwenVlUtils, FrameSampling::kHuggingFace}) {
-      const FrameChoice choice = ChooseFrames(total, 24.0, 2.0, 4, 64, 2, sampling, "film.mp4");
+      const FrameChoice choice = ChooseFrames({0, total}, 24.0, 2.0, 4, 64, 2, sampling, "film.mp4");
       ASSERT_EQ(choice.indices.size() % 2, 0u);
       ASSERT_LE(choice.indices.size(), 64u);
       for (size_t i = 0; i < choice.indices.size(); ++i) {
