@@ -28,7 +28,7 @@ from transformers_side import TOOLS, Model, Prompt, cut, hf, pd
 
 ROOT = TOOLS.parent
 UNDERFLOW = 1e-37  # float32 tells scores below this apart badly or not at all
-TIE = 1e-4      # largest relative difference of two scores between which two float32 programs may choose differently
+TIE = 1e-5      # largest relative difference of two scores between which two float32 programs may choose differently
 LOGPROB = 2e-3  # nats
 LIMIT = 160     # tokens of an answer
 
@@ -274,6 +274,8 @@ class Worker:
         holds = [setting.must and setting.policy in pd.HOLDS for _, setting, _ in settings]
         for hold in (False, True):
             members = [(i, cache) for i, mine in enumerate(prepared) if holds[i] == hold for cache in mine[3]]
+            if not members:
+                continue
             places = [settings[i][1].press(cache[0][0].shape[1], prompt)[1]["n_sink"] if hold else None for i, cache in members]
             for (i, _), answer in zip(members, self.model.answers(prompt, [cache for _, cache in members], LIMIT, places)):
                 answers[i] = (answers[i] or []) + [answer]
