@@ -1,35 +1,79 @@
 #include "eval/report_viewer.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/json.h"
+#include "eval/frame_sheet.h"
 #include "eval/summary.h"
 
 namespace purekv {
 namespace {
 
-constexpr int64_t kMostSheet = int64_t{64} << 20;
+constexpr int64_t kMostSheet = int64_t{64} << 20;  // bytes
+constexpr int64_t kMostSide = 1'000'000;           // pixels, cells or tiles
 
 OrderedJson SettingJson(const std::string& policy, double budget, const std::string& when) {
   return {{"policy", policy}, {"budget", budget}, {"when", when}};
 }
 
-// Indices among the visual tokens of cells [slice, row, column] of the first medium.
-std::vector<int64_t> EvidenceIndices(const OrderedJson& sheet, const OrderedJson& evidence) {
+// A field that is a list.
+const Json& ListAt(const JsonFields& fields, const std::string& key) {
+  if (!fields.Has(key) || !fields.raw().at(key).is_array()) Fail(fields.where(), ": \"", key, "\": a list is needed");
+  return fields.raw().at(key);
+}
+
+// N whole numbers from `low` to kMostSide. `name` and `meaning` are for messages: "\"tile\"", "[height, width]".
+template <size_t N>
+std::array<int64_t, N> Numbers(const Json& list, int64_t low, const std::string& name, const char* meaning) {
+  std::array<int64_t, N> numbers{};
+  bool sound = list.is_array() && list.size() == N;
+  for (size_t i = 0; sound && i < N; ++i) {
+    // An unsigned beyond 2^63 would wrap: the range is checked on the unsigned value.
+    sound = list[i].is_number_unsigned() && list[i].get<uint64_t>() <= static_cast<uint64_t>(kMostSide);
+    if (sound) numbers[i] = list[i].get<int64_t>();
+    sound = sound && numbers[i] >= low;
+  }
+  if (!sound) Fail(name, " is not ", meaning, ", whole numbers from ", low, " to ", kMostSide);
+  return numbers;
+}
+
+// What SheetJson wrote, without the picture.
+FrameSheet ReadSheet(const JsonFields& fields) {
+  FrameSheet sheet;
+  const auto tile = Numbers<2>(ListAt(fields, "tile"), 1, StrCat(fields.where(), ": \"tile\""), "[height, width]");
+  sheet.tile_height = tile[0];
+  sheet.tile_width = tile[1];
+  sheet.per_row = fields.Int("per_row", 1, kMostSide);
+  for (const Json& cells : ListAt(fields, "cells")) {
+    const std::string name = StrCat(fields.where(), ": \"cells\"[", sheet.cells.size(), "]");
+    sheet.cells.push_back(Numbers<2>(cells, 1, name, "[rows, columns]"));
+  }
+  if (sheet.cells.empty()) Fail(fields.where(), ": \"cells\" is empty; a tile at least is needed");
+  return sheet;
+}
+
+// Indices among the visual tokens of a question's cells [slice, row, column] of the first medium.
+std::vector<int64_t> EvidenceIndices(const FrameSheet& sheet, const JsonFields& question) {
   std::vector<int64_t> indices;
-  const OrderedJson& cells = sheet.at("cells");
-  for (const OrderedJson& cell : evidence) {
-    if (!cell.is_array() || cell.size() != 3 || !cell[0].is_number_integer()) continue;
-    const auto slice = cell[0].get<int64_t>();
-    int64_t at = 0;
-    for (int64_t i = 0; i < slice && i < static_cast<int64_t>(cells.size()); ++i) {
-      at += cells[static_cast<size_t>(i)][0].get<int64_t>() * cells[static_cast<size_t>(i)][1].get<int64_t>();
+  if (!question.Has("evidence")) return indices;
+  std::vector<int64_t> first = {0};  // token of each tile
+  for (const auto& [rows, columns] : sheet.cells) first.push_back(first.back() + rows * columns);
+  for (const Json& cell : ListAt(question, "evidence")) {
+    const std::string name = StrCat(question.where(), ": \"evidence\"[", indices.size(), "]");
+    const auto [slice, row, column] = Numbers<3>(cell, 0, name, "[slice, row, column]");
+    if (slice >= static_cast<int64_t>(sheet.cells.size())) {
+      Fail(name, ": slice ", slice, " is not on the sheet; it has ", sheet.cells.size());
     }
-    if (slice < 0 || slice >= static_cast<int64_t>(cells.size())) continue;
-    indices.push_back(at + cell[1].get<int64_t>() * cells[static_cast<size_t>(slice)][1].get<int64_t>() +
-                      cell[2].get<int64_t>());
+    const auto [rows, columns] = sheet.cells[static_cast<size_t>(slice)];
+    if (row >= rows || column >= columns) {
+      Fail(name, ": row ", row, ", column ", column, " is outside its tile of ", rows, " x ", columns, " cells");
+    }
+    indices.push_back(first[static_cast<size_t>(slice)] + row * columns + column);
   }
   return indices;
 }
@@ -49,21 +93,21 @@ std::vector<ViewerVideo> StoredVideos(const std::string& directory, const std::v
     }
     ViewerVideo video;
     video.jpeg = ReadFile(base + ".jpg", kMostSheet);
-    video.sheet = OrderedJson::parse(ReadFile(base + ".json", kMostSheet), nullptr, false);
-    const OrderedJson& sheet = video.sheet;
-    if (!sheet.is_object() || !sheet.contains("cells") || !sheet.contains("questions") || !sheet.contains("video")) {
-      Fail(base, ".json: not a sheet of frames");
-    }
-    video.name = TextAt(sheet, {"video"});
-    for (const OrderedJson& question : sheet.at("questions")) {
-      const auto found = of.find(TextAt(question, {"id"}));
+    const Json json = ReadJson(base + ".json", kMostSheet);
+    const JsonFields fields(json, base + ".json");
+    const FrameSheet sheet = ReadSheet(fields);
+    video.sheet = SheetJson(sheet);
+    video.name = fields.String("video");
+    int64_t number = 0;
+    for (const Json& one : ListAt(fields, "questions")) {
+      const JsonFields question(one, StrCat(fields.where(), ": \"questions\"[", number++, "]"));
+      // A run that was stopped may lack the results of some; their evidence was not checked against the video either.
+      const auto found = of.find(question.String("id"));
       if (found == of.end()) continue;
-      const EvalResult& one = *found->second;
-      video.questions.push_back({one.id, one.type, one.prompt, one.reference,
-                                 EvidenceIndices(sheet, question.value("evidence", OrderedJson::array()))});
+      const EvalResult& result = *found->second;
+      video.questions.push_back(
+          {result.id, result.type, result.prompt, result.reference, EvidenceIndices(sheet, question)});
     }
-    video.sheet.erase("questions");
-    video.sheet.erase("video");
     videos.push_back(std::move(video));
   }
 }
@@ -124,8 +168,7 @@ OrderedJson SharesJson(const std::vector<EvalResult>& results, ViewerData* data)
     OrderedJson json = OrderedJson::array();
     for (const auto& layer : layers) {
       OrderedJson heads = OrderedJson::array();
-      for (const double share : layer)
-        heads.push_back(static_cast<double>(static_cast<int64_t>(share * 10000 + 0.5)) / 10000);
+      for (const double share : layer) heads.push_back(std::round(share * 10000) / 10000);
       json.push_back(std::move(heads));
     }
     return json;
