@@ -234,7 +234,7 @@ void ResultStore::CheckRun(const OrderedJson& settings) {
     return;
   }
   run_ = OrderedJson::parse(ReadFile(path, kMaxRun), nullptr, false);
-  if (!run_.is_object() || run_.value("format", 0) != 1 || !run_.contains("settings") ||
+  if (!run_.is_object() || !run_.contains("format") || run_.at("format") != 1 || !run_.contains("settings") ||
       !run_.at("settings").is_object() || !run_.contains("runs") || !run_.at("runs").is_array()) {
     Fail(path, ": not the run.json of an evaluation; give another directory");
   }
@@ -327,6 +327,9 @@ LoadedRun LoadRun(const std::string& directory) {
   loaded.run = OrderedJson::parse(ReadFile(path, kMaxRun), nullptr, false);
   if (!loaded.run.is_object() || !loaded.run.contains("settings") || !loaded.run.at("settings").is_object()) {
     Fail(path, ": not the run.json of an evaluation");
+  }
+  if (loaded.run.contains("complete") && !loaded.run.at("complete").is_boolean()) {
+    Fail(path, ": complete: true or false is needed");
   }
   loaded.results = ReadLines(JoinPath(directory, kResults), nullptr);
   if (loaded.results.empty()) Fail(JoinPath(directory, kResults), ": holds no results yet");

@@ -106,8 +106,10 @@ TEST(ResultStore, RefusesOtherSettingsByName) {
   other["policies"] = {"h2o"};
   EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), other); }),
               AllOf(HasSubstr("policies"), HasSubstr("snapkv"), HasSubstr("h2o")));
-  WriteFile(directory.File("run.json"), "[]");
-  EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), kSettings); }), HasSubstr("run.json"));
+  for (const char* const text : {"[]", R"({"format": "1", "settings": {}, "runs": []})"}) {
+    WriteFile(directory.File("run.json"), text);
+    EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), kSettings); }), HasSubstr("run.json"));
+  }
   std::filesystem::remove(directory.File("run.json"));
   WriteFile(directory.File("results.jsonl"), "");
   EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), kSettings); }), HasSubstr("run.json"));
@@ -193,6 +195,9 @@ TEST(Report, HoldsNothingThatRunsOrLoads) {
   for (size_t at = page.find("</script>"); at != std::string::npos; at = page.find("</script>", at + 1)) ++scripts;
   EXPECT_EQ(scripts, 2U);
   EXPECT_THAT(ErrorOf([] { ReportPage("/nonexistent", 1000); }), HasSubstr("/nonexistent"));
+  WriteFile(directory.File("run.json"), R"({"settings": {}, "complete": "yes"})");
+  EXPECT_THAT(ErrorOf([&] { ReportPage(directory.path(), 1000); }),
+              AllOf(HasSubstr("run.json"), HasSubstr("complete")));
 }
 
 TEST(Chart, EscapesAndStandsAlone) {
