@@ -1,7 +1,7 @@
 #include "cli/ask_report.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <cmath>
 
 #include "base/error.h"
 #include "cli/output.h"
@@ -17,8 +17,8 @@ namespace {
 // The policy as the user gave it, for people.
 std::string PolicyName(const KvOptions& kv) {
   std::string name = kv.policy;
-  if (kv.allocator != "uniform") name += "+" + kv.allocator;
-  for (const auto& [key, value] : kv.options) name += ":" + key + "=" + value;
+  if (kv.allocator != "uniform") name += StrCat("+", kv.allocator);
+  for (const auto& [key, value] : kv.options) name += StrCat(":", key, "=", value);
   return name;
 }
 
@@ -30,9 +30,7 @@ EvalResult Describe(const Answer& answer, const std::string& prompt, const KvOpt
   result.policy = PolicyName(kv);
   // Asked for in tokens or bytes: the share that it came to.
   const double share = stats.tokens_kept_mean / static_cast<double>(std::max<int64_t>(1, stats.tokens_full));
-  result.budget = kv.policy == "full"
-                      ? 1
-                      : kv.budget.value_or(static_cast<double>(static_cast<int64_t>(share * 1000 + 0.5)) / 1000);
+  result.budget = kv.policy == "full" ? 1 : kv.budget.value_or(std::round(share * 1000) / 1000);
   result.when = WhenName(kv.when);
   result.answer = answer.text;
   result.visual_tokens = static_cast<int64_t>(visual.size());
