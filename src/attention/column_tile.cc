@@ -47,8 +47,9 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
         lse[c] = real ? args.lse[first + c] : std::numeric_limits<float>::infinity();
         limits[c] = static_cast<float>(std::clamp<int64_t>(limit_of(first + std::min(c, count - 1)) - block, 0, keys));
         for (int64_t plane = 0; plane < args.planes; ++plane) {
-          const float weight = args.weights == nullptr ? 1.0f : args.weights[plane * args.weight_stride + first + c];
-          weights[plane * kPanelRows + c] = real ? weight : 0.0f;
+          float weight = real ? 1.0f : 0.0f;  // the weights end with the last row
+          if (real && args.weights != nullptr) weight = args.weights[plane * args.weight_stride + first + c];
+          weights[plane * kPanelRows + c] = weight;
         }
       }
       ProductVecs<false>({key_rows.data, key_rows.stride, 1, queries, width, head_dim, logits, width, nullptr}, keys,
