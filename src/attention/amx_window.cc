@@ -23,7 +23,6 @@ namespace {
 
 constexpr int64_t kTile = 16;           // rows of a tile, and its columns of 32 bits
 constexpr int64_t kTileElements = 512;  // bf16 elements of a tile
-constexpr int64_t kSums = 4;            // tiles of sums side by side
 // Cache lines asked for at each step, such that a head's share of the next window is through when the head is: 64 rows
 // of q, k and v of 16 heads of 80 are 7680 lines, 480 for each head.
 constexpr int64_t kAskPack = 10;

@@ -102,7 +102,9 @@ OptionValues::OptionValues(const std::vector<PolicyOption>& options, const std::
                            const std::string& flag) {
   for (const PolicyOption& option : options) values_[option.name] = option.fallback;
   for (const auto& [key, value] : given) {
-    const auto option = std::find_if(options.begin(), options.end(), [&](const auto& one) { return one.name == key; });
+    // A capture with a value: Clang 14 does not capture structured bindings.
+    const auto option =
+        std::find_if(options.begin(), options.end(), [&name = key](const auto& one) { return one.name == name; });
     PUREKV_CHECK(option != options.end(), key);
     if (!InRange(*option, value)) FailUsage(flag, " ", key, "=", value, ": out of range (", option->range, ")");
     values_[key] = value;
