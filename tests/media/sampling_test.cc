@@ -20,10 +20,10 @@ FrameChoice Choose(int64_t total, double video_fps, double fps = 2.0, int64_t ma
 }
 
 std::vector<int64_t> Head(const std::vector<int64_t>& all, size_t count) {
-  return {all.begin(), all.begin() + count};
+  return {all.begin(), all.begin() + static_cast<int64_t>(count)};
 }
 std::vector<int64_t> Tail(const std::vector<int64_t>& all, size_t count) {
-  return {all.end() - count, all.end()};
+  return {all.end() - static_cast<int64_t>(count), all.end()};
 }
 
 TEST(RoundHalfEven, IsPythons) {
