@@ -164,6 +164,26 @@ TEST_F(SparsePrefillTest, SavedCachesRememberHowTheyWereRead) {
   EXPECT_THROW(Session::Open(model_, directory.File("a.pkv"), options), Error);
 }
 
+// Behind a drop layer rows and keys have holes where tokens were.
+TEST_F(SparsePrefillTest, PatternsThatSeeAllAreDenseBehindADropLayer) {
+  const auto dropping = [](const std::string& kind, const Values& values) {
+    SessionOptions options = Options(kind, values);
+    options.kv.policy = "keydiff";
+    options.kv.tokens = 40;
+    options.kv.options["recent"] = "4";
+    options.kv.drop_layers = {{1, 0.5}};
+    return options;
+  };
+  const std::vector<float> dense = Logits(dropping("dense", {}));
+  SessionOptions whole = dropping("dense", {});
+  whole.kv.drop_layers.clear();
+  EXPECT_GT(Distance(Logits(whole), dense), kRounding);  // something was dropped that counts
+  EXPECT_LT(Distance(Logits(dropping("st", kAll)), dense), kRounding);
+  EXPECT_LT(Distance(Logits(dropping("block-sparse", {{"start", "0"}, {"threshold", "1"}})), dense), kRounding);
+  EXPECT_GT(Distance(Logits(dropping("st", {{"start", "0"}, {"anchor_every", "none"}, {"temporal", "0"}})), dense),
+            kRounding);
+}
+
 TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
   for (const char* const policy : {"h2o", "tova", "snapkv", "csp"}) {
     for (const char* const kind : {"st", "block-sparse"}) {
