@@ -293,6 +293,8 @@ std::vector<Line> AttentionLines(const Options& /*options*/) {
           SegmentLine("frames", 8, 1024, 64, 0.7), SegmentLine("frames", 8, 1024, 80, 0.7),
           // A group of the tower's: its rows were written just before.
           SegmentLine("windows", 16, 64, 64, 0.5), SegmentLine("windows", 16, 64, 80, 0.5),
+          // More than the caches next to a core hold.
+          SegmentLine("windows-from-memory", 128, 64, 64, 0), SegmentLine("windows-from-memory", 128, 64, 80, 0),
           PrefillLine(4096, Dtype::kF32, 0.7), ObserverLine(4096, Dtype::kBF16)};
 }
 

@@ -14,6 +14,7 @@
 #include "policy/registry.h"
 #include "purekv/session.h"
 #include "support/broken_model.h"
+#include "support/flat_model_test.h"
 
 namespace purekv {
 namespace {
@@ -49,22 +50,8 @@ Said Ask(Session& session, const std::string& question, const Turn* whole = null
   return said;
 }
 
-class SavedCacheTest : public testing::Test {
+class SavedCacheTest : public FlatModelTest<SavedCacheTest> {
  protected:
-  static void SetUpTestSuite() {
-    files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) models_[dtype] = Model::Load(files_->directory(), {dtype, 1});
-  }
-  static void TearDownTestSuite() {
-    models_.clear();
-    files_.reset();
-  }
-  static Turn MediaTurn() {
-    Turn turn = files_->TurnNamed("video");
-    turn.prompt = "";
-    turn.system = "Be brief.";
-    return turn;
-  }
   static SessionOptions Options(const std::string& policy, const std::map<std::string, std::string>& values = {},
                                 const std::string& allocator = "uniform") {
     SessionOptions options;
@@ -101,12 +88,8 @@ class SavedCacheTest : public testing::Test {
     return all;
   }
 
-  static std::unique_ptr<ReferenceModel> files_;
-  static std::map<Dtype, std::shared_ptr<const Model>> models_;
   TemporaryDirectory directory_{"saved_cache"};
 };
-std::unique_ptr<ReferenceModel> SavedCacheTest::files_;
-std::map<Dtype, std::shared_ptr<const Model>> SavedCacheTest::models_;
 
 class SavedCacheDtypeTest : public SavedCacheTest, public testing::WithParamInterface<Dtype> {};
 INSTANTIATE_TEST_SUITE_P(Dtypes, SavedCacheDtypeTest, testing::Values(Dtype::kF32, Dtype::kBF16),

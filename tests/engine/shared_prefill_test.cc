@@ -10,6 +10,7 @@
 
 #include "policy/registry.h"
 #include "support/broken_model.h"
+#include "support/flat_model_test.h"
 
 namespace purekv {
 namespace {
@@ -20,22 +21,8 @@ const char* const kFirst = "Describe the video in one sentence.";
 const char* const kSecond = "And what is at its end, in all detail that there is?";
 const std::vector<int32_t> kAnswer = {5, 6, 300, 8, 9, 77, 12};
 
-class SharedPrefillTest : public testing::Test {
+class SharedPrefillTest : public FlatModelTest<SharedPrefillTest> {
  protected:
-  static void SetUpTestSuite() {
-    files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) models_[dtype] = Model::Load(files_->directory(), {dtype, 1});
-  }
-  static void TearDownTestSuite() {
-    models_.clear();
-    files_.reset();
-  }
-  static Turn MediaTurn() {
-    Turn turn = files_->TurnNamed("video");
-    turn.prompt = "";
-    turn.system = "Be brief.";
-    return turn;
-  }
   static KvOptions Setting(const std::string& policy, KvOptions::When when, double budget = 0.3) {
     KvOptions kv;
     kv.policy = policy;
@@ -125,12 +112,7 @@ class SharedPrefillTest : public testing::Test {
     }
     return settings;
   }
-
-  static std::unique_ptr<ReferenceModel> files_;
-  static std::map<Dtype, std::shared_ptr<const Model>> models_;
 };
-std::unique_ptr<ReferenceModel> SharedPrefillTest::files_;
-std::map<Dtype, std::shared_ptr<const Model>> SharedPrefillTest::models_;
 
 TEST_F(SharedPrefillTest, EveryPolicyKeepsAndSaysWhatItsOwnSessionDoes) {
   Compare(EveryPolicy(), Dtype::kF32, 1e-3, true);
