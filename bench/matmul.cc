@@ -7,6 +7,7 @@
 
 #include "base/bfloat16.h"
 #include "base/error.h"
+#include "base/threads.h"
 #include "inputs.h"
 
 namespace purekv::bench {
@@ -18,10 +19,11 @@ constexpr uint64_t kWeightSeed = 11;
 
 OneDnnMatmul::OneDnnMatmul(Dtype dtype, int64_t rows, int64_t in, int64_t out)
     : dtype_(dtype), rows_(rows), in_(in), out_(out), x_(dtype, rows, in), y_(Dtype::kF32, rows, out) {
+  const onednn::OwnThreads threads(Threads());
   try {
     const auto x = onednn::MatrixDesc(dtype, rows, in, in, 1);
     const auto y = onednn::MatrixDesc(Dtype::kF32, rows, out, out, 1);
-    const auto desc = onednn::MatmulDesc(x, onednn::AnyMatrixDesc(dtype, in, out), nullptr, y, false);
+    const auto desc = onednn::MatmulDesc(x, onednn::AnyMatrixDesc(dtype, in, out), y);
     weights_desc_ = desc.weights_desc();
     weights_.Resize(weights_desc_.get_size());
     scratch_.Resize(desc.scratchpad_desc().get_size());
@@ -42,6 +44,7 @@ OneDnnMatmul::OneDnnMatmul(Dtype dtype, int64_t rows, int64_t in, int64_t out)
 }
 
 void OneDnnMatmul::Run() {
+  const onednn::OwnThreads threads(Threads());
   matmul_.execute(onednn::Stream(), arguments_);
 }
 

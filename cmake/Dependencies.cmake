@@ -1,8 +1,5 @@
 # Everything here is a Debian/Ubuntu package; scripts/setup.sh installs the lot.
 find_package(Threads REQUIRED)
-if(PUREKV_OPENMP)
-  find_package(OpenMP REQUIRED COMPONENTS CXX)
-endif()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
 pkg_check_modules(JPEG REQUIRED IMPORTED_TARGET libjpeg)

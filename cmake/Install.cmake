@@ -19,8 +19,5 @@ install(FILES ${PROJECT_BINARY_DIR}/purekvConfig.cmake ${PROJECT_BINARY_DIR}/pur
 # pkg-config: a relocatable file, its prefix is where it lies.
 string(REGEX REPLACE "[^/]+" ".." PUREKV_PC_UP "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 set(PUREKV_PC_PRIVATE "-ldnnl -lpthread")
-if(PUREKV_OPENMP)
-  string(APPEND PUREKV_PC_PRIVATE " ${OpenMP_CXX_FLAGS}")
-endif()
 configure_file(${PROJECT_SOURCE_DIR}/cmake/purekv.pc.in ${PROJECT_BINARY_DIR}/purekv.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/purekv.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -15,10 +15,6 @@ endfunction()
 add_library(purekv_dependencies INTERFACE)
 target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::JPEG
                       PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::HWY nlohmann_json::nlohmann_json)
-if(PUREKV_OPENMP)
-  target_link_libraries(purekv_dependencies INTERFACE OpenMP::OpenMP_CXX)
-  target_compile_definitions(purekv_dependencies INTERFACE PUREKV_OPENMP=1)
-endif()
 
 function(purekv_library)
   foreach(room ${PUREKV_ROOMS})

@@ -9,8 +9,6 @@ flags=("${@:2}")
 purekv=build/release/bin/purekv
 scripts/build.sh --target purekv_cli
 
-# Two workers of one thread each: threads that wait must sleep.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 "$purekv" eval -m models/demo --data models/demo/eval/questions.jsonl --policies "random,uniform,streaming-llm,h2o,snapkv,keydiff,purekv,purekv:sources=4:heads=mean:below=wait" \
   --budgets 0.5,0.2,0.1,0.05 --when prompt,media -o "$run" "${flags[@]}"
 "$purekv" report "$run" -o "$run/report.html" --svg "$run/charts"

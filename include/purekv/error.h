@@ -19,4 +19,10 @@ class Error : public std::runtime_error {
   Kind kind_;
 };
 
+// Thrown by what has a cancel flag (loading, Session::Read and Score, measuring) when it was raised.
+class Cancelled : public Error {
+ public:
+  Cancelled() : Error(Kind::kFailed, "cancelled") {}
+};
+
 }  // namespace purekv

@@ -24,10 +24,16 @@ namespace purekv {
 
 class VisionLanguageModel;  // internal
 
+// Called now and then with a stage ("load", "vision", "prefill", ...) and how far it is; from the calling thread.
+using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
+
 struct LoadOptions {
-  std::optional<Dtype> dtype;  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine
-                               // multiplies it fast, else f32
-  int threads = 0;             // used while loading; 0: physical cores
+  std::optional<Dtype> dtype{};  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine
+                                 // multiplies it fast, else f32
+  int threads = 0;               // used while loading; 0: physical cores
+  ProgressFunction progress{};   // "load", in parameters
+  // When it becomes true, Load and Random throw Cancelled within a second.
+  const std::atomic<bool>* cancel = nullptr;
 };
 
 struct ModelInfo {
@@ -41,6 +47,8 @@ struct ModelInfo {
   // 32 hexadecimal digits over configuration and weights: the same for the same model wherever it lies (docs/pkv.md).
   // Not known to Inspect.
   std::string fingerprint;
+  // What looks wrong about the directory and does not stand in the way, one line each; empty where all is well.
+  std::vector<std::string> warnings;
 };
 
 struct MediaInfo {
@@ -170,9 +178,6 @@ struct PrefillOptions {
   bool operator==(const PrefillOptions&) const = default;
 };
 
-// Called now and then with a stage ("vision", "prefill", ...) and how far it is; from the session's own thread.
-using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
-
 struct SessionOptions {
   int threads = 0;  // 0: physical cores
   KvOptions kv;
@@ -185,12 +190,6 @@ struct SessionOptions {
   ProgressFunction progress;
   // When it becomes true, Read and Score throw Cancelled, Generate stops with what it has.
   const std::atomic<bool>* cancel = nullptr;
-};
-
-// Thrown by Read and Score when the cancel flag was raised.
-class Cancelled : public Error {
- public:
-  Cancelled() : Error(Kind::kFailed, "cancelled") {}
 };
 
 // One user turn. System message and media belong to the first turn only.

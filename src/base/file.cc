@@ -5,7 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <utility>
@@ -39,7 +42,64 @@ int OpenRegular(const std::string& path, size_t* size) {
   return fd;
 }
 
+// What the handler of SIGBUS needs to know of a mapping. It may only touch atomics and memory that never goes.
+struct MappingSlot {
+  std::atomic<uintptr_t> begin{0};  // 0: free
+  std::atomic<uintptr_t> end{0};
+  std::array<char, 512> message{};  // with its newline, then zeros
+};
+constexpr int kMappingSlots = 1024;  // shards of a few models; files beyond end in the system's own "Bus error"
+MappingSlot g_mappings[kMappingSlots];
+
+int Register(const std::string& path, const void* data, size_t size) {
+  for (int i = 0; i < kMappingSlots; ++i) {
+    MappingSlot& slot = g_mappings[i];
+    uintptr_t free = 0;
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    if (!slot.begin.compare_exchange_strong(free, begin)) continue;
+    const std::string line =
+        OneLine(StrCat("purekv: error: ", path.size() > 256 ? "..." + path.substr(path.size() - 256) : path,
+                       ": cannot be read any more: it became shorter (or its disk failed) after it was opened, ", size,
+                       " bytes long"));
+    slot.message.fill(0);
+    line.copy(slot.message.data(), slot.message.size() - 2);
+    slot.message[std::min(line.size(), slot.message.size() - 2)] = '\n';
+    slot.end.store(begin + size, std::memory_order_release);
+    return i;
+  }
+  return -1;
+}
+
+void Unregister(int index) {
+  if (index < 0) return;
+  g_mappings[index].end.store(0);
+  g_mappings[index].begin.store(0);
+}
+
+void OnBusError(int, siginfo_t* info, void*) {
+  const auto at = reinterpret_cast<uintptr_t>(info->si_addr);
+  for (const MappingSlot& slot : g_mappings) {
+    if (at < slot.begin.load() || at >= slot.end.load()) continue;
+    const size_t bytes = strnlen(slot.message.data(), slot.message.size());
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, slot.message.data(), bytes);
+    _exit(1);
+  }
+  // Not ours: the system's own end, once this handler has returned.
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  sigaction(SIGBUS, &action, nullptr);
+  raise(SIGBUS);
+}
+
 }  // namespace
+
+void ExitOnShortenedFile() {
+  struct sigaction action {};
+  action.sa_sigaction = OnBusError;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGBUS, &action, nullptr);
+}
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const Descriptor file(OpenRegular(path, &size_));
@@ -49,14 +109,20 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     data_ = nullptr;
     Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
   }
+  slot_ = Register(path, data_, size_);
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(data_, size_);
+  if (data_ == nullptr) return;
+  Unregister(slot_);
+  munmap(data_, size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      slot_(std::exchange(other.slot_, -1)) {}
 
 void MappedFile::DropPages(std::span<const std::byte> range) const {
   constexpr uintptr_t kPage = 4096;

@@ -11,8 +11,8 @@
 
 namespace purekv {
 
-// A file mapped read-only. Throws Error naming the path when it cannot be opened, is no regular file, or cannot be
-// mapped.
+// A file mapped read-only. Who shortens it meanwhile makes reading it impossible: SIGBUS, see ExitOnShortenedFile.
+// Throws Error naming the path when it cannot be opened, is no regular file, or cannot be mapped.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
@@ -32,7 +32,12 @@ class MappedFile {
   std::string path_;
   void* data_ = nullptr;
   size_t size_ = 0;
+  int slot_ = -1;  // where the handler of ExitOnShortenedFile finds it
 };
+
+// For programs: from now on SIGBUS inside a mapped file, which its truncation (or a failing disk) raises, ends the
+// process with exit status 1 and one line on stderr that names the file. Other bus errors stay what they are.
+void ExitOnShortenedFile();
 
 // The whole file as a string. Throws Error when it does not exist, is no regular file, or is larger than `max_bytes`.
 std::string ReadFile(const std::string& path, int64_t max_bytes);

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/prefill_report.h"
 #include "cli/profile_flags.h"
@@ -117,12 +118,12 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
 int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
   CheckBenchFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
-  const std::shared_ptr<const Model> model = flags.shape.empty()
-                                                 ? Model::Load(flags.model.directory, flags.model.load)
-                                                 : Model::Random(flags.shape, flags.layers, flags.model.load);
-  PrintKernels(flags.model, *model);
-  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, model->info());
   Progress progress;
+  const std::shared_ptr<const Model> model = LoadModel(flags.model, &progress, [&](const LoadOptions& options) {
+    return flags.shape.empty() ? Model::Load(flags.model.directory, options)
+                               : Model::Random(flags.shape, flags.layers, options);
+  });
+  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, model->info());
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
     if (cancelled) throw Cancelled();
     SessionOptions options;

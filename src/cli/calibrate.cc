@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "policy/drop.h"
@@ -161,9 +162,8 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   CheckCalibrateFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   const auto samples = flags.set.empty() ? SamplesOfFlags(flags.prompt) : SamplesOfSet(flags);
-  const std::shared_ptr<const Model> model = Model::Load(flags.model.directory, flags.model.load);
-  PrintKernels(flags.model, *model);
   Progress progress;
+  const std::shared_ptr<const Model> model = LoadModel(flags.model, &progress);
   SessionOptions options;
   options.threads = flags.model.threads;
   options.progress = progress.Function();

@@ -91,11 +91,6 @@ void CheckModelFlags(const FlagTable& table, const ModelFlags& flags) {
   }
 }
 
-void PrintKernels(const ModelFlags& flags, const Model& model) {
-  if (!flags.verbose) return;
-  for (const std::string& line : KernelReport(model)) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-}
-
 void AddPixelFlags(FlagTable& table, MediaOptions* options) {
   table.Value(kPrompt, "--min-pixels", "N", "smallest height x width of a frame after resizing (default: the model's)",
               SetInt(&options->min_pixels, 1, kMaxPixels));

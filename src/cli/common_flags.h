@@ -20,8 +20,6 @@ struct ModelFlags {
 void AddModelFlags(FlagTable& table, ModelFlags* flags);
 // The directory must have been named; whether it exists is CheckInputs' business.
 void CheckModelFlags(const FlagTable& table, const ModelFlags& flags);
-// With --verbose: which kernels the model uses, on stderr.
-void PrintKernels(const ModelFlags& flags, const Model& model);
 
 struct PromptFlags {
   std::optional<std::string> system;

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "cli/cancel.h"
+#include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/prefill_report.h"
 #include "cli/result_json.h"
@@ -22,10 +23,11 @@ auto Timed(double* seconds, const auto& work) {
   return result;
 }
 
-std::shared_ptr<const Model> LoadModel(const ConversationFlags& flags) {
-  LoadOptions options = flags.model.load;
-  if (!flags.cache.empty() && !options.dtype) options.dtype = InspectCache(flags.cache).dtype;
-  return Model::Load(flags.model.directory, options);
+std::shared_ptr<const Model> LoadConversationModel(const ConversationFlags& flags, Progress* progress) {
+  return LoadModel(flags.model, progress, [&](LoadOptions options) {
+    if (!flags.cache.empty() && !options.dtype) options.dtype = InspectCache(flags.cache).dtype;
+    return Model::Load(flags.model.directory, options);
+  });
 }
 
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
@@ -124,11 +126,9 @@ Turn MakeTurn(const ConversationFlags& flags, size_t index) {
 Conversation::Conversation(const ConversationFlags& flags)
     : flags_(flags),
       progress_(std::make_unique<Progress>()),
-      model_(Timed(&load_seconds_, [&] { return LoadModel(flags); })),
+      model_(Timed(&load_seconds_, [&] { return LoadConversationModel(flags, progress_.get()); })),
       session_(Timed(&cache_seconds_, [&] { return MakeSession(model_, flags, progress_.get()); })),
-      generate_(ResolveSampling(flags.sampling, *model_)) {
-  PrintKernels(flags.model, *model_);
-}
+      generate_(ResolveSampling(flags.sampling, *model_)) {}
 
 const PromptInfo& Conversation::ReadMedia() {
   exchanges_.emplace_back().info = session_.ReadMedia(MediaTurn(flags_));

@@ -20,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "eval/dataset.h"
@@ -244,8 +245,8 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   CheckWritableDirectory("-o", flags.output);
 
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
-  const auto model = Model::Load(flags.model.directory, flags.model.load);
-  PrintKernels(flags.model, *model);
+  Progress progress;
+  const auto model = LoadModel(flags.model, &progress);
   plan.generate.max_new_tokens = flags.max_new_tokens;
   plan.system = flags.system;
   plan.media_options = flags.media_options;
@@ -257,7 +258,6 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   const size_t before = store.results().size();
   OrderedJson run = ThisRun(flags, *model, plan);
   store.WriteRun(run, false);
-  Progress progress;
   const auto start = std::chrono::steady_clock::now();
   const std::vector<DataProblem> failed = RunEvaluation(
       model, plan, &store,

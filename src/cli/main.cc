@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "cli/cancel.h"
 #include "cli/command_line.h"
 #include "cli/commands.h"
@@ -83,6 +84,7 @@ int Run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using purekv::cli::Complain;
+  purekv::ExitOnShortenedFile();
   try {
     return purekv::cli::Run(argc, argv);
   } catch (const purekv::Cancelled&) {

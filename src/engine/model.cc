@@ -3,6 +3,7 @@
 #include <cctype>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tokenizer.h"
+#include "engine/watched_tensors.h"
 #include "models/fingerprint.h"
 #include "models/registry.h"
 #include "policy/budget.h"
@@ -82,6 +84,23 @@ int64_t TextTokens(const std::string& directory, const std::string& prompt) {
   return static_cast<int64_t>(Tokenizer::Load(directory)->Encode(text).size()) - 1;  // one stands for all visual ones
 }
 
+// Tensors that the model does not read: a config.json of fewer layers than the weights, or weights of something else.
+void WarnOfUnused(const TensorSource& tensors, const ModelPlan& plan, ModelInfo* info) {
+  std::set<std::string> used;
+  for (const TensorSpec& spec : plan.tensors) used.insert(spec.name);
+  int64_t count = 0;
+  std::string first;
+  for (const std::string& name : tensors.Names()) {
+    // Rotary tables were once saved with the weights; a head beside tied embeddings is the embeddings again.
+    if (used.contains(name) || name.ends_with(".inv_freq") || name == "lm_head.weight") continue;
+    if (count++ == 0) first = name;
+  }
+  if (count == 0) return;
+  info->warnings.push_back(OneLine(StrCat(tensors.Describe(first), ": ", count, count == 1 ? " tensor" : " tensors",
+                                          " that the model of config.json lacks (", first, count == 1 ? "" : ", ...",
+                                          ") will not be used; do the two files belong together?")));
+}
+
 void CheckLoadOptions(const LoadOptions& options) {
   if (options.threads < 0 || options.threads > 4096) {
     FailUsage("threads ", options.threads, ": out of range 0 (physical cores) .. 4096");
@@ -101,7 +120,9 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
   const Dtype dtype = ChooseDtype(options);
   const OpenDirectory open = Open(directory);
   ModelInfo info = Describe(*open.plan, directory, dtype);
-  auto internals = open.plan->Load(*open.tensors, dtype);
+  WarnOfUnused(*open.tensors, *open.plan, &info);
+  const CancelScope cancel(options.cancel);
+  auto internals = open.plan->Load(WatchedTensors(*open.tensors, info.parameters, options), dtype);
   // Behind the packing, which has just read these bytes.
   info.fingerprint = Fingerprint(open.config, open.plan->tensors, open.tensors.get());
   info.weight_bytes = internals->packed_bytes();
@@ -119,7 +140,8 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   ModelInfo info = Describe(*plan, shape, dtype);
   info.fingerprint = Fingerprint(config.dump(), plan->tensors, nullptr);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
-  auto internals = plan->Load(*source, dtype);
+  const CancelScope cancel(options.cancel);
+  auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), dtype);
   info.weight_bytes = internals->packed_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }

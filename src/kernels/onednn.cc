@@ -1,5 +1,7 @@
 #include "kernels/onednn.h"
 
+#include <dlfcn.h>
+
 #include "base/cpu.h"
 #include "base/error.h"
 
@@ -46,6 +48,34 @@ dnnl::stream& Stream() {
   return stream;
 }
 
+namespace {
+
+// OpenMP's two calls, in the library that oneDNN brought along: nothing of ours is compiled for OpenMP, and a oneDNN
+// built for another runtime has neither.
+struct OpenMp {
+  using Get = int();
+  using Set = void(int);
+  Get* max_threads = reinterpret_cast<Get*>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+  Set* set_threads = reinterpret_cast<Set*>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+};
+
+const OpenMp& Calls() {
+  static const OpenMp calls;
+  return calls;
+}
+
+}  // namespace
+
+OwnThreads::OwnThreads(int threads) {
+  if (Calls().max_threads == nullptr || Calls().set_threads == nullptr) return;
+  before_ = Calls().max_threads();
+  Calls().set_threads(threads);
+}
+
+OwnThreads::~OwnThreads() {
+  if (before_ > 0) Calls().set_threads(before_);
+}
+
 dnnl::memory::data_type DataType(Dtype dtype) {
   PUREKV_CHECK(dtype != Dtype::kF16, "f16 is converted before oneDNN sees it");
   return dtype == Dtype::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
@@ -80,22 +110,14 @@ dnnl::memory::desc AnyMatrixDesc(Dtype dtype, int64_t rows, int64_t cols) {
 }
 
 dnnl::matmul::primitive_desc MatmulDesc(const dnnl::memory::desc& src, const dnnl::memory::desc& weights,
-                                        const dnnl::memory::desc* bias, const dnnl::memory::desc& dst,
-                                        bool accumulate) {
+                                        const dnnl::memory::desc& dst) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   attr.set_fpmath_mode(dnnl::fpmath_mode::strict);
-  if (accumulate) {
-    dnnl::post_ops post_ops;
-    post_ops.append_sum(1.0f);
-    attr.set_post_ops(post_ops);
-  }
 #if DNNL_VERSION_MAJOR >= 3
-  if (bias == nullptr) return {Engine(), src, weights, dst, attr};
-  return {Engine(), src, weights, *bias, dst, attr};
+  return {Engine(), src, weights, dst, attr};
 #else
-  if (bias == nullptr) return {dnnl::matmul::desc(src, weights, dst), attr, Engine()};
-  return {dnnl::matmul::desc(src, weights, *bias, dst), attr, Engine()};
+  return {dnnl::matmul::desc(src, weights, dst), attr, Engine()};
 #endif
 }
 

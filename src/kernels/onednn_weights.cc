@@ -9,8 +9,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <tuple>
-#include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -29,9 +28,11 @@ constexpr int64_t kPiece = 512;
 constexpr int64_t kStep = 64;
 // Rows the weights' layout is chosen for.
 constexpr int64_t kTypicalRows = 256;
-// Output rows packed at a time, and outputs whose sums are kept in scratch (1 MB with kPiece rows, for the L2 cache):
-// a multiple of every block size of oneDNN's layouts but 48.
+// A thread takes one tile of the product at a time, at most kPiece rows and kChunk outputs (their sums are 1 MB, for
+// the L2 cache), less where that would leave threads idle: a multiple of every block size of oneDNN's layouts but 48.
 constexpr int64_t kChunk = 512;
+constexpr int64_t kSmallestTile = 128;
+constexpr int64_t kTilesPerThread = 4;
 constexpr size_t kMaxPlans = 256;
 
 int64_t PieceRows(int64_t rows) {
@@ -58,11 +59,12 @@ class OneDnnWeights : public PackedWeights {
  public:
   // Fixes the weights' layout. False where oneDNN has nothing fast.
   bool ChooseLayout(const LayerSource& source, std::string* why) {
+    const onednn::OwnThreads one(1);
     in_ = source.in();
     out_ = source.rows();
     dtype_ = source.compute();
     try {
-      const auto desc = Desc(kTypicalRows, onednn::AnyMatrixDesc(dtype_, in_, out_), false);
+      const auto desc = Desc(kTypicalRows, onednn::AnyMatrixDesc(dtype_, in_, out_));
       const std::string name = desc.impl_info_str();
       if (IsReference(name)) {
         *why = "only " + name;
@@ -83,54 +85,28 @@ class OneDnnWeights : public PackedWeights {
     Buffer block;
     for (int64_t first = 0; first < out_; first += kChunk) {
       const int64_t count = std::min(kChunk, out_ - first);
-      const void* rows = source.Rows(first, count, dtype_, block);
-      // W^T as oneDNN names it: [in, count], a column of it is a row of W.
-      const auto from = onednn::MatrixDesc(dtype_, in_, count, 1, in_);
-      dnnl::memory weights(from, onednn::Engine(), const_cast<void*>(rows));
-      dnnl::memory target(onednn::TaggedDesc(dtype_, in_, count, tag_), onednn::Engine(), Chunk(first));
-      dnnl::reorder(weights, target).execute(onednn::Stream(), weights, target);
+      const char* const rows = static_cast<const char*>(source.Rows(first, count, dtype_, block));
+      const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
+      ParallelForRanges(count, width_, [&](int64_t begin, int64_t end) {
+        const onednn::OwnThreads one(1);
+        // W^T as oneDNN names it: [in, end - begin], a column of it is a row of W.
+        const auto from = onednn::MatrixDesc(dtype_, in_, end - begin, 1, in_);
+        dnnl::memory weights(from, onednn::Engine(), const_cast<char*>(rows + static_cast<size_t>(begin) * row_bytes));
+        dnnl::memory target(onednn::TaggedDesc(dtype_, in_, end - begin, tag_), onednn::Engine(), Panel(first + begin));
+        dnnl::reorder(weights, target).execute(onednn::Stream(), weights, target);
+        onednn::Stream().wait();
+      });
     }
-    onednn::Stream().wait();
   }
 
   void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
     if (x.rows <= kFewRows) {
       return MultiplyFewRows(x, {packed_.data(), dtype_, padded_in_, out_, width_, padded_in_}, epilogue);
     }
-    const bool direct = epilogue.plain() && epilogue.out.dtype == Dtype::kF32 && epilogue.out.stride == out_;
     static thread_local Buffer dense_x;
-    static thread_local Buffer sums;
-    const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
     for (int64_t row = 0, count = 0; row < x.rows; row += count) {
       count = PieceRows(x.rows - row);
-      const AnyMatrixView from = x.Rows(row, count);
-      const void* rows = from.data;
-      if (count > 1 && from.stride != from.cols) {
-        if (dense_x.size() < static_cast<size_t>(count) * row_bytes) {
-          dense_x.Resize(static_cast<size_t>(count) * row_bytes);
-        }
-        char* const to = static_cast<char*>(dense_x.data());
-        ParallelFor(count, [&](int64_t i) {
-          std::memcpy(to + static_cast<size_t>(i) * row_bytes, from.Rows(i, 1).data, row_bytes);
-        });
-        rows = to;
-      }
-      const Epilogue part = epilogue.Rows(row, count);
-      if (direct) {
-        RunPiece(count, rows, 0, out_, part.bias, static_cast<float*>(part.out.data), part.accumulate);
-        continue;
-      }
-      const size_t scratch = static_cast<size_t>(count * kChunk) * sizeof(float);
-      if (sums.size() < scratch) sums.Resize(scratch);
-      float* const y = static_cast<float*>(sums.data());
-      for (int64_t first = 0; first < out_; first += kChunk) {
-        const int64_t cols = std::min(kChunk, out_ - first);
-        RunPiece(count, rows, first, cols, nullptr, y, false);
-        ParallelForRanges(count, 16, [&](int64_t begin, int64_t end) {
-          // Partial vectors at the end are read whole: kChunk floats per row exist, and what is behind is not stored.
-          Finish(y + begin * cols, cols, end - begin, cols, begin, first, part);
-        });
-      }
+      RunPiece(Dense(x.Rows(row, count), &dense_x), epilogue.Rows(row, count));
     }
   }
 
@@ -139,19 +115,16 @@ class OneDnnWeights : public PackedWeights {
     if (rows <= kFewRows) {
       return dtype_ == Dtype::kBF16 ? "avx512_bf16 matrix-vector (own)" : "highway " + SimdTarget() + " matrix-vector";
     }
-    return "onednn " + PlanFor(PieceRows(rows), out_, false, false)->implementation;
+    return "onednn " + PlanFor(PieceRows(rows), std::min(kChunk, out_))->implementation;
   }
 
  private:
   using Tag = dnnl::memory::format_tag;
 
-  dnnl::matmul::primitive_desc Desc(int64_t rows, const dnnl::memory::desc& weights, bool accumulate,
-                                    bool bias = false) const {
+  dnnl::matmul::primitive_desc Desc(int64_t rows, const dnnl::memory::desc& weights) const {
     const int64_t cols = onednn::Cols(weights);
-    const auto src = onednn::MatrixDesc(dtype_, rows, in_, in_, 1);
-    const auto dst = onednn::MatrixDesc(Dtype::kF32, rows, cols, cols, 1);
-    const auto bias_desc = onednn::MatrixDesc(Dtype::kF32, 1, cols, cols, 1);
-    return onednn::MatmulDesc(src, weights, bias ? &bias_desc : nullptr, dst, accumulate);
+    return onednn::MatmulDesc(onednn::MatrixDesc(dtype_, rows, in_, in_, 1), weights,
+                              onednn::MatrixDesc(Dtype::kF32, rows, cols, cols, 1));
   }
 
   // Recognises the layout as panels, which the matrix-vector kernels and the cutting into chunks need.
@@ -176,7 +149,7 @@ class OneDnnWeights : public PackedWeights {
       const Tag tag = dtype_ == Dtype::kF32 ? known.f32 : known.bf16;
       const auto layout = onednn::TaggedDesc(dtype_, in_, out_, tag);
       try {
-        if (IsReference(Desc(kTypicalRows, layout, false).impl_info_str())) continue;
+        if (IsReference(Desc(kTypicalRows, layout).impl_info_str())) continue;
       } catch (const dnnl::error&) {
         continue;
       }
@@ -190,49 +163,77 @@ class OneDnnWeights : public PackedWeights {
     return false;
   }
 
-  // Weights of the outputs from `first` on, a multiple of kChunk.
-  char* Chunk(int64_t first) const {
+  // Weights of the outputs from `first` on, a multiple of width_.
+  char* Panel(int64_t first) const {
     return static_cast<char*>(const_cast<void*>(packed_.data())) +
            static_cast<size_t>(first * padded_in_) * DtypeSize(dtype_);
   }
 
-  std::shared_ptr<const Plan> PlanFor(int64_t rows, int64_t cols, bool accumulate, bool bias) const {
-    const auto key = std::make_tuple(rows, cols, accumulate, bias, Threads());
+  // `x` with its rows one behind the other: as it is, or copied.
+  AnyMatrixView Dense(AnyMatrixView x, Buffer* copy) const {
+    if (x.rows == 1 || x.stride == x.cols) return x;
+    const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
+    if (copy->size() < static_cast<size_t>(x.rows) * row_bytes) copy->Resize(static_cast<size_t>(x.rows) * row_bytes);
+    char* const to = static_cast<char*>(copy->data());
+    ParallelFor(x.rows,
+                [&](int64_t i) { std::memcpy(to + static_cast<size_t>(i) * row_bytes, x.Rows(i, 1).data, row_bytes); });
+    return {to, x.dtype, x.rows, x.cols, x.cols};
+  }
+
+  std::shared_ptr<const Plan> PlanFor(int64_t rows, int64_t cols) const {
     std::lock_guard<std::mutex> lock(mutex_);
-    auto& plan = plans_[key];
+    auto& plan = plans_[{rows, cols}];
     if (!plan) {
+      const onednn::OwnThreads one(1);
       const auto weights = onednn::TaggedDesc(dtype_, in_, cols, tag_);
-      const auto desc = Desc(rows, weights, accumulate, bias);
+      const auto desc = Desc(rows, weights);
       plan = std::make_shared<const Plan>(Plan{dnnl::matmul(desc), desc.src_desc(), weights, desc.dst_desc(),
                                                desc.scratchpad_desc(), desc.impl_info_str()});
       if (plans_.size() > kMaxPlans) {  // odd sizes without end: start over
         const auto keep = plan;
         plans_.clear();
-        plans_[key] = keep;
+        plans_[{rows, cols}] = keep;
         return keep;
       }
     }
     return plan;
   }
 
-  // x [rows, in] and y [rows, cols], both dense; outputs [first, first + cols).
-  void RunPiece(int64_t rows, const void* x, int64_t first, int64_t cols, const float* bias, float* y,
-                bool accumulate) const {
-    const auto plan = PlanFor(rows, cols, accumulate, bias != nullptr);
+  // x [at most kPiece, in], dense. A thread takes its sums through the epilogue while they are in its cache.
+  void RunPiece(AnyMatrixView x, const Epilogue& epilogue) const {
+    int64_t tile_rows = x.rows;
+    int64_t tile_cols = kChunk;
+    const auto tiles = [&] { return ((x.rows + tile_rows - 1) / tile_rows) * ((out_ + tile_cols - 1) / tile_cols); };
+    const int64_t wanted = Threads() > 1 ? Threads() * kTilesPerThread : 1;
+    while (tiles() < wanted && tile_cols > kSmallestTile) tile_cols /= 2;
+    while (tiles() < wanted && tile_rows >= 2 * kSmallestTile) tile_rows = (tile_rows / 2 + kStep - 1) / kStep * kStep;
+    const int64_t row_tiles = (x.rows + tile_rows - 1) / tile_rows;
+    // Row tiles of the same outputs follow one another: their weights are in the cache.
+    ParallelFor(tiles(), [&](int64_t i) {
+      const int64_t row = i % row_tiles * tile_rows;
+      const int64_t col = i / row_tiles * tile_cols;
+      RunTile(x.Rows(row, std::min(tile_rows, x.rows - row)), row, col, std::min(tile_cols, out_ - col), epilogue);
+    });
+  }
+
+  void RunTile(AnyMatrixView x, int64_t row, int64_t col, int64_t cols, const Epilogue& epilogue) const {
+    const onednn::OwnThreads one(1);
+    const auto plan = PlanFor(x.rows, cols);
     static thread_local Buffer scratch;
+    static thread_local Buffer sums;
     if (scratch.size() < plan->scratch.get_size()) scratch.Resize(plan->scratch.get_size());
+    // Partial vectors at the end are read whole, and what is behind is not stored.
+    const size_t bytes = static_cast<size_t>(x.rows * cols + kStep) * sizeof(float);
+    if (sums.size() < bytes) sums.Resize(bytes);
+    auto* const y = static_cast<float*>(sums.data());
     auto& engine = onednn::Engine();
-    std::unordered_map<int, dnnl::memory> args = {
-        {DNNL_ARG_SRC, dnnl::memory(plan->src, engine, const_cast<void*>(x))},
-        {DNNL_ARG_WEIGHTS, dnnl::memory(plan->weights, engine, Chunk(first))},
-        {DNNL_ARG_DST, dnnl::memory(plan->dst, engine, y)},
-        {DNNL_ARG_SCRATCHPAD, dnnl::memory(plan->scratch, engine, scratch.data())}};
-    if (bias != nullptr) {
-      args.emplace(DNNL_ARG_BIAS,
-                   dnnl::memory(onednn::MatrixDesc(Dtype::kF32, 1, cols, cols, 1), engine, const_cast<float*>(bias)));
-    }
-    plan->primitive.execute(onednn::Stream(), args);
+    plan->primitive.execute(onednn::Stream(),
+                            {{DNNL_ARG_SRC, dnnl::memory(plan->src, engine, const_cast<void*>(x.data))},
+                             {DNNL_ARG_WEIGHTS, dnnl::memory(plan->weights, engine, Panel(col))},
+                             {DNNL_ARG_DST, dnnl::memory(plan->dst, engine, y)},
+                             {DNNL_ARG_SCRATCHPAD, dnnl::memory(plan->scratch, engine, scratch.data())}});
     onednn::Stream().wait();
+    Finish(y, cols, x.rows, cols, row, col, epilogue);
   }
 
   int64_t in_ = 0;
@@ -244,7 +245,7 @@ class OneDnnWeights : public PackedWeights {
   Tag tag_ = Tag::undef;
   Buffer packed_;
   mutable std::mutex mutex_;
-  mutable std::map<std::tuple<int64_t, int64_t, bool, bool, int>, std::shared_ptr<const Plan>> plans_;
+  mutable std::map<std::pair<int64_t, int64_t>, std::shared_ptr<const Plan>> plans_;  // by rows and outputs
 };
 
 }  // namespace
@@ -253,7 +254,6 @@ std::unique_ptr<PackedWeights> PackForOneDnn(const LayerSource& source, std::str
   // Below, oneDNN has no blocked kernels: weights stay plain rows and pass through its f32 product.
   *why = WhyNot(source.compute() == Dtype::kBF16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512);
   if (!why->empty()) return nullptr;
-  Threads();  // sets oneDNN's thread count for this thread if nothing has yet
   auto weights = std::make_unique<OneDnnWeights>();
   if (!weights->ChooseLayout(source, why)) return nullptr;
   try {

@@ -17,7 +17,9 @@ namespace purekv {
 namespace {
 
 constexpr int64_t kPiece = 512;  // rows of x
-constexpr int64_t kChunk = 256;  // outputs
+constexpr int64_t kChunk = 256;  // outputs, of one thread at a time; fewer where threads would be idle
+constexpr int64_t kSmallestChunk = 64;
+constexpr int64_t kChunksPerThread = 4;
 
 class PlainWeights : public PackedWeights {
  public:
@@ -34,24 +36,25 @@ class PlainWeights : public PackedWeights {
   void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
     if (Cpu() == CpuLevel::kReference) return RunReference(x, epilogue);
     if (x.rows <= kFewRows) return MultiplyFewRows(x, rows_.data(), dtype_, out_, epilogue);
-    static thread_local Buffer floats_of_x, floats_of_w, sums;
-    Threads();  // sets oneDNN's thread count for this thread if nothing has yet
+    static thread_local Buffer floats_of_x;
     for (int64_t row = 0; row < x.rows; row += kPiece) {
       const int64_t count = std::min(kPiece, x.rows - row);
       const AnyMatrixView part = x.Rows(row, count);
       const Epilogue part_epilogue = epilogue.Rows(row, count);
       const bool dense = part.dtype == Dtype::kF32 && part.stride == part.cols;
       const float* const from = dense ? static_cast<const float*>(part.data) : Widen(part, floats_of_x);
-      float* const y = Floats(sums, count * kChunk);
-      for (int64_t first = 0; first < out_; first += kChunk) {
-        const int64_t cols = std::min(kChunk, out_ - first);
-        const AnyMatrixView w{Row(first), dtype_, cols, in_, in_};
+      // A thread widens, multiplies and finishes its outputs while they are in its cache.
+      int64_t chunk = kChunk;
+      while (out_ < chunk * kChunksPerThread * Threads() && chunk > kSmallestChunk) chunk /= 2;
+      ParallelForRanges(out_, chunk, [&](int64_t begin, int64_t end) {
+        static thread_local Buffer floats_of_w, sums;
+        const int64_t cols = end - begin;
+        const AnyMatrixView w{Row(begin), dtype_, cols, in_, in_};
         const float* const weights = dtype_ == Dtype::kF32 ? static_cast<const float*>(w.data) : Widen(w, floats_of_w);
+        float* const y = Floats(sums, count * cols);
         Multiply(count, from, cols, weights, y);
-        ParallelForRanges(count, 16, [&](int64_t begin, int64_t end) {
-          Finish(y + begin * cols, cols, end - begin, cols, begin, first, part_epilogue);
-        });
-      }
+        Finish(y, cols, count, cols, 0, begin, part_epilogue);
+      });
     }
   }
 
@@ -60,6 +63,7 @@ class PlainWeights : public PackedWeights {
     const std::string widened = dtype_ == Dtype::kBF16 ? " (bf16 weights, widened)" : "";
     if (Cpu() == CpuLevel::kReference) return "reference";
     if (rows <= kFewRows) return "highway " + SimdTarget() + " matrix-vector" + widened;
+    const onednn::OwnThreads one(1);
     try {
       return "onednn " + std::string(Desc(std::min(rows, kPiece), std::min(out_, kChunk)).impl_info_str()) + widened;
     } catch (const dnnl::error& error) {
@@ -90,11 +94,12 @@ class PlainWeights : public PackedWeights {
 
   dnnl::matmul::primitive_desc Desc(int64_t rows, int64_t cols) const {
     return onednn::MatmulDesc(onednn::MatrixDesc(Dtype::kF32, rows, in_, in_, 1),
-                              onednn::MatrixDesc(Dtype::kF32, in_, cols, 1, in_), nullptr,
-                              onednn::MatrixDesc(Dtype::kF32, rows, cols, cols, 1), false);
+                              onednn::MatrixDesc(Dtype::kF32, in_, cols, 1, in_),
+                              onednn::MatrixDesc(Dtype::kF32, rows, cols, cols, 1));
   }
 
   void Multiply(int64_t rows, const float* x, int64_t cols, const float* weights, float* y) const {
+    const onednn::OwnThreads one(1);
     try {
       const auto desc = Desc(rows, cols);  // oneDNN keeps the code of recent ones
       Buffer scratch(desc.scratchpad_desc().get_size());

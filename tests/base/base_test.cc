@@ -1,10 +1,14 @@
 // Buffers give memory back, files refuse what they must, loops visit each index once.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -73,6 +77,79 @@ TEST(ParallelFor, NestsAndRethrows) {
   ParallelFor(3, [&](int64_t) { ++sum; });  // usable after a failure
   EXPECT_EQ(sum.load(), 43);
   SetThreads(PhysicalCores());
+}
+
+// Loops one after another from several threads at once, each with a team of its own that grows and shrinks: nothing is
+// lost, nothing is done twice, and no loop ends before its last body has.
+TEST(ParallelFor, ManyLoopsOfManyThreads) {
+  std::vector<std::thread> callers;
+  std::atomic<int64_t> wrong{0};
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&wrong, caller] {
+      std::vector<int64_t> seen(64);
+      for (int64_t round = 0; round < 3000; ++round) {
+        SetThreads(1 + static_cast<int>((round / 7 + caller) % 4));
+        const int64_t count = 1 + round % 64;
+        ParallelFor(count, [&](int64_t i) { seen[static_cast<size_t>(i)] += round; });  // plain: visible afterwards
+        for (int64_t i = 0; i < 64; ++i) {
+          wrong += seen[static_cast<size_t>(i)] != (i < count ? round : 0);
+          seen[static_cast<size_t>(i)] = 0;
+        }
+        // Longer than a helper looks for work, now and then: it sleeps and must wake.
+        if (round % 500 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(wrong.load(), 0);
+}
+
+TEST(ParallelFor, EndsEarlyWhenCancelled) {
+  SetThreads(2);
+  std::atomic<bool> flag{false};
+  std::atomic<int> bodies{0};
+  {
+    const CancelScope scope(&flag);
+    ParallelFor(10, [&](int64_t) { ++bodies; });
+    EXPECT_EQ(bodies.load(), 10);
+    EXPECT_THROW(ParallelFor(1000,
+                             [&](int64_t) {
+                               ++bodies;
+                               flag.store(true);
+                             }),
+                 Cancelled);
+    EXPECT_LE(bodies.load(), 12);
+    SetThreads(1);
+    EXPECT_THROW(ParallelFor(1, [&](int64_t) { ++bodies; }), Cancelled);
+  }
+  ParallelFor(1, [&](int64_t) { bodies = 0; });  // outside of the scope the flag means nothing
+  EXPECT_EQ(bodies.load(), 0);
+  SetThreads(PhysicalCores());
+}
+
+// What is mapped and then shortened by somebody else cannot be read: the program says which file it was.
+TEST(FilesDeathTest, ShortenedWhileMapped) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const std::string path = testing::TempDir() + "/purekv_shortened\n_test";
+  WriteFile(path, std::string(10 * 4096, 'x'));
+  const auto read = [&] {
+    ExitOnShortenedFile();
+    MappedFile first(path);
+    const MappedFile file(std::move(first));  // the handler finds it wherever the object is
+    if (truncate(path.c_str(), 4096) != 0) _exit(3);
+    for (const std::byte& byte : file.bytes())
+      (void)*const_cast<const volatile unsigned char*>(reinterpret_cast<const unsigned char*>(&byte));
+    _exit(4);
+  };
+  EXPECT_EXIT(read(), testing::ExitedWithCode(1),
+              "^purekv: error: .*purekv_shortened _test: cannot be read any more: .* 40960 bytes long\n$");
+  // Any other bus error, or one of a file that is mapped no more, is not explained away.
+  const auto other = [&] {
+    ExitOnShortenedFile();
+    raise(SIGBUS);
+    _exit(4);
+  };
+  EXPECT_EXIT(other(), testing::KilledBySignal(SIGBUS), "^$");
 }
 
 TEST(Files, RefuseWhatIsNoRegularFile) {

@@ -93,8 +93,12 @@ CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& 
   err.CloseWriteEnd();
 
   CliResult result;
-  const Clock::time_point deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.limit_s));
+  const auto after = [start = Clock::now()](double seconds) {
+    return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  };
+  const Clock::time_point deadline = after(options.limit_s);
+  Clock::time_point since = after(0);
+  bool interrupt_later = options.interrupt_after_s >= 0;
   int interrupts = options.interrupt_after_bytes < 0 ? 0 : options.interrupts;
   bool out_open = true;
   bool err_open = true;
@@ -108,6 +112,11 @@ CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& 
       --interrupts;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
+    if (interrupt_later && Clock::now() > after(options.interrupt_after_s)) {
+      interrupt_later = false;
+      since = Clock::now();
+      kill(child, SIGINT);
+    }
     if (Clock::now() > deadline) {
       result.timed_out = true;
       kill(child, SIGKILL);
@@ -117,6 +126,7 @@ CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& 
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
+  result.seconds = std::chrono::duration<double>(Clock::now() - since).count();
   result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }

@@ -12,18 +12,21 @@ namespace purekv::testing {
 struct CliResult {
   int status = -1;         // exit status; 128 + signal when killed by one
   bool timed_out = false;  // killed after the time limit; status is then 128 + SIGKILL
+  double seconds = 0;      // from its start, or from the interrupt, to its end
   std::string out;
   std::string err;
 };
 
 struct CliOptions {
   std::map<std::string, std::string>
-      environment;        // besides what the test itself runs in; PUREKV_ variables of it are taken out
-  std::string directory;  // to run in; empty: the test's own
+      environment{};        // besides what the test itself runs in; PUREKV_ variables of it are taken out
+  std::string directory{};  // to run in; empty: the test's own
   double limit_s = 60;
   // SIGINT is sent once this many bytes have come on stdout; negative: never. `interrupts` of them, 50 ms apart.
   int64_t interrupt_after_bytes = -1;
   int interrupts = 1;
+  // SIGINT is sent once after so many seconds; negative: never.
+  double interrupt_after_s = -1;
 };
 
 // Arguments without the program's name.
