@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
-#include "engine/sparse_prefill.h"
+#include "engine/prefill_attention.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {
@@ -292,8 +292,9 @@ void AddPrefillFlags(FlagTable& table, PrefillOptions* options) {
 
 void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bool media) {
   CheckPrefillOptions(options);
-  if (options.kind == "st" && !media) {
-    table.Refuse("--prefill", "st is sparse over videos and images, and there is no --video, --image or --frames");
+  if (!media && FindPrefillKind(options.kind).needs_media) {
+    table.Refuse("--prefill",
+                 options.kind + " is sparse over videos and images, and there is no --video, --image or --frames");
   }
 }
 

@@ -5,7 +5,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
-#include "engine/sparse_prefill.h"
+#include "engine/prefill_attention.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {

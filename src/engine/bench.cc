@@ -81,9 +81,10 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     FailUsage("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": its ", visual, " tokens and ", markers,
               " markers exceed --prompt-tokens ", request.prompt_tokens);
   }
-  if (visual == 0 && options.prefill.kind == "st") {
-    FailUsage("--prefill st: cannot take effect: a prompt of ", request.prompt_tokens, " tokens holds no frame of ",
-              kDefaultSide, "x", kDefaultSide, " patches; give a --frames-grid that fits");
+  if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
+    FailUsage("--prefill ", options.prefill.kind, ": cannot take effect: a prompt of ", request.prompt_tokens,
+              " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide,
+              " patches; give a --frames-grid that fits");
   }
   std::vector<PreparedMedia> media;
   if (visual > 0)

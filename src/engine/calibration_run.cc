@@ -4,10 +4,11 @@
 #include <cmath>
 #include <utility>
 
-#include "attention/observer.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "engine/column_sums.h"
 #include "engine/conversation.h"
+#include "engine/prefill_pass.h"
 #include "engine/sampling.h"
 #include "policy/scores.h"
 
@@ -15,30 +16,6 @@ namespace purekv {
 namespace {
 
 constexpr int64_t kBlockRows = 512;
-
-// Adds the attention that rows [first, first + count) of the block give every key; sums[head] grows to the keys.
-void AddColumnSums(const AttendedBlock& block, int64_t first, int64_t count, int64_t heads, int64_t head_dim,
-                   LayerObservation::PerHead* sums) {
-  if (count <= 0) return;
-  std::vector<KvHeadView> kv(block.kv.begin(), block.kv.end());
-  std::vector<double*> into;
-  sums->resize(kv.size());
-  for (size_t g = 0; g < kv.size(); ++g) {
-    kv[g].length -= block.q.rows - first - count;
-    auto& list = (*sums)[g];
-    list.resize(std::max(list.size(), static_cast<size_t>(kv[g].length)), 0.0);
-    into.push_back(list.data());
-  }
-  ColumnSumsArgs args;
-  args.q = block.q.Rows(first, count);
-  args.kv = kv;
-  args.heads = heads;
-  args.head_dim = head_dim;
-  args.scale = block.scale;
-  args.lse = block.lse.Row(first);
-  args.sums = into;
-  ColumnSums(args);
-}
 
 // Of lists over all tokens, those of `tokens`; what a list does not reach is 0.
 LayerObservation::PerHead AtTokens(const LayerObservation::PerHead& lists, const std::vector<int32_t>& tokens) {
@@ -124,6 +101,63 @@ void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
   }
 }
 
+// Adds up what each layer's attention gives every key: from the queries of the part, and from those that read what was
+// kept of it. One layer's cache at a time.
+class CalibrationRun::Probe : public LayerObserver {
+ public:
+  Probe(const CalibrationRun& run, KvCache* cache, const TokenLayout& layout, AttentionWorkspace* workspace,
+        SampleObservation* seen)
+      : run_(run), cache_(*cache), layout_(layout), workspace_(workspace), seen_(*seen) {}
+
+  LayerWants Wants(int64_t layer) const override {
+    return {.input = false, .queries = false, .attended = layer < config().layers};
+  }
+  void Attended(const AttendedRows& rows) override {
+    // The last row of the part is the first that reads what was kept of it.
+    const int64_t read_from = run_.request_.when == KvOptions::When::kMedia ? run_.part_ : run_.part_ - 1;
+    const int64_t first = rows.tokens.front();
+    const int64_t asked = std::clamp<int64_t>(run_.part_ - first, 0, rows.q.rows);
+    const int64_t unread = std::clamp<int64_t>(read_from - first, 0, rows.q.rows);
+    Add(rows, {0, asked}, &sums_.asked);
+    Add(rows, {unread, rows.q.rows - unread}, &sums_.read);
+    run_.AddMass(rows, &seen_);
+  }
+  void LayerDone(int64_t layer) override {
+    LayerEntries entries;
+    entries.heads = config().heads;
+    entries.head_dim = config().head_dim;
+    for (int64_t g = 0; g < config().kv_heads; ++g) entries.kv.push_back(cache_.Head(layer, g));
+    sums_.norms = ValueNorms(entries);
+    seen_.layers.push_back(
+        {AtTokens(sums_.asked, run_.visual_), AtTokens(sums_.read, run_.visual_), AtTokens(sums_.norms, run_.visual_)});
+    sums_ = {};
+    for (int64_t g = 0; g < config().kv_heads; ++g) cache_.Keep(layer, g, {});
+  }
+
+ private:
+  const DecoderConfig& config() const { return run_.internals_.decoder().config(); }
+
+  // sums[head] grows to the keys that these rows see.
+  void Add(const AttendedRows& rows, const RowRange& range, LayerObservation::PerHead* sums) {
+    if (range.count <= 0) return;
+    std::vector<double*> into;
+    sums->resize(rows.kv.size());
+    for (size_t g = 0; g < rows.kv.size(); ++g) {
+      auto& list = (*sums)[g];
+      list.resize(std::max(list.size(), static_cast<size_t>(rows.kv[g].length)), 0.0);
+      into.push_back(list.data());
+    }
+    AddColumnSums(rows, range, {.kind = Observer::Kind::kColumnSums}, layout_, config(), into, workspace_);
+  }
+
+  const CalibrationRun& run_;
+  KvCache& cache_;
+  const TokenLayout& layout_;
+  AttentionWorkspace* workspace_;
+  SampleObservation& seen_;
+  LayerObservation sums_;  // of the layer that runs, over all tokens
+};
+
 SampleObservation CalibrationRun::Observe() {
   SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
   const Decoder& decoder = internals_.decoder();
@@ -147,38 +181,31 @@ SampleObservation CalibrationRun::Observe() {
   }
   KvCache cache(decoder.cache_shape());
   cache.AddTokens(positions);
+  TokenLayout layout = prompt_.layout;
+  layout.resize(ids.size());
   SampleObservation seen;
   seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));
-  LayerObservation sums;  // of the layer that runs, over all tokens
-  // The last row of the part is the first that reads what was kept of it.
-  const int64_t read_from = request_.when == KvOptions::When::kMedia ? part_ : part_ - 1;
-  ForwardHooks hooks;
-  hooks.on_attended = [&](const AttendedBlock& block) {
-    const int64_t first = block.tokens.front();
-    const int64_t asked = std::clamp<int64_t>(part_ - first, 0, block.q.rows);
-    const int64_t unread = std::clamp<int64_t>(read_from - first, 0, block.q.rows);
-    AddColumnSums(block, 0, asked, config.heads, config.head_dim, &sums.asked);
-    AddColumnSums(block, unread, block.q.rows - unread, config.heads, config.head_dim, &sums.read);
-    AddMass(block, &seen);
-  };
-  hooks.on_layer_done = [&](int64_t layer) {
-    LayerEntries entries;
-    entries.heads = config.heads;
-    entries.head_dim = config.head_dim;
-    for (int64_t g = 0; g < config.kv_heads; ++g) entries.kv.push_back(cache.Head(layer, g));
-    sums.norms = ValueNorms(entries);
-    seen.layers.push_back({AtTokens(sums.asked, visual_), AtTokens(sums.read, visual_), AtTokens(sums.norms, visual_)});
-    sums = {};
-    for (int64_t g = 0; g < config.kv_heads; ++g) cache.Keep(layer, g, {});  // one layer at a time
-  };
-  hooks.on_progress = [&](int64_t, int64_t) { return options_.cancel == nullptr || !options_.cancel->load(); };
   DecoderWorkspace workspace;
-  if (decoder.Forward(hidden.View(), 0, kBlockRows, cache, workspace, hooks) == 0) throw Cancelled();
+  Probe probe(*this, &cache, layout, &workspace.attention, &seen);
+  LayerObserver* const observers[] = {&probe};
+  const auto attention =
+      MakePrefillAttention({}, {}, Compressor({}, cache.shape(), config.heads, config.rope.inv_freq), config.layers);
+  PrefillPass pass({.decoder = decoder,
+                    .cache = cache,
+                    .layout = layout,
+                    .attention = *attention,
+                    .compression = nullptr,
+                    .observers = observers,
+                    .workspace = workspace},
+                   hidden.View(), 0, kBlockRows);
+  while (pass.Step()) {
+    if (options_.cancel != nullptr && options_.cancel->load()) throw Cancelled();
+  }
   return seen;
 }
 
 // The probabilities of the probed queries, key by key: few rows, so that plain loops will do.
-void CalibrationRun::AddMass(const AttendedBlock& block, SampleObservation* seen) const {
+void CalibrationRun::AddMass(const AttendedRows& block, SampleObservation* seen) const {
   const DecoderConfig& config = internals_.decoder().config();
   const auto first = std::lower_bound(probed_.begin(), probed_.end(), block.tokens.front());
   const auto last = std::upper_bound(first, probed_.end(), block.tokens.back());

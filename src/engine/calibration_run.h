@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/layer_observer.h"
 #include "engine/spatial_temporal.h"
 #include "models/vision_language_model.h"
 #include "purekv/calibrate.h"
@@ -52,9 +53,10 @@ class CalibrationRun {
   int64_t visual_tokens() const { return static_cast<int64_t>(visual_.size()); }
 
  private:
+  class Probe;
   void Encode(const CalibrationSample& sample);
   void FindEvidence(const CalibrationSample& sample);
-  void AddMass(const AttendedBlock& block, SampleObservation* seen) const;
+  void AddMass(const AttendedRows& block, SampleObservation* seen) const;
 
   std::shared_ptr<const Model> model_;
   const VisionLanguageModel& internals_;

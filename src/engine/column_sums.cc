@@ -6,7 +6,7 @@
 
 namespace purekv {
 
-void AddColumnSums(const AttendedBlock& block, const RowRange& range, const Observer& observer,
+void AddColumnSums(const AttendedRows& block, const RowRange& range, const Observer& observer,
                    std::span<const TokenRecord> layout, const DecoderConfig& config, std::span<double* const> sums,
                    AttentionWorkspace* workspace) {
   const MatrixView<const float> lse = block.lse.Rows(range.first, range.count);

@@ -6,6 +6,7 @@
 
 #include "attention/attention.h"
 #include "cache/token_layout.h"
+#include "engine/layer_observer.h"
 #include "models/decoder.h"
 #include "policy/compressor.h"
 #include "policy/observation.h"
@@ -14,7 +15,7 @@ namespace purekv {
 
 // Adds the rows `range` of the block into `sums`, weighted as `observer` says. layout: records of all tokens in the
 // cache. sums: [planes * kv_heads] lists, plane by plane, each as long as its head in block.kv.
-void AddColumnSums(const AttendedBlock& block, const RowRange& range, const Observer& observer,
+void AddColumnSums(const AttendedRows& block, const RowRange& range, const Observer& observer,
                    std::span<const TokenRecord> layout, const DecoderConfig& config, std::span<double* const> sums,
                    AttentionWorkspace* workspace);
 

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
-#include "engine/column_sums.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -28,7 +27,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       cache_(internals_.decoder().cache_shape()),
       compressor_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
                   internals_.decoder().config().rope.inv_freq),
-      sparse_(options_.prefill, options_.kv, compressor_, cache_.shape().layers) {
+      attention_(MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers)),
+      dense_(MakePrefillAttention({}, options_.kv, compressor_, cache_.shape().layers)) {
   if (options_.threads < 0 || options_.threads > 4096)
     FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
@@ -53,7 +53,7 @@ void Conversation::Reset() {
   cache_ = KvCache(internals_.decoder().cache_shape());
   compressor_ = Compressor(options_.kv, cache_.shape(), internals_.decoder().config().heads,
                            internals_.decoder().config().rope.inv_freq);
-  sparse_ = SparsePrefill(options_.prefill, options_.kv, compressor_, cache_.shape().layers);
+  attention_ = MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers);
   ids_.clear();
   pending_.clear();
   layout_.clear();
@@ -302,72 +302,36 @@ int64_t Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int6
     const auto end = begin + static_cast<std::ptrdiff_t>(rows);
     ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + end);
     layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + end);
-    ForwardHooks hooks;
-    AddPolicy(&hooks);
-    if (sparse_.active() && kind == Rows::kPrompt) {
-      sparse_.Begin();
-      hooks.attention_rows = [&](int64_t layer) { return sparse_.AttentionRows(layer); };
-      hooks.attend = [&](int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args) {
-        return sparse_.Attend(layer, tokens, args, cache_, layout_);
-      };
+    PolicyObserver policy(decoder.config(), cache_, layout_, &compressor_, &workspace_.attention);
+    std::vector<LayerObserver*> observers = {&policy};
+    if (recorder_ != nullptr) observers.push_back(recorder_);
+    std::optional<DumpObserver> dumped;
+    if (dump != nullptr) observers.push_back(&dumped.emplace(dump, layers, row, hidden.rows));
+    PrefillPass pass =
+        MakePass(hidden.Rows(row, rows), first_token, block, kind == Rows::kPrompt ? *attention_ : *dense_, observers);
+    bool more = true;
+    while (more) {
+      more = pass.Step();
+      if (CancelRaised()) throw Cancelled();
+      Progress("prefill", row * layers + pass.done(), hidden.rows * layers);
     }
-    if (recorder_) recorder_(&hooks);
-    if (dump != nullptr) {
-      hooks.on_layer_input = [&](int64_t layer, MatrixView<const float> input) {
-        dump->Hidden(layer, row, hidden.rows, input);
-      };
-    }
-    hooks.on_progress = [&](int64_t done, int64_t) {
-      if (CancelRaised()) return false;
-      Progress("prefill", row * layers + done, hidden.rows * layers);
-      return true;
-    };
-    const int64_t left = decoder.Forward(hidden.Rows(row, rows), first_token, block, cache_, workspace_, hooks);
-    if (left == 0) throw Cancelled();
-    last = row + left - 1;
+    last = row + pass.rows() - 1;
   }
   return last;
 }
 
-void Conversation::AddPolicy(ForwardHooks* hooks) {
-  hooks->n_attn = compressor_.n_attn();
-  if (!compressor_.active()) return;
-  bool queries = false;
-  bool sums = false;
-  for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
-    queries = queries || compressor_.WantsQueries(layer);
-    sums = sums || compressor_.Observes(layer).kind == Observer::Kind::kColumnSums;
-  }
-  if (queries) {
-    hooks->on_queries = [this](int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
-      if (compressor_.WantsQueries(layer)) compressor_.AddQueries(layer, tokens, q);
-    };
-  }
-  if (sums) hooks->on_attended = [this](const AttendedBlock& block) { Observe(block); };
-  hooks->on_layer_done = [this](int64_t layer) {
-    const StageTimer timer(&evict_seconds_);
-    compressor_.AfterLayer(layer, cache_, layout_);
-  };
-  if (!options_.kv.drop_layers.empty()) {
-    hooks->alive = [this](int64_t layer) {
-      const std::span<const int32_t> alive = compressor_.Alive(layer);
-      if (!alive.empty()) sparse_.Drop(alive);
-      return alive;
-    };
-  }
-}
-
-void Conversation::Observe(const AttendedBlock& block) {
-  const RowRange range = compressor_.SumRows(block.layer, block.tokens);
-  if (range.count == 0) return;
-  const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
-  const Observer observer = compressor_.Observes(block.layer);
-  AttentionSums& into = compressor_.Sums(block.layer, queries, cache_);
-  std::vector<double*> sums;
-  for (int64_t plane = 0; plane < observer.planes(); ++plane) {
-    for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) sums.push_back(into.Plane(plane, head).data());
-  }
-  AddColumnSums(block, range, observer, layout_, internals_.decoder().config(), sums, &workspace_.attention);
+PrefillPass Conversation::MakePass(MatrixView<float> hidden, int64_t first_token, int64_t block_rows,
+                                   PrefillAttention& attention, std::span<LayerObserver* const> observers) {
+  return {{.decoder = internals_.decoder(),
+           .cache = cache_,
+           .layout = layout_,
+           .attention = attention,
+           .compression = &compressor_,
+           .observers = observers,
+           .workspace = workspace_},
+          hidden,
+          first_token,
+          block_rows};
 }
 
 void Conversation::RecordCompression(int64_t tokens) {

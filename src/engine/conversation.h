@@ -12,7 +12,10 @@
 #include "cache/kv_cache.h"
 #include "checkpoint/pkv_file.h"
 #include "engine/dump.h"
-#include "engine/sparse_prefill.h"
+#include "engine/layer_observer.h"
+#include "engine/policy_observer.h"
+#include "engine/prefill_attention.h"
+#include "engine/prefill_pass.h"
 #include "models/vision_language_model.h"
 #include "policy/compressor.h"
 #include "purekv/session.h"
@@ -42,6 +45,9 @@ class Conversation {
   // Puts one token behind the sequence and returns the logits of the next. [vocabulary]
   std::span<float> Step(int32_t id);
 
+  // Looks on, beside the policy, while prompts are read; null: nobody. Borrowed until the next call.
+  void SetRecorder(LayerObserver* recorder) { recorder_ = recorder; }
+
   const Tokenizer& tokenizer() const;
   const KvCache& cache() const { return cache_; }
   const TokenLayout& layout() const { return layout_; }
@@ -49,13 +55,13 @@ class Conversation {
   const PrefillOptions& prefill_options() const { return options_.prefill; }
   KvStats kv() const;
   const StageTimes& times() const { return times_; }
-  PrefillStats prefill() const { return sparse_.stats(); }
+  PrefillStats prefill() const { return attention_->stats(); }
   const std::vector<std::vector<std::vector<int32_t>>>& kept() const { return kept_; }
   int64_t tokens() const { return static_cast<int64_t>(ids_.size() + pending_.size()); }
   double matmul_seconds() const { return workspace_.matmul_seconds; }
   double attention_seconds() const { return workspace_.attention_seconds; }
   double score_seconds() const { return workspace_.observe_seconds; }
-  double evict_seconds() const { return evict_seconds_; }
+  double evict_seconds() const { return workspace_.evict_seconds; }
   void Reset();
 
  private:
@@ -77,7 +83,7 @@ class Conversation {
     std::optional<KvCache> cache;  // a copy, where truncation may not lead back
   };
 
-  void Begin();  // sets this thread's threads, looks at the cancel flag
+  void Begin();  // sets this thread's threads; throws when the conversation is broken
   bool CancelRaised() const { return options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed); }
   void Progress(const char* stage, int64_t done, int64_t total) const {
     if (options_.progress) options_.progress(stage, done, total);
@@ -108,9 +114,8 @@ class Conversation {
                      Dump* dump);
   void RecordCompression(int64_t tokens);
   void RecordPrompt(int64_t tokens);  // of the whole first turn
-  // The hooks through which the policy sees and cuts the layers.
-  void AddPolicy(ForwardHooks* hooks);
-  void Observe(const AttendedBlock& block);
+  PrefillPass MakePass(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, PrefillAttention& attention,
+                       std::span<LayerObserver* const> observers);
   // Runs one token behind the sequence; never asks whether to stop.
   void Append(int32_t id);
   void TakePending();
@@ -122,7 +127,8 @@ class Conversation {
   int threads_;
   KvCache cache_;
   Compressor compressor_;
-  SparsePrefill sparse_;
+  std::unique_ptr<PrefillAttention> attention_;  // of prompts
+  std::unique_ptr<PrefillAttention> dense_;      // of answers
   DecoderWorkspace workspace_;
   std::vector<int32_t> ids_;      // in the cache
   std::vector<int32_t> pending_;  // said, but not yet in the cache: the last generated token
@@ -136,8 +142,7 @@ class Conversation {
   bool broken_ = false;  // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;
-  double evict_seconds_ = 0;
-  std::function<void(ForwardHooks*)> recorder_;  // adds hooks of its own while a prompt is read
+  LayerObserver* recorder_ = nullptr;  // looks on while prompts are read
   std::vector<std::vector<std::vector<int32_t>>> kept_;
 };
 

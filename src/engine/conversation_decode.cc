@@ -40,10 +40,12 @@ void Conversation::Append(int32_t id) {
   const int64_t first = cache_.AddTokens(one.positions);
   ids_.push_back(id);
   layout_.push_back({});
-  ForwardHooks hooks;
   if (compressor_.active()) compressor_.Begin(Reading::kStep, first, 1);
-  AddPolicy(&hooks);
-  internals_.decoder().Forward(hidden.View(), first, 1, cache_, workspace_, hooks);
+  PolicyObserver policy(internals_.decoder().config(), cache_, layout_, &compressor_, &workspace_.attention);
+  LayerObserver* const observers[] = {&policy};
+  PrefillPass pass = MakePass(hidden.View(), first, 1, *dense_, observers);
+  while (pass.Step()) {
+  }
   next_position_ = one.next_position;
   last_hidden_ = std::move(hidden);
   broken_ = false;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/matrix.h"
+#include "engine/layer_observer.h"
 #include "models/vision_language_model.h"
 
 namespace purekv {
@@ -31,6 +32,24 @@ class Dump {
   void Write(const std::string& name, MatrixView<const float> matrix) const;
   std::string directory_;
   std::vector<Matrix<float>> hidden_;
+};
+
+// Hands a pass's layer inputs to a Dump.
+class DumpObserver : public LayerObserver {
+ public:
+  // The pass runs rows first_row .. of a prompt of `total`.
+  DumpObserver(Dump* dump, int64_t layers, int64_t first_row, int64_t total)
+      : dump_(*dump), layers_(layers), first_row_(first_row), total_(total) {}
+  LayerWants Wants(int64_t layer) const override {
+    return {.input = layer <= layers_, .queries = false, .attended = false};
+  }
+  void Input(int64_t layer, MatrixView<const float> hidden) override {
+    dump_.Hidden(layer, first_row_, total_, hidden);
+  }
+
+ private:
+  Dump& dump_;
+  int64_t layers_, first_row_, total_;
 };
 
 }  // namespace purekv

@@ -179,7 +179,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   try {
     const Compressor compressor(options.kv, model->internals().decoder().cache_shape(), config.heads,
                                 config.rope.inv_freq);
-    SparsePrefill(options.prefill, options.kv, compressor, config.layers);
+    MakePrefillAttention(options.prefill, options.kv, compressor, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error.what());
   }

@@ -28,6 +28,20 @@ void CopyRows(MatrixView<const float> from, int64_t first, int64_t count, Matrix
   }
 }
 
+// Looks on for as long as a prompt is read.
+class RecorderScope {
+ public:
+  RecorderScope(Conversation* conversation, LayerObserver* recorder) : conversation_(*conversation) {
+    conversation_.SetRecorder(recorder);
+  }
+  ~RecorderScope() { conversation_.SetRecorder(nullptr); }
+  RecorderScope(const RecorderScope&) = delete;
+  RecorderScope& operator=(const RecorderScope&) = delete;
+
+ private:
+  Conversation& conversation_;
+};
+
 // What an exact growth to `length` entries takes.
 int64_t HeadBytes(const KvCacheShape& shape, int64_t length) {
   return KvCache::FullBytes({1, 1, shape.head_dim, shape.dtype}, length);
@@ -109,15 +123,29 @@ double SharedPrefill::observe_seconds(size_t setting) const {
   return seconds;
 }
 
+class SharedPrefill::MediaRecorder : public LayerObserver {
+ public:
+  explicit MediaRecorder(SharedPrefill* owner) : owner_(*owner) {}
+  LayerWants Wants(int64_t layer) const override {
+    const bool layer_runs = layer < owner_.config_.layers;
+    return {.input = false, .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
+  }
+  void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
+    owner_.media_tokens_ = owner_.base_.cache_.tokens();
+    owner_.RecordMediaQueries(layer, tokens.front(), q);
+  }
+  void Attended(const AttendedRows& rows) override {
+    owner_.media_tokens_ = owner_.base_.cache_.tokens();
+    owner_.RecordMedia(rows);
+  }
+
+ private:
+  SharedPrefill& owner_;
+};
+
 PromptInfo SharedPrefill::ReadMedia(const Turn& turn) {
-  base_.recorder_ = [this](ForwardHooks* hooks) {
-    media_tokens_ = base_.cache_.tokens();
-    hooks->on_attended = [this](const AttendedBlock& block) { RecordMedia(block); };
-    if (!queries_) return;
-    hooks->on_queries = [this](int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
-      RecordMediaQueries(layer, tokens.front(), q);
-    };
-  };
+  MediaRecorder recorder(this);
+  const RecorderScope recording(&base_, &recorder);
   const PromptInfo info = base_.ReadMedia(turn);
   base_.TakeSnapshot();
   return info;
@@ -135,7 +163,7 @@ void SharedPrefill::RecordMediaQueries(int64_t layer, int64_t first_token, Matri
   record.queries.Add(q.Rows(leading, q.rows - leading));
 }
 
-void SharedPrefill::RecordMedia(const AttendedBlock& block) {
+void SharedPrefill::RecordMedia(const AttendedRows& block) {
   LayerRecord& record = layers_[static_cast<size_t>(block.layer)];
   scale_ = block.scale;
   const int64_t rows = block.q.rows;
@@ -172,45 +200,62 @@ void SharedPrefill::ForgetQuestion() {
   asked_ = false;
 }
 
+class SharedPrefill::QuestionRecorder : public LayerObserver {
+ public:
+  explicit QuestionRecorder(SharedPrefill* owner) : owner_(*owner) {}
+  LayerWants Wants(int64_t layer) const override {
+    const bool layer_runs = layer < owner_.config_.layers;
+    return {.input = false, .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
+  }
+  void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
+    CopyRows(q, 0, q.rows, RowsOf(layer).raw, tokens.front() - owner_.media_tokens_);
+  }
+  void Attended(const AttendedRows& block) override {
+    Rows& rows = RowsOf(block.layer);
+    const int64_t at = block.tokens.front() - rows.first_token;
+    CopyRows(block.q, 0, block.q.rows, rows.q, at);
+    CopyRows(block.lse, 0, block.q.rows, rows.lse, at);
+  }
+
+ private:
+  // Made at the layer's first rows, when the length of the question is known.
+  Rows& RowsOf(int64_t layer) {
+    Rows& rows = owner_.layers_[static_cast<size_t>(layer)].prompt;
+    if (rows.filled == 0) owner_.PrepareQuestion(layer);
+    return rows;
+  }
+  SharedPrefill& owner_;
+};
+
+void SharedPrefill::PrepareQuestion(int64_t layer) {
+  const int64_t total = base_.cache_.tokens();
+  LayerRecord& record = layers_[static_cast<size_t>(layer)];
+  const Rows& tail = record.tail;
+  record.prompt.first_token = tail.first_token;
+  record.prompt.q = Matrix<float>(total - tail.first_token, config_.heads * config_.head_dim);
+  record.prompt.lse = Matrix<float>(total - tail.first_token, config_.heads);
+  CopyRows(tail.q.View(), 0, tail.filled, record.prompt.q, 0);
+  CopyRows(tail.lse.View(), 0, tail.filled, record.prompt.lse, 0);
+  record.prompt.filled = total - tail.first_token;
+  if (queries_) record.prompt.raw = Matrix<float>(total - media_tokens_, config_.heads * config_.head_dim);
+}
+
 PromptInfo SharedPrefill::ReadQuestion(const std::string& prompt) {
   ForgetQuestion();
-  base_.recorder_ = [this](ForwardHooks* hooks) {
-    const int64_t total = base_.cache_.tokens();
-    for (LayerRecord& record : layers_) {
-      const Rows& tail = record.tail;
-      record.prompt = {};
-      record.prompt.first_token = tail.first_token;
-      record.prompt.q = Matrix<float>(total - tail.first_token, config_.heads * config_.head_dim);
-      record.prompt.lse = Matrix<float>(total - tail.first_token, config_.heads);
-      CopyRows(tail.q.View(), 0, tail.filled, record.prompt.q, 0);
-      CopyRows(tail.lse.View(), 0, tail.filled, record.prompt.lse, 0);
-      record.prompt.filled = total - tail.first_token;
-      if (queries_) record.prompt.raw = Matrix<float>(total - media_tokens_, config_.heads * config_.head_dim);
-    }
-    hooks->on_attended = [this](const AttendedBlock& block) { RecordQuestion(block); };
-    if (!queries_) return;
-    hooks->on_queries = [this](int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
-      CopyRows(q, 0, q.rows, layers_[static_cast<size_t>(layer)].prompt.raw, tokens.front() - media_tokens_);
-    };
-  };
+  for (LayerRecord& record : layers_) record.prompt = {};
+  QuestionRecorder recorder(this);
+  const RecorderScope recording(&base_, &recorder);
   asked_ = true;
   return base_.ReadTurn({.system = {}, .media = {}, .media_options = {}, .prompt = prompt});
 }
 
-void SharedPrefill::RecordQuestion(const AttendedBlock& block) {
-  Rows& rows = layers_[static_cast<size_t>(block.layer)].prompt;
-  const int64_t at = block.tokens.front() - rows.first_token;
-  CopyRows(block.q, 0, block.q.rows, rows.q, at);
-  CopyRows(block.lse, 0, block.q.rows, rows.lse, at);
-}
-
-AttendedBlock SharedPrefill::Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const {
+AttendedRows SharedPrefill::Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const {
   kv->clear();
   for (int64_t head = 0; head < base_.cache_.shape().kv_heads; ++head) {
     kv->push_back(base_.cache_.Head(layer, head));
     kv->back().length = tokens;
   }
-  AttendedBlock block;
+  AttendedRows block;
   block.layer = layer;
   block.tokens =
       std::span(every_token_).subspan(static_cast<size_t>(rows.first_token), static_cast<size_t>(rows.filled));
@@ -244,7 +289,7 @@ void SharedPrefill::Replay(int64_t layer, int64_t tokens, Compressor& compressor
   };
   const Rows& rows = behind_question ? record.prompt : record.tail;
   std::vector<KvHeadView> kv;
-  const AttendedBlock block = Block(layer, rows, tokens, &kv);
+  const AttendedRows block = Block(layer, rows, tokens, &kv);
   RowRange range = compressor.SumRows(layer, block.tokens);
   if (SumsAll(observer)) {
     const auto& media = FindSums(observer)->sums[static_cast<size_t>(layer)];

@@ -73,15 +73,18 @@ class SharedPrefill {
     return observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
   }
   SharedSums* FindSums(const Observer& observer);
-  void RecordMedia(const AttendedBlock& block);
+  // What is looked at of the media, and of a question behind them.
+  class MediaRecorder;
+  class QuestionRecorder;
+  void RecordMedia(const AttendedRows& block);
   void RecordMediaQueries(int64_t layer, int64_t first_token, MatrixView<const float> q);
-  void RecordQuestion(const AttendedBlock& block);
+  void PrepareQuestion(int64_t layer);
   std::span<const int32_t> Tokens(int64_t first, int64_t count) const {
     return std::span(every_token_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   }
   // Feeds what was observed of layer `layer` of a prompt of `tokens` tokens.
   void Replay(int64_t layer, int64_t tokens, Compressor& compressor, const KvCache& cache);
-  AttendedBlock Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const;
+  AttendedRows Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const;
 
   std::vector<KvOptions> settings_;
   Conversation base_;

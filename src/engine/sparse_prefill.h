@@ -1,82 +1,58 @@
-// Sparse prefill of one conversation: what --prefill asks for, checked, and the attention of the layers it concerns.
+// What the sparse kinds of prefill share: dense attention in the lowest layers, whose probabilities a policy may need,
+// sparse attention above, and counts of what that left out.
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "attention/attention.h"
-#include "attention/block_sparse.h"
-#include "attention/sparse_plan.h"
-#include "cache/kv_cache.h"
-#include "cache/token_layout.h"
-#include "engine/spatial_temporal.h"
-#include "policy/compressor.h"
-#include "policy/options.h"
-#include "purekv/session.h"
+#include "engine/prefill_attention.h"
 
 namespace purekv {
 
-// Kinds of prefill and their options, as `purekv ... --help` and errors list them.
-struct PrefillKind {
-  std::string name;
-  std::string summary;  // one line
-  std::vector<PolicyOption> options;
-};
-const std::vector<PrefillKind>& PrefillKinds();
+// Option `start`: auto, or the first sparse layer.
+PolicyOption StartOption();
+// Its value: a layer above all that the policy scores with. Throws Error (kUsage) when there is none.
+int64_t FirstSparseLayer(const std::string& kind, const OptionValues& values, const PrefillContext& context);
 
-// Throws Error (kUsage) naming the flag when the kind is unknown, or an option is unknown or out of range.
-void CheckPrefillOptions(const PrefillOptions& options);
-
-class SparsePrefill {
+class SparsePrefill : public PrefillAttention {
  public:
-  // Throws Error (kUsage) as CheckPrefillOptions, and when no layer is left to be sparse: above the model, or at or
-  // below a layer whose attention scores the policy needs.
-  SparsePrefill(const PrefillOptions& options, const KvOptions& kv, const Compressor& compressor, int64_t layers);
+  explicit SparsePrefill(int64_t start) : start_(start) {}
 
-  bool active() const { return kind_ != Kind::kDense; }
-  // Only tokens of videos and images are sparse: reading text alone, this could not take effect.
-  bool needs_media() const { return kind_ == Kind::kSpatialTemporal; }
+  bool GivesLse(int64_t layer) const final { return layer < start_; }
+  void Begin() final;
+  void Drop(std::span<const int32_t> alive) final;
+  void Run(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args, const KvCache& cache,
+           std::span<const TokenRecord> layout) final;
+  PrefillStats stats() const final;
 
-  // ForwardHooks::attention_rows: a cell's column over time is read once for all rows that attend together.
-  int64_t AttentionRows(int64_t layer) const;
-  // Rows through all layers come next: plans of other rows are forgotten.
-  void Begin() {
-    plans_.clear();
-    alive_.clear();
-  }
-  // Of the tokens since Begin only these (ascending) go on: plans of all of them are forgotten.
-  void Drop(std::span<const int32_t> alive) {
-    plans_.clear();
-    alive_.assign(alive.begin(), alive.end());
-  }
-  // ForwardHooks::attend: `args` is the attention of the rows of these tokens (ascending), whose keys `cache` holds
-  // already. layout: records of all tokens in the cache. False: dense attention is what the rows want.
-  bool Attend(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args, const KvCache& cache,
-              std::span<const TokenRecord> layout);
+ protected:
+  int64_t start() const { return start_; }
+  // Of the rows since Begin those that go on, ascending; empty: all of them.
+  const std::vector<int32_t>& alive() const { return alive_; }
 
-  PrefillStats stats() const;
+  // Other rows, or fewer, come next: what was planned for these is of no use any more.
+  virtual void ForgetPlans() {}
+  // As Run, of a sparse layer. dense: pairs of query and key that dense attention would compute.
+  virtual void RunSparse(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args,
+                         const KvCache& cache, std::span<const TokenRecord> layout, double dense) = 0;
+  // Pairs computed so far in the sparse layers, by name; shares of PrefillStats::Part are of `dense`.
+  struct Pairs {
+    double dense = 0;
+    std::vector<std::pair<std::string, double>> parts;
+  };
+  virtual Pairs Computed() const = 0;
 
  private:
-  enum class Kind { kDense, kSpatialTemporal, kBlockSparse };
-  struct BlockPlan {
-    SparsePlan plan;
-    PatternPairs pairs;
-  };
   // Tokens before `token` that a layer runs, were nothing evicted.
   int64_t Before(int32_t token) const;
-  const BlockPlan& PlanOf(std::span<const int32_t> tokens, std::span<const TokenRecord> layout);
 
-  Kind kind_ = Kind::kDense;
-  int64_t start_ = 0;
-  SpatialTemporalPattern pattern_;
-  BlockSparseOptions blocks_;
-  std::map<int32_t, BlockPlan> plans_;  // by first token, for all layers up to the next drop
-  std::vector<int32_t> alive_;          // of the rows since Begin; empty: all
-  PatternPairs pairs_;                  // of all sparse layers
-  double chosen_pairs_ = 0;             // block-sparse: mean over KV heads
-  double dense_layer_pairs_ = 0;        // of the layers below start
+  int64_t start_;
+  std::vector<int32_t> alive_;
+  double dense_layer_pairs_ = 0;  // of the layers below start
 };
 
 }  // namespace purekv

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,41 +32,6 @@ struct DecoderConfig {
   RopeSpec rope;
 };
 
-// One block of rows of one layer that has just attended: what cache policies look at.
-struct AttendedBlock {
-  int64_t layer = 0;
-  std::span<const int32_t> tokens;  // [rows] sequence index of each row, ascending; the cache holds all rows' keys
-  MatrixView<const float> q;        // [rows, heads * head_dim], rotated, not scaled
-  std::span<const KvHeadView> kv;   // [kv_heads]
-  MatrixView<const float> lse;      // [rows, heads] log sum exp of the scaled logits
-  float scale = 0;
-};
-
-// Called by Decoder::Forward in this order for each layer; every member may be empty.
-struct ForwardHooks {
-  // Before layer `layer` starts: its input, all rows that the layer below ran. [rows, hidden]
-  std::function<void(int64_t layer, MatrixView<const float> hidden)> on_layer_input;
-  // Before each layer but the first: the tokens that it and all layers above still run, ascending, some of those of the
-  // layer below, the last row's among them. An empty list: all go on.
-  std::function<std::span<const int32_t>(int64_t layer)> alive;
-  // For each block of rows: its queries before rotation. tokens [rows], q [rows, heads * head_dim]
-  std::function<void(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q)> on_queries;
-  // Sparse prefill. How many rows `layer` attends at a time; empty, or less than a block: a block.
-  std::function<int64_t(int64_t layer)> attention_rows;
-  // For each such span of rows (tokens: their sequence indices): attends in place of dense attention, which `args`
-  // would be. False: dense after all.
-  std::function<bool(int64_t layer, std::span<const int32_t> tokens, const AttentionArgs& args)> attend;
-  // For each block of rows, after its attention.
-  std::function<void(const AttendedBlock& block)> on_attended;
-  // After a layer has appended and attended all rows: here its cache may be compressed before the next layer's is
-  // built.
-  std::function<void(int64_t layer)> on_layer_done;
-  // After each block of rows; returns false to stop (the call then returns false).
-  std::function<bool(int64_t done, int64_t total)> on_progress;
-  // n of the softmax with n added to its denominator (softmax-off-by-n, CSP arXiv 2412.04652); 0: the ordinary one.
-  double n_attn = 0;
-};
-
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
 struct DecoderWorkspace {
   AnyMatrix normed, activated;  // [block, hidden | intermediate], compute dtype
@@ -78,10 +42,10 @@ struct DecoderWorkspace {
   std::vector<Position> positions;  // [block]
   AttentionWorkspace attention;
   int64_t rows = 0, span_rows = 0;
-  double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0;  // spent so far
+  double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0, evict_seconds = 0;  // spent so far
 };
 
-// Weights, read-only after construction: any number of threads may run Forward, each with its own cache and workspace.
+// Weights, read-only after construction: any number of threads may use it, each with its own workspace.
 class Decoder {
  public:
   // Tensor names and shapes of the published layout ("model.layers.0.self_attn.q_proj.weight" ...).
@@ -98,13 +62,23 @@ class Decoder {
   // Rows of the embedding table. ids in [0, vocabulary); out [ids.size(), hidden].
   void Embed(std::span<const int32_t> ids, MatrixView<float> out) const;
 
-  // Runs the rows through all layers, in place, layer by layer and inside a layer in blocks of `block_rows` rows. The
-  // rows are the tokens first_token .. first_token + rows - 1, registered in the cache; each row sees what the cache
-  // holds before it. `hidden` [rows, hidden] is the only activation that grows with the prompt. Where hooks.alive drops
-  // tokens, the rows that go on move to its beginning and the pages behind them are given back. Returns how many rows
-  // came to the end, 0 when a hook stopped it.
-  int64_t Forward(MatrixView<float> hidden, int64_t first_token, int64_t block_rows, KvCache& cache,
-                  DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
+  // The parts of a layer; engine/prefill_pass.cc puts them together. A block is some rows that pass through the
+  // products at a time, a span the rows that attend together. Makes room in the workspace for blocks of so many rows,
+  // and spans.
+  void Prepare(DecoderWorkspace& workspace, int64_t block_rows, int64_t span_rows) const;
+  struct Projected {
+    MatrixView<float> q, k, v;  // [rows, heads * head_dim], [rows, kv_heads * head_dim] twice: columns of `qkv`
+  };
+  // Norm and products of a block, not rotated yet. hidden [rows, hidden]; qkv [rows, (heads + 2 kv_heads) * head_dim],
+  // written.
+  Projected Project(int64_t layer, MatrixView<const float> hidden, MatrixView<float> qkv,
+                    DecoderWorkspace& workspace) const;
+  // Rotates q and k of a block. positions: by sequence index; tokens [rows]: the rows' own.
+  void Rotate(const Projected& projected, std::span<const Position> positions, std::span<const int32_t> tokens,
+              DecoderWorkspace& workspace) const;
+  // A block behind its attention: output projection, norm and feed-forward, added to `hidden` [rows, hidden].
+  // attended [rows, heads * head_dim], compute dtype.
+  void Finish(int64_t layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
 
   // Final norm and language-model head. hidden [n, hidden], logits [n, vocabulary].
   void Logits(MatrixView<const float> hidden, MatrixView<float> logits) const;
@@ -119,17 +93,6 @@ class Decoder {
     GatedLinear gate_up;                       // 2 x [intermediate, hidden]
     Linear down;                               // [hidden, intermediate]
   };
-  // A block of rows up to its attention: queries into qkv, keys and values into the cache too. tokens: sequence index
-  // of each row.
-  void Project(int64_t layer, MatrixView<const float> hidden, std::span<const int32_t> tokens, MatrixView<float> qkv,
-               KvCache& cache, DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
-  // A span of rows, the last ones in the cache: qkv [span, ...] to workspace.attended.
-  void Attend(int64_t layer, MatrixView<const float> qkv, std::span<const int32_t> tokens, KvCache& cache,
-              DecoderWorkspace& workspace, const ForwardHooks& hooks) const;
-  // A block of rows behind its attention.
-  void Finish(const Layer& layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
-  void Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_rows) const;
-
   DecoderConfig config_;
   Dtype compute_;
   std::vector<Layer> layers_;

@@ -25,7 +25,7 @@ Compressor::Compressor(const KvOptions& options, const KvCacheShape& shape, int6
     if (!all_queries && observer.kind != Observer::Kind::kQueries) continue;
     FailUsage("--kv-chunk: policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
-              options.policy == "purekv" ? "; --kv-option window=32 looks at the last queries of each chunk" : "");
+              setup_.info->score_window.empty() ? "" : "; ", setup_.info->score_window);
   }
 }
 

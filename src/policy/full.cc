@@ -4,7 +4,10 @@
 namespace purekv {
 
 PolicyInfo FullPolicy() {
-  return {"full", "keeps every token: the exact answer, and the baseline of all others", "", {}, false, false, nullptr};
+  PolicyInfo info;
+  info.name = "full";
+  info.summary = "keeps every token: the exact answer, and the baseline of all others";
+  return info;
 }
 
 }  // namespace purekv

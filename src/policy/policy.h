@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -85,6 +86,11 @@ struct PolicyInfo {
   std::vector<PolicyOption> options;
   bool ada = false;    // has scores that can be compared between heads, as the ada allocator and dropping need
   bool holds = false;  // scores and evicts at every decode step, so that the cache stops growing
+  // Advice behind "needs the scores of the last layer" and "judges a key by queries of the whole part"; "": there is
+  // none.
+  std::string score_lower, score_window;
+  // Throws Error (kUsage) for options that contradict one another. given: as the caller typed them. May be empty.
+  std::function<void(const std::map<std::string, std::string>& given, const OptionValues& values)> check;
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
   std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheShape&)> make;
 

@@ -117,6 +117,8 @@ PolicyInfo PureKvPolicy() {
                   WordOption("vnorm", {"1", "0"}),      WordOption("below", {"window", "vnorm", "wait"})};
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
+  info.score_lower = "give it lower --kv-option sources";
+  info.score_window = "--kv-option window=32 looks at the last queries of each chunk";
   info.make = [](const OptionValues& values, const KvCacheShape& shape) {
     return std::make_unique<const PureKv>(values, shape);
   };

@@ -18,15 +18,6 @@ std::string Joined(const Names& names) {
   return text;
 }
 
-const PolicyInfo& Find(const std::string& name) {
-  std::vector<std::string> known;
-  for (const PolicyInfo& policy : Policies()) {
-    if (policy.name == name) return policy;
-    known.push_back(policy.name);
-  }
-  FailUsage("--kv-policy ", name, ": unknown; known policies: ", Joined(known));
-}
-
 // Why a common option cannot take effect; empty when it can.
 std::string Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
   if (option == "alpha" && allocator != "ada") return "only --kv-allocator ada has it";
@@ -114,7 +105,7 @@ void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
 }
 
 OptionValues Checked(const KvOptions& options) {
-  const PolicyInfo& policy = Find(options.policy);
+  const PolicyInfo& policy = FindPolicy(options.policy);
   CheckBudget(options, policy);
   CheckAllocator(options.allocator, policy);
   CheckKeys(options, policy);
@@ -128,9 +119,7 @@ OptionValues Checked(const KvOptions& options) {
         "--kv-bytes");
   }
   OptionValues values(OptionsInForce(policy, options.allocator), options.options);
-  if (policy.name == "snapkv" && values.Is("pool", "none") && options.options.contains("kernel")) {
-    FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");
-  }
+  if (policy.check) policy.check(options.options, values);
   return values;
 }
 
@@ -172,6 +161,15 @@ const std::vector<PolicyInfo>& Policies() {
   return policies;
 }
 
+const PolicyInfo& FindPolicy(const std::string& name) {
+  std::vector<std::string> known;
+  for (const PolicyInfo& policy : Policies()) {
+    if (policy.name == name) return policy;
+    known.push_back(policy.name);
+  }
+  FailUsage("--kv-policy ", name, ": unknown; known policies: ", Joined(known));
+}
+
 const std::vector<CommonOption>& CommonOptions() {
   static const std::vector<CommonOption> options = {
       {RealOption("n-attn", "0", 0, 1'000'000),
@@ -190,7 +188,7 @@ void CheckKvOptions(const KvOptions& options) {
 PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape) {
   const OptionValues values = Checked(options);
   PolicySetup setup;
-  setup.info = &Find(options.policy);
+  setup.info = &FindPolicy(options.policy);
   if (setup.info->make) setup.policy = setup.info->make(values, shape);
   setup.n_attn = values.Real("n-attn");
   const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).empty(); };

@@ -11,6 +11,8 @@
 namespace purekv {
 
 const std::vector<PolicyInfo>& Policies();
+// Throws Error (kUsage) that lists the known ones.
+const PolicyInfo& FindPolicy(const std::string& name);
 
 // An option that does not belong to one policy.
 struct CommonOption {

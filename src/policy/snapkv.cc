@@ -2,6 +2,7 @@
 // own tokens.
 #include <algorithm>
 
+#include "base/error.h"
 #include "policy/policies.h"
 #include "policy/scores.h"
 
@@ -47,6 +48,11 @@ PolicyInfo SnapKvPolicy() {
   info.options = {IntegerOption("window", 32, 1, kMostTokens), OddOption("kernel", 5, 1, 1023),
                   WordOption("pool", {"avg", "max", "none"})};
   info.ada = true;
+  info.check = [](const std::map<std::string, std::string>& given, const OptionValues& values) {
+    if (values.Is("pool", "none") && given.contains("kernel")) {
+      FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");
+    }
+  };
   info.make = [](const OptionValues& values, const KvCacheShape&) { return std::make_unique<const SnapKv>(values); };
   return info;
 }

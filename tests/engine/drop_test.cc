@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/conversation.h"
+#include "engine/spatial_temporal.h"
 #include "support/plain_decoder.h"
 #include "support/small_model.h"
 

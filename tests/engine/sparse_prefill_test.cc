@@ -1,6 +1,6 @@
 // Sparse prefill of whole sessions: what must equal dense attention does, chunks and evictions change nothing but
 // rounding, and what cannot take effect is refused.
-#include "engine/sparse_prefill.h"
+#include "engine/prefill_attention.h"
 
 #include <gmock/gmock.h>
 
