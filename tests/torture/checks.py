@@ -6,6 +6,7 @@ import array
 import json
 import math
 import pathlib
+import re
 import struct
 
 from harness import Failure
@@ -39,17 +40,25 @@ def parse(text, what):
 
 
 def read_npy(path):
-    """Shape and numbers of a float32 .npy file."""
+    """Shape and bytes of a .npy file that is whole, and the type of its numbers."""
     data = pathlib.Path(path).read_bytes()
     want(data[:8] == b"\x93NUMPY\x01\x00", f"{path}: not a .npy file of version 1")
     size = struct.unpack("<H", data[8:10])[0]
     header = data[10:10 + size].decode("ascii")
-    want("'<f4'" in header, f"{path}: not float32: {header}")
-    inside = header[header.index("(") + 1:header.index(")")]
-    shape = [int(part) for part in inside.split(",") if part.strip()]
-    values = array.array("f", data[10 + size:])
-    want(len(values) == math.prod(shape), f"{path}: {len(values)} numbers for {shape}")
-    return shape, values
+    kind = re.search(r"'descr': '[<|](\w\d)'", header)
+    inside = re.search(r"'shape': \(([^)]*)\)", header)
+    want(kind and inside, f"{path}: the header is {header}")
+    shape = [int(part) for part in inside.group(1).split(",") if part.strip()]
+    values = data[10 + size:]
+    want(len(values) == math.prod(shape) * int(kind.group(1)[1]), f"{path}: {len(values)} bytes for {shape} of {kind.group(1)}")
+    return shape, values, kind.group(1)
+
+
+def read_floats(path):
+    """Shape and numbers of a float32 .npy file."""
+    shape, values, kind = read_npy(path)
+    want(kind == "f4", f"{path}: {kind}, not float32")
+    return shape, array.array("f", values)
 
 
 def check_logprobs(ids, logprobs, what):

@@ -14,7 +14,7 @@ SHARES = [1, 0.999, 0.9, 0.75, 0.5, 0.29, 0.2, 0.1, 0.05, 0.01, 1e-6]
 
 
 class Command:
-    """A subcommand and its flags in the order typed, as pairs (value None: a switch)."""
+    """A subcommand and its flags in the order typed, as pairs (value None: a switch; flag None: a lone argument)."""
 
     def __init__(self, name, pairs=()):
         self.name, self.pairs = name, list(pairs)
@@ -45,7 +45,7 @@ class Command:
     def argv(self):
         words = [self.name]
         for flag, value in self.pairs:
-            words += [flag] if value is None else [flag, value]
+            words += [word for word in (flag, value) if word is not None]
         return words
 
     def names(self):

