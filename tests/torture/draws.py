@@ -225,10 +225,12 @@ def to_environment(rng, command):
     """Moves some flags to where they can be as well: PUREKV_A_B. Returns the command and the environment."""
     environment = {}
     kept = []
+    # Variables are read behind the command line: media would come in another order.
+    several = len(command.media()) > 1
     for flag, value in command.pairs:
         name = "PUREKV_" + LONG.get(flag, flag)[2:].upper().replace("-", "_")
         once = len(command.all(flag)) == 1 and value and flag not in ("-m", "-p")
-        if once and "\udc80" not in value and rng.random() < 0.3:
+        if once and not (several and (flag, value) in command.media()) and rng.random() < 0.3:
             environment[name] = value
         else:
             kept.append((flag, value))
