@@ -127,7 +127,8 @@ class KillAndResume:
         for one, other in zip(rows, self.rows):
             for key in other:
                 if one.get(key) != other[key]:
-                    return f"{other['id']}, {other['policy']} {other['budget']} {other['when']}: {key} is {one.get(key)}, undisturbed {other[key]}"
+                    where = " ".join(str(other[name]) for name in ("id", "policy", "budget", "when"))
+                    return f"{where}: {key} is {one.get(key)}, undisturbed {other[key]}"
         return "keys differ"
 
     def two_at_once(self, rng, folder):

@@ -17,6 +17,7 @@ from harness import Failure
 
 MODEL_JSON = ("config.json", "generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
               "tokenizer.json", "tokenizer_config.json", "chat_template.json")
+RUN_FILES = ("results.jsonl", "run.json", "summary.csv", "summary.md", "problems.jsonl", "run.lock", "frames")
 IMAGE = materials.REFERENCE / "media/button.png"
 VIDEO = materials.DEMO_VIDEOS[1]
 
@@ -189,8 +190,9 @@ class Mutate:
             command.add("--data-format", kind)
         if rng.random() < 0.3:
             command.add("--keep-going")
-        # A question that is wrong as such is named by file and line, a medium by itself.
-        return command, [str(root), str(folder / "out")], f"{kind}: {what}"
+        # What is wrong with the file as such is named by path and line; what only shows with the video, by that and the question.
+        names = [str(root), str(folder / "out"), "short-00.mp4: question ", "images/a.jpg: question "]
+        return command, names, f"{kind}: {what}"
 
     def results(self, rng, folder):
         """A file of a run's directory, for report or to go on with."""
@@ -201,7 +203,8 @@ class Mutate:
             name = "frames/" + rng.choice(sorted(os.listdir(place / "frames")))
             data, what = mutations.spoil_bytes(rng, (place / name).read_bytes())
         elif name == "run.json" or rng.random() < 0.2:
-            data, what = self.spoil_text(rng, (place / name).read_bytes()) if name == "run.json" else mutations.spoil_bytes(rng, (place / name).read_bytes())
+            spoil = self.spoil_text if name == "run.json" else mutations.spoil_bytes
+            data, what = spoil(rng, (place / name).read_bytes())
         else:
             lines = (place / name).read_bytes().splitlines(keepends=True)
             at = rng.randrange(len(lines))
@@ -236,7 +239,7 @@ class Mutate:
                 raise Failure("half of a video was answered about without a word", outcome)
             outputs = [name for name in ("page.html", "charts", "out") if outcome.status == 0 or name == "out"]
             if command.name == "eval":
-                outputs += ["run/" + name for name in ("results.jsonl", "run.json", "summary.csv", "summary.md", "problems.jsonl", "run.lock", "frames")]
+                outputs += ["run/" + name for name in RUN_FILES]
             harness.check_files(folder, before, outputs, outcome)
             for name, data in read.items():
                 if (folder / name).read_bytes() != data:

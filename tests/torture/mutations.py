@@ -66,12 +66,15 @@ def replacement(rng, value):
         return rng.choice([None, True, False, 0, -1, 1.5, "", "text", [], {}, [[]], [None], {"a": None}, "\u0000", [0] * 3])
     if isinstance(value, (int, float)):
         close = rng.choice([value + 1, value - 1, -value, value * 2, value // 2, value * 1000])
-        return rng.choice([close, close, rng.choice(NUMBERS), raw(rng.choice(["1e400", "-1e400", "1E99999", "0.1e-99999", "-0", "9" * 400]))])
+        written = raw(rng.choice(["1e400", "-1e400", "1E99999", "0.1e-99999", "-0", "9" * 400]))
+        return rng.choice([close, close, rng.choice(NUMBERS), written])
     if isinstance(value, str):
-        return rng.choice([value + "x", value[:-1], value.upper(), value * 50, "", "../" * 8 + value, "\ud800", "\udcff", "\u202e" + value,
-                           "a\nb\x1b[31m", value + "\u0000", "\U0010ffff", "x" * 100_000, "{{ " + value, "%s%n", value.replace("a", "\u00e4")])
+        return rng.choice([value + "x", value[:-1], value.upper(), value * 50, "", "../" * 8 + value, "\ud800", "\udcff",
+                           "\u202e" + value, "a\nb\x1b[31m", value + "\u0000", "\U0010ffff", "x" * 100_000, "{{ " + value,
+                           "%s%n", value.replace("a", "\u00e4")])
     if isinstance(value, list):
-        return rng.choice([[], value * 2, value * 1000 if len(value) < 100 else value[:1], value[:-1], value[::-1], [value], dict.fromkeys("abc", value)])
+        longer = value * 1000 if len(value) < 100 else value[:1]
+        return rng.choice([[], value * 2, longer, value[:-1], value[::-1], [value], dict.fromkeys("abc", value)])
     if isinstance(value, dict):
         return rng.choice([{}, list(value.items()), [value], {key.upper(): one for key, one in value.items()}])
     return rng.choice([0, "", [], {}])
@@ -139,7 +142,8 @@ def spoil_json(rng, root):
     if kind == "unicode":
         text = bytearray(dump(root))
         at = rng.randrange(len(text))
-        text[at:at] = rng.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xef\xbb\xbf", b"\\ud800", b"\\u0000", b"\x00"])
+        text[at:at] = rng.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xef\xbb\xbf",
+                                  b"\\ud800", b"\\u0000", b"\x00"])
         return bytes(text), f"odd bytes at {at}"
     text, what = spoil_bytes(rng, dump(root))
     return text, "JSON text: " + what
