@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -29,6 +30,14 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
   }
   if (contents.tokens() > info.max_positions) {
     Fail(path, ": ", contents.tokens(), " tokens; the model takes at most ", info.max_positions);
+  }
+  const KvStats& stats = contents.stats;
+  const auto token_bytes = static_cast<double>(info.kv_bytes_per_token);
+  for (const auto& [name, bytes, tokens] :
+       {std::tuple{"bytes_full", stats.bytes_full, static_cast<double>(contents.tokens())},
+        std::tuple{"bytes_kept", stats.bytes_kept, stats.tokens_kept_mean}}) {
+    if (static_cast<double>(bytes) + 0.5 >= tokens * token_bytes) continue;
+    Fail(path, ": description: stats: ", name, ": ", bytes, "; the entries alone are ", tokens * token_bytes);
   }
   for (const auto ids : {contents.ids, contents.prompt_ids}) {
     for (const int32_t id : ids) {

@@ -430,6 +430,8 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
     c.ids = reserved;
     c.prompt_ids = reserved_prompt;
   });
+  refused("bytes_full", [](PkvContents& c) { c.stats.bytes_full /= 2; });
+  refused("bytes_kept", [](PkvContents& c) { c.stats.bytes_kept /= 4; });
   refused("sum_first_query", [](PkvContents& c) { c.sums[0].first_query = 3; });
   refused("head", [](PkvContents& c) {
     c.kv_heads = 2;
