@@ -158,8 +158,9 @@ int64_t Decoder::Forward(MatrixView<float> hidden, int64_t first_token, int64_t 
       const std::span<const int32_t> alive = hooks.alive(i);
       if (!alive.empty()) KeepRows(alive, &hidden, &tokens);
     }
-    // A prompt's room is known; single tokens grow by the cache's own steps.
-    if (hidden.rows > 1) cache.Reserve(i, hidden.rows);
+    // A prompt's room is known, and taken exactly: also for a last chunk of one row, because --kv-bytes counts on it.
+    // Generated tokens (blocks of one row) grow by the cache's own steps.
+    if (hidden.rows > 1 || block_rows > 1) cache.Reserve(i, hidden.rows);
     const Layer& layer = layers_[static_cast<size_t>(i)];
     const int64_t span = std::max(block_rows, hooks.attention_rows ? hooks.attention_rows(i) : 0);
     Prepare(workspace, std::min(block_rows, hidden.rows), std::min(span, hidden.rows));
