@@ -157,11 +157,12 @@ struct KvOptions {
   std::string policy = "full";
   std::optional<double> budget;   // share of tokens kept, (0, 1]
   std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
-  std::optional<int64_t> bytes;   // or bytes in all
+  std::optional<int64_t> bytes;   // or the most bytes allocated for keys and values in all, before what comes on top
   std::string allocator = "uniform";
   enum class When { kPrompt, kMedia } when = When::kPrompt;
   // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length
-  // needs no more than the budget and one such chunk; 0: once, when the part has been read.
+  // needs no more than the budget and one such chunk (`bytes`: no more than the budget, chunk included); 0: once, when
+  // the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;
   // Where the prefill drops visual tokens: layers ascending, shares descending. Needs a policy that scores entries.

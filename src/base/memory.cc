@@ -15,9 +15,9 @@
 namespace purekv {
 namespace {
 
-constexpr size_t kPage = 4096;
+constexpr size_t kPage = Buffer::kPage;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kAlign = 64;
+constexpr size_t kAlign = Buffer::kHeapMultiple;
 
 size_t RoundUp(size_t n, size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -70,6 +70,10 @@ void Buffer::Reset() {
   mapped_ = false;
 }
 
+size_t Buffer::Allocation(size_t bytes) {
+  return RoundUp(bytes, bytes >= kPage ? kPage : kAlign);
+}
+
 void Buffer::Resize(size_t bytes) {
   if (bytes == 0) {
     Reset();
@@ -77,7 +81,7 @@ void Buffer::Resize(size_t bytes) {
   }
   if (bytes > SIZE_MAX / 2) Fail("memory: cannot allocate ", bytes, " bytes");
   const bool map = bytes >= kPage;
-  const size_t allocate = RoundUp(bytes, map ? kPage : kAlign);
+  const size_t allocate = Allocation(bytes);
   if (data_ != nullptr && mapped_ == map && allocate == allocated_) {
     size_ = bytes;
     return;

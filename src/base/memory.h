@@ -28,6 +28,10 @@ class Buffer {
   size_t size() const { return size_; }
   // Bytes really taken from the system or the heap: `size` rounded up to what was allocated.
   size_t allocated() const { return allocated_; }
+  // What `allocated` is after Resize(bytes), whatever was there before. bytes at most SIZE_MAX / 2.
+  static size_t Allocation(size_t bytes);
+  static constexpr size_t kPage = 4096;        // from here on allocations are whole pages
+  static constexpr size_t kHeapMultiple = 64;  // below: multiples of this
 
  private:
   void* data_ = nullptr;

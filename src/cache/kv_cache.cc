@@ -185,12 +185,10 @@ std::span<const int32_t> KvCache::EntryTokens(int64_t layer, int64_t head) const
   return At(layer, head).tokens;
 }
 
-void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
+void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept, int64_t spare) {
   Entries& entries = At(layer, head);
   if (kept.size() == entries.tokens.size() && entries.viewed) return;  // all of it, where it lies
-  const size_t gone = entries.tokens.size() - std::min(kept.size(), entries.tokens.size());
-  if (entries.viewed && gone > kept.size() / 16 + 16) return KeepOfViewed(entries, kept);
-  if (entries.viewed) CopyViewed(entries, static_cast<int64_t>(entries.tokens.size()));
+  if (entries.viewed) return KeepOfViewed(entries, kept, spare);
   const size_t row = row_bytes();
   auto* keys = static_cast<char*>(entries.keys.data());
   auto* values = static_cast<char*>(entries.values.data());
@@ -209,22 +207,21 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
   }
   removed_ += static_cast<int64_t>(entries.tokens.size() - kept.size());
   entries.tokens.resize(kept.size());
-  // Dropping an entry or two, as policies that hold their size do at every step, leaves room for the next ones.
-  const auto left = static_cast<int64_t>(kept.size());
-  if (entries.capacity - left <= left / 16 + 16) return;
+  const int64_t capacity = static_cast<int64_t>(kept.size()) + spare;
+  if (Buffer::Allocation(static_cast<size_t>(capacity) * row) >= entries.keys.allocated()) return;
   entries.tokens.shrink_to_fit();
-  SetCapacity(entries, left);
+  SetCapacity(entries, capacity);
 }
 
 // Only what stays is copied.
-void KvCache::KeepOfViewed(Entries& entries, std::span<const int32_t> kept) {
+void KvCache::KeepOfViewed(Entries& entries, std::span<const int32_t> kept, int64_t spare) {
   const std::vector<int32_t> tokens = std::exchange(entries.tokens, {});
   const auto viewed = std::exchange(entries.viewed, nullptr);
   const auto* const keys = static_cast<const char*>(std::exchange(entries.viewed_keys, nullptr));
   const auto* const values = static_cast<const char*>(std::exchange(entries.viewed_values, nullptr));
   const size_t row = row_bytes();
   entries.borrowed = false;
-  SetCapacity(entries, static_cast<int64_t>(kept.size()));
+  SetCapacity(entries, static_cast<int64_t>(kept.size()) + spare);
   entries.tokens.reserve(kept.size());
   for (size_t i = 0; i < kept.size(); ++i) {
     const auto from = static_cast<size_t>(kept[i]);
@@ -251,9 +248,8 @@ void KvCache::Truncate(int64_t count) {
 }
 
 int64_t KvCache::FullBytes(const KvCacheShape& shape, int64_t tokens) {
-  if (tokens == 0) return 0;
-  const Buffer one(static_cast<size_t>(tokens * shape.head_dim) * DtypeSize(shape.dtype));
-  return static_cast<int64_t>(one.allocated()) * 2 * shape.kv_heads * shape.layers;
+  const size_t one = Buffer::Allocation(static_cast<size_t>(tokens * shape.head_dim) * DtypeSize(shape.dtype));
+  return static_cast<int64_t>(one) * 2 * shape.kv_heads * shape.layers;
 }
 
 }  // namespace purekv

@@ -63,15 +63,17 @@ class KvCache {
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const;
 
   // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but
-  // for the room of a sixteenth of them and 16, which the next entries use.
-  void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries);
+  // for the room of `spare` more: what is evicted at every step of decoding is wanted again at the next one.
+  void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare = 0);
   // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back) and gives their memory back.
   void Truncate(int64_t tokens);
   // Entries that Keep has removed so far: while it stands still, Truncate leads back to what was there.
   int64_t removed() const { return removed_; }
 
-  // Bytes held now, and the most at any moment so far: what was taken from the system, room reserved for tokens to come
-  // included, and the entries that are viewed in a file (resident as soon as they are read).
+  // Bytes of keys and values held now, and the most at any moment so far: what was taken from the system for them, room
+  // reserved for tokens to come included, and the entries that are viewed in a file (resident as soon as they are
+  // read). Not counted: the lists of EntryTokens (4 bytes an entry, up to 8 while a head grows), and the copy of at
+  // most a page that exists for a moment when a head of less than a page changes its size.
   int64_t AllocatedBytes() const { return allocated_; }
   int64_t PeakBytes() const { return peak_; }
   // Says what the peak was where this cache was not filled the usual way (an alias cut afterwards).
@@ -95,7 +97,7 @@ class KvCache {
   const Entries& At(int64_t layer, int64_t head) const;
   void SetCapacity(Entries& entries, int64_t capacity);
   void CopyViewed(Entries& entries, int64_t capacity);
-  void KeepOfViewed(Entries& entries, std::span<const int32_t> kept);
+  void KeepOfViewed(Entries& entries, std::span<const int32_t> kept, int64_t spare);
   size_t row_bytes() const { return static_cast<size_t>(shape_.head_dim) * DtypeSize(shape_.dtype); }
 
   KvCacheShape shape_;

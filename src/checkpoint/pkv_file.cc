@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/json.h"
+#include "checkpoint/pkv_check.h"
 
 namespace purekv {
 namespace {
@@ -30,6 +31,12 @@ uint64_t HeaderChecksum(const PkvHeader& header) {
   return HashOf(std::as_bytes(std::span(&header, 1)).first(offsetof(PkvHeader, checksum)));
 }
 
+// Bytes that hold nothing yet: another program's meaning of them is not ours to ignore.
+void CheckZeros(std::span<const std::byte> padding, const std::string& path, const std::string& where) {
+  if (std::all_of(padding.begin(), padding.end(), [](std::byte one) { return one == std::byte{0}; })) return;
+  Fail(path, ": ", where, ": the padding holds something; zeros are expected");
+}
+
 // Everything that can be wrong before a section is looked at.
 PkvHeader ParseHeader(std::span<const std::byte> bytes, const std::string& path) {
   PkvHeader header;
@@ -46,6 +53,11 @@ PkvHeader ParseHeader(std::span<const std::byte> bytes, const std::string& path)
   }
   if (header.byte_order != PkvHeader::kByteOrder) Fail(path, ": written in another byte order; little-endian is read");
   if (header.checksum != HeaderChecksum(header)) Fail(path, ": damaged: the header's checksum does not fit it");
+  CheckZeros(std::as_bytes(std::span(header.zeros)), path, "header");
+  for (const char digit : header.model) {
+    if (std::strchr("0123456789abcdef", digit) != nullptr && digit != 0) continue;
+    Fail(path, ": header: the model's fingerprint: 32 hexadecimal digits in small letters are expected");
+  }
   if (header.file_size > bytes.size()) {
     Fail(path, ": truncated: ", bytes.size(), " of ", header.file_size, " bytes are there");
   }
@@ -100,6 +112,7 @@ class Parser {
       Fail(where, ": sum_planes and sum_first_query have ", planes_.size(), " and ", first_queries_.size(),
            " elements; one per layer is expected, ", out_.layers);
     }
+    CheckPkvDescription(out_, path_);
   }
 
   void Tokens() {
@@ -118,7 +131,7 @@ class Parser {
     out_.ids = take(tokens_);
     out_.positions = take(3 * tokens_);
     out_.records = take(5 * tokens_);
-    CheckTokens();
+    CheckPkvTokens(out_, path_);
   }
 
   void Heads() {
@@ -139,7 +152,9 @@ class Parser {
              " entries ends behind them");
       }
       const auto part = entries.subspan(offset, count * row);
-      offset = (offset + count * row + kPkvAlign - 1) / kPkvAlign * kPkvAlign;
+      const uint64_t behind = offset + count * row;
+      offset = (behind + kPkvAlign - 1) / kPkvAlign * kPkvAlign;
+      if (offset < entries.size()) CheckZeros(entries.subspan(behind, offset - behind), path_, "section entries");
       return part;
     };
     uint64_t end = 0;
@@ -200,6 +215,7 @@ class Parser {
     if (HashOf(pages) != section.checksum) {
       Fail(path_, ": damaged: the checksum of section ", kNames[index], " does not fit it");
     }
+    CheckZeros(pages.subspan(section.size), path_, StrCat("section ", kNames[index]));
     return pages.first(section.size);
   }
 
@@ -216,12 +232,15 @@ class Parser {
     if (fields.Has("budget")) kv.budget = fields.Number("budget", 0, 1);
     if (fields.Has("tokens")) kv.tokens = fields.Int("tokens", 1, kMaxInt);
     if (fields.Has("bytes")) kv.bytes = fields.Int("bytes", 1, std::numeric_limits<int64_t>::max());
+    if (kv.bytes && fields.Has("base")) out_.base = fields.Int("base", 1, tokens_);
     kv.allocator = fields.String("allocator");
     kv.when = KvOptions::When::kMedia;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
     if (!fields.Has("drop_layers")) return;
-    for (const Json& drop : fields.raw()["drop_layers"]) {
+    const Json& drops = fields.raw()["drop_layers"];
+    if (!drops.is_array()) Fail(fields.where(), ": drop_layers: a list of [layer, share] is expected");
+    for (const Json& drop : drops) {
       const bool pair = drop.is_array() && drop.size() == 2 && drop[0].is_number_integer() && drop[1].is_number();
       if (!pair) Fail(fields.where(), ": drop_layers: a list of [layer, share] is expected");
       kv.drop_layers.push_back({drop[0].get<int64_t>(), drop[1].get<double>()});
@@ -265,36 +284,6 @@ class Parser {
     if (out_.media.empty()) Fail(where, ": media: the list is empty");
   }
 
-  void CheckTokens() const {
-    const auto in = [](int32_t value, int64_t low, int64_t high) { return value >= low && value <= high; };
-    const auto media = static_cast<int64_t>(out_.media.size());
-    std::vector<int64_t> counts(out_.media.size());
-    for (size_t i = 0; i < out_.ids.size(); ++i) {
-      const auto position = out_.positions.subspan(3 * i, 3);
-      const auto record = out_.records.subspan(5 * i, 5);
-      bool sound = out_.ids[i] >= 0;
-      for (const int32_t axis : position) sound = sound && in(axis, 0, kMaxPosition);
-      sound = sound && in(record[0], 0, 2) && in(record[1], record[0] == 0 ? -1 : 0, record[0] == 0 ? -1 : media - 1);
-      for (const int32_t place : record.subspan(2)) sound = sound && place >= -1;
-      if (!sound) Fail(path_, ": section tokens: token ", i, " is none: its id, position or record is out of range");
-      if (record[0] != 0) ++counts[static_cast<size_t>(record[1])];
-    }
-    int64_t visual = 0;
-    for (size_t item = 0; item < counts.size(); ++item) {
-      visual += counts[item];
-      if (counts[item] == out_.media[item].tokens) continue;
-      Fail(path_, ": section tokens: ", counts[item], " tokens of medium ", item, ", which has ",
-           out_.media[item].tokens);
-    }
-    if (prompt_ids_ != tokens_ - visual + media) {
-      Fail(path_, ": section tokens: ", prompt_ids_, " prompt ids for ", tokens_, " tokens, ", visual, " of them of ",
-           media, " media");
-    }
-    for (const int32_t id : out_.prompt_ids) {
-      if (id < 0) Fail(path_, ": section tokens: prompt id ", id);
-    }
-  }
-
   void CheckAscending(std::span<const int32_t> tokens, size_t head) const {
     int32_t last = -1;
     for (const int32_t token : tokens) {
@@ -321,7 +310,9 @@ PkvContents ParsePkv(std::span<const std::byte> bytes, const std::string& path) 
   parser.Tokens();
   parser.Heads();
   parser.Sums();
-  return parser.Take();
+  PkvContents contents = parser.Take();
+  CheckPkvEntries(contents, path);
+  return contents;
 }
 
 PkvContents ParsePkvDescription(std::span<const std::byte> bytes, const std::string& path) {

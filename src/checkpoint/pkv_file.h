@@ -39,6 +39,7 @@ struct PkvContents {
   int64_t layers = 0, kv_heads = 0, head_dim = 0;
   int64_t next_position = 0;
   KvOptions kv;
+  int64_t base = 0;  // B where kv.bytes is given, else 0: it came from allocations of the program that made the file
   PrefillOptions prefill;
   KvStats stats;
   std::optional<std::string> system;
@@ -53,7 +54,8 @@ struct PkvContents {
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
-// Checks everything that can be checked without a model: checksums of all bytes, sizes, order, ranges. Allocates no
+// Checks everything that can be checked without a model: checksums of all bytes, sizes, order, ranges, what one field
+// says of another (checkpoint/pkv_check.h), that keys, values and sums are finite. Allocates no
 // more than the bytes justify. `path` for messages. Throws Error. The result views `bytes`, which start at a multiple
 // of 64.
 PkvContents ParsePkv(std::span<const std::byte> bytes, const std::string& path);

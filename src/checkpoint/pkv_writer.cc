@@ -59,6 +59,7 @@ std::string Description(const PkvContents& contents) {
   if (contents.kv.budget) kv["budget"] = *contents.kv.budget;
   if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;
   if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
+  if (contents.base > 0) kv["base"] = contents.base;
   for (const auto& [key, value] : contents.kv.options) kv["options"][key] = value;
   for (const DropLayer& drop : contents.kv.drop_layers) kv["drop_layers"].push_back({drop.layer, drop.alive});
   Json media = Json::array();

@@ -62,6 +62,7 @@ void Conversation::Reset() {
   started_ = broken_ = false;
   open_.reset();
   snapshot_.reset();
+  file_.clear();
   stats_ = {};
   times_ = {};
   kept_.clear();
@@ -176,6 +177,8 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   PromptTokens prompt = PlainTokens(pending_);
   prompt.Append(internals_.LayOut(ids, media, prompt.next_position));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
+  // Here, so that a budget that does not fit is refused before the vision tower works for it.
+  if (!started_ && compressor_.active()) compressor_.SetPart(CompressedPart(prompt));
 
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
@@ -214,6 +217,14 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     broken_ = false;
   }
   return info;
+}
+
+// Where compression looks at the cache: behind the media, or at the end.
+int64_t Conversation::CompressedPart(const PromptTokens& prompt) const {
+  const auto count = static_cast<int64_t>(prompt.ids.size());
+  const bool after_media =
+      options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
+  return after_media ? prompt.media_end : count;
 }
 
 Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media) {
@@ -261,11 +272,7 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   const bool first = !started_;
   const int64_t count = hidden.rows;
   broken_ = true;  // until the last row is in every layer
-  // Where compression looks at the cache: behind the media, or at the end.
-  const bool after_media =
-      first && options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
-  const int64_t split = after_media ? prompt.media_end : count;
-  if (first && compressor_.active()) compressor_.SetPart(split);
+  const int64_t split = first ? CompressedPart(prompt) : count;
   // A hard cap: every chunk is cut to the budget before the next one is read.
   const int64_t chunk = first && options_.kv.chunk > 0 ? options_.kv.chunk : split;
   int64_t last = 0;

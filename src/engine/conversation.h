@@ -104,6 +104,7 @@ class Conversation {
   // Generated ids as they are: text, even if one has a placeholder's number.
   PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
   void CheckRoom(int64_t more) const;
+  int64_t CompressedPart(const PromptTokens& prompt) const;  // tokens of a first prompt that the policy cuts
   Matrix<float> EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media);
   // What the rows of an Extend are: a prompt's attend as SessionOptions::prefill says, an answer's densely.
   enum class Rows { kPrompt, kAnswer };
@@ -120,6 +121,7 @@ class Conversation {
   void Append(int32_t id);
   void TakePending();
   std::span<float> Logits();
+  void CheckFinite(std::span<const float> logits) const;
 
   std::shared_ptr<const Model> model_;
   const VisionLanguageModel& internals_;
@@ -139,6 +141,7 @@ class Conversation {
   bool started_ = false;       // a first turn has been read, or its media
   std::optional<OpenTurn> open_;
   std::optional<Snapshot> snapshot_;
+  std::string file_;     // the .pkv file that it goes on from; empty: none
   bool broken_ = false;  // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;

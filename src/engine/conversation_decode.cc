@@ -1,5 +1,6 @@
 // The decode side of a conversation: one token at a time, answers, and the scoring of given ones.
 #include <algorithm>
+#include <cmath>
 #include <unordered_set>
 #include <utility>
 
@@ -18,7 +19,18 @@ constexpr int64_t kScoreRows = 16;  // rows of logits held at a time while scori
 std::span<float> Conversation::Logits() {
   if (logits_.rows() == 0) logits_ = Matrix<float>(1, internals_.decoder().config().vocabulary);
   internals_.decoder().Logits(std::as_const(last_hidden_).View(), logits_.View());
+  CheckFinite(logits_.View().RowSpan(0));
   return logits_.View().RowSpan(0);
+}
+
+// Whoever takes the logits checks them and blames the weights. Here it may as well be the keys and values of a file:
+// they are finite, but a damaged exponent makes them as large as a number can be.
+void Conversation::CheckFinite(std::span<const float> logits) const {
+  if (file_.empty()) return;
+  if (std::none_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x) || (std::isinf(x) && x > 0); }))
+    return;
+  Fail(file_,
+       ": the model's logits are not finite behind these keys and values: the file is damaged, or the weights are");
 }
 
 void Conversation::TakePending() {
@@ -41,6 +53,8 @@ void Conversation::Append(int32_t id) {
   ids_.push_back(id);
   layout_.push_back({});
   if (compressor_.active()) compressor_.Begin(Reading::kStep, first, 1);
+  // What a policy that holds lets go behind the step leaves room for the next one: no layer ever grows by more.
+  for (int64_t layer = 0; compressor_.holds() && layer < cache_.shape().layers; ++layer) cache_.Reserve(layer, 1);
   PolicyObserver policy(internals_.decoder().config(), cache_, layout_, &compressor_, &workspace_.attention);
   LayerObserver* const observers[] = {&policy};
   PrefillPass pass = MakePass(hidden.View(), first, 1, *dense_, observers);
@@ -114,6 +128,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
       internals_.decoder().Logits(hidden.Rows(row, count), logits.View().Rows(0, count));
       for (int64_t i = 0; i < count; ++i, ++next) {
         const std::span<const float> one = logits.View().RowSpan(i);
+        CheckFinite(one);
         result.logprobs.push_back(LogProbability(one, ids[next]));
         result.top1.push_back(ArgMax(one));
         if (keep_logits) result.logits.insert(result.logits.end(), one.begin(), one.end());

@@ -202,7 +202,7 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
     KvOptions options_of;
     options_of.budget = budget;
-    const int64_t tokens = BaseBudget(options_of, shape, cost.prompt_tokens);
+    const int64_t tokens = BaseBudget(options_of, cost.prompt_tokens);
     cost.kept.push_back({budget, tokens, KvCache::FullBytes(shape, tokens)});
   }
   return cost;

@@ -70,8 +70,9 @@ void PrefillPass::StartLayer() {
     if (wants.attended) attended_.push_back(observer);
   }
   PUREKV_CHECK(attended_.empty() || parts_.attention.GivesLse(layer_), "layer ", layer_, " gives no log-sum-exp");
-  // A prompt's room is known; single tokens grow by the cache's own steps.
-  if (hidden_.rows > 1) parts_.cache.Reserve(layer_, hidden_.rows);
+  // A prompt's room is known, and taken exactly: also for a last chunk of one row, because --kv-bytes counts on it.
+  // Generated tokens (blocks of one row) grow by the cache's own steps.
+  if (hidden_.rows > 1 || block_rows_ > 1) parts_.cache.Reserve(layer_, hidden_.rows);
   span_rows_ = std::max(block_rows_, parts_.attention.Rows(layer_));
   parts_.decoder.Prepare(parts_.workspace, std::min(block_rows_, hidden_.rows), std::min(span_rows_, hidden_.rows));
 }

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -30,9 +31,83 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
   if (contents.tokens() > info.max_positions) {
     Fail(path, ": ", contents.tokens(), " tokens; the model takes at most ", info.max_positions);
   }
+  const KvStats& stats = contents.stats;
+  const auto token_bytes = static_cast<double>(info.kv_bytes_per_token);
+  for (const auto& [name, bytes, tokens] :
+       {std::tuple{"bytes_full", stats.bytes_full, static_cast<double>(contents.tokens())},
+        std::tuple{"bytes_kept", stats.bytes_kept, stats.tokens_kept_mean}}) {
+    if (static_cast<double>(bytes) + 0.5 >= tokens * token_bytes) continue;
+    Fail(path, ": description: stats: ", name, ": ", bytes, "; the entries alone are ", tokens * token_bytes);
+  }
   for (const auto ids : {contents.ids, contents.prompt_ids}) {
     for (const int32_t id : ids) {
       if (id >= info.vocabulary) Fail(path, ": token id ", id, " is outside the vocabulary of ", info.vocabulary);
+    }
+  }
+}
+
+// The media and prompt ids that the file names, laid out anew: every token must be what this model makes of them.
+void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, const std::string& path) {
+  std::vector<PreparedMedia> media;
+  for (const MediaInfo& one : contents.media) {
+    PreparedMedia& medium = media.emplace_back();
+    medium.kind = one.kind;
+    medium.grid = {one.grid[0], one.grid[1], one.grid[2]};
+    medium.tokens = one.tokens;
+    medium.sample_fps = one.sample_fps;
+  }
+  PromptTokens prompt;
+  std::string where = path + ": ";
+  try {
+    for (size_t item = 0; item < media.size(); ++item) {
+      where = StrCat(path, ": media[", item, "]: ");
+      const int64_t tokens = model.TokensOfGrid(media[item].grid);
+      if (tokens != media[item].tokens)
+        Fail("tokens: ", media[item].tokens, "; the model makes ", tokens, " of its grid");
+    }
+    where = path + ": section tokens: ";
+    prompt = model.LayOut({contents.prompt_ids.begin(), contents.prompt_ids.end()}, media, 0);
+  } catch (const Error& error) {
+    Fail(where, error.what());
+  }
+  const auto tokens = static_cast<size_t>(contents.tokens());
+  if (prompt.ids.size() != tokens || prompt.media_end != contents.tokens()) {
+    Fail(path, ": section tokens: ", tokens, " tokens; the media end behind ", prompt.media_end);
+  }
+  if (prompt.next_position != contents.next_position) {
+    Fail(path, ": next_position: ", contents.next_position, "; ", prompt.next_position, " follows the tokens");
+  }
+  for (size_t i = 0; i < tokens; ++i) {
+    const auto axes = contents.positions.subspan(3 * i, 3);
+    if (prompt.positions[i] == Position{axes[0], axes[1], axes[2]}) continue;
+    const Position& right = prompt.positions[i];
+    Fail(path, ": section tokens: position of token ", i, ": ", axes[0], ", ", axes[1], ", ", axes[2],
+         "; this model gives it ", right.t, ", ", right.h, ", ", right.w);
+  }
+}
+
+// B of a file of --kv-bytes that was written before B was saved with it.
+int64_t EntriesAlone(int64_t bytes, const KvCacheShape& shape, int64_t tokens) {
+  return std::clamp<int64_t>(bytes / (shape.layers * shape.kv_heads * shape.entry_bytes()), 1, tokens);
+}
+
+// Whether the heads hold what the policy can have left.
+void CheckLengths(const KvCache& cache, const Compressor& compressor, const KvOptions& kv, const std::string& path) {
+  const KvCacheShape& shape = cache.shape();
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const int64_t count = compressor.Count(layer);
+    int64_t sum = 0;
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      const int64_t length = cache.Length(layer, head);
+      sum += length;
+      const bool sound = !compressor.active() ? length == count : kv.allocator == "ada" || length <= count;
+      if (sound) continue;
+      Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
+           " keeps ", compressor.active() ? "at most " : "all ", count);
+    }
+    if (sum > shape.kv_heads * count) {
+      Fail(path, ": section index: layer ", layer, ": ", sum, " entries; policy ", kv.policy, " keeps at most ",
+           shape.kv_heads * count);
     }
   }
 }
@@ -131,6 +206,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.head_dim = shape.head_dim;
   contents.next_position = next_position_;
   contents.kv = options_.kv;
+  if (options_.kv.bytes) contents.base = compressor_.base();
   contents.prefill = options_.prefill;
   contents.stats = stats_;
   contents.system = open_->system;
@@ -173,6 +249,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const auto file = std::make_shared<const MappedFile>(path);
   const PkvContents contents = ParsePkv(file->bytes(), path);
   CheckFits(contents, *model, path);
+  CheckLayout(contents, model->internals(), path);
   options.kv = contents.kv;
   options.prefill = contents.prefill;
   const DecoderConfig& config = model->internals().decoder().config();
@@ -191,6 +268,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
 void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file) {
   const KvCacheShape& shape = cache_.shape();
   const std::string& path = file->path();
+  file_ = path;
   ids_.assign(contents.ids.begin(), contents.ids.end());
   std::vector<Position> positions;
   for (size_t i = 0; i < ids_.size(); ++i) {
@@ -210,17 +288,21 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
       cache_.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
     }
   }
-  try {
-    compressor_.Resume(contents.tokens(), cache_);
-  } catch (const Error& error) {
-    Fail(path, ": ", error.what());
-  }
+  const int64_t base = contents.base > 0   ? contents.base
+                       : options_.kv.bytes ? EntriesAlone(*options_.kv.bytes, shape, contents.tokens())
+                                           : BaseBudget(options_.kv, contents.tokens());
+  compressor_.Resume(contents.tokens(), base, cache_);
+  CheckLengths(cache_, compressor_, options_.kv, path);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     const PkvSums& saved = contents.sums[static_cast<size_t>(layer)];
     const AttentionSums* const needed = compressor_.ContinuingSums(layer);
     if (saved.planes != (needed == nullptr ? 0 : needed->planes())) {
       Fail(path, ": layer ", layer, " has ", saved.planes, " planes of sums; policy ", options_.kv.policy,
            " goes on with ", needed == nullptr ? 0 : needed->planes());
+    }
+    if (saved.first_query != 0) {
+      Fail(path, ": description: sum_first_query: ", saved.first_query, " for layer ", layer,
+           "; sums that go on are over all queries, from 0");
     }
     if (needed != nullptr) {
       compressor_.RestoreSums(layer, saved.first_query, contents.tokens() - 1, saved.lists);

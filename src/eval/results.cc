@@ -77,6 +77,14 @@ std::string Difference(const OrderedJson& before, const OrderedJson& now) {
   return "";
 }
 
+// A run.json in the order written, which stays when it is written again. The strict reader comes first: it bounds the
+// depth, which comparing and writing would follow down the stack.
+OrderedJson ReadRun(const std::string& path) {
+  const std::string text = ReadFile(path, kMaxRun);
+  ParseJson(text, path);
+  return OrderedJson::parse(text);
+}
+
 // Every complete line of a results file. `whole`: bytes up to the end of the last one.
 std::vector<EvalResult> ReadLines(const std::string& path, size_t* whole) {
   const std::string text = ReadFile(path, kMaxResults);
@@ -233,7 +241,7 @@ void ResultStore::CheckRun(const OrderedJson& settings) {
     WriteFile(path, run_.dump(1) + "\n");
     return;
   }
-  run_ = OrderedJson::parse(ReadFile(path, kMaxRun), nullptr, false);
+  run_ = ReadRun(path);
   if (!run_.is_object() || !run_.contains("format") || run_.at("format") != 1 || !run_.contains("settings") ||
       !run_.at("settings").is_object() || !run_.contains("runs") || !run_.at("runs").is_array()) {
     Fail(path, ": not the run.json of an evaluation; give another directory");
@@ -324,7 +332,7 @@ LoadedRun LoadRun(const std::string& directory) {
   LoadedRun loaded;
   const std::string path = JoinPath(directory, "run.json");
   if (!FileExists(path)) Fail(directory, ": no run.json; the directory of a `purekv eval -o` is expected");
-  loaded.run = OrderedJson::parse(ReadFile(path, kMaxRun), nullptr, false);
+  loaded.run = ReadRun(path);
   if (!loaded.run.is_object() || !loaded.run.contains("settings") || !loaded.run.at("settings").is_object()) {
     Fail(path, ": not the run.json of an evaluation");
   }

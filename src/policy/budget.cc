@@ -2,13 +2,56 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <string>
 
 #include "base/error.h"
+#include "base/memory.h"
 
 namespace purekv {
 namespace {
 
 constexpr double kFloorSlack = 1e-6;
+
+// The keys and values of a layer whose heads hold `each` entries; where heads share, that many on average, any of them
+// at most `longest`.
+int64_t LayerBytes(const CappedPart& part, int64_t each, int64_t longest) {
+  const int64_t heads = part.shape.kv_heads;
+  const auto row = part.shape.entry_bytes() / 2;
+  const auto of_lists = [&](int64_t length) {
+    return 2 * heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
+  };
+  if (!part.shared) return of_lists(each);
+  // A list of a page or more loses less than a page to rounding, a shorter one less than a multiple of the heap; there
+  // can only be so many of a page.
+  const auto loss = [&](size_t unit) { return static_cast<int64_t>(unit) - std::gcd(row, static_cast<int64_t>(unit)); };
+  const int64_t bytes = heads * each * row;
+  const int64_t pages = std::min(heads, bytes / static_cast<int64_t>(Buffer::kPage));
+  const int64_t bound = bytes + pages * loss(Buffer::kPage) + (heads - pages) * loss(Buffer::kHeapMultiple);
+  return std::min(2 * bound, of_lists(std::min(longest, heads * each)));
+}
+
+// The most that is held while `rows` tokens are read, layer by layer, behind `before` that were read and cut.
+int64_t BytesOfChunk(const CappedPart& part, std::span<const int64_t> counts, int64_t before, int64_t rows) {
+  const auto held = [&](size_t layer, int64_t more) {
+    return LayerBytes(part, std::min(counts[layer], before) + more, before + more);
+  };
+  const auto cut = [&](size_t layer) {
+    return LayerBytes(part, std::min(counts[layer], before + rows), before + rows);
+  };
+  int64_t now = 0;
+  for (size_t layer = 0; layer < counts.size(); ++layer) now += held(layer, 0);
+  int64_t most = now;
+  size_t first = 0;  // the lowest layer that has its rows and has not been cut
+  for (size_t layer = 0; layer < counts.size(); ++layer) {
+    now += held(layer, rows) - held(layer, 0);
+    most = std::max(most, now);
+    for (; first <= layer && part.cut_behind[first] <= static_cast<int64_t>(layer); ++first) {
+      now += cut(first) - held(first, rows);
+    }
+  }
+  return most;
+}
 
 }  // namespace
 
@@ -16,16 +59,54 @@ int64_t FloorShare(double fraction, int64_t count) {
   return static_cast<int64_t>(std::floor(fraction * static_cast<double>(count) + kFloorSlack));
 }
 
-int64_t BaseBudget(const KvOptions& options, const KvCacheShape& shape, int64_t tokens) {
+int64_t BaseBudget(const KvOptions& options, int64_t tokens) {
   int64_t base = tokens;
   if (options.budget) base = std::max<int64_t>(1, FloorShare(*options.budget, tokens));
   if (options.tokens) base = *options.tokens;
-  if (options.bytes) {
-    const int64_t token_bytes = shape.layers * shape.kv_heads * shape.entry_bytes();
-    base = *options.bytes / token_bytes;
-    if (base < 1) FailUsage("--kv-bytes ", *options.bytes, ": one token takes ", token_bytes, " bytes in this model");
-  }
   return std::min(base, tokens);
+}
+
+int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
+  PUREKV_CHECK(static_cast<int64_t>(counts.size()) == part.shape.layers && counts.size() == part.cut_behind.size(),
+               counts.size(), " counts, ", part.cut_behind.size(), " cuts, ", part.shape.layers, " layers");
+  int64_t most = 0;
+  if (part.chunk > 0) {
+    // What is held only grows: the most is there in the last whole chunk, or in the shorter one behind it.
+    const int64_t whole = part.tokens / part.chunk, rest = part.tokens % part.chunk;
+    if (whole > 0) most = BytesOfChunk(part, counts, (whole - 1) * part.chunk, part.chunk);
+    if (rest > 0) most = std::max(most, BytesOfChunk(part, counts, whole * part.chunk, rest));
+  }
+  // Behind the last cut; a policy that holds takes one entry in before it lets one go.
+  const int64_t more = part.holds ? 1 : 0;
+  int64_t held = 0;
+  for (const int64_t count : counts) held += LayerBytes(part, std::min(count, part.tokens) + more, part.tokens + more);
+  return std::max(most, held);
+}
+
+int64_t LargestBudget(int64_t bytes, const CappedPart& part,
+                      const std::function<std::vector<int64_t>(int64_t base)>& counts_of) {
+  // Downwards, entry by entry: pyramid's rounding makes the bytes of B jump back now and then, and what is lost between
+  // the entries alone and their allocations is few steps.
+  const int64_t token_bytes = part.shape.layers * part.shape.kv_heads * part.shape.entry_bytes();
+  for (int64_t base = std::min(bytes / token_bytes, part.tokens); base >= 1; --base) {
+    if (CappedBytes(part, counts_of(base)) <= bytes) return base;
+  }
+  const std::vector<int64_t> one = counts_of(1);
+  const int64_t least = CappedBytes(part, one);
+  if (part.chunk == 0) {
+    FailUsage("--kv-bytes ", bytes, ": too little for one token per layer and KV head of this model; ", least,
+              " is the least");
+  }
+  CappedPart smaller = part;
+  int64_t fits = 0;
+  for (int64_t above = std::min(part.chunk, part.tokens); above - fits > 1;) {
+    smaller.chunk = fits + (above - fits) / 2;
+    (CappedBytes(smaller, one) <= bytes ? fits : above) = smaller.chunk;
+  }
+  const std::string chunk = fits > 0 ? StrCat(", or --kv-chunk ", fits) : "";
+  FailUsage("--kv-bytes ", bytes, ": too little for one token per layer and KV head of this model while a chunk of ",
+            std::min(part.chunk, part.tokens), " tokens is read into a layer on top; --kv-bytes ", least, chunk,
+            " would do");
 }
 
 Protection CappedProtection(int64_t sinks, int64_t recent, int64_t base) {

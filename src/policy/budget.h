@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "cache/kv_cache.h"
@@ -13,9 +15,30 @@ namespace purekv {
 // floor(fraction * count), with 1e-6 added so that 0.3 * 10 is 3 in every rounding of 0.3.
 int64_t FloorShare(double fraction, int64_t count);
 
-// B: entries kept per layer and KV head of `tokens` tokens, before the allocator; at least 1, never above `tokens`
-// (a budget that holds everything is one of `tokens`). Throws Error (kUsage) when --kv-bytes does not hold one token.
-int64_t BaseBudget(const KvOptions& options, const KvCacheShape& shape, int64_t tokens);
+// B of --kv-budget or --kv-tokens: entries kept per layer and KV head of `tokens` tokens, before the allocator; at
+// least 1, never above `tokens` (a budget that holds everything is one of `tokens`).
+int64_t BaseBudget(const KvOptions& options, int64_t tokens);
+
+// A part that is read and cut under --kv-bytes, which caps what is allocated for its keys and values.
+struct CappedPart {
+  KvCacheShape shape;
+  int64_t tokens = 0;   // N
+  int64_t chunk = 0;    // tokens read between two cuts (--kv-chunk): the cap holds at every moment; 0: behind the cut
+  bool shared = false;  // ada: the heads of a layer share its entries out in a way that is not known beforehand
+  bool holds = false;   // the policy goes on evicting: the cap holds while it decodes, one entry per head above B
+  // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for. Layers between
+  // the two wait for the same.
+  std::vector<int64_t> cut_behind;
+};
+
+// The most bytes (KvCache::AllocatedBytes) that the capped part ever takes when every head of layer l keeps counts[l]
+// entries, counts [layers]. Exact but for `shared`, where it is a bound for every way to share out.
+int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts);
+
+// B of --kv-bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: entries per
+// head of each layer for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
+int64_t LargestBudget(int64_t bytes, const CappedPart& part,
+                      const std::function<std::vector<int64_t>(int64_t base)>& counts_of);
 
 // Entries of a head that are kept whatever their score: its first `sinks` and last `recent`.
 struct Protection {

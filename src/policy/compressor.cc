@@ -37,12 +37,36 @@ int64_t Compressor::last_scoring_layer() const {
 
 int64_t Compressor::SetPart(int64_t tokens) {
   PUREKV_CHECK(tokens >= 1, tokens);
-  base_ = active() ? BaseBudget(options_, shape_, tokens) : tokens;
-  counts_.assign(static_cast<size_t>(shape_.layers), base_);
-  if (options_.allocator == "pyramid" && base_ < tokens) {
-    counts_ = PyramidCounts(shape_.layers, base_, tokens, setup_.policy->Protects(base_).count(), setup_.beta);
+  if (!active()) {
+    TakeBase(tokens, tokens);
+  } else if (options_.bytes) {
+    TakeBase(LargestBudget(*options_.bytes, Capped(tokens), [&](int64_t base) { return CountsOf(base, tokens); }),
+             tokens);
+  } else {
+    TakeBase(BaseBudget(options_, tokens), tokens);
   }
-  if (!active()) return base_;
+  return base_;
+}
+
+std::vector<int64_t> Compressor::CountsOf(int64_t base, int64_t tokens) const {
+  if (options_.allocator == "pyramid" && base < tokens) {
+    return PyramidCounts(shape_.layers, base, tokens, setup_.policy->Protects(base).count(), setup_.beta);
+  }
+  return std::vector<int64_t>(static_cast<size_t>(shape_.layers), base);
+}
+
+CappedPart Compressor::Capped(int64_t tokens) const {
+  CappedPart part{shape_, tokens, options_.chunk, options_.allocator == "ada", setup_.info->holds, {}};
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    part.cut_behind.push_back(std::max(layer, setup_.policy->SumsFrom(layer)));
+  }
+  return part;
+}
+
+void Compressor::TakeBase(int64_t base, int64_t tokens) {
+  base_ = base;
+  counts_ = CountsOf(base, tokens);
+  if (!active()) return;
   for (int64_t layer = 0; layer < shape_.layers; ++layer) {
     const Observer observer = setup_.policy->Observes(layer, base_);
     At(layer) = {};
@@ -55,7 +79,6 @@ int64_t Compressor::SetPart(int64_t tokens) {
   }
   steps_ = 0;
   alive_.assign(options_.drop_layers.size(), {});
-  return base_;
 }
 
 const AttentionSums* Compressor::ContinuingSums(int64_t layer) const {
@@ -66,8 +89,9 @@ const AttentionSums* Compressor::ContinuingSums(int64_t layer) const {
   return continues ? &At(layer).sums : nullptr;
 }
 
-void Compressor::Resume(int64_t tokens, const KvCache& cache) {
-  SetPart(tokens);
+void Compressor::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
+  PUREKV_CHECK(base >= 1 && base <= tokens, "B ", base, " of ", tokens);
+  TakeBase(base, tokens);
   if (!active()) return;
   for (int64_t layer = 0; layer < shape_.layers; ++layer) {
     for (int64_t head = 0; head < shape_.kv_heads; ++head) {
@@ -303,8 +327,11 @@ void Compressor::Hold(const LayerEntries& entries, KvCache& cache) {
   }
 }
 
+// Behind the part every byte above the budget goes back. While decoding the next tokens want room again: a policy that
+// holds the one entry that it will let go, one that compresses every so many steps what a growing list takes at a time.
 void Compressor::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, KvCache& cache) {
-  cache.Keep(layer, head, entries);
+  const int64_t growth = setup_.info->holds ? 1 : static_cast<int64_t>(entries.size()) / 16 + 16;
+  cache.Keep(layer, head, entries, reading_ == Reading::kStep ? growth : 0);
   At(layer).sums.Keep(head, entries);
 }
 

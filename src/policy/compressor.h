@@ -3,7 +3,7 @@
 //   Compressor compressor(options, decoder.cache_shape(), heads, inv_freq);
 //   compressor.SetPart(tokens);                            once: the part that is compressed, which fixes B
 //   compressor.Begin(Reading::kPart, first_token, rows);   rows that are read next, up to a compression
-//     for each layer, for each block of rows:
+//     for each layer, KvCache::Reserve for all its rows (that B of --kv-bytes is a cap counts on it); for each block:
 //       q before rotation:      if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, tokens, q)
 //       after its attention:    if (const RowRange rows = compressor.SumRows(layer, tokens); rows.count)
 //                                 add column sums into compressor.Sums(layer, ...), with QueryWeights when weighted
@@ -52,13 +52,16 @@ class Compressor {
   bool active() const { return setup_.policy != nullptr; }
   // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
   bool steps_alone() const { return active() && (setup_.info->holds || setup_.decode_every > 0); }
+  // True when each of those steps evicts what it has read: a head needs room for one entry more than it keeps.
+  bool holds() const { return active() && setup_.info->holds; }
   double n_attn() const { return setup_.n_attn; }
   // The highest layer whose attention must give column sums at some time; -1: none, keys, values and queries are
   // enough.
   int64_t last_scoring_layer() const;
 
-  // The part has so many tokens; returns B. Throws Error (kUsage) when --kv-bytes does not hold one token.
+  // The part has so many tokens; returns B. Throws Error (kUsage) when --kv-bytes does not hold one token per head.
   int64_t SetPart(int64_t tokens);
+  int64_t base() const { return base_; }  // B
   // Entries that each head of `layer` keeps of the part (ada shares the layer's sum out). B >= N: all.
   int64_t Count(int64_t layer) const { return counts_[static_cast<size_t>(layer)]; }
 
@@ -82,9 +85,9 @@ class Compressor {
   // For a session that is saved right behind the part and goes on elsewhere: the sums that the policy still adds to
   // while decoding. Null: it needs nothing but the cache.
   const AttentionSums* ContinuingSums(int64_t layer) const;
-  // In place of SetPart and reading: `cache` holds a part of `tokens` tokens, compressed; sums (as many as
-  // ContinuingSums then says) are put back with RestoreSums.
-  void Resume(int64_t tokens, const KvCache& cache);
+  // In place of SetPart and reading: `cache` holds a part of `tokens` tokens, compressed with B `base` in 1 .. tokens;
+  // sums (as many as ContinuingSums then says) are put back with RestoreSums.
+  void Resume(int64_t tokens, int64_t base, const KvCache& cache);
   void RestoreSums(int64_t layer, int64_t first_query, int64_t last_query,
                    std::span<const std::span<const double>> lists);
 
@@ -112,6 +115,9 @@ class Compressor {
   };
   LayerState& At(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const LayerState& At(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  std::vector<int64_t> CountsOf(int64_t base, int64_t tokens) const;  // [layers] entries per head
+  CappedPart Capped(int64_t tokens) const;
+  void TakeBase(int64_t base, int64_t tokens);
   int64_t StepsLeft() const;  // until the next compression while decoding
   bool CompressesNow() const;
   LayerEntries Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const;

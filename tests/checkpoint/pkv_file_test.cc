@@ -8,9 +8,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <map>
 #include <random>
 
+#include "base/bfloat16.h"
+#include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "checkpoint/json.h"
@@ -200,7 +203,7 @@ TEST(PkvFile, RefusesWhatDoesNotFitTogether) {
     }
     refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex), huge); });
   }
-  refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex), int64_t{2}); });
+  refused("section entries", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex), int64_t{2}); });  // moves the lists
   refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 32, int32_t{2}); });  // twice the same
   refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 40, int32_t{6}); });  // no such token
   refused("section index", [&](Bytes& b) { number(b.Section(PkvHeader::kIndex) + 32, int32_t{-1}); });
@@ -225,6 +228,7 @@ TEST(PkvFile, RefusesWhatDoesNotFitTogether) {
       ASSERT_NE(at, json.npos) << from;
       json.replace(at, from.size(), to);
       std::copy(json.begin(), json.end(), text.begin());
+      if (to.size() < from.size()) std::fill_n(text.data() + json.size(), from.size() - to.size(), '\0');
       b.header().sections[PkvHeader::kDescription].size = json.size();
     });
   };
@@ -241,12 +245,127 @@ TEST(PkvFile, RefusesWhatDoesNotFitTogether) {
   field("section tokens", "\"prompt_ids\":5", "\"prompt_ids\":1073741824");
   field("next_position", "\"next_position\":9", "\"next_position\":-1");
   field("media[0]", "\"frames\":2", "\"frames\":0");
-  field("medium 0", "\"tokens\":2}", "\"tokens\":3}");
+  field("media[0]: tokens: 3", "\"tokens\":2}", "\"tokens\":3}");
   field("sum_planes", "\"sum_planes\":[0,1]", "\"sum_planes\":[0]");
   field("sum_planes", "\"sum_planes\":[0,1]", "\"sum_planes\":[0,9]");
   field("section sums", "\"sum_planes\":[0,1]", "\"sum_planes\":[1,1]");
   field("sum_first_query", "\"sum_first_query\":[0,2]", "\"sum_first_query\":[0,6]");
   field("\"policy\"", "\"policy\"", "\"police\"");
+}
+
+// Fields that are well formed each and do not fit one another, as only a forger makes them.
+TEST(PkvFile, RefusesFieldsThatDisagree) {
+  const auto refused = [](const std::string& says, const std::function<void(Sample&)>& edit) {
+    Sample sample(true);
+    edit(sample);
+    Bytes bytes(Written(sample));
+    EXPECT_THAT(Refusal(bytes.span()), HasSubstr(says));
+  };
+  // Description.
+  refused("media[0]: tokens: 2; ", [](Sample& s) { s.c.media[0].grid = {3, 2, 4}; });
+  refused("media[0]: tokens: 2; ", [](Sample& s) { s.c.media[0].grid = {1, 2, 5}; });   // 5 patches a cell
+  refused("media[0]: tokens: 2; ", [](Sample& s) { s.c.media[0].grid = {1, 1, 8}; });   // no squares
+  refused("media[0]: tokens: 2; ", [](Sample& s) { s.c.media[0].grid = {1, 2, 16}; });  // 4 x 4 patches, 2 high
+  refused("media[0]: tokens: 2; ", [](Sample& s) { s.c.media[0].grid.fill(int64_t{1} << 30); });
+  refused("media[0]: frames: 1; 2 slices", [](Sample& s) {
+    s.c.media[0].grid = {2, 2, 2};
+    s.c.media[0].frames = 1;
+  });
+  refused("media[1]: frames: 2; an image", [](Sample& s) { s.c.media[1].frames = 2; });
+  refused("bytes_peak: 49", [](Sample& s) { s.c.stats.bytes_peak = 49; });
+  refused("tokens_alive: 1 numbers for 0", [](Sample& s) { s.c.stats.tokens_alive = {3}; });
+  refused("tokens_alive: 0 numbers for 1", [](Sample& s) { s.c.kv.drop_layers = {{1, 0.5}}; });
+  refused("tokens_alive: grows", [](Sample& s) {
+    s.c.kv.drop_layers = {{1, 0.5}, {2, 0.25}};
+    s.c.stats.tokens_alive = {4, 5};
+  });
+  refused("tokens_kept_mean: 2.5; the heads hold 2.25", [](Sample& s) { s.c.stats.tokens_kept_mean = 2.5; });
+  refused("base", [](Sample& s) {
+    s.c.kv.bytes = 1000;
+    s.c.base = 7;  // of 6
+  });
+  refused("sum_first_query: 2 for layer 0", [](Sample& s) { s.c.sums[0].first_query = 2; });
+  // Tokens.
+  refused("position of token 5: 9; ", [](Sample& s) { s.positions[16] = 9; });  // not before next_position
+  refused("id of token 2: 91; the prompt ids have 90", [](Sample& s) { s.ids[2] = 91; });
+  refused("id of token 3: 7; the prompt ids have 6", [](Sample& s) { s.prompt_ids[2] = 6; });
+  const auto record = [&](size_t token, size_t field, int32_t value) {
+    refused(StrCat("record of token ", token, ": "), [&](Sample& s) { s.records[5 * token + field] = value; });
+  };
+  record(0, 1, 0);  // text of a medium
+  record(0, 2, 0);  // text in a slice
+  record(5, 4, 0);  // text in a column
+  record(1, 0, 1);  // a video's token as an image's
+  record(2, 1, 1);  // another item
+  record(2, 2, 1);  // beyond the grid
+  record(2, 3, 1);
+  record(2, 4, 2);
+  record(1, 4, 1);                              // twice the same cell
+  record(2, 0, 0);                              // text amid the cells
+  record(4, 0, 2);                              // an image's token as a video's
+  record(4, 2, -1);                             // nowhere
+  refused("record of token 1", [](Sample& s) {  // the media in another order
+    s.records[6] = s.records[11] = 1;
+    s.records[21] = 0;
+  });
+  refused("3 tokens from medium 0 on, which has 4", [](Sample& s) {
+    s.c.media[0].tokens = 4;
+    s.c.media[0].grid = {1, 4, 4};
+    s.c.media.pop_back();
+    for (size_t i = 5; i < 15; ++i) s.records[i] = -1;
+    for (const size_t i : {5, 10}) s.records[i] = 0;
+    s.ids = {5, 90, 7, 91, 8, 8};
+    const std::vector<int32_t> visual = {2, 0, 0, 0, 0};
+    std::copy(visual.begin(), visual.end(), s.records.begin() + 15);
+  });
+  refused("prompt ids make 5 of 6 tokens", [](Sample& s) { s.c.prompt_ids = s.c.prompt_ids.first(4); });
+  refused("prompt ids make more than 6 tokens", [](Sample& s) {
+    s.prompt_ids.push_back(9);
+    s.c.prompt_ids = s.prompt_ids;
+  });
+  refused("tokens of 1 of 2 media", [](Sample& s) {
+    const std::vector<int32_t> text = {0, -1, -1, -1, -1};
+    std::copy(text.begin(), text.end(), s.records.begin() + 20);
+  });
+  // Heads.
+  refused("layer 1, KV head 0: 5 entries; at most 4", [](Sample& s) {
+    s.c.kv.drop_layers = {{1, 0.5}};
+    s.c.stats.tokens_alive = {4};
+  });
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    refused("section entries: layer 0, KV head 0: the key of token 2 is not finite",
+            [&](Sample& s) { s.keys[7] = bad; });
+    refused("section entries: layer 1, KV head 0: the value of token 5 is not finite",
+            [&](Sample& s) { s.values[19] = bad; });
+  }
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -0.5}) {
+    refused("section sums: layer 1: ", [&](Sample& s) { s.numbers[3] = bad; });
+  }
+  Sample bf16(false);
+  const BF16 infinite = ToBF16(std::numeric_limits<float>::infinity());
+  std::memcpy(bf16.keys.data(), &infinite, sizeof(infinite));
+  EXPECT_THAT(Refusal(Bytes(Written(bf16)).span()), HasSubstr("the key of token 0 is not finite"));
+}
+
+TEST(PkvFile, RefusesPaddingThatHoldsSomething) {
+  const std::string whole = Written(Sample(true));
+  const auto refused = [&](const std::string& says, const std::function<void(Bytes&)>& edit) {
+    Bytes bytes(whole);
+    edit(bytes);
+    SealPkv(bytes.span());
+    EXPECT_THAT(Refusal(bytes.span()), HasSubstr(says));
+  };
+  refused("header: the padding", [](Bytes& b) { b.header().zeros.front() = 1; });
+  refused("header: the padding", [](Bytes& b) { b.header().zeros.back() = 1; });
+  refused("fingerprint", [](Bytes& b) { b.header().model[5] = 'A'; });
+  refused("fingerprint", [](Bytes& b) { b.header().model[31] = '\0'; });
+  for (size_t section = 0; section < PkvHeader::kSections; ++section) {
+    const char* const names[] = {"description", "tokens", "index", "sums", "entries"};
+    refused(StrCat("section ", names[section], ": the padding"),
+            [&](Bytes& b) { b.Section(section)[b.header().sections[section].size] = std::byte{1}; });
+  }
+  // Between two lists: three entries of 16 bytes end at 48 of 64.
+  refused("section entries: the padding", [](Bytes& b) { b.Section(PkvHeader::kEntries)[63] = std::byte{1}; });
 }
 
 }  // namespace

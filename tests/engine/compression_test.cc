@@ -196,6 +196,37 @@ TEST_P(CompressionTest, ChunksKeepTheCap) {
   EXPECT_EQ(alone.kept(), ordinary.kept());
 }
 
+// The same cap in bytes, whole and in chunks, the last of one token; and while decoding, where the policy holds.
+TEST_P(CompressionTest, BytesAreACap) {
+  std::vector<int32_t> ids(1001);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(3 + i * 7 % 200);
+  const bool holds = GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova";
+  for (const int64_t chunk : {0, 100}) {
+    for (const int64_t share : {3, 12}) {
+      SessionOptions options = Options(GetParam(), 1);
+      options.kv.tokens.reset();
+      const int64_t cap = 1001 * model_->info().kv_bytes_per_token / share + 1000;
+      options.kv.bytes = cap;
+      options.kv.chunk = chunk;
+      if (chunk > 0 && GetParam() == "purekv") options.kv.options["window"] = "32";
+      if (chunk > 0 && (GetParam() == "h2o" || GetParam() == "expected-attention")) continue;
+      SCOPED_TRACE(std::to_string(chunk) + " at a time, " + std::to_string(cap));
+      Session session(model_, options);
+      session.ReadIds(ids);
+      const KvStats kv = session.kv();
+      EXPECT_LE(kv.bytes_kept, cap);
+      EXPECT_GE(kv.bytes_kept, cap / 4);
+      if (chunk > 0) {
+        EXPECT_LE(kv.bytes_peak, cap);
+      }
+      for (int i = 0; holds && i < 5; ++i) {
+        session.Generate({.max_new_tokens = 20}, nullptr);
+        EXPECT_LE(session.kv().bytes_now, cap);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, CompressionTest, testing::ValuesIn(CompressingPolicies()), [](const auto& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');

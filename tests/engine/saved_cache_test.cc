@@ -84,6 +84,12 @@ class SavedCacheTest : public FlatModelTest<SavedCacheTest> {
       if (policy.ada) all.push_back(Options(policy.name, {}, "ada"));
     }
     all.push_back(Options("snapkv", {{"n-attn", "2"}}, "pyramid"));
+    for (const char* const policy : {"vnorm", "h2o"}) {  // B comes from bytes: it is saved
+      SessionOptions bytes = Options(policy);
+      bytes.kv.budget.reset();
+      bytes.kv.bytes = 30000;
+      all.push_back(bytes);
+    }
     all.push_back(Options("purekv", {{"decode_every", "2"}, {"normalise", "1"}, {"sources", "1,3"}}, "ada"));
     return all;
   }
@@ -304,6 +310,43 @@ TEST_F(SavedCacheTest, AnotherModelIsRefused) {
   ExpectError({"chat template"}, [&] { second.Read(Question("What?")); });
 }
 
+TEST_F(SavedCacheTest, BytesCapTheMediaAlone) {
+  for (const char* const policy : {"vnorm", "h2o"}) {
+    SessionOptions options = Options(policy);
+    options.kv.budget.reset();
+    options.kv.bytes = 30000;
+    Session session(models_[Dtype::kF32], options);
+    session.ReadMedia(MediaTurn());
+    EXPECT_LE(session.kv().bytes_kept, 30000);
+    EXPECT_GE(session.kv().bytes_kept, 20000);
+    const int64_t media = session.tokens();
+    session.Read(Question(kQuestion));  // read on top
+    const int64_t heads = models_[Dtype::kF32]->info().layers * models_[Dtype::kF32]->info().kv_heads;
+    EXPECT_GT(session.kv().bytes_kept, 30000);
+    EXPECT_LE(session.kv().bytes_kept,
+              30000 + (session.tokens() - media) * models_[Dtype::kF32]->info().kv_bytes_per_token + heads * 2 * 4096);
+  }
+}
+
+// A file from before B was saved: B was that of the entries alone.
+TEST_F(SavedCacheTest, OldFilesOfBytesAreRead) {
+  SessionOptions options = Options("h2o");
+  options.kv.budget.reset();
+  options.kv.tokens = 20;
+  const std::string path = Save(options);
+  const auto& model = models_[Dtype::kF32];
+  Session by_tokens = Session::Open(model, path, Plain());
+  const Said expected = Ask(by_tokens, kQuestion);
+  const MappedFile file(path);
+  PkvContents contents = ParsePkv(file.bytes(), path);
+  contents.kv.tokens.reset();
+  contents.kv.bytes = 21 * model->info().kv_bytes_per_token - 1;
+  const std::string old = directory_.File("old.pkv");
+  WritePkv(old, contents);
+  Session by_bytes = Session::Open(model, old, Plain());
+  EXPECT_EQ(Ask(by_bytes, kQuestion), expected);
+}
+
 // Files that fit together and yet not to this model, as only a forger makes them.
 TEST_F(SavedCacheTest, ForgeriesAreRefused) {
   const std::string path = Save(Options("h2o"));
@@ -320,9 +363,14 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
   refused("policy", [](PkvContents& c) { c.kv.policy = "nonsense"; });
   refused("sinks", [](PkvContents& c) { c.kv.options["sinks"] = "4"; });
   refused("budget", [](PkvContents& c) { c.kv.budget.reset(); });
-  refused("--kv-bytes", [](PkvContents& c) {
+  refused("KV head 0", [](PkvContents& c) {  // more than that holds
     c.kv.budget.reset();
     c.kv.bytes = 1;
+  });
+  refused("KV head 0", [](PkvContents& c) { c.kv.budget = 0.1; });
+  refused("keeps all", [](PkvContents& c) {
+    c.kv = {};
+    c.kv.when = KvOptions::When::kMedia;
   });
   refused("sums", [](PkvContents& c) { c.kv.policy = "tova"; });
   refused("sums", [](PkvContents& c) { c.sums.assign(c.sums.size(), {}); });
@@ -332,16 +380,90 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
   });
   std::vector<int32_t> ids(sound.ids.begin(), sound.ids.end());
   ids.back() = 1 << 29;
-  refused("vocabulary", [&](PkvContents& c) { c.ids = ids; });
   std::vector<int32_t> prompt(sound.prompt_ids.begin(), sound.prompt_ids.end());
   prompt.back() = 1 << 29;
-  refused("vocabulary", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  refused("vocabulary", [&](PkvContents& c) {
+    c.ids = ids;
+    c.prompt_ids = prompt;
+  });
+  refused("id of token", [&](PkvContents& c) { c.ids = ids; });
+  refused("id of token", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  // What the model makes of media and prompt ids.
+  refused("media[0]", [](PkvContents& c) {  // cells of 1 x 1 patch, as many
+    c.media[0].grid[1] /= 2;
+    c.media[0].grid[2] /= 2;
+  });
+  refused("next_position", [](PkvContents& c) { ++c.next_position; });
+  refused("media[0]: frames", [](PkvContents& c) { c.media[0].frames = 1; });
+  refused("next_position", [](PkvContents& c) { c.media[0].sample_fps = 0.01; });
+  std::vector<int32_t> positions(sound.positions.begin(), sound.positions.end());
+  std::swap(positions[3], positions[4 * 3]);
+  refused("position of token", [&](PkvContents& c) { c.positions = positions; });
+  // Text behind the media's end, which a saved part does not have.
+  const auto longer = [](std::span<const int32_t> list, const std::vector<int32_t>& more) {
+    std::vector<int32_t> out(list.begin(), list.end());
+    out.insert(out.end(), more.begin(), more.end());
+    return out;
+  };
+  const auto next = static_cast<int32_t>(sound.next_position);
+  const std::vector<int32_t> more_ids = longer(sound.ids, {5}), more_prompt = longer(sound.prompt_ids, {5}),
+                             more_positions = longer(sound.positions, {next, next, next}),
+                             more_records = longer(sound.records, {0, -1, -1, -1, -1});
+  refused("the media end behind", [&](PkvContents& c) {
+    c.ids = more_ids;
+    c.prompt_ids = more_prompt;
+    c.positions = more_positions;
+    c.records = more_records;
+    ++c.next_position;
+  });
+  // A medium's placeholder as text.
+  const auto visual = static_cast<size_t>(std::find_if(sound.ids.begin(), sound.ids.end(),
+                                                       [&](int32_t id) {
+                                                         return std::count(sound.ids.begin(), sound.ids.end(), id) ==
+                                                                sound.media[0].tokens;
+                                                       }) -
+                                          sound.ids.begin());
+  std::vector<int32_t> reserved(sound.ids.begin(), sound.ids.end()),
+      reserved_prompt(sound.prompt_ids.begin(), sound.prompt_ids.end());
+  reserved[0] = reserved_prompt[0] = sound.ids[visual];
+  refused("reserved for media", [&](PkvContents& c) {
+    c.ids = reserved;
+    c.prompt_ids = reserved_prompt;
+  });
+  refused("bytes_full", [](PkvContents& c) { c.stats.bytes_full /= 2; });
+  refused("bytes_kept", [](PkvContents& c) { c.stats.bytes_kept /= 4; });
+  refused("sum_first_query", [](PkvContents& c) { c.sums[0].first_query = 3; });
   refused("head", [](PkvContents& c) {
     c.kv_heads = 2;
     c.layers /= 2;
     for (PkvSums& sums : c.sums) sums = {};
     c.sums.resize(static_cast<size_t>(c.layers));
   });
+}
+
+// Numbers that are finite and cannot be right: what comes of them is the file's fault, not the weights'.
+TEST_F(SavedCacheTest, ImpossibleEntriesNameTheFile) {
+  const std::string path = Save(Options("snapkv"));
+  const MappedFile file(path);
+  PkvContents contents = ParsePkv(file.bytes(), path);
+  std::vector<std::vector<float>> values;
+  for (PkvHead& head : contents.heads) {
+    values.emplace_back(head.values.size() / sizeof(float), 3e38F);
+    head.values = std::as_bytes(std::span(values.back()));
+  }
+  const std::string forged = directory_.File("forged.pkv");
+  WritePkv(forged, contents);
+  for (const bool score : {false, true}) {
+    Session session = Session::Open(models_[Dtype::kF32], forged, Plain());
+    session.Read(Question(kQuestion));
+    ExpectError({forged, "not finite"}, [&] {
+      if (score) {
+        session.Score(kAnswer, false);
+      } else {
+        session.Generate({.max_new_tokens = 3}, nullptr);
+      }
+    });
+  }
 }
 
 }  // namespace

@@ -115,6 +115,17 @@ TEST(ResultStore, RefusesOtherSettingsByName) {
   EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), kSettings); }), HasSubstr("run.json"));
 }
 
+TEST(ResultStore, RefusesARunThatIsNestedDeeply) {
+  const TemporaryDirectory directory("nested");
+  { ResultStore store(directory.path(), kSettings); }
+  // As deep as it overflowed the stack where settings are compared.
+  const std::string nested = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  WriteFile(directory.File("run.json"), R"({"format": 1, "settings": {"policies": )" + nested + R"(}, "runs": []})");
+  const auto refused = AllOf(HasSubstr("run.json"), HasSubstr("nested"));
+  EXPECT_THAT(ErrorOf([&] { ResultStore(directory.path(), kSettings); }), refused);
+  EXPECT_THAT(ErrorOf([&] { LoadRun(directory.path()); }), refused);
+}
+
 TEST(ResultStore, SortsWithoutLosingAnything) {
   const TemporaryDirectory directory("sort");
   ResultStore store(directory.path(), kSettings);

@@ -179,14 +179,39 @@ TEST(KeptSets, TokensAndBytes) {
     EXPECT_EQ(by_tokens.ReadPart(80), 17);
     EXPECT_EQ(by_tokens.KeptTokens(), reference.KeptTokens());
     options.tokens.reset();
-    const int64_t entry = 2 * 8 * 4, heads = 3 * 2;
-    options.bytes = 17 * entry * heads + entry * heads - 1;
+    // Lists of 32 bytes an entry, rounded up to 64: 17 take as much as 18, and h2o takes one in before one goes.
+    const int64_t lists = 2 * 3 * 2, b = std::string(policy) == "h2o" ? 17 : 18;
+    options.bytes = 18 * 32 * lists + 64 * lists - 1;
     SmallEngine by_bytes(problem, options);
-    EXPECT_EQ(by_bytes.ReadPart(80), 17);
-    EXPECT_EQ(by_bytes.KeptTokens(), by_tokens.KeptTokens());
-    options.bytes = entry * heads - 1;
+    EXPECT_EQ(by_bytes.ReadPart(80), b);
+    options.bytes = 64 * lists - 1;
     SmallEngine none(problem, options);
     EXPECT_THROW(none.compressor.SetPart(80), Error);
+  }
+}
+
+TEST(KeptSets, BytesWithEveryAllocator) {
+  for (const int64_t dim : {6, 20, 64}) {  // rows of 24, 80 and 256 bytes
+    const Problem problem({.kv_heads = 3, .group = 1, .head_dim = dim, .tokens = 120}, uint32_t(dim));
+    for (const char* const policy : {"vnorm", "h2o", "uniform"}) {
+      for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
+        if (std::string(allocator) == "ada" && !TakesAda(policy)) continue;
+        const int64_t all = 3 * 3 * 2 * dim * 4 * 120;
+        for (const int64_t bytes : {all / 40, all / 12, all / 3, all - 1, all + 3 * 3 * 2 * 4096}) {
+          SCOPED_TRACE(std::string(policy) + " " + allocator + " " + std::to_string(dim) + " " + std::to_string(bytes));
+          KvOptions options = Options(policy, {}, allocator);
+          options.bytes = bytes;
+          Reference reference(problem, options, 120);
+          SmallEngine engine(problem, options);
+          if (reference.base() == 0) {
+            EXPECT_THROW(engine.compressor.SetPart(120), Error);
+            continue;
+          }
+          EXPECT_EQ(engine.ReadPart(120), reference.base());
+          EXPECT_EQ(engine.KeptTokens(), reference.KeptTokens());
+        }
+      }
+    }
   }
 }
 

@@ -147,14 +147,13 @@ TEST(Budget, FloorsAreExact) {
   EXPECT_EQ(FloorShare(0.3, 10), 3);
   EXPECT_EQ(FloorShare(0.29, 100), 29);  // 28.999999999999996 in f64
   KvOptions options;
-  const KvCacheShape shape{4, 2, 16, Dtype::kBF16};
   options.budget = 0.001;
-  EXPECT_EQ(BaseBudget(options, shape, 100), 1);
+  EXPECT_EQ(BaseBudget(options, 100), 1);
   options.budget = 1;
-  EXPECT_EQ(BaseBudget(options, shape, 100), 100);
+  EXPECT_EQ(BaseBudget(options, 100), 100);
   options = {};
   options.tokens = 200;
-  EXPECT_EQ(BaseBudget(options, shape, 100), 100);
+  EXPECT_EQ(BaseBudget(options, 100), 100);
 }
 
 TEST(Budget, PyramidAddsUpExactly) {

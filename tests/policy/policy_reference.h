@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,7 +19,10 @@ class Reference {
   Reference(const Problem& problem, const KvOptions& options, int64_t tokens)
       : p_(problem), o_(options), n_(tokens), heads_(problem.heads()) {
     b_ = options.tokens ? *options.tokens : std::max<int64_t>(1, Floor(options.budget.value_or(1) * double(tokens)));
-    if (options.bytes) b_ = *options.bytes / (p_.s.layers * p_.s.kv_heads * 2 * p_.s.head_dim * 4);
+    if (options.bytes) {  // the largest that fits; 0: none
+      for (b_ = n_; b_ > 0 && BytesHeld() > *options.bytes; --b_) {
+      }
+    }
   }
 
   int64_t base() const { return b_; }
@@ -72,6 +76,25 @@ class Reference {
   }
 
  private:
+  // Allocated for f32 keys and values behind the cut, one entry per head more where the policy holds.
+  int64_t BytesHeld() const {
+    const int64_t row = p_.s.head_dim * 4, heads = p_.s.kv_heads;
+    const auto list = [&](int64_t n) {
+      const int64_t unit = n * row < 4096 ? 64 : 4096;
+      return (n * row + unit - 1) / unit * unit;
+    };
+    const int64_t more = o_.policy == "h2o" || o_.policy == "tova" || o_.policy == "streaming-llm" ? 1 : 0;
+    int64_t bytes = 0;
+    for (const int64_t count : b_ < n_ ? LayerBudgets() : std::vector<int64_t>(size_t(p_.s.layers), n_)) {
+      const int64_t sum = heads * (count + more) * row, pages = std::min(heads, sum / 4096);
+      const int64_t shared =
+          sum + pages * (4096 - std::gcd(row, int64_t{4096})) + (heads - pages) * (64 - std::gcd(row, int64_t{64}));
+      const int64_t longest = std::min(n_ + more, heads * (count + more));
+      bytes += 2 * (o_.allocator == "ada" ? std::min(shared, heads * list(longest)) : heads * list(count + more));
+    }
+    return bytes;
+  }
+
   static int64_t Floor(double x) { return int64_t(std::floor(x + 1e-6)); }
   std::string Text(const std::string& key, const std::string& fallback) const {
     const auto it = o_.options.find(key);

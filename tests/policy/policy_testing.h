@@ -142,13 +142,16 @@ class SmallEngine {
   // The next `rows` tokens of the problem.
   void Read(Reading reading, int64_t rows) {
     compressor.Begin(reading, cache.tokens(), rows);
-    Pass(rows);
+    const bool step = reading == Reading::kStep;
+    for (int64_t layer = 0; step && compressor.holds() && layer < problem_.s.layers; ++layer) cache.Reserve(layer, 1);
+    Pass(rows, step);
   }
 
   // As much of what was announced by compressor.Begin.
-  void Pass(int64_t rows) {
+  void Pass(int64_t rows, bool step = false) {
     const int64_t first = cache.AddTokens(std::span(problem_.positions).subspan(size_t(cache.tokens()), size_t(rows)));
     for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      if (!step) cache.Reserve(layer, rows);
       for (int64_t row = first; row < first + rows; row += block_) {
         ReadBlock(layer, row, std::min(block_, first + rows - row));
       }

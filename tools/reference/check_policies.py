@@ -45,7 +45,7 @@ GENERATED = (8, 24)   # tokens; more of policies that evict while decoding
 def expected(case: Case, part: pd.Part, model, planes_of) -> list:
     """Kept positions per layer and head; `planes_of(layer)` gives the score planes."""
     options, alpha, beta = parsed(case)
-    base, n = pd.budget_tokens(case, part.n, model), part.n
+    base, n = pd.budget_tokens(case, part.n, model, options, beta), part.n
     if base == n:
         return [[list(range(n))] * model.kv_heads] * model.layers
     sinks, recent = pd.protected_spans(case.policy, options, base)
@@ -77,7 +77,7 @@ def smallest_change(case, part, model, planes, wanted, got) -> float | None:
 def check_random(case, part, model, got) -> str | None:
     """random is defined by its properties only."""
     options, _, beta = parsed(case)
-    base, n = pd.budget_tokens(case, part.n, model), part.n
+    base, n = pd.budget_tokens(case, part.n, model, options, beta), part.n
     sinks, recent = pd.protected_spans("random", options, base)
     budgets = pd.layer_budgets(case.allocator, model.layers, base, n, sinks + recent, beta)
     fixed = set(range(sinks)) | set(range(n - recent, n))
@@ -106,8 +106,8 @@ def check_kept(case, prompt, model, got) -> tuple[str, str]:
     if case.policy == "random":
         wrong = check_random(case, part, model, got["layers"])
         return ("WRONG", wrong) if wrong else ("ok", "")
-    options, _, _ = parsed(case)
-    base, known = pd.budget_tokens(case, part.n, model), {}
+    options, _, beta = parsed(case)
+    base, known = pd.budget_tokens(case, part.n, model, options, beta), {}
 
     def planes(layer):
         if layer not in known:
@@ -126,8 +126,9 @@ def check_kept(case, prompt, model, got) -> tuple[str, str]:
 
 def masked(case, prompt, model, kept) -> MaskedCache:
     part = prompt.part(case.when)
-    options, _, _ = parsed(case)
-    return MaskedCache(prompt, part, kept["layers"], case.policy, options, pd.budget_tokens(case, part.n, model))
+    options, _, beta = parsed(case)
+    base = pd.budget_tokens(case, part.n, model, options, beta)
+    return MaskedCache(prompt, part, kept["layers"], case.policy, options, base)
 
 
 def check_answer(case, prompt, model, kept, answer) -> tuple[float, float]:

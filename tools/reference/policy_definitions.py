@@ -31,20 +31,36 @@ def floor(x: float) -> int:
     return math.floor(x + 1e-6)
 
 
-def budget_tokens(case, n: int, model) -> int:
-    """B, tokens per KV head and layer, at most those there are; float32 entries."""
-    return min(n, _asked_tokens(case, n, model))
-
-
-def _asked_tokens(case, n: int, model) -> int:
-    if case.tokens is not None:
-        return case.tokens
+def budget_tokens(case, n: int, model, options: dict, beta: float) -> int:
+    """B, tokens per KV head and layer, at most those there are; float32 entries. 0: the bytes hold none."""
     if case.bytes is not None:
         unit = {"K": 1024, "M": 1024 ** 2, "G": 1024 ** 3}
         size = case.bytes
-        count = int(size[:-1]) * unit[size[-1]] if size[-1] in unit else int(size)
-        return count // (model.layers * model.kv_heads * 2 * model.head_dim * 4)
-    return max(1, floor((1.0 if case.budget is None else case.budget) * n))
+        size = int(size[:-1]) * unit[size[-1]] if size[-1] in unit else int(size)
+        return next((b for b in range(n, 0, -1) if bytes_held(case, b, n, model, options, beta) <= size), 0)
+    if case.tokens is not None:
+        return min(n, case.tokens)
+    return min(n, max(1, floor((1.0 if case.budget is None else case.budget) * n)))
+
+
+def bytes_held(case, base: int, n: int, model, options: dict, beta: float) -> int:
+    """The most that is allocated behind the cut, and while decoding where the policy holds: one entry more per head."""
+    row, heads, more = model.head_dim * 4, model.kv_heads, int(case.policy in HOLDS)
+    counts = layer_budgets(case.allocator, model.layers, base, n, sum(protected_spans(case.policy, options, base)), beta)
+    return sum(2 * list_bytes(case.allocator, row, heads, count + more, n + more) for count in counts)
+
+
+def list_bytes(allocator: str, row: int, heads: int, each: int, longest: int) -> int:
+    """All heads' keys (or values) of one layer: lists in pages, in multiples of 64 bytes below one page."""
+    def allocated(length: int) -> int:
+        unit = 4096 if length * row >= 4096 else 64
+        return -(-length * row // unit) * unit
+    if allocator != "ada":
+        return heads * allocated(each)
+    total = heads * each * row
+    pages = min(heads, total // 4096)
+    bound = total + pages * (4096 - math.gcd(row, 4096)) + (heads - pages) * (64 - math.gcd(row, 64))
+    return min(bound, heads * allocated(min(longest, heads * each)))
 
 
 class Part:
