@@ -60,6 +60,7 @@ void Conversation::Reset() {
   next_position_ = 0;
   last_hidden_ = {};
   started_ = broken_ = false;
+  system_.reset();
   open_.reset();
   snapshot_.reset();
   file_.clear();
@@ -87,6 +88,7 @@ void Conversation::CopyTokens(const Conversation& from, int64_t count) {
   layout_.assign(from.layout_.begin(), from.layout_.begin() + count);
   next_position_ = from.next_position_;
   started_ = from.started_;
+  system_ = from.system_;
 }
 
 const Tokenizer& Conversation::tokenizer() const {
@@ -136,7 +138,7 @@ std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, prompt});
-  return tokenizer().Encode(internals_.chat_template().FirstTurn(system.has_value(), system.value_or(""), parts));
+  return tokenizer().Encode(internals_.chat_template().FirstTurn(system, parts));
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn) {
@@ -144,17 +146,23 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
   if (started_ && (turn.system || !turn.media.empty())) {
     FailUsage("a later turn cannot bring a system message or media: they belong to the first");
   }
-  if (open_) return ReadPrompt(QuestionIds(turn), {});
+  CheckUserText(turn.prompt, "prompt");  // before minutes are spent on a video
+  if (turn.system) CheckUserText(*turn.system, "system message");
+  if (!started_) system_ = turn.system;
+  if (open_) {
+    system_ = open_->system;
+    return ReadPrompt(QuestionIds(turn), {});
+  }
   std::vector<PreparedMedia> media = LoadMedia(turn);
-  const std::vector<int32_t> ids =
-      started_ ? tokenizer().Encode(internals_.chat_template().NextTurn({{ContentPart::Kind::kText, turn.prompt}}))
-               : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
+  const std::vector<ContentPart> question = {{ContentPart::Kind::kText, turn.prompt}};
+  const std::vector<int32_t> ids = started_ ? tokenizer().Encode(internals_.chat_template().NextTurn(system_, question))
+                                            : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
   const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
     const int32_t end = internals_.end_of_turn_id();
     const int32_t last = pending_.empty() ? ids_.back() : pending_.back();
-    if (last != end) pending_.push_back(end);
+    if (end >= 0 && last != end) pending_.push_back(end);
   }
   try {
     return ReadPrompt(ids, std::move(media));

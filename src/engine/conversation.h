@@ -130,9 +130,10 @@ class Conversation {
   std::vector<int32_t> pending_;  // said, but not yet in the cache: the last generated token
   TokenLayout layout_;
   int32_t next_position_ = 0;
-  Matrix<float> last_hidden_;  // [1, hidden] of the newest token in the cache
-  Matrix<float> logits_;       // [1, vocabulary]
-  bool started_ = false;       // a first turn has been read, or its media
+  Matrix<float> last_hidden_;          // [1, hidden] of the newest token in the cache
+  Matrix<float> logits_;               // [1, vocabulary]
+  bool started_ = false;               // a first turn has been read, or its media
+  std::optional<std::string> system_;  // of the first turn: templates may look at it again later
   std::optional<OpenTurn> open_;
   std::optional<Snapshot> snapshot_;
   std::string file_;     // the .pkv file that it goes on from; empty: none

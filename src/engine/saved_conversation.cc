@@ -127,6 +127,7 @@ PromptInfo Conversation::ReadMedia(const Turn& turn) {
   if (!turn.prompt.empty()) FailUsage("the question comes after ReadMedia, with Read");
   if (options_.kv.when != KvOptions::When::kMedia) FailUsage("reading media apart needs KvOptions::When::kMedia");
   if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
+  if (turn.system) CheckUserText(*turn.system, "system message");
   std::vector<PreparedMedia> media = LoadMedia(turn);
   std::vector<int32_t> ids = FirstTurnIds(turn.system, KindsOf(turn.media), "");
   const PromptTokens prompt = internals_.LayOut(ids, media, next_position_);
