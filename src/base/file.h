@@ -39,8 +39,17 @@ std::string ReadFile(const std::string& path, int64_t max_bytes);
 bool FileExists(const std::string& path);  // a regular file
 bool DirectoryExists(const std::string& path);
 
-// A file written in pieces: to a temporary beside `path`, which Commit renames, so that nobody ever sees half a file.
-// Without a Commit nothing is left. Throws Error.
+// Where writing to `path` ends up: symbolic links followed to the last, which need not exist; what is no link stays as
+// it is. Throws Error on a loop of links.
+std::string ResolveLinks(const std::string& path);
+// Whether something is there that is neither a regular file nor a directory: a device, a pipe, a socket. Links are
+// followed.
+bool IsDevice(const std::string& path);
+
+// A file written in pieces: to a temporary beside the file, which Commit renames, so that nobody ever sees half a file.
+// Without a Commit nothing is left. A symbolic link stays one: what it leads to is written. An existing file keeps its
+// permissions. Devices and pipes are written as they are, piece by piece; so are this process' open files by name
+// (/dev/stdout, /dev/fd/N). A pipe that nobody reads is an error, not a wait. Throws Error naming `path`.
 class FileWriter {
  public:
   explicit FileWriter(const std::string& path);
@@ -52,10 +61,14 @@ class FileWriter {
   void Commit();
 
  private:
+  void OpenDevice();
+  void OpenTemporary();
   [[noreturn]] void FailWriting(int reason) const;
 
-  std::string path_, temporary_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::string path_;       // as it was given, for messages
+  std::string target_;     // what Commit renames onto
+  std::string temporary_;  // empty: written as it is
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
 };
 
 // A whole file in one piece, as FileWriter. Throws Error.
