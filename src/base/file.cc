@@ -130,14 +130,15 @@ std::string ResolveLinks(const std::string& path) {
   Fail(path, ": cannot follow: too many symbolic links");
 }
 
-bool IsDevice(const std::string& path) {
+bool WrittenInPlace(const std::string& path) {
+  if (OwnDescriptor(path) >= 0) return true;
   struct stat info {};
   return stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path) {
-  if (OwnDescriptor(path_) >= 0 || IsDevice(path_)) {
-    OpenDevice();
+  if (WrittenInPlace(path_)) {
+    OpenInPlace();
   } else {
     target_ = ResolveLinks(path_);
     OpenTemporary();
@@ -150,7 +151,7 @@ FileWriter::~FileWriter() {
   if (!temporary_.empty()) std::remove(temporary_.c_str());
 }
 
-void FileWriter::OpenDevice() {
+void FileWriter::OpenInPlace() {
   // An open file of our own is shared, not opened again: the place to write at is then shared too.
   const int own = OwnDescriptor(path_);
   const int fd = own >= 0 ? fcntl(own, F_DUPFD_CLOEXEC, 3) : open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);

@@ -42,14 +42,14 @@ bool DirectoryExists(const std::string& path);
 // Where writing to `path` ends up: symbolic links followed to the last, which need not exist; what is no link stays as
 // it is. Throws Error on a loop of links.
 std::string ResolveLinks(const std::string& path);
-// Whether something is there that is neither a regular file nor a directory: a device, a pipe, a socket. Links are
-// followed.
-bool IsDevice(const std::string& path);
+// Whether FileWriter writes there without a temporary: a device, a pipe, or an open file of this process by its name
+// (/dev/stdout, /dev/fd/N). Links are followed.
+bool WrittenInPlace(const std::string& path);
 
 // A file written in pieces: to a temporary beside the file, which Commit renames, so that nobody ever sees half a file.
 // Without a Commit nothing is left. A symbolic link stays one: what it leads to is written. An existing file keeps its
-// permissions. Devices and pipes are written as they are, piece by piece; so are this process' open files by name
-// (/dev/stdout, /dev/fd/N). A pipe that nobody reads is an error, not a wait. Throws Error naming `path`.
+// permissions. Where WrittenInPlace says so, what is there is written as it is, piece by piece; a pipe that nobody
+// reads is an error, not a wait. Throws Error naming `path`.
 class FileWriter {
  public:
   explicit FileWriter(const std::string& path);
@@ -61,7 +61,7 @@ class FileWriter {
   void Commit();
 
  private:
-  void OpenDevice();
+  void OpenInPlace();
   void OpenTemporary();
   [[noreturn]] void FailWriting(int reason) const;
 
