@@ -9,7 +9,7 @@
 #include "checkpoint/normalizer.h"
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/tokenizer_files.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

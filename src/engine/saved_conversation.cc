@@ -1,6 +1,4 @@
 // Conversations around a compressed media cache: reading the media without a question, saving and opening, snapshots.
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -159,6 +157,8 @@ void Conversation::TakeSnapshot() {
   Begin();
   if (ids_.empty()) FailUsage("nothing has been read yet: a snapshot comes after that");
   const float* const hidden = last_hidden_.data();
+  earlier_peak_ = PeakBytes();
+  cache_.SetPeak(cache_.AllocatedBytes());  // a copy may lie beside it from here on
   snapshot_ = Snapshot{.tokens = cache_.tokens(),
                        .removed = cache_.removed(),
                        .pending = pending_,
@@ -175,6 +175,8 @@ void Conversation::Rollback() {
   if (!snapshot_) FailUsage("there is no snapshot to roll back to");
   if (cache_.removed() != snapshot_->removed) {
     PUREKV_CHECK(snapshot_->cache, cache_.removed() - snapshot_->removed, " entries went without a step's doing");
+    earlier_peak_ = PeakBytes();
+    cache_ = KvCache(cache_.shape());  // gone before the next copy is made
     cache_ = snapshot_->cache->Clone();
   } else {
     cache_.Truncate(snapshot_->tokens);
@@ -196,8 +198,6 @@ void Conversation::Rollback() {
 
 int64_t Conversation::Save(const std::string& path) const {
   if (broken_ || !open_) FailUsage("a session is saved right after ReadMedia, before its question");
-  struct stat present {};
-  if (stat(path.c_str(), &present) == 0 && !S_ISREG(present.st_mode)) Fail(path, ": cannot write: no regular file");
   const KvCacheShape& shape = cache_.shape();
   PkvContents contents;
   contents.model = model_->info().fingerprint;
