@@ -31,7 +31,8 @@ def runs(items: list[tuple[int, int]]) -> list[list[int]]:
 def table(name: str, kind: str, rows: list[list[int]]) -> str:
     lines, line = [], "   "
     for row in rows:
-        item = " {" + ", ".join(f"0x{v:x}" if n < 2 and kind == "CaseRun" else str(v) for n, v in enumerate(row)) + "},"
+        values = [f"0x{row[0]:x}", *([f"0x{row[1]:x}"] + [str(v) for v in row[2:]] if kind == "CaseRun" else ["{" + ", ".join(f"0x{v:x}" for v in row[1:]) + "}"])]
+        item = " {" + ", ".join(values) + "},"
         if len(line) + len(item) > 120:
             lines.append(line)
             line = "   "
