@@ -4,7 +4,7 @@
 #include "checkpoint/jinja_ast.h"
 #include "checkpoint/jinja_eval.h"
 #include "checkpoint/jinja_lexer.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv::jinja {
 namespace {

@@ -6,7 +6,7 @@
 #include "checkpoint/jinja_eval.h"
 #include "checkpoint/jinja_operators.h"
 #include "checkpoint/jinja_text.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv::jinja {
 

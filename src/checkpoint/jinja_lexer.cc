@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "checkpoint/jinja_text.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv::jinja {
 namespace {

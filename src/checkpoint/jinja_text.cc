@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "checkpoint/unicode_case.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv::jinja {
 namespace {

@@ -141,7 +141,8 @@ std::vector<int32_t> Conversation::QuestionIds(const Turn& turn) const {
   std::vector<int32_t> ids = FirstTurnIds(open_->system, KindsOf(open_->info.media), turn.prompt);
   const std::vector<int32_t>& read = open_->prompt_ids;
   if (ids.size() < read.size() || !std::equal(read.begin(), read.end(), ids.begin())) {
-    Fail(model_->info().directory,
+    const std::string file = file_.empty() ? "" : file_ + ": was made with other texts, or is damaged: ";
+    Fail(file, model_->info().directory,
          ": tokenizer or chat template are not those that the media were read with: the same turn gives other tokens");
   }
   ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(read.size()));
