@@ -16,6 +16,9 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/purekvConfigVersion.cmake
 install(FILES ${PROJECT_BINARY_DIR}/purekvConfig.cmake ${PROJECT_BINARY_DIR}/purekvConfigVersion.cmake
         DESTINATION ${PUREKV_CMAKE_DIR})
 
+# Builds what is installed and nothing else: cmake --install needs all of it.
+add_custom_target(purekv_installed DEPENDS purekv_cli purekv_shared purekv_static)
+
 # pkg-config: a relocatable file, its prefix is where it lies.
 string(REGEX REPLACE "[^/]+" ".." PUREKV_PC_UP "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 set(PUREKV_PC_PRIVATE "-ldnnl -lpthread")

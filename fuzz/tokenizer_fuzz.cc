@@ -13,7 +13,7 @@
 #include "checkpoint/normalizer.h"
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/tokenizer.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 #include "purekv/error.h"
 
 namespace {

@@ -15,7 +15,7 @@ for file in $model/config.json $model/model.safetensors $questions; do
 done
 
 scripts/setup.sh
-scripts/build.sh --target purekv_cli
+scripts/build.sh --target purekv_installed  # the program, and what cmake --install takes besides
 
 # A field of one line of questions.jsonl.
 field() { sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p" <<<"$2"; }

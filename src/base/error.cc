@@ -3,28 +3,44 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/utf8.h"
+
 namespace purekv {
+namespace {
+
+// What a terminal, or a reader of logs, would take for more than a character: control codes (C0, DEL, C1), line and
+// paragraph separators, and the marks that reverse the direction of what follows (a name could look like another).
+bool Controls(char32_t code) {
+  return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x061c || code == 0x200e || code == 0x200f ||
+         (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+}
+
+}  // namespace
 
 std::string OneLine(const std::string& text) {
   std::string line;
   line.reserve(text.size());
-  for (char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      line += c;
-    } else if (c == '\n' || c == '\t' || c == '\r') {
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Char c = DecodeUtf8(text, at);
+    const size_t length = c.length == 0 ? 1 : c.length;
+    if (c.length == 1 && (c.code == '\n' || c.code == '\t' || c.code == '\r')) {
       line += ' ';
+    } else if (c.length > 0 && !Controls(c.code)) {
+      line.append(text, at, length);
     } else {
-      char escaped[8];
-      std::snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
-      line += escaped;
+      for (size_t i = 0; i < length; ++i) {
+        char escaped[8];
+        std::snprintf(escaped, sizeof(escaped), "\\x%02x", static_cast<unsigned char>(text[at + i]));
+        line += escaped;
+      }
     }
+    at += length;
   }
   return line;
 }
 
 void Abort(const char* file, int line, const std::string& message) {
-  std::fprintf(stderr, "purekv: broken assumption at %s:%d: %s\n", file, line, message.c_str());
+  std::fprintf(stderr, "purekv: broken assumption at %s:%d: %s\n", file, line, OneLine(message).c_str());
   std::fflush(stderr);
   std::abort();
 }

@@ -16,7 +16,9 @@ std::string StrCat(const Args&... args) {
   return out.str();
 }
 
-// Any newline in a message would break the promise of one line per error; control bytes in names from files too.
+// `text` as one line of valid UTF-8 that a terminal only shows: newlines and tabs become spaces; control characters,
+// marks of text direction and bytes that are no UTF-8 (names of files are bytes) become \xNN, byte by byte. Every line
+// on stderr goes through here.
 std::string OneLine(const std::string& text);
 
 // Throw Error with the arguments concatenated.

@@ -8,9 +8,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -91,6 +94,27 @@ void OnBusError(int, siginfo_t* info, void*) {
   raise(SIGBUS);
 }
 
+// The descriptor that a path names: /dev/stdout, /dev/fd/63, /proc/self/fd/1. -1 where it names none of ours.
+int OwnDescriptor(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path at(path);
+  // /dev/stdout is a link to /proc/self/fd/1, which is one itself, to what is open: not to be followed further.
+  for (int i = 0; i < 8; ++i) {
+    const std::filesystem::path directory = std::filesystem::weakly_canonical(at.parent_path(), error);
+    if (error) return -1;
+    if (directory == StrCat("/proc/", getpid(), "/fd")) {
+      int fd = -1;
+      const std::string name = at.filename().string();
+      const auto [end, wrong] = std::from_chars(name.data(), name.data() + name.size(), fd);
+      return wrong == std::errc() && end == name.data() + name.size() ? fd : -1;
+    }
+    const std::filesystem::path next = std::filesystem::read_symlink(at, error);
+    if (error) return -1;
+    at = at.parent_path() / next;
+  }
+  return -1;
+}
+
 }  // namespace
 
 void ExitOnShortenedFile() {
@@ -160,21 +184,75 @@ bool DirectoryExists(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-FileWriter::FileWriter(const std::string& path)
-    : path_(path),
-      temporary_(StrCat(path, ".tmp.", getpid())),
-      file_(std::fopen(temporary_.c_str(), "wb"), std::fclose) {
-  if (!file_) Fail(path_, ": cannot write: ", std::strerror(errno));
+std::string ResolveLinks(const std::string& path) {
+  constexpr int kMostLinks = 40;  // what Linux follows
+  std::string at = path;
+  for (int i = 0; i <= kMostLinks; ++i) {
+    std::error_code none;
+    const std::filesystem::path next = std::filesystem::read_symlink(at, none);
+    if (none) return at;
+    at = (std::filesystem::path(at).parent_path() / next).string();
+  }
+  Fail(path, ": cannot follow: too many symbolic links");
+}
+
+bool WrittenInPlace(const std::string& path) {
+  if (OwnDescriptor(path) >= 0) return true;
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
+}
+
+FileWriter::FileWriter(const std::string& path) : path_(path) {
+  if (WrittenInPlace(path_)) {
+    OpenInPlace();
+  } else {
+    target_ = ResolveLinks(path_);
+    OpenTemporary();
+  }
 }
 
 FileWriter::~FileWriter() {
   if (!file_) return;  // committed, or never opened
   file_.reset();
-  std::remove(temporary_.c_str());
+  if (!temporary_.empty()) std::remove(temporary_.c_str());
+}
+
+void FileWriter::OpenInPlace() {
+  // An open file of our own is shared, not opened again: the place to write at is then shared too.
+  const int own = OwnDescriptor(path_);
+  const int fd = own >= 0 ? fcntl(own, F_DUPFD_CLOEXEC, 3) : open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 && errno == ENXIO) Fail(path_, ": cannot write: nobody reads this pipe");
+  if (fd < 0) FailWriting(errno);
+  if (own < 0) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);  // only opening must not wait
+  file_.reset(fdopen(fd, "wb"));
+  PUREKV_CHECK(file_ != nullptr, std::strerror(errno));
+}
+
+void FileWriter::OpenTemporary() {
+  struct stat before {};
+  const bool replaces = stat(target_.c_str(), &before) == 0;
+  if (replaces && S_ISDIR(before.st_mode)) FailWriting(EISDIR);
+  // Another name is tried where one is taken: by a killed process, by another thread, or by someone who wants us to
+  // follow a link.
+  constexpr int kMostNames = 1000;
+  constexpr size_t kLongestName = 200;  // a file name has 255 bytes
+  const std::filesystem::path target(target_);
+  const std::string stem =
+      (target.parent_path() / target.filename().string().substr(0, kLongestName)).string() + ".tmp.";
+  int fd = -1;
+  for (int i = 0; i < kMostNames && fd < 0; ++i) {
+    temporary_ = StrCat(stem, getpid(), i == 0 ? "" : StrCat(".", i));
+    fd = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno != EEXIST) break;
+  }
+  if (fd < 0) Fail(path_, ": cannot write: ", std::strerror(errno));
+  if (replaces) fchmod(fd, before.st_mode & 0777);
+  file_.reset(fdopen(fd, "wb"));
+  PUREKV_CHECK(file_ != nullptr, std::strerror(errno));
 }
 
 void FileWriter::FailWriting(int reason) const {
-  std::remove(temporary_.c_str());
+  if (!temporary_.empty()) std::remove(temporary_.c_str());
   Fail(path_, ": cannot write: ", std::strerror(reason));
 }
 
@@ -184,7 +262,7 @@ void FileWriter::Write(std::span<const std::byte> bytes) {
 
 void FileWriter::Commit() {
   if (std::fclose(file_.release()) != 0) FailWriting(errno);
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) FailWriting(errno);
+  if (!temporary_.empty() && std::rename(temporary_.c_str(), target_.c_str()) != 0) FailWriting(errno);
 }
 
 void WriteFile(const std::string& path, std::string_view contents) {

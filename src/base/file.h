@@ -44,8 +44,17 @@ std::string ReadFile(const std::string& path, int64_t max_bytes);
 bool FileExists(const std::string& path);  // a regular file
 bool DirectoryExists(const std::string& path);
 
-// A file written in pieces: to a temporary beside `path`, which Commit renames, so that nobody ever sees half a file.
-// Without a Commit nothing is left. Throws Error.
+// Where writing to `path` ends up: symbolic links followed to the last, which need not exist; what is no link stays as
+// it is. Throws Error on a loop of links.
+std::string ResolveLinks(const std::string& path);
+// Whether FileWriter writes there without a temporary: a device, a pipe, or an open file of this process by its name
+// (/dev/stdout, /dev/fd/N). Links are followed.
+bool WrittenInPlace(const std::string& path);
+
+// A file written in pieces: to a temporary beside the file, which Commit renames, so that nobody ever sees half a file.
+// Without a Commit nothing is left. A symbolic link stays one: what it leads to is written. An existing file keeps its
+// permissions. Where WrittenInPlace says so, what is there is written as it is, piece by piece; a pipe that nobody
+// reads is an error, not a wait. Throws Error naming `path`.
 class FileWriter {
  public:
   explicit FileWriter(const std::string& path);
@@ -57,10 +66,14 @@ class FileWriter {
   void Commit();
 
  private:
+  void OpenInPlace();
+  void OpenTemporary();
   [[noreturn]] void FailWriting(int reason) const;
 
-  std::string path_, temporary_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::string path_;       // as it was given, for messages
+  std::string target_;     // what Commit renames onto
+  std::string temporary_;  // empty: written as it is
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
 };
 
 // A whole file in one piece, as FileWriter. Throws Error.

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "checkpoint/unicode_ranges.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

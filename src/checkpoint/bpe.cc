@@ -3,7 +3,7 @@
 #include <queue>
 
 #include "base/error.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

@@ -1,119 +1,172 @@
 #include "checkpoint/chat_template.h"
 
+#include <algorithm>
+#include <ctime>
+
 #include "base/error.h"
-#include "base/file.h"
-#include "checkpoint/json.h"
+#include "checkpoint/chat_template_files.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {
 
-constexpr int64_t kMaxFile = int64_t{1} << 20;
-constexpr char kSystem[] = "<|im_start|>system";
-constexpr char kEnd[] = "<|im_end|>";
-constexpr char kQwenSystem[] = "You are a helpful assistant.";
+using jinja::Value;
 
-// The text of a chat_template field: a string, or a list of named ones of which "default" counts.
-std::string TemplateText(const Json& value, const std::string& where) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_array()) {
-    for (const Json& named : value) {
-      const JsonFields fields(named, where);
-      if (fields.String("name") == "default") return fields.String("template");
-    }
-  }
-  Fail(where, ": is neither a string nor a list of named templates with one called \"default\"");
+ChatMessage Text(const char* role, const std::string& text) {
+  return {role, {{ContentPart::Kind::kText, text}}};
 }
 
-// Where the line break behind a marker ends: a real one, or \n of a string literal. `at` unchanged: there is none.
-size_t SkipLineBreak(const std::string& text, size_t at) {
-  if (text.compare(at, 1, "\n") == 0) return at + 1;
-  if (text.compare(at, 2, "\\n") == 0) return at + 2;
-  return at;
+std::vector<ChatMessage> Begin(const std::optional<std::string>& system) {
+  if (!system) return {};
+  return {Text("system", *system)};
 }
 
-// The system message that the template adds when the caller gives none.
-std::string DefaultSystem(const std::string& text, const std::string& where) {
-  size_t at = text.find(kSystem);
-  if (at == text.npos) return "";
-  at += sizeof(kSystem) - 1;
-  const size_t begin = SkipLineBreak(text, at);
-  const size_t end = text.find(kEnd, begin);
-  if (begin == at || end == text.npos || text.find_first_of("{}'\"\\", begin) < end) {
-    Fail(where, ": chat template computes its system message; supported is a fixed one between ", kSystem, " and ",
-         kEnd);
-  }
-  return text.substr(begin, end - begin);
+void CheckUserTexts(const std::optional<std::string>& system, const std::vector<ContentPart>& user) {
+  if (system) CheckUserText(*system, "system message");
+  for (const ContentPart& part : user) CheckUserText(part.text, "prompt");
 }
 
-std::string Parse(const std::string& text, const std::string& where) {
-  for (const char* marker :
-       {"<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"}) {
-    if (text.find(marker) == text.npos) {
-      Fail(where, ": chat template without ", marker,
-           " is not supported; supported is ChatML with Qwen's vision markers");
-    }
-  }
-  return DefaultSystem(text, where);
+// For messages: what stands there, not more of it than a line can bear.
+std::string Quote(std::string_view text) {
+  constexpr size_t kMost = 40;
+  return StrCat("\"", text.substr(0, kMost), text.size() > kMost ? "...\"" : "\"");
 }
 
-std::string Turn(const char* role, const std::string& text) {
-  return std::string("<|im_start|>") + role + "\n" + text + kEnd + "\n";
-}
-
-std::string UserTurn(const std::vector<ContentPart>& user) {
-  std::string text;
-  for (const ContentPart& part : user) {
-    switch (part.kind) {
-      case ContentPart::Kind::kText:
-        text += part.text;
-        break;
-      case ContentPart::Kind::kImage:
-        text += "<|vision_start|><|image_pad|><|vision_end|>";
-        break;
-      case ContentPart::Kind::kVideo:
-        text += "<|vision_start|><|video_pad|><|vision_end|>";
-        break;
-    }
-  }
-  return Turn("user", text) + "<|im_start|>assistant\n";
+std::string_view WithoutSpace(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t\n\r");
+  return begin == text.npos ? "" : text.substr(begin);
 }
 
 }  // namespace
 
-ChatTemplate ChatTemplate::Load(const std::string& dir) {
+void CheckUserText(std::string_view text, const char* field) {
+  if (const size_t bad = FirstInvalidUtf8(text); bad != text.npos) {
+    FailUsage(field, ": byte ", bad, " is not valid UTF-8");
+  }
+}
+
+ChatTemplate ChatTemplate::Load(const std::string& dir, const std::vector<std::string>& added_tokens) {
   ChatTemplate result;
-  const std::string json = JoinPath(dir, "chat_template.json"), jinja = JoinPath(dir, "chat_template.jinja");
-  const std::string config = JoinPath(dir, "tokenizer_config.json");
-  if (FileExists(json)) {
-    const Json file = ReadJson(json, kMaxFile);
-    if (!JsonFields(file, json).Has("chat_template")) Fail(json, ": \"chat_template\" is missing; expected a string");
-    result.default_system_ = Parse(TemplateText(file["chat_template"], json + ": \"chat_template\""), json);
-    return result;
+  ChatTemplateSource source = ReadChatTemplate(dir);
+  result.template_ = jinja::Template::Parse(source.text, source.where + ": chat template");
+  result.source_ = std::move(source.text);
+  result.special_tokens_ = ReadSpecialTokens(dir);
+  // Templates of vision-language models may walk over parts only, and over the characters of a plain text in vain.
+  const std::string probe = result.Unused({});
+  if (!result.Shows(probe)) {
+    result.only_parts_ = true;
+    result.only_parts_ = result.Shows(probe);
   }
-  if (FileExists(jinja)) {
-    result.default_system_ = Parse(ReadFile(jinja, kMaxFile), jinja);
-    return result;
-  }
-  if (FileExists(config)) {
-    const Json file = ReadJson(config);
-    if (JsonFields(file, config).Has("chat_template")) {
-      result.default_system_ = Parse(TemplateText(file["chat_template"], config + ": \"chat_template\""), config);
-      return result;
+  try {
+    const std::string after = result.AfterAnswer({}, {{ContentPart::Kind::kText, "1"}});
+    const std::string_view closing = WithoutSpace(after);
+    result.behind_answer_ = Quote(closing);
+    result.end_of_turn_ = "";
+    for (const std::string& token : added_tokens) {
+      if (token.size() > result.end_of_turn_->size() && closing.starts_with(token)) result.end_of_turn_ = token;
     }
+  } catch (const Error&) {  // NextTurn says why
   }
-  result.default_system_ = kQwenSystem;
   return result;
 }
 
-std::string ChatTemplate::FirstTurn(bool has_system, const std::string& system,
-                                    const std::vector<ContentPart>& user) const {
-  const std::string text =
-      (has_system || !default_system_.empty()) ? Turn("system", has_system ? system : default_system_) : "";
-  return text + UserTurn(user);
+bool ChatTemplate::Shows(const std::string& text) const {
+  try {
+    return Render({Text("user", text)}, true).find(text) != std::string::npos;
+  } catch (const Error&) {  // FirstTurn says why
+    return false;
+  }
 }
 
-std::string ChatTemplate::NextTurn(const std::vector<ContentPart>& user) const {
-  return "\n" + UserTurn(user);
+// A text that occurs neither in the template nor in `messages`, and that a template will not change: digits have no
+// case and no space around them.
+std::string ChatTemplate::Unused(const std::vector<ChatMessage>& messages) const {
+  for (int64_t number = 7190462835;; number += 1234567) {
+    std::string digits = std::to_string(number);
+    bool used = source_.find(digits) != source_.npos;
+    for (const ChatMessage& message : messages) {
+      for (const ContentPart& part : message.content) used = used || part.text.find(digits) != part.text.npos;
+    }
+    if (!used) return digits;
+  }
+}
+
+jinja::Value ChatTemplate::ToValue(const ChatMessage& message) const {
+  const bool text_only = std::all_of(message.content.begin(), message.content.end(),
+                                     [](const ContentPart& part) { return part.kind == ContentPart::Kind::kText; });
+  Value content;
+  if (text_only && !only_parts_) {
+    std::string text;
+    for (const ContentPart& part : message.content) text += part.text;
+    content = Value::String(std::move(text));
+  } else {
+    jinja::Values parts;
+    for (const ContentPart& part : message.content) {
+      if (part.kind == ContentPart::Kind::kText) {
+        parts.push_back(jinja::MakeDict({{"type", Value::String("text")}, {"text", Value::String(part.text)}}));
+      } else {
+        const bool image = part.kind == ContentPart::Kind::kImage;
+        parts.push_back(jinja::MakeDict({{"type", Value::String(image ? "image" : "video")}}));
+      }
+    }
+    content = Value::List(std::move(parts));
+  }
+  return jinja::MakeDict({{"role", Value::String(message.role)}, {"content", std::move(content)}});
+}
+
+std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                                 const jinja::Variables& more) const {
+  jinja::Values values;
+  for (const ChatMessage& message : messages) values.push_back(ToValue(message));
+  return Render(Value::List(std::move(values)), add_generation_prompt, more, std::time(nullptr));
+}
+
+std::string ChatTemplate::Render(const Value& messages, bool add_generation_prompt, const jinja::Variables& more,
+                                 std::time_t now) const {
+  jinja::Variables variables = more;  // the first of a name counts
+  variables.insert(variables.end(), special_tokens_.begin(), special_tokens_.end());
+  variables.emplace_back("messages", messages);
+  variables.emplace_back("tools", Value::None());
+  variables.emplace_back("documents", Value::None());
+  variables.emplace_back("add_generation_prompt", Value::Bool(add_generation_prompt));
+  return template_.Render(variables, now);
+}
+
+std::string ChatTemplate::FirstTurn(const std::optional<std::string>& system,
+                                    const std::vector<ContentPart>& user) const {
+  CheckUserTexts(system, user);
+  std::vector<ChatMessage> messages = Begin(system);
+  messages.push_back({"user", user});
+  return Render(messages, true);
+}
+
+std::string ChatTemplate::AfterAnswer(const std::optional<std::string>& system,
+                                      const std::vector<ContentPart>& user) const {
+  std::vector<ChatMessage> messages = Begin(system);
+  messages.push_back(Text("user", "1"));
+  messages.push_back(Text("assistant", ""));
+  messages.push_back({"user", user});
+  const std::string answer = Unused(messages);
+  messages[messages.size() - 2] = Text("assistant", answer);
+  const std::string text = Render(messages, true);
+  const size_t at = text.find(answer);
+  if (at == text.npos || text.find(answer, at + 1) != text.npos) {
+    Fail(where(), ": writes an earlier answer ", at == text.npos ? "not at all, or changed" : "more than once",
+         "; a later turn needs it exactly once, as it was given");
+  }
+  return text.substr(at + answer.size());
+}
+
+std::string ChatTemplate::NextTurn(const std::optional<std::string>& system,
+                                   const std::vector<ContentPart>& user) const {
+  CheckUserTexts(system, user);
+  const std::string after = AfterAnswer(system, user);
+  if (!end_of_turn_ || end_of_turn_->empty()) return after;
+  const std::string_view closing = WithoutSpace(after);
+  if (!closing.starts_with(*end_of_turn_)) {
+    Fail(where(), ": closes an answer with ", Quote(closing), " here, and with ", *end_of_turn_, " elsewhere");
+  }
+  return std::string(closing.substr(end_of_turn_->size()));
 }
 
 }  // namespace purekv

@@ -1,36 +1,79 @@
-// Chat templates. The published ones are Jinja programs; this reads the ChatML family (Qwen) and refuses others by
-// name.
+// How a conversation becomes text: the model directory's own template, run as transformers runs it (jinja.h). Which
+// file is taken and what a template is given: docs/chat-templates.md.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "checkpoint/jinja.h"
 
 namespace purekv {
 
-// One part of a user message, in order: text, or a media item (rendered as its marker tokens).
+// One part of a message, in order: text, or a media item (the template writes its markers).
 struct ContentPart {
   enum class Kind { kText, kImage, kVideo };
   Kind kind = Kind::kText;
   std::string text;
 };
 
-// `<|im_start|>role\n...<|im_end|>\n` with vision markers `<|vision_start|><|image_pad|><|vision_end|>`.
+struct ChatMessage {
+  std::string role;  // "system", "user", "assistant"
+  std::vector<ContentPart> content;
+};
+
+// Throws Error (kUsage), "FIELD: byte N is not valid UTF-8", when a text of the user's is not.
+void CheckUserText(std::string_view text, const char* field);
+
 class ChatTemplate {
  public:
-  // Reads `dir`/chat_template.json, chat_template.jinja, or tokenizer_config.json's chat_template, checks that it is
-  // ChatML with these vision markers, and takes its default system message ("" when it has none). Without any file:
-  // Qwen's default. Throws Error.
-  static ChatTemplate Load(const std::string& dir);
+  ChatTemplate() = default;  // to be assigned from Load
 
-  // The first turn: system message (has_system ? system : the template's own, if any), one user message, generation
-  // prompt.
-  std::string FirstTurn(bool has_system, const std::string& system, const std::vector<ContentPart>& user) const;
-  // A later user turn after an answer that ended with <|im_end|>: "\n" + user message + generation prompt.
-  std::string NextTurn(const std::vector<ContentPart>& user) const;
-  const std::string& default_system() const { return default_system_; }
+  // Reads the template of `dir`; without any, Qwen's. `added_tokens`: the texts of the tokenizer's added tokens, among
+  // which end_of_turn() is found. Throws Error naming the file, and the template's line where it has one.
+  static ChatTemplate Load(const std::string& dir, const std::vector<std::string>& added_tokens = {});
+
+  // The first turn: system message (if any; a template may have its own default), one user message, and what begins the
+  // answer. Texts of the user's are data: nothing in them is run. Throws Error; kUsage where a text is not UTF-8,
+  // naming "system message" or "prompt".
+  std::string FirstTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user) const;
+
+  // What stands between an answer that was closed by end_of_turn() and the next answer: what the template puts behind
+  // the closing token, the user's message, and what begins an answer. `system` as of the first turn. It is found by
+  // rendering [system,] user, assistant, user with a made-up answer that must appear exactly once. Throws as FirstTurn.
+  std::string NextTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user) const;
+
+  // The added token that the template writes right behind an answer. "": it writes none there; nullopt: it does not
+  // write answers as they are, so that there can be one turn only.
+  const std::optional<std::string>& end_of_turn() const { return end_of_turn_; }
+  // What stands behind an answer, its beginning in quotation marks: for messages.
+  const std::string& behind_answer() const { return behind_answer_; }
+
+  // Any conversation, as apply_chat_template renders it. `more` are variables on top ("enable_thinking", ...), which
+  // also replace others.
+  std::string Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                     const jinja::Variables& more = {}) const;
+  // Messages as transformers' callers give them. `now` is the time that strftime_now tells.
+  std::string Render(const jinja::Value& messages, bool add_generation_prompt, const jinja::Variables& more,
+                     std::time_t now) const;
+
+  // "dir/chat_template.json", or what stands for a template that is not there.
+  const std::string& where() const { return template_.where(); }
 
  private:
-  std::string default_system_;
+  // What follows the answer in [system,] user, assistant, user. Throws Error.
+  std::string AfterAnswer(const std::optional<std::string>& system, const std::vector<ContentPart>& user) const;
+  bool Shows(const std::string& text) const;  // as a user's message
+  std::string Unused(const std::vector<ChatMessage>& messages) const;
+  jinja::Value ToValue(const ChatMessage& message) const;
+
+  jinja::Template template_;
+  std::string source_;
+  jinja::Variables special_tokens_;
+  bool only_parts_ = false;  // content must be a list of parts: the template passes over plain text
+  std::optional<std::string> end_of_turn_;
+  std::string behind_answer_;
 };
 
 }  // namespace purekv

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "checkpoint/unicode_ranges.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

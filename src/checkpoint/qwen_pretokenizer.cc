@@ -1,6 +1,6 @@
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/unicode_ranges.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "checkpoint/pretokenizer.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

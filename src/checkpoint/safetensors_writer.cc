@@ -1,14 +1,9 @@
 #include "checkpoint/safetensors_writer.h"
 
-#include <unistd.h>
-
 #include <bit>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <memory>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/json.h"
 
 namespace purekv {
@@ -40,16 +35,8 @@ void WriteSafetensors(const std::string& path, const TensorSource& source, const
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // data begins aligned
-  const std::string temporary = StrCat(path, ".tmp.", getpid());
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(temporary.c_str(), "wb"), std::fclose);
-  if (!file) Fail(path, ": cannot write: ", std::strerror(errno));
-  const auto write = [&](const void* data, size_t bytes) {
-    if (bytes > 0 && std::fwrite(data, 1, bytes, file.get()) != bytes) {
-      const int reason = errno;
-      std::remove(temporary.c_str());
-      Fail(path, ": cannot write: ", std::strerror(reason));
-    }
-  };
+  FileWriter file(path);
+  const auto write = [&](const void* data, size_t bytes) { file.Write({static_cast<const std::byte*>(data), bytes}); };
   const uint64_t length = text.size();
   write(&length, sizeof(length));
   write(text.data(), text.size());
@@ -58,11 +45,7 @@ void WriteSafetensors(const std::string& path, const TensorSource& source, const
     write(data.data, BytesOf(data.info));
     source.Release(tensor.name);
   }
-  if (std::fclose(file.release()) != 0 || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int reason = errno;
-    std::remove(temporary.c_str());
-    Fail(path, ": cannot write: ", std::strerror(reason));
-  }
+  file.Commit();
 }
 
 }  // namespace purekv

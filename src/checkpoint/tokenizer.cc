@@ -9,7 +9,7 @@
 #include "checkpoint/normalizer.h"
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/tokenizer_files.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {
@@ -53,6 +53,7 @@ struct Tokenizer::Impl {
   BytePairEncoder encoder;
   std::unordered_map<int32_t, Token> tokens;
   std::unordered_map<std::string, int32_t> ids;  // token as written in the file -> id
+  std::vector<std::string> added;
   int64_t size = 0;
 
   std::string Normalize(std::string_view text) const { return nfc ? NormalizeNfc(text) : std::string(text); }
@@ -95,6 +96,7 @@ std::unique_ptr<Tokenizer> Tokenizer::Load(const std::string& dir) {
   impl->ids = std::move(files.vocabulary);
   for (AddedToken& token : files.added) {
     impl->ids[token.content] = token.id;
+    impl->added.push_back(token.content);
     impl->tokens[token.id] = {TokenBytes(token.content), token.special};
     if (token.normalized) token.content = impl->Normalize(token.content);
     (token.normalized ? normalized : raw).push_back(token);
@@ -143,6 +145,10 @@ std::string Tokenizer::DecodeBytes(int32_t id, bool skip_special) const {
   const auto found = impl_->tokens.find(id);
   if (found == impl_->tokens.end() || (skip_special && found->second.special)) return "";
   return found->second.bytes;
+}
+
+const std::vector<std::string>& Tokenizer::added_tokens() const {
+  return impl_->added;
 }
 
 std::optional<int32_t> Tokenizer::Find(std::string_view token) const {

@@ -29,6 +29,8 @@ class Tokenizer {
   std::string DecodeBytes(int32_t id, bool skip_special) const;
   // Id of an added or vocabulary token by its content.
   std::optional<int32_t> Find(std::string_view token) const;
+  // The texts of all added tokens, as they stand in the files.
+  const std::vector<std::string>& added_tokens() const;
   int64_t size() const;  // 1 + highest id
 
  private:

@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pretokenizer.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

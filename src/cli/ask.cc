@@ -38,7 +38,9 @@ int RunAsk(const FlagTable& table, const AskFlags& ask) {
   const ConversationFlags& flags = ask.conversation;
   CheckIndependent(table, flags);
   CheckAskReport(table, flags, ask.report);
-  CheckConversationFlags(table, flags);
+  IoCheck io;
+  io.Output("--report", ask.report);
+  CheckConversationFlags(table, flags, std::move(io));
   if (!ask.report.empty()) CheckWritableFile(table.Name("--report"), ask.report);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   Conversation conversation(flags);
@@ -57,7 +59,10 @@ int RunAsk(const FlagTable& table, const AskFlags& ask) {
     if (answer.finish == Answer::Finish::kCancelled) break;
   }
   conversation.WriteKept();
-  if (!ask.report.empty() && !cancelled) WriteAskReport(conversation, ask.report);
+  try {
+    if (!ask.report.empty() && !cancelled) WriteAskReport(conversation, ask.report);
+  } catch (const Cancelled&) {  // no page, but the answers are there
+  }
   if (!flags.outputs.json.empty()) WriteOutput(flags.outputs.json, ResultJson(conversation, nullptr));
   conversation.PrintSummary();
   return cancelled ? kInterrupted : 0;
@@ -73,6 +78,7 @@ Command AddAsk(CLI::App& parent) {
                         &flags->conversation.independent);
   command.flags->Value("Output", "--report", "FILE.html", "a page that shows which parts of the frames were kept",
                        SetPath(&flags->report));
+  command.flags->TypedWins({"--dump"}, {"--independent"});
   command.run = [flags, table = command.flags.get()] { return RunAsk(*table, *flags); };
   return command;
 }

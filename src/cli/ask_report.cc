@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "cli/cancel.h"
 #include "cli/output.h"
 #include "engine/shared_prefill.h"
 #include "eval/frame_sheet.h"
@@ -54,9 +55,6 @@ void CheckAskReport(const FlagTable& table, const ConversationFlags& flags, cons
     table.Refuse("--report", "it shows one question; ask them one by one, or use purekv eval");
   }
   if (flags.prompt.media.empty()) table.Refuse("--report", "it shows frames; give --video, --image or --frames");
-  for (const std::string& other : {flags.outputs.json, flags.outputs.kept}) {
-    if (other == path) FailUsage(table.Name("--report"), ": the same file as another output: ", path);
-  }
 }
 
 void WriteAskReport(const Conversation& conversation, const std::string& path) {
@@ -64,6 +62,7 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
   const Exchange& exchange = conversation.exchanges().front();
   SessionOptions options;
   options.threads = flags.model.threads;
+  options.cancel = &CancelOnInterrupt();
   SharedPrefill shared(conversation.model(), options, {});
   shared.ReadMedia(MediaTurn(flags));
   shared.ReadQuestion(exchange.prompt);
@@ -80,6 +79,7 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
     const std::vector<std::vector<std::vector<int32_t>>> kept(
         static_cast<size_t>(shape.layers), std::vector<std::vector<int32_t>>(static_cast<size_t>(shape.kv_heads), all));
     const Answer answer = full.Generate(ResolveSampling(flags.sampling, *conversation.model()), nullptr);
+    if (answer.finish == Answer::Finish::kCancelled) throw Cancelled();
     results.push_back(Describe(answer, exchange.prompt, KvOptions(), stats, kept, visual));
   }
   results.push_back(
@@ -89,7 +89,10 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
   for (const MediaSource& source : flags.prompt.media) video.name += (video.name.empty() ? "" : " ") + source.path;
   std::vector<PreparedMedia> media;
   for (const MediaSource& source : flags.prompt.media) {
-    media.push_back(conversation.model()->internals().LoadMedia(source, flags.prompt.media_options, {}));
+    media.push_back(
+        conversation.model()->internals().LoadMedia(source, flags.prompt.media_options, [](int64_t, int64_t) {
+          if (CancelOnInterrupt()) throw Cancelled();
+        }));
   }
   const FrameSheet sheet = MakeFrameSheet(media, shared.base().layout());
   video.jpeg = sheet.jpeg;

@@ -58,9 +58,8 @@ std::array<int64_t, 3> ParseGrid(const std::string& name, const std::string& tex
 }
 
 void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
-  if (table.Given("--model") == table.Given("--shape")) {
-    FailUsage(table.Given("--model") ? table.Name("--shape") + ": contradicts " + table.Name("--model") + "; give one"
-                                     : "--model: missing; give a directory with -m DIR, or --shape NAME");
+  if (!table.Given("--model") && !table.Given("--shape")) {
+    FailUsage("--model: missing; give a directory with -m DIR, or --shape NAME");
   }
   if (table.Given("--model")) {
     table.Refuse("--layers", "a model directory has its own layers; use --shape");
@@ -234,6 +233,12 @@ Command AddBench(CLI::App& parent) {
   AddKvFlags(table, &into->kv, false);
   AddPrefillFlags(table, &into->prefill);
   AddProfileFlags(table, &into->profile, &into->kv);
+  table.Exclusive({"--model", "--shape"});
+  table.TypedWins({"--layers"}, {"--model"});
+  table.TypedWins({"--drop-layers", "--profile"}, [into](const FlagTable& all) {
+    const bool deep = *std::max_element(into->depths.begin(), into->depths.end()) > 0;
+    return all.Typed("--depth") && deep ? "--depth" : "";
+  });
   command.run = [flags, table_pointer = command.flags.get()] { return RunBenchCommand(*table_pointer, *flags); };
   return command;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -12,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/io_check.h"
 #include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -43,6 +45,22 @@ std::string PictureName(const CalibrateFlags& flags) {
   return std::filesystem::path(flags.output).replace_extension(".svg").string();
 }
 
+// No output replaces an input; `samples` are those of --set, once they are known.
+void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::vector<CalibrationSample>& samples) {
+  IoCheck io;
+  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  for (const MediaSource& media : flags.prompt.media) io.Input(MediaFlagName(table, media.kind), media.path);
+  if (!flags.set.empty()) io.Input(table.Name("--set"), flags.set);
+  std::set<std::string> seen;
+  for (const CalibrationSample& sample : samples) {
+    const std::string& path = sample.turn.media[0].path;
+    if (seen.insert(path).second) io.Input(table.Name("--set"), path);
+  }
+  io.Output("--picture", PictureName(flags));
+  io.Output(table.Name("--output"), flags.output);
+  io.Check();
+}
+
 void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   CheckModelFlags(table, flags.model);
   if (flags.output.empty()) FailUsage("--output: missing; name the profile to write with -o FILE.json");
@@ -62,11 +80,9 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
                 ": budgets must ascend");
     }
   }
+  CheckFiles(table, flags, {});
   CheckInputs(flags.model, flags.prompt);
   if (!flags.set.empty()) CheckReadableFile(flags.set);
-  if (PictureName(flags) == flags.output) {
-    FailUsage(table.Name("--output"), ": the same file as the picture: ", flags.output, "; name one with --picture");
-  }
   CheckWritableFile(table.Name("--output"), flags.output);
   CheckWritableFile("--picture", PictureName(flags));
 }
@@ -126,7 +142,7 @@ std::vector<size_t> Draw(size_t count, size_t all) {
 }
 
 // `limit` of the file's samples.
-std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
+std::vector<CalibrationSample> SamplesOfSet(const FlagTable& table, const CalibrateFlags& flags) {
   const std::string text = ReadFile(flags.set, int64_t{64} << 20);
   std::vector<CalibrationSample> all, samples;
   size_t line = 0;
@@ -140,6 +156,7 @@ std::vector<CalibrationSample> SamplesOfSet(const CalibrateFlags& flags) {
     begin = end + 1;
   }
   if (all.empty()) Fail(flags.set, ": holds no sample; one JSON object a line is expected");
+  CheckFiles(table, flags, all);
   const size_t count = std::min(static_cast<size_t>(flags.limit), all.size());
   for (const size_t i : Draw(count, all.size())) samples.push_back(all[i]);
   for (const CalibrationSample& sample : samples) CheckReadableFile(sample.turn.media[0].path);
@@ -161,7 +178,7 @@ void PrintFindings(const Calibration& result, const CalibrateFlags& flags) {
 int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   CheckCalibrateFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
-  const auto samples = flags.set.empty() ? SamplesOfFlags(flags.prompt) : SamplesOfSet(flags);
+  const auto samples = flags.set.empty() ? SamplesOfFlags(flags.prompt) : SamplesOfSet(table, flags);
   Progress progress;
   const std::shared_ptr<const Model> model = LoadModel(flags.model, &progress);
   SessionOptions options;
@@ -170,8 +187,8 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   options.cancel = &cancelled;
   const Calibration result = Calibrate(model, samples, flags.request, options);
   progress.Clear();
-  WriteFile(flags.output, ProfileJson(result));
-  WriteFile(PictureName(flags), CalibrationSvg(result));
+  WriteOutput(flags.output, ProfileJson(result));
+  WriteOutput(PictureName(flags), CalibrationSvg(result));
   PrintFindings(result, flags);
   return 0;
 }
@@ -212,6 +229,9 @@ Command AddCalibrate(CLI::App& parent) {
   table.Value(kGroup, "--kv-when", "prompt|media",
               "compress when the prompt has been read (default), or right after the media",
               [into](const std::string& name, const std::string& text) { into->request.when = ParseWhen(name, text); });
+  const std::vector<std::string> own = {"--video", "--video-start", "--video-end", "--image", "--frames", "--prompt"};
+  table.TypedWins(own, {"--set"});
+  table.TypedWins({"--set", "--samples"}, own);
   table.Value("Output", "-o,--output", "FILE.json", "the profile to write", SetPath(&into->output));
   table.Value("Output", "--picture", "FILE.svg", "the picture to write (default: the profile's name with .svg)",
               SetPath(&into->picture));

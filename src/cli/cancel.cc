@@ -6,10 +6,15 @@ namespace purekv::cli {
 namespace {
 
 std::atomic<bool> g_cancelled{false};
+std::atomic<bool> g_deferred{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may touch lock-free atomics only");
 
 void OnInterrupt(int) {
   g_cancelled.store(true, std::memory_order_relaxed);
+}
+
+void Defer(int) {
+  g_deferred.store(true, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -25,6 +30,19 @@ const std::atomic<bool>& CancelOnInterrupt() {
   }();
   (void)installed;
   return g_cancelled;
+}
+
+DeferInterrupt::DeferInterrupt() {
+  struct sigaction action {};
+  action.sa_handler = Defer;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &action, &before_);
+}
+
+DeferInterrupt::~DeferInterrupt() {
+  sigaction(SIGINT, &before_, nullptr);
+  if (g_deferred.exchange(false)) raise(SIGINT);
 }
 
 }  // namespace purekv::cli

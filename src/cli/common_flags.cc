@@ -132,18 +132,52 @@ void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
   AddFrameFlags(table, kPrompt, "frames per second to sample; of --frames: their rate (default 2)",
                 &flags->media_options);
   table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
-              [flags](const std::string&, const std::string& text) { flags->system = text; });
+              Utf8([flags](const std::string&, const std::string& text) { flags->system = text; }));
+
+  // Media that are typed are all that is looked at; what could not apply to them is not taken from the environment.
+  const std::vector<std::string> kinds = {"--video", "--image", "--frames"};
+  for (const std::string& kind : kinds) {
+    std::vector<std::string> others = kinds;
+    std::erase(others, kind);
+    table.TypedWins({kind}, others);
+  }
+  const auto count = [flags](MediaSource::Kind kind) {
+    return std::count_if(flags->media.begin(), flags->media.end(), [&](const auto& one) { return one.kind == kind; });
+  };
+  const auto typed = [kinds](const FlagTable& all) -> std::string {
+    const auto found = std::find_if(kinds.begin(), kinds.end(), [&](const auto& kind) { return all.Typed(kind); });
+    return found == kinds.end() ? "" : *found;
+  };
+  table.TypedWins({"--fps"}, [=](const FlagTable& all) {
+    return count(MediaSource::Kind::kVideo) + count(MediaSource::Kind::kFrames) > 0 ? "" : typed(all);
+  });
+  table.TypedWins({"--max-frames", "--sampling"},
+                  [=](const FlagTable& all) { return count(MediaSource::Kind::kVideo) > 0 ? "" : typed(all); });
+  table.TypedWins({"--video-start", "--video-end"},
+                  [=](const FlagTable& all) { return count(MediaSource::Kind::kVideo) == 1 ? "" : typed(all); });
 }
 
 void AddPromptFlags(FlagTable& table, PromptFlags* flags) {
   AddMediaFlags(table, flags);
   table.Repeatable(kPrompt, "-p,--prompt", "TEXT", "the question; repeatable: later ones are further turns",
-                   [flags](const std::string&, const std::string& text) { flags->prompts.push_back(text); });
+                   Utf8([flags](const std::string&, const std::string& text) { flags->prompts.push_back(text); }));
 }
 
 void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags) {
   if (flags.prompts.empty()) FailUsage("--prompt: missing; give a question with -p TEXT");
   CheckMediaFlags(table, flags);
+}
+
+std::string MediaFlagName(const FlagTable& table, MediaSource::Kind kind) {
+  switch (kind) {
+    case MediaSource::Kind::kImage:
+      return table.Name("--image");
+    case MediaSource::Kind::kFrames:
+      return table.Name("--frames");
+    case MediaSource::Kind::kVideo:
+      break;
+  }
+  return table.Name("--video");
 }
 
 void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags) {
@@ -189,6 +223,9 @@ void AddSamplingFlags(FlagTable& table, SamplingFlags* flags) {
               [flags](const std::string& name, const std::string& text) {
                 flags->from_model = ParseChoice(name, text, {"none", "model"}) == 1;
               });
+  table.TypedWins({"--top-k", "--top-p"}, [flags](const FlagTable& all) {
+    return all.Typed("--temp") && flags->temperature == 0.0F ? "--temp 0" : "";
+  });
 }
 
 void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags) {
@@ -256,6 +293,12 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) {
                 options->chunk = ParseInt(name, text, 1, kMaxTokens);
               });
+  table.Exclusive({"--kv-budget", "--kv-tokens", "--kv-bytes"});
+  table.TypedWins({"--kv-chunk"}, {"--kv-budget"});  // takes a budget in tokens or bytes
+  table.TypedWins({"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-chunk"},
+                  [options](const FlagTable& all) {
+                    return all.Typed("--kv-policy") && options->policy == "full" ? "--kv-policy full" : "";
+                  });
   if (!when) return;
   table.Value(kCache, "--kv-when", "prompt|media",
               "compress when the first prompt has been read (default), or right after the media",
@@ -263,12 +306,6 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
 }
 
 void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
-  std::string first;
-  for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes"}) {
-    if (!table.Given(flag)) continue;
-    if (!first.empty()) FailUsage(table.Name(flag), ": contradicts ", first, "; give one budget");
-    first = table.Name(flag);
-  }
   if (options.policy == "full") {
     // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
     for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator", "--kv-chunk"}) {
@@ -288,6 +325,9 @@ void AddPrefillFlags(FlagTable& table, PrefillOptions* options) {
               });
   table.Repeatable(kPrefill, "--prefill-option", "KEY=VALUE", "a parameter of it (see `purekv policies`); repeatable",
                    AddOption(&options->options));
+  table.TypedWins({"--prefill-option"}, [options](const FlagTable& all) {
+    return all.Typed("--prefill") && options->kind == "dense" ? "--prefill dense" : "";
+  });
 }
 
 void CheckPrefillFlags(const FlagTable& table, const PrefillOptions& options, bool media) {

@@ -32,6 +32,8 @@ struct PromptFlags {
 // --system.
 void AddMediaFlags(FlagTable& table, PromptFlags* flags);
 void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags);
+// The flag that gave media of this kind, as the user gave it.
+std::string MediaFlagName(const FlagTable& table, MediaSource::Kind kind);
 // The same and -p.
 void AddPromptFlags(FlagTable& table, PromptFlags* flags);
 void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags);

@@ -38,14 +38,17 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
                              : Session::Open(model, flags.cache, std::move(options));
 }
 
-// What a saved cache fixes cannot be given again.
+// What a saved cache fixes.
+const std::vector<std::string> kFixedByCache = {
+    "--video",     "--image",      "--frames",         "--fps",         "--max-frames",   "--video-start",
+    "--video-end", "--min-pixels", "--max-pixels",     "--sampling",    "--system",       "--kv-policy",
+    "--kv-budget", "--kv-tokens",  "--kv-bytes",       "--kv-option",   "--kv-allocator", "--kv-chunk",
+    "--kv-when",   "--prefill",    "--prefill-option", "--drop-layers", "--profile"};
+
+// It cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
-  for (const char* const flag :
-       {"--video",     "--image",          "--frames",      "--fps",       "--max-frames",   "--video-start",
-        "--video-end", "--min-pixels",     "--max-pixels",  "--sampling",  "--system",       "--kv-policy",
-        "--kv-budget", "--kv-tokens",      "--kv-bytes",    "--kv-option", "--kv-allocator", "--kv-when",
-        "--prefill",   "--prefill-option", "--drop-layers", "--profile"}) {
+  for (const std::string& flag : kFixedByCache) {
     table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
   }
   table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");
@@ -74,12 +77,21 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddOutputFlags(table, &flags->outputs, true);
   table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
               SetPath(&flags->cache));
+  table.TypedWins(kFixedByCache, {"--cache"});
+  table.TypedWins({"--cache"}, kFixedByCache);
+  table.TypedWins({"--dump"}, {"--cache"});
+  table.TypedWins({"--cache", "--drop-layers"}, {"--dump"});
+  table.TypedWins({"--dump"}, [flags](const FlagTable& all) {
+    return all.Typed("--drop-layers") && flags->profile.drop != ProfileFlags::Drop::kOff ? "--drop-layers" : "";
+  });
 }
 
-void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags) {
+void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags, IoCheck io) {
   CheckModelFlags(table, flags.model);
   CheckCacheFlags(table, flags);
   CheckPromptFlags(table, flags.prompt);
+  RegisterFiles(table, flags, &io);
+  io.Check();
   CheckSamplingFlags(table, flags.sampling);
   if (flags.prompt.media.empty()) table.Refuse("--drop-layers", "there is no --video, --image or --frames");
   if (!flags.outputs.dump.empty() && flags.profile.drop != ProfileFlags::Drop::kOff) {
@@ -90,12 +102,19 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   if (flags.kv.when == KvOptions::When::kMedia && flags.prompt.media.empty()) {
     table.Refuse("--kv-when", "media needs --video, --image or --frames");
   }
-  if (!flags.outputs.kept.empty() && flags.outputs.kept == flags.outputs.json) {
-    FailUsage(table.Name("--kept"), ": the same file as --json: ", flags.outputs.kept);
-  }
   CheckInputs(flags.model, flags.prompt);
   CheckCacheFile(table, flags);
   CheckOutputs(flags.outputs);
+}
+
+void RegisterFiles(const FlagTable& table, const ConversationFlags& flags, IoCheck* io) {
+  io->ModelDirectory(table.Name("--model"), flags.model.directory);
+  for (const MediaSource& media : flags.prompt.media) io->Input(MediaFlagName(table, media.kind), media.path);
+  if (!flags.cache.empty()) io->Input(table.Name("--cache"), flags.cache);
+  if (!flags.profile.file.empty()) io->Input(table.Name("--profile"), flags.profile.file);
+  if (!flags.outputs.json.empty()) io->Output(table.Name("--json"), flags.outputs.json);
+  if (!flags.outputs.kept.empty()) io->Output(table.Name("--kept"), flags.outputs.kept);
+  if (!flags.outputs.dump.empty()) io->OutputDirectory(table.Name("--dump"), flags.outputs.dump, {".npy"});
 }
 
 SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, const PrefillOptions& prefill,
@@ -140,6 +159,7 @@ const PromptInfo& Conversation::Read(size_t index) {
   if (flags_.independent && index == 0) {
     if (flags_.cache.empty()) session_.ReadMedia(MediaTurn(flags_));
     session_.TakeSnapshot();
+    shared_tokens_ = session_.kv().tokens_full;
   } else if (flags_.independent) {
     session_.Rollback();
   }
@@ -164,7 +184,9 @@ const Answer& Conversation::Generate(const std::function<void(const std::string&
 
 KvStats Conversation::kv() const {
   KvStats stats = first_kv_.value_or(session_.kv());
-  stats.bytes_now = session_.kv().bytes_now;
+  const KvStats all = session_.kv();
+  stats.bytes_now = all.bytes_now;
+  stats.bytes_peak = all.bytes_peak;
   return stats;
 }
 
@@ -182,8 +204,9 @@ void Conversation::PrintSummary() {
   int64_t visual = 0;
   int64_t generated = 0;
   for (const Exchange& exchange : exchanges_) {
-    prompt += static_cast<int64_t>(exchange.info.ids.size());
-    visual += exchange.info.visual_tokens;
+    const bool again = &exchange != &exchanges_.front() && flags_.independent;  // the media were not read again
+    prompt += static_cast<int64_t>(exchange.info.ids.size()) - (again ? shared_tokens_ : 0);
+    visual += again ? 0 : exchange.info.visual_tokens;
     generated += static_cast<int64_t>(exchange.answer.ids.size());
   }
   if (flags_.model.verbose) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/common_flags.h"
+#include "cli/io_check.h"
 #include "cli/profile_flags.h"
 #include "cli/progress.h"
 #include "purekv/session.h"
@@ -26,8 +27,11 @@ struct ConversationFlags {
   bool independent = false;  // --independent: every question starts behind the media
 };
 void AddConversationFlags(FlagTable& table, ConversationFlags* flags);
-// Every check that needs no file, then that inputs are there and outputs can be written.
-void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags);
+// Every check that needs no file, then that no output replaces anything (`io` holds the command's own files), that
+// inputs are there and outputs can be written.
+void CheckConversationFlags(const FlagTable& table, const ConversationFlags& flags, IoCheck io);
+// What these flags read and write.
+void RegisterFiles(const FlagTable& table, const ConversationFlags& flags, IoCheck* io);
 
 // A turn's question and what came back.
 struct Exchange {
@@ -59,7 +63,7 @@ class Conversation {
   double load_seconds() const { return load_seconds_; }
   // Of --cache: mapping, checking and opening it.
   double cache_seconds() const { return cache_seconds_; }
-  // --independent: of the first question, as with one question.
+  // --independent: of the first question, as with one question; but what is held now, and the peak, of all.
   KvStats kv() const;
   int threads() const;
 
@@ -77,6 +81,7 @@ class Conversation {
   Session session_;
   GenerateOptions generate_;
   std::optional<KvStats> first_kv_;
+  int64_t shared_tokens_ = 0;  // --independent: in front of every question, read once
   std::vector<Exchange> exchanges_;
 };
 

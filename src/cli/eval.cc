@@ -20,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/io_check.h"
 #include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -81,6 +82,25 @@ std::vector<double> ParseBudgets(const std::string& name, const std::string& tex
   return budgets;
 }
 
+// What the run writes must be neither the questions nor anything that they are about.
+void CheckFiles(const FlagTable& table, const EvalFlags& flags, const std::vector<EvalQuestion>& questions) {
+  IoCheck io;
+  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  io.Input(table.Name("--data"), flags.data);
+  std::set<std::string> seen;
+  for (const EvalQuestion& question : questions) {
+    for (const MediaSource& media : question.media) {
+      if (seen.insert(media.path).second) io.Input(table.Name("--data"), media.path);
+    }
+  }
+  for (const char* const name :
+       {"run.json", "run.lock", "results.jsonl", "summary.csv", "summary.md", "problems.jsonl"}) {
+    io.Output(table.Name("--output"), JoinPath(flags.output, name));
+  }
+  io.OutputDirectory(table.Name("--output"), JoinPath(flags.output, "frames"), {".jpg", ".json"});
+  io.Check();
+}
+
 void CheckEvalFlags(const FlagTable& table, const EvalFlags& flags) {
   CheckModelFlags(table, flags.model);
   if (flags.data.empty()) FailUsage("--data: missing; give a file of questions (docs/evaluation.md lists the formats)");
@@ -88,6 +108,7 @@ void CheckEvalFlags(const FlagTable& table, const EvalFlags& flags) {
     FailUsage("--policies: missing; a list such as uniform,snapkv,purekv (`purekv policies`)");
   if (flags.output.empty()) FailUsage("-o: missing; give the directory that the results go to");
   CheckPixelFlags(table, flags.media_options);
+  CheckFiles(table, flags, {});
   CheckReadableDirectory(flags.model.directory);
   CheckReadableFile(flags.data);
 }
@@ -237,6 +258,7 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   Dataset data = LoadDataset(flags.data, {flags.format, flags.media_root, flags.keep_going, true});
   problems.insert(problems.end(), data.problems.begin(), data.problems.end());
   plan.questions = std::move(data.questions);
+  CheckFiles(table, flags, plan.questions);
   Filter(flags, &plan.questions);
   if (plan.questions.empty()) {
     Fail(flags.data, ": no question is left", problems.empty() ? "" : "; the first problem: ",
@@ -315,7 +337,7 @@ void AddDataFlags(FlagTable& table, EvalFlags* into) {
                &into->keep_going);
   AddFrameFlags(table, kData, "frames per second to sample", &into->media_options);
   table.Value(kData, "--system", "TEXT", "system message (default: the chat template's own)",
-              [into](const std::string&, const std::string& text) { into->system = text; });
+              Utf8([into](const std::string&, const std::string& text) { into->system = text; }));
 }
 
 void AddSettingFlags(FlagTable& table, EvalFlags* into) {

@@ -44,7 +44,7 @@ void FlagTable::Add(const std::string& group, const std::string& names, const st
   flags_.push_back({.option = option,
                     .long_name = long_name,
                     .environment = EnvironmentName(long_name),
-                    .is_switch = false,
+                    .is_on = nullptr,
                     .given = false,
                     .from_environment = false,
                     .set = std::move(set)});
@@ -71,7 +71,7 @@ void FlagTable::Switch(const std::string& group, const std::string& names, const
   flags_.push_back({.option = option,
                     .long_name = long_name,
                     .environment = EnvironmentName(long_name),
-                    .is_switch = true,
+                    .is_on = into,
                     .given = false,
                     .from_environment = false,
                     .set = [into](const std::string& name, const std::string& text) {
@@ -89,13 +89,39 @@ void FlagTable::CheckArguments(int argc, const char* const* argv) const {
   }
 }
 
+void FlagTable::TypedWins(std::vector<std::string> long_names, Winner winner) {
+  rules_.push_back({std::move(long_names), std::move(winner)});
+}
+
+void FlagTable::TypedWins(std::vector<std::string> long_names, std::vector<std::string> typed) {
+  TypedWins(std::move(long_names), [typed = std::move(typed)](const FlagTable& table) -> std::string {
+    const auto found = std::find_if(typed.begin(), typed.end(), [&](const auto& name) { return table.Typed(name); });
+    return found == typed.end() ? "" : *found;
+  });
+}
+
+void FlagTable::Exclusive(std::vector<std::string> long_names) {
+  for (const std::string& name : long_names) {
+    std::vector<std::string> others = long_names;
+    std::erase(others, name);
+    TypedWins({name}, std::move(others));
+  }
+  exclusive_.push_back(std::move(long_names));
+}
+
 void FlagTable::Apply() {
+  ApplyTyped();
+  ApplyEnvironment();
+  CheckExclusive();
+}
+
+void FlagTable::ApplyTyped() {
   std::map<const CLI::Option*, size_t> next;  // how many of an option's values have been used
   for (const CLI::Option* option : app_->parse_order()) {
     const auto flag = std::find_if(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.option == option; });
     if (flag == flags_.end()) continue;  // --help
     flag->given = true;
-    if (flag->is_switch) {
+    if (flag->is_on != nullptr) {
       flag->set(flag->long_name, "true");
       continue;
     }
@@ -103,12 +129,37 @@ void FlagTable::Apply() {
     if (index >= option->results().size()) continue;
     flag->set(flag->long_name, option->results()[index]);
   }
+}
+
+void FlagTable::ApplyEnvironment() {
   for (Flag& flag : flags_) {
     if (flag.given) continue;
     const char* text = std::getenv(flag.environment.c_str());
     if (text == nullptr || *text == '\0') continue;
+    std::string winner;
+    for (const Rule& rule : rules_) {
+      const auto& names = rule.long_names;
+      if (winner.empty() && std::find(names.begin(), names.end(), flag.long_name) != names.end()) {
+        winner = rule.winner(*this);
+      }
+    }
+    if (!winner.empty()) {
+      overruled_.push_back(StrCat(flag.environment, ": not used, because of ", winner));
+      continue;
+    }
     flag.given = flag.from_environment = true;
     flag.set(flag.environment, text);
+  }
+}
+
+void FlagTable::CheckExclusive() const {
+  for (const auto& names : exclusive_) {
+    std::string first;
+    for (const std::string& name : names) {
+      if (!Given(name)) continue;
+      if (!first.empty()) FailUsage(Name(name), ": contradicts ", first, "; give one");
+      first = Name(name);
+    }
   }
 }
 
@@ -120,6 +171,23 @@ const FlagTable::Flag& FlagTable::Find(const std::string& long_name) const {
 
 bool FlagTable::Given(const std::string& long_name) const {
   return Find(long_name).given;
+}
+
+bool FlagTable::Typed(const std::string& long_name) const {
+  const Flag& flag = Find(long_name);
+  return flag.given && !flag.from_environment;
+}
+
+bool FlagTable::SwitchedOn(const std::string& long_name) const {
+  return std::any_of(flags_.begin(), flags_.end(), [&](const Flag& flag) {
+    return flag.long_name == long_name && flag.is_on != nullptr && *flag.is_on;
+  });
+}
+
+std::vector<std::string> FlagTable::EnvironmentNames() const {
+  std::vector<std::string> names;
+  for (const Flag& flag : flags_) names.push_back(flag.environment);
+  return names;
 }
 
 std::string FlagTable::Name(const std::string& long_name) const {
@@ -135,7 +203,15 @@ Command MakeCommand(CLI::App& parent, const std::string& name, const std::string
 }
 
 void FlagTable::Refuse(const std::string& long_name, const std::string& reason) const {
-  if (Given(long_name)) FailUsage(Name(long_name), ": cannot take effect: ", reason);
+  if (!Given(long_name)) return;
+  FailUsage(Name(long_name), ": cannot take effect: ", reason, Typed(long_name) ? "" : "; unset it for this command");
+}
+
+FlagTable::Setter Utf8(FlagTable::Setter set) {
+  return [set = std::move(set)](const std::string& name, const std::string& text) {
+    CheckUtf8(name, text);
+    set(name, text);
+  };
 }
 
 FlagTable::Setter SetPath(std::string* into) {

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace purekv::cli {
 namespace {
@@ -93,6 +94,11 @@ std::vector<int64_t> ParseIntList(const std::string& name, const std::string& te
     begin = comma + 1;
   }
   return values;
+}
+
+void CheckUtf8(const std::string& name, const std::string& text) {
+  const size_t bad = FirstInvalidUtf8(text);
+  if (bad != text.npos) FailUsage(name, ": byte ", bad, " of the text is not valid UTF-8");
 }
 
 size_t ParseChoice(const std::string& name, const std::string& text, const std::vector<std::string>& choices) {

@@ -27,6 +27,9 @@ int64_t ParseBytes(const std::string& name, const std::string& text);
 // "1,2,3", at least one element.
 std::vector<int64_t> ParseIntList(const std::string& name, const std::string& text, int64_t low, int64_t high);
 
+// Text for the model or for people: throws unless it is valid UTF-8, naming the byte.
+void CheckUtf8(const std::string& name, const std::string& text);
+
 // One of `choices`; the error lists them. Returns its index.
 size_t ParseChoice(const std::string& name, const std::string& text, const std::vector<std::string>& choices);
 

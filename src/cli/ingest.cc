@@ -1,7 +1,5 @@
 // purekv ingest: reads media once and writes the compressed cache, from which ask and score go on.
 #include <cstdio>
-#include <filesystem>
-#include <system_error>
 
 #include "base/error.h"
 #include "cli/cancel.h"
@@ -30,24 +28,15 @@ void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   if (flags.output.empty()) FailUsage("--output: missing; name the file to write with -o FILE.pkv");
   if (common.prompt.media.empty()) FailUsage("--video: missing; give what to read with --video, --image or --frames");
   CheckMediaFlags(table, common.prompt);
+  IoCheck io;
+  RegisterFiles(table, common, &io);
+  io.Output(table.Name("--output"), flags.output);
+  io.Check();
   CheckProfileFlags(table, common.profile, common.kv);
   CheckPrefillFlags(table, common.prefill, true);
-  const OutputFlags& outputs = common.outputs;
-  if (!outputs.kept.empty() && outputs.kept == outputs.json) {
-    FailUsage(table.Name("--kept"), ": the same file as --json: ", outputs.kept);
-  }
-  if (flags.output == outputs.json || flags.output == outputs.kept) {
-    FailUsage(table.Name("--output"), ": the same file as another output: ", flags.output);
-  }
-  for (const MediaSource& media : common.prompt.media) {
-    std::error_code missing;
-    if (flags.output == media.path || std::filesystem::equivalent(flags.output, media.path, missing)) {
-      FailUsage(table.Name("--output"), ": the same file as a medium: ", flags.output);
-    }
-  }
   CheckInputs(common.model, common.prompt);
   CheckWritableFile(table.Name("--output"), flags.output);
-  CheckOutputs(outputs);
+  CheckOutputs(common.outputs);
 }
 
 int RunIngest(const FlagTable& table, const IngestFlags& flags) {

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
+#include "cli/io_check.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
 
@@ -45,8 +46,8 @@ std::string FindingsText(const Findings& findings) {
   const ModelInfo& info = findings.summary.info;
   const ModelSummary::Vision& vision = findings.summary.vision;
   std::string text = StrCat(
-      info.directory, "\n", "  family      ", info.family, "\n", "  parameters  ", info.parameters, " (vision ",
-      vision.parameters, ")\n", "  on disk     ", HumanBytes(static_cast<double>(info.weight_bytes)), ", ",
+      OneLine(info.directory), "\n", "  family      ", info.family, "\n", "  parameters  ", info.parameters,
+      " (vision ", vision.parameters, ")\n", "  on disk     ", HumanBytes(static_cast<double>(info.weight_bytes)), ", ",
       findings.summary.disk_dtype, "\n", "  decoder     ", info.layers, " layers, hidden ", info.hidden,
       ", intermediate ", findings.summary.intermediate, ", ", info.heads, " heads, ", info.kv_heads, " KV heads of ",
       info.head_dim, ", vocabulary ", info.vocabulary, findings.summary.tied_embeddings ? " (tied)" : "",
@@ -69,7 +70,8 @@ std::string FindingsText(const Findings& findings) {
     }
   }
   for (const TensorListing& tensor : findings.tensors) {
-    text += StrCat(tensor.name, "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ", tensor.file, "\n");
+    text += StrCat(OneLine(tensor.name), "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ",
+                   OneLine(tensor.file), "\n");
   }
   return text;
 }
@@ -146,6 +148,10 @@ void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
     }
   }
   CheckPixelFlags(table, flags.media);
+  IoCheck io;
+  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  io.Output("--json", flags.json);
+  io.Check();
   if (!flags.json.empty() && flags.json != "-") CheckWritableFile("--json", flags.json);
   CheckReadableDirectory(flags.model.directory);
 }
@@ -195,7 +201,7 @@ Command AddInspect(CLI::App& parent) {
       kVideo, "--width", "W", "their width in pixels",
       [into](const std::string& name, const std::string& text) { into->width = ParseInt(name, text, 1, 16384); });
   table.Value(kVideo, "-p,--prompt", "TEXT", "the question that goes with it (default: none)",
-              [into](const std::string&, const std::string& text) { into->prompt = text; });
+              Utf8([into](const std::string&, const std::string& text) { into->prompt = text; }));
   AddPixelFlags(table, &into->media);
   table.Value("Output", "--json", "FILE", "the same as JSON; - writes it to stdout and nothing else there",
               SetPath(&into->json));

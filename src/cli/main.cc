@@ -1,9 +1,12 @@
 // The purekv program: picks the subcommand, and turns every failure into one line on stderr and an exit status:
 // 0 done, 1 the work failed, 2 wrong usage, 130 stopped by Ctrl-C.
+#include <fcntl.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -12,6 +15,8 @@
 #include "cli/cancel.h"
 #include "cli/command_line.h"
 #include "cli/commands.h"
+#include "cli/environment.h"
+#include "cli/output.h"
 #include "purekv/session.h"
 
 #ifndef PUREKV_VERSION
@@ -48,6 +53,14 @@ int ComplainAboutUsage(const CLI::ParseError& error, const std::string& command)
   return Complain(message + "; see `purekv " + (command.empty() ? "" : command + " ") + "--help`", 2);
 }
 
+// A standard descriptor that was closed would be given to the next file that is opened, and what is said on stderr
+// would be written into it. Reading and writing fail there as on a closed one.
+void KeepStandardDescriptors() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);  // gets this number, the lowest free
+  }
+}
+
 int Run(int argc, char** argv) {
   SetCommandLine(argc, argv);
   CLI::App app("Answers questions about long videos and large images with vision-language models.", "purekv");
@@ -70,12 +83,24 @@ int Run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version
-    return app.exit(success);
+    std::ostringstream text;
+    app.exit(success, text, text);
+    Print(text.str());
+    return 0;
   } catch (const CLI::ParseError& error) {
     return ComplainAboutUsage(error, chosen == nullptr ? "" : chosen->app->get_name());
   }
   if (chosen == nullptr || !chosen->app->parsed()) FailUsage("the subcommand comes first; one of ", names);
+  std::vector<std::string> known;
+  for (const Command& command : commands) {
+    const std::vector<std::string> own = command.flags->EnvironmentNames();
+    known.insert(known.end(), own.begin(), own.end());
+  }
+  CheckEnvironment(known);
   chosen->flags->Apply();
+  if (chosen->flags->SwitchedOn("--verbose")) {
+    for (const std::string& line : chosen->flags->overruled()) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
+  }
   return chosen->run();
 }
 
@@ -85,6 +110,7 @@ int Run(int argc, char** argv) {
 int main(int argc, char** argv) {
   using purekv::cli::Complain;
   purekv::ExitOnShortenedFile();
+  purekv::cli::KeepStandardDescriptors();
   try {
     return purekv::cli::Run(argc, argv);
   } catch (const purekv::Cancelled&) {

@@ -2,26 +2,21 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/cancel.h"
 
 namespace purekv::cli {
 namespace {
-
-// Whether a path is there but neither a regular file nor a directory.
-bool IsDevice(const std::string& path) {
-  struct stat info {};
-  return stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
-}
 
 // Tries what WriteFile will do: permission bits alone say nothing to root, on read-only or on full file systems.
 void ProbeDirectory(const std::string& flag, const std::string& path, const std::string& directory) {
@@ -51,11 +46,11 @@ void CheckReadableDirectory(const std::string& path) {
 
 void CheckWritableFile(const std::string& flag, const std::string& path) {
   if (DirectoryExists(path)) Fail(flag, ": cannot write ", path, ": it is a directory");
-  if (IsDevice(path)) {
+  if (WrittenInPlace(path)) {
     if (access(path.c_str(), W_OK) != 0) Fail(flag, ": cannot write ", path, ": ", std::strerror(errno));
     return;
   }
-  const std::string parent = std::filesystem::path(path).parent_path().string();
+  const std::string parent = std::filesystem::path(ResolveLinks(path)).parent_path().string();
   ProbeDirectory(flag, path, parent.empty() ? "." : parent);
 }
 
@@ -73,15 +68,10 @@ void WriteOutput(const std::string& path, std::string_view contents) {
     Print(contents);
     return;
   }
-  if (!IsDevice(path)) {
-    WriteFile(path, contents);
-    return;
-  }
-  std::FILE* const file = std::fopen(path.c_str(), "wb");
-  if (file == nullptr) Fail(path, ": cannot write: ", std::strerror(errno));
-  const bool written = std::fwrite(contents.data(), 1, contents.size(), file) == contents.size();
-  const bool closed = std::fclose(file) == 0;
-  if (!written || !closed) Fail(path, ": cannot write ", contents.size(), " bytes: ", std::strerror(errno));
+  // A file is written in an instant; a pipe may wait for its reader, and must be left by Ctrl-C.
+  std::optional<DeferInterrupt> whole;
+  if (!WrittenInPlace(path)) whole.emplace();
+  WriteFile(path, contents);
 }
 
 void Print(std::string_view text) {

@@ -14,8 +14,8 @@ void CheckWritableFile(const std::string& flag, const std::string& path);
 // Creates the directory (and those above it) when it is not there.
 void CheckWritableDirectory(const std::string& flag, const std::string& path);
 
-// Writes a whole file: atomically, except to devices and pipes, which are written as they are (renaming over /dev/null
-// would replace it). "-" is stdout. Throws Error.
+// Writes a whole file as WriteFile does; a Ctrl-C waits until it is there, so that no temporary stays. "-" is stdout.
+// Throws Error.
 void WriteOutput(const std::string& path, std::string_view contents);
 
 // Writes to stdout at once. Throws Error when that fails (a full disk, a closed file).

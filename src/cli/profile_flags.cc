@@ -32,6 +32,13 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
       "what `purekv calibrate` found for this model: policy purekv, budget, sources, drop layers, where no flag "
       "says otherwise",
       SetPath(&flags->file));
+  table.TypedWins({"--kv-policy"}, {"--profile"});
+  table.TypedWins({"--profile"}, [kv](const FlagTable& all) {
+    return all.Typed("--kv-policy") && kv->policy != "purekv" ? "--kv-policy " + kv->policy : "";
+  });
+  table.TypedWins({"--drop-layers"}, [kv](const FlagTable& all) {
+    return all.Typed("--kv-policy") && kv->policy == "full" ? "--kv-policy full" : "";
+  });
 }
 
 void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv) {

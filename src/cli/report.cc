@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/flag_values.h"
+#include "cli/io_check.h"
 #include "cli/output.h"
 
 namespace purekv::cli {
@@ -23,9 +24,14 @@ struct ReportFlags {
   int64_t max_megabytes = 20;
 };
 
-int RunReport(const ReportFlags& flags) {
+int RunReport(const FlagTable& table, const ReportFlags& flags) {
   if (flags.directory.empty()) FailUsage("DIR: missing; give the directory that `purekv eval -o` wrote");
   if (flags.output.empty()) FailUsage("-o: missing; give the page's file");
+  IoCheck io;
+  io.RunDirectory("DIR", flags.directory);
+  io.Output(table.Name("--output"), flags.output);
+  if (!flags.svg.empty()) io.OutputDirectory(table.Name("--svg"), flags.svg, {".svg"});
+  io.Check();
   CheckReadableDirectory(flags.directory);
   CheckWritableFile("-o", flags.output);
   if (!flags.svg.empty()) CheckWritableDirectory("--svg", flags.svg);
@@ -55,7 +61,7 @@ Command AddReport(CLI::App& parent) {
               [into](const std::string& name, const std::string& text) {
                 into->max_megabytes = ParseInt(name, text, 1, 1000);
               });
-  command.run = [flags] { return RunReport(*flags); };
+  command.run = [flags, pointer = command.flags.get()] { return RunReport(*pointer, *flags); };
   return command;
 }
 

@@ -35,9 +35,6 @@ void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
   if (!flags.conversation.cache.empty()) {
     table.Refuse("--against", "the file of " + table.Name("--cache") + " holds no full cache to compare with");
   }
-  if (table.Given("--answer") && table.Given("--answer-ids")) {
-    FailUsage(table.Name("--answer-ids"), ": contradicts ", table.Name("--answer"), "; give one");
-  }
   if (!table.Given("--answer") && !table.Given("--answer-ids")) {
     FailUsage("--answer: missing; give the answer to score with --answer TEXT or --answer-ids 1,2,3");
   }
@@ -52,11 +49,6 @@ void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
     if (sampling.top_k.value_or(0) > 1) table.Refuse("--top-k", reason);
     if (sampling.top_p.value_or(1) != 1) table.Refuse("--top-p", reason);
     if (sampling.repetition_penalty.value_or(1) != 1) table.Refuse("--repetition-penalty", reason);
-  }
-  if (flags.conversation.prompt.prompts.empty()) return;  // CheckConversationFlags says so
-  const OutputFlags& outputs = flags.conversation.outputs;
-  if (!flags.logits.empty() && (flags.logits == outputs.json || flags.logits == outputs.kept)) {
-    FailUsage(table.Name("--logits"), ": the same file as another output: ", flags.logits);
   }
 }
 
@@ -108,7 +100,9 @@ void PrintScore(const ScoreReport& report) {
 
 int RunScore(const FlagTable& table, const ScoreFlags& flags) {
   CheckScoreFlags(table, flags);
-  CheckConversationFlags(table, flags.conversation);
+  IoCheck io;
+  io.Output("--logits", flags.logits);
+  CheckConversationFlags(table, flags.conversation, std::move(io));
   if (!flags.logits.empty()) CheckWritableFile(table.Name("--logits"), flags.logits);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   const ConversationFlags& common = flags.conversation;
@@ -158,7 +152,7 @@ Command AddScore(CLI::App& parent) {
   AddConversationFlags(table, &flags->conversation);
   constexpr char kGroup[] = "Score";
   table.Value(kGroup, "--answer", "TEXT", "the answer to score",
-              [into](const std::string&, const std::string& text) { into->answer = text; });
+              Utf8([into](const std::string&, const std::string& text) { into->answer = text; }));
   table.Value(kGroup, "--answer-ids", "1,2,3", "or its token ids",
               [into](const std::string& name, const std::string& text) {
                 for (const int64_t id : ParseIntList(name, text, 0, std::numeric_limits<int32_t>::max())) {
@@ -172,6 +166,15 @@ Command AddScore(CLI::App& parent) {
                 ParseChoice(name, text, {"full"});
                 into->against_full = true;
               });
+  table.Exclusive({"--answer", "--answer-ids"});
+  table.TypedWins({"--against"}, {"--cache"});
+  table.TypedWins({"--cache"}, {"--against"});
+  // A lone answer that is typed leaves nothing to generate.
+  table.TypedWins({"--max-new-tokens", "--temp", "--top-k", "--top-p", "--repetition-penalty", "--sampling-defaults"},
+                  [into](const FlagTable& all) -> std::string {
+                    if (into->conversation.prompt.prompts.size() > 1) return "";
+                    return all.Typed("--answer") ? "--answer" : all.Typed("--answer-ids") ? "--answer-ids" : "";
+                  });
   command.run = [flags, table_pointer = command.flags.get()] { return RunScore(*table_pointer, *flags); };
   return command;
 }

@@ -82,8 +82,7 @@ void CalibrationRun::Encode(const CalibrationSample& sample) {
     parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, sample.turn.prompt});
-  ids_ = internals_.tokenizer()->Encode(
-      internals_.chat_template().FirstTurn(sample.turn.system.has_value(), sample.turn.system.value_or(""), parts));
+  ids_ = internals_.tokenizer()->Encode(internals_.chat_template().FirstTurn(sample.turn.system, parts));
 }
 
 void CalibrationRun::FindEvidence(const CalibrationSample& sample) {

@@ -60,9 +60,11 @@ void Conversation::Reset() {
   next_position_ = 0;
   last_hidden_ = {};
   started_ = broken_ = false;
+  system_.reset();
   open_.reset();
   snapshot_.reset();
   file_.clear();
+  earlier_peak_ = 0;
   stats_ = {};
   times_ = {};
   kept_.clear();
@@ -78,6 +80,7 @@ Conversation Conversation::Twin() const {
   std::memcpy(twin.last_hidden_.data(), last_hidden_.data(), static_cast<size_t>(last_hidden_.cols()) * sizeof(float));
   twin.open_ = open_;
   twin.stats_ = stats_;
+  twin.earlier_peak_ = earlier_peak_;
   twin.kept_ = kept_;
   return twin;
 }
@@ -87,6 +90,7 @@ void Conversation::CopyTokens(const Conversation& from, int64_t count) {
   layout_.assign(from.layout_.begin(), from.layout_.begin() + count);
   next_position_ = from.next_position_;
   started_ = from.started_;
+  system_ = from.system_;
 }
 
 const Tokenizer& Conversation::tokenizer() const {
@@ -108,12 +112,16 @@ PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids) const {
   return tokens;
 }
 
-void Conversation::CheckRoom(int64_t more) const {
+void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const int64_t limit = model_->info().max_positions;
-  if (tokens() + more > limit) {
-    Fail("the prompt makes ", tokens() + more, " tokens; the model takes at most ", limit,
-         " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels (--max-pixels) help");
-  }
+  const int64_t total = tokens() + more;
+  if (total <= limit) return;
+  for (const TokenRecord& one : layout_) visual += one.kind == TokenRecord::Kind::kText ? 0 : 1;
+  const char* const shorter = tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps";
+  const char* const smaller = "fewer frames (--max-frames, --fps) or pixels (--max-pixels) help";
+  const char* const advice = visual == 0 || total - visual > limit ? shorter : smaller;
+  Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
+       " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice);
 }
 
 std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
@@ -136,7 +144,7 @@ std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, prompt});
-  return tokenizer().Encode(internals_.chat_template().FirstTurn(system.has_value(), system.value_or(""), parts));
+  return tokenizer().Encode(internals_.chat_template().FirstTurn(system, parts));
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn) {
@@ -144,17 +152,23 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
   if (started_ && (turn.system || !turn.media.empty())) {
     FailUsage("a later turn cannot bring a system message or media: they belong to the first");
   }
-  if (open_) return ReadPrompt(QuestionIds(turn), {});
+  CheckUserText(turn.prompt, "prompt");  // before minutes are spent on a video
+  if (turn.system) CheckUserText(*turn.system, "system message");
+  if (!started_) system_ = turn.system;
+  if (open_) {
+    system_ = open_->system;
+    return ReadPrompt(QuestionIds(turn), {});
+  }
   std::vector<PreparedMedia> media = LoadMedia(turn);
-  const std::vector<int32_t> ids =
-      started_ ? tokenizer().Encode(internals_.chat_template().NextTurn({{ContentPart::Kind::kText, turn.prompt}}))
-               : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
+  const std::vector<ContentPart> question = {{ContentPart::Kind::kText, turn.prompt}};
+  const std::vector<int32_t> ids = started_ ? tokenizer().Encode(internals_.chat_template().NextTurn(system_, question))
+                                            : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
   const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
     const int32_t end = internals_.end_of_turn_id();
     const int32_t last = pending_.empty() ? ids_.back() : pending_.back();
-    if (last != end) pending_.push_back(end);
+    if (end >= 0 && last != end) pending_.push_back(end);
   }
   try {
     return ReadPrompt(ids, std::move(media));
@@ -173,7 +187,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   }
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
-  CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()));
+  CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
   PromptTokens prompt = PlainTokens(pending_);
   prompt.Append(internals_.LayOut(ids, media, prompt.next_position));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
@@ -357,7 +371,7 @@ void Conversation::RecordPrompt(int64_t tokens) {
   stats_.tokens_full = tokens;
   stats_.bytes_full = KvCache::FullBytes(cache_.shape(), tokens);
   stats_.bytes_kept = cache_.AllocatedBytes();
-  stats_.bytes_peak = cache_.PeakBytes();
+  stats_.bytes_peak = PeakBytes();
   double kept = 0;
   for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
     for (int64_t head = 0; head < cache_.shape().kv_heads; ++head)
@@ -366,10 +380,16 @@ void Conversation::RecordPrompt(int64_t tokens) {
   stats_.tokens_kept_mean = kept / static_cast<double>(cache_.shape().layers * cache_.shape().kv_heads);
 }
 
+int64_t Conversation::PeakBytes() const {
+  const int64_t copy = snapshot_ && snapshot_->cache ? snapshot_->cache->AllocatedBytes() : 0;
+  return std::max(earlier_peak_, cache_.PeakBytes() + copy);
+}
+
 KvStats Conversation::kv() const {
   KvStats stats = stats_;
   stats.bytes_now = cache_.AllocatedBytes();
   if (snapshot_ && snapshot_->cache) stats.bytes_now += snapshot_->cache->AllocatedBytes();
+  stats.bytes_peak = std::max(stats.bytes_peak, PeakBytes());
   return stats;
 }
 

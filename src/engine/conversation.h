@@ -103,8 +103,11 @@ class Conversation {
   void Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file);
   // Generated ids as they are: text, even if one has a placeholder's number.
   PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
-  void CheckRoom(int64_t more) const;
   int64_t CompressedPart(const PromptTokens& prompt) const;  // tokens of a first prompt that the policy cuts
+  // Whether the model takes so many tokens more; `visual` of them are of images and videos. Throws Error.
+  void CheckRoom(int64_t more, int64_t visual) const;
+  // The most that the cache held at any moment so far, a snapshot's copy included.
+  int64_t PeakBytes() const;
   Matrix<float> EmbedPrompt(const PromptTokens& prompt, const std::vector<PreparedMedia>& media);
   // What the rows of an Extend are: a prompt's attend as SessionOptions::prefill says, an answer's densely.
   enum class Rows { kPrompt, kAnswer };
@@ -136,13 +139,15 @@ class Conversation {
   std::vector<int32_t> pending_;  // said, but not yet in the cache: the last generated token
   TokenLayout layout_;
   int32_t next_position_ = 0;
-  Matrix<float> last_hidden_;  // [1, hidden] of the newest token in the cache
-  Matrix<float> logits_;       // [1, vocabulary]
-  bool started_ = false;       // a first turn has been read, or its media
+  Matrix<float> last_hidden_;          // [1, hidden] of the newest token in the cache
+  Matrix<float> logits_;               // [1, vocabulary]
+  bool started_ = false;               // a first turn has been read, or its media
+  std::optional<std::string> system_;  // of the first turn: templates may look at it again later
   std::optional<OpenTurn> open_;
   std::optional<Snapshot> snapshot_;
   std::string file_;     // the .pkv file that it goes on from; empty: none
-  bool broken_ = false;  // cache and sequence may disagree: something failed while extending them
+  int64_t earlier_peak_ = 0;  // up to where cache_'s own count, or the snapshot's share beside it, began anew
+  bool broken_ = false;       // cache and sequence may disagree: something failed while extending them
   KvStats stats_;
   StageTimes times_;
   LayerObserver* recorder_ = nullptr;  // looks on while prompts are read

@@ -115,7 +115,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocabulary) FailUsage("answer id ", id, " is outside the model's vocabulary of ", vocabulary);
   }
-  CheckRoom(static_cast<int64_t>(ids.size()));
+  CheckRoom(static_cast<int64_t>(ids.size()), 0);
   const StageTimer timer(&times_.decode_s);
   TakePending();
   ScoreResult result;

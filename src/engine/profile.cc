@@ -55,9 +55,14 @@ Profile ReadProfile(const std::string& path) {
 }
 
 void CheckProfileFits(const Profile& profile, const std::string& path, const ModelInfo& model) {
-  if (profile.fingerprint == model.fingerprint) return;
-  Fail(path, ": made with another model than ", model.directory,
-       ": configuration or weights differ; purekv calibrate makes one for this model");
+  const auto refuse = [&](const auto&... what) {
+    Fail(path, ": made with another model than ", model.directory, ": ", what...,
+         "; purekv calibrate makes one for this model");
+  };
+  if (profile.fingerprint != model.fingerprint) refuse("configuration or weights differ");
+  // The fingerprint covers both, but a file can be edited, and layers beyond the model's would be taken for its own.
+  if (profile.family != model.family) refuse("model: family is ", profile.family, ", the model's ", model.family);
+  if (profile.layers != model.layers) refuse("model: layers is ", profile.layers, ", the model's ", model.layers);
 }
 
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {

@@ -1,6 +1,4 @@
 // Conversations around a compressed media cache: reading the media without a question, saving and opening, snapshots.
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -127,6 +125,7 @@ PromptInfo Conversation::ReadMedia(const Turn& turn) {
   if (!turn.prompt.empty()) FailUsage("the question comes after ReadMedia, with Read");
   if (options_.kv.when != KvOptions::When::kMedia) FailUsage("reading media apart needs KvOptions::When::kMedia");
   if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
+  if (turn.system) CheckUserText(*turn.system, "system message");
   std::vector<PreparedMedia> media = LoadMedia(turn);
   std::vector<int32_t> ids = FirstTurnIds(turn.system, KindsOf(turn.media), "");
   const PromptTokens prompt = internals_.LayOut(ids, media, next_position_);
@@ -142,7 +141,8 @@ std::vector<int32_t> Conversation::QuestionIds(const Turn& turn) const {
   std::vector<int32_t> ids = FirstTurnIds(open_->system, KindsOf(open_->info.media), turn.prompt);
   const std::vector<int32_t>& read = open_->prompt_ids;
   if (ids.size() < read.size() || !std::equal(read.begin(), read.end(), ids.begin())) {
-    Fail(model_->info().directory,
+    const std::string file = file_.empty() ? "" : file_ + ": was made with other texts, or is damaged: ";
+    Fail(file, model_->info().directory,
          ": tokenizer or chat template are not those that the media were read with: the same turn gives other tokens");
   }
   ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(read.size()));
@@ -158,6 +158,8 @@ void Conversation::TakeSnapshot() {
   Begin();
   if (ids_.empty()) FailUsage("nothing has been read yet: a snapshot comes after that");
   const float* const hidden = last_hidden_.data();
+  earlier_peak_ = PeakBytes();
+  cache_.SetPeak(cache_.AllocatedBytes());  // a copy may lie beside it from here on
   snapshot_ = Snapshot{.tokens = cache_.tokens(),
                        .removed = cache_.removed(),
                        .pending = pending_,
@@ -174,6 +176,8 @@ void Conversation::Rollback() {
   if (!snapshot_) FailUsage("there is no snapshot to roll back to");
   if (cache_.removed() != snapshot_->removed) {
     PUREKV_CHECK(snapshot_->cache, cache_.removed() - snapshot_->removed, " entries went without a step's doing");
+    earlier_peak_ = PeakBytes();
+    cache_ = KvCache(cache_.shape());  // gone before the next copy is made
     cache_ = snapshot_->cache->Clone();
   } else {
     cache_.Truncate(snapshot_->tokens);
@@ -195,8 +199,6 @@ void Conversation::Rollback() {
 
 int64_t Conversation::Save(const std::string& path) const {
   if (broken_ || !open_) FailUsage("a session is saved right after ReadMedia, before its question");
-  struct stat present {};
-  if (stat(path.c_str(), &present) == 0 && !S_ISREG(present.st_mode)) Fail(path, ": cannot write: no regular file");
   const KvCacheShape& shape = cache_.shape();
   PkvContents contents;
   contents.model = model_->info().fingerprint;

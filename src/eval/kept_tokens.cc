@@ -30,8 +30,7 @@ std::vector<int32_t> EvidenceTokens(const TokenLayout& layout, const EvalQuestio
   for (const auto& cell : question.evidence) {
     const auto found = cells.find(cell);
     if (found == cells.end()) {
-      Fail("question ", question.id, ": evidence: the cell [", cell[0], ", ", cell[1], ", ", cell[2],
-           "] is not in the video as it was sampled");
+      Fail("evidence: the cell [", cell[0], ", ", cell[1], ", ", cell[2], "] is not in the video as it was sampled");
     }
     tokens.push_back(found->second);
   }

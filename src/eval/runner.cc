@@ -240,7 +240,8 @@ void Evaluation::Evaluate(const Video& video) {
     } catch (const Cancelled&) {
       throw;
     } catch (const Error& error) {
-      Problem("question " + question->id, error);
+      // Of the data, whatever the engine would say of a flag: a prompt with a reserved marker, for example.
+      Problem("question " + question->id, Error(Error::Kind::kFailed, error.what()));
     }
   }
   shared.ForgetQuestion();

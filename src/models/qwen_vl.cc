@@ -129,18 +129,23 @@ QwenVl::Texts QwenVl::ReadTexts(const std::string& dir, QwenConfig* config) {
   if (dir.empty()) return texts;
   if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return texts;
   texts.tokenizer = Tokenizer::Load(dir);
-  texts.chat_template = ChatTemplate::Load(dir);
-  const auto special = [&](const char* token) {
+  texts.chat_template = ChatTemplate::Load(dir, texts.tokenizer->added_tokens());
+  const auto special = [&](const std::string& token) {
     const auto id = texts.tokenizer->Find(token);
-    if (!id) Fail(dir, ": the tokenizer has no ", token, ", which the chat template uses");
+    if (!id) Fail(dir, ": the tokenizer has no ", token, ", which these models need");
     if (*id >= config->decoder.vocabulary) {
       Fail(dir, ": ", token, " has id ", *id, ", beyond config.json's vocab_size ", config->decoder.vocabulary);
     }
     return *id;
   };
-  texts.end_of_turn_id = special("<|im_end|>");
-  special("<|im_start|>");
-  const auto check = [&](const char* token, const char* field, std::optional<int32_t> id) {
+  if (const auto& end = texts.chat_template.end_of_turn(); end) {
+    if (end->empty()) {
+      Fail(texts.chat_template.where(), ": writes no added token of the tokenizer right behind an answer (",
+           texts.chat_template.behind_answer(), "); one must close it");
+    }
+    texts.end_of_turn_id = special(*end);
+  }
+  const auto check = [&](const std::string& token, const char* field, std::optional<int32_t> id) {
     const int32_t known = special(token);
     if (id.value_or(known) != known) {
       Fail(dir, ": config.json's ", field, " is ", *id, ", the tokenizer's ", token, " is ", known);
@@ -151,7 +156,11 @@ QwenVl::Texts QwenVl::ReadTexts(const std::string& dir, QwenConfig* config) {
   check("<|video_pad|>", "video_token_id", config->video_id);
   config->vision_start_id = check("<|vision_start|>", "vision_start_token_id", config->vision_start_id);
   config->vision_end_id = check("<|vision_end|>", "vision_end_token_id", config->vision_end_id);
-  if (texts.stop_ids.empty()) texts.stop_ids = {texts.end_of_turn_id};
+  if (texts.stop_ids.empty()) {
+    if (texts.end_of_turn_id < 0)
+      Fail(dir, ": no eos_token_id, and the chat template closes no answer: nothing would end one");
+    texts.stop_ids = {texts.end_of_turn_id};
+  }
   return texts;
 }
 

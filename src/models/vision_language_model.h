@@ -62,7 +62,8 @@ class VisionLanguageModel {
   virtual const ChatTemplate& chat_template() const = 0;
   // Ends an answer when generated, ascending.
   virtual const std::vector<int32_t>& stop_ids() const = 0;
-  // The token that closes a turn (<|im_end|>).
+  // The token with which the chat template closes an answer; -1: it does not write earlier answers as they are, and
+  // ChatTemplate::NextTurn says so.
   virtual int32_t end_of_turn_id() const = 0;
 
   // Decodes, samples and resizes. progress(done, total frames) may be empty. Throws Error naming the file.

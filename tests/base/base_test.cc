@@ -168,5 +168,16 @@ TEST(Errors, StayOnOneLine) {
   EXPECT_EQ(OneLine("a\nb\tc\x01\x7f"), "a b c\\x01\\x7f");
 }
 
+TEST(Errors, AreValidUtf8ThatOnlyShows) {
+  EXPECT_EQ(OneLine("Gr\u00fc\u00dfe \u4f60 \U0001f600"), "Gr\u00fc\u00dfe \u4f60 \U0001f600");
+  EXPECT_EQ(OneLine("a\xff\xc3"), "a\\xff\\xc3");           // bytes of a file name, a character cut short
+  EXPECT_EQ(OneLine("a\xed\xa0\x80"), "a\\xed\\xa0\\x80");  // a surrogate
+  EXPECT_EQ(OneLine("\u009b2J"), "\\xc2\\x9b2J");           // C1: terminals take it for ESC [
+  EXPECT_EQ(OneLine("a\u2028b\u2029"), "a\\xe2\\x80\\xa8b\\xe2\\x80\\xa9");  // line and paragraph separators
+  EXPECT_EQ(OneLine("\u202egpj.exe"), "\\xe2\\x80\\xaegpj.exe");             // shown from right to left: exe.jpg
+  EXPECT_EQ(OneLine("\u2066a\u200fb\u061c"), "\\xe2\\x81\\xa6a\\xe2\\x80\\x8fb\\xd8\\x9c");
+  EXPECT_EQ(OneLine(OneLine("a\xff\x1b")), OneLine("a\xff\x1b"));
+}
+
 }  // namespace
 }  // namespace purekv

@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/unicode_ranges.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

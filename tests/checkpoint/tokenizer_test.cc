@@ -9,7 +9,7 @@
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pretokenizer.h"
-#include "checkpoint/utf8.h"
+#include "base/utf8.h"
 
 namespace purekv {
 namespace {

@@ -68,7 +68,7 @@ TEST(SlowBusyMachine, DecodingDoesNotWaitForThreadsWithoutACore) {
 TEST(SlowInterrupt, WhileWeightsAreMade) {
   for (const double after : {0.3, 1.5}) {
     const CliResult result = RunCli({"bench", "--shape", "qwen2.5-vl-3b", "--layers", "12", "--prompt-tokens", "64"},
-                                    {.interrupt_after_s = after});
+                                    {.interrupt_after_bytes = 0, .interrupt_after_s = after});
     EXPECT_EQ(result.status, 130) << result.err;
     EXPECT_EQ(result.err, "purekv: stopped\n");
     EXPECT_LT(result.seconds, 3.0) << "after " << after << " s";

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -181,6 +183,66 @@ TEST_F(DemoModel, AskingASavedCacheIsAskingTheVideo) {
   }
 }
 
+// --independent reads the media once; its summary and its figures say so.
+TEST_F(DemoModel, IndependentQuestionsCountTheMediaOnce) {
+  struct Counts {
+    int64_t prompt = 0, visual = 0;
+    Json kv;
+  };
+  const auto ask = [&](size_t questions) {
+    std::vector<std::string> flags = {"ask",   "-m",          kModel, "--video",     kVideo, "--max-frames",
+                                      "4",     "--kv-policy", "h2o",  "--kv-budget", "0.2",  "--kv-when",
+                                      "media", "-n",          "40",   "--json",      "-",    "--independent"};
+    for (size_t i = 0; i < questions; ++i) flags.insert(flags.end(), {"-p", "What?"});
+    const CliResult result = RunCli(flags);
+    EXPECT_EQ(result.status, 0) << result.err;
+    Counts counts;
+    counts.kv = Json::parse(result.out)["kv"];
+    long long prompt = 0, visual = 0;
+    EXPECT_EQ(std::sscanf(result.err.c_str(), "%lld prompt tokens (%lld visual)", &prompt, &visual), 2) << result.err;
+    counts.prompt = prompt;
+    counts.visual = visual;
+    return counts;
+  };
+  const Counts one = ask(1), two = ask(2), three = ask(3);
+  EXPECT_EQ(two.visual, one.visual);
+  EXPECT_EQ(three.visual, one.visual);
+  EXPECT_EQ(three.prompt - two.prompt, two.prompt - one.prompt);
+  EXPECT_LT(two.prompt - one.prompt, one.prompt - one.visual);  // a question alone
+  for (const Counts& counts : {one, two, three}) EXPECT_LE(counts.kv["bytes_now"], counts.kv["bytes_peak"]);
+}
+
+TEST_F(DemoModel, ALongTextIsNotBlamedOnTheFrames) {
+  std::string text;
+  for (int i = 0; i < 20000; ++i) text += "word ";
+  const CliResult alone = RunCli({"ask", "-m", kModel, "-p", text});
+  EXPECT_EQ(alone.status, 1);
+  EXPECT_THAT(alone.err, AllOf(HasSubstr(" 0 visual"), HasSubstr("shorter text"), Not(HasSubstr("fewer frames"))));
+  const CliResult with = RunCli({"ask", "-m", kModel, "--video", kVideo, "--max-frames", "4", "-p", text});
+  EXPECT_EQ(with.status, 1);
+  EXPECT_THAT(with.err, AllOf(HasSubstr(" 32 visual"), HasSubstr("shorter text"), Not(HasSubstr("fewer frames"))));
+}
+
+// Within 3 seconds: the work asks often enough. The rest of the time is for starting on a busy machine.
+TEST_F(DemoModel, CtrlCStopsCalibratingAndEvaluating) {
+  const std::string eval = std::string(kModel) + "/eval";
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"calibrate", "-m", kModel, "--set", eval + "/questions.jsonl",
+                                              "--samples", "200", "-n", "64", "-o", directory_.File("p.json")},
+                                             {"eval", "-m", kModel, "--data", eval + "/questions.jsonl", "--policies",
+                                              "uniform,h2o,snapkv", "-n", "64", "-o", directory_.File("run")}}) {
+    CliOptions options;
+    options.interrupt_after_bytes = 0;
+    options.interrupt_after_s = 2;
+    const auto start = std::chrono::steady_clock::now();
+    const CliResult result = RunCli(command, options);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    EXPECT_EQ(result.status, 130) << result.err;
+    EXPECT_LT(seconds, 2 + 3 + 3) << command[0];
+    EXPECT_FALSE(std::filesystem::exists(directory_.File("p.json")));
+  }
+}
+
 TEST_F(DemoModel, CtrlCStopsWithWhatWasGenerated) {
   // At this temperature every token is about equally likely: the answer does not end by itself soon.
   const std::string json_file = directory_.File("result.json");
@@ -306,6 +368,15 @@ TEST_F(DemoModel, CalibratesAndTakesTheProfile) {
   const CliResult refused = RunCli({"ask", "-m", kModel, "--video", kVideo, "-p", "What?", "--profile", profile});
   EXPECT_EQ(refused.status, 1);
   EXPECT_THAT(refused.err, AllOf(HasSubstr("p.json"), HasSubstr("another model")));
+  // Edited: the fingerprint is the model's, the rest is not.
+  for (const auto& [field, value] : std::vector<std::pair<std::string, Json>>{{"family", "qwen2_vl"}, {"layers", 30}}) {
+    other = json;
+    other["model"][field] = value;
+    std::ofstream(profile) << other;
+    const CliResult edited = RunCli({"ask", "-m", kModel, "--video", kVideo, "-p", "What?", "--profile", profile});
+    EXPECT_EQ(edited.status, 1);
+    EXPECT_THAT(edited.err, AllOf(HasSubstr("p.json"), HasSubstr("another model"), HasSubstr(field)));
+  }
   std::ofstream(set) << "{\"video\": 3}\n";
   const CliResult bad = RunCli({"calibrate", "-m", kModel, "--set", set, "-o", profile});
   EXPECT_EQ(bad.status, 1);

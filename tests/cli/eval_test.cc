@@ -198,6 +198,39 @@ TEST_F(EvalTest, StopsAtWhatIsWrongOrKeepsGoing) {
   EXPECT_EQ(Comparable(directory_.File("c")).size(), 16U);
 }
 
+// What is wrong with a question is the data's, said once: exit status 1.
+TEST_F(EvalTest, AWrongQuestionIsNamedOnce) {
+  for (const auto& [field, says] : std::vector<std::pair<std::string, std::string>>{
+           {R"("prompt": "What?", "evidence": [[999, 0, 0]])", "evidence: the cell [999, 0, 0] is not in the video"},
+           {R"("prompt": "What <|video_pad|>?")", "<|video_pad|>"}}) {
+    const std::string data = directory_.Write(
+        "wrong.jsonl", R"({"id": "the-one", "video": "short-00.mp4", "answer": "x", )" + field + "}\n");
+    const CliResult result =
+        RunCli(Command(data, directory_.File("wrong"), {"--policies", "uniform", "--budgets", "0.5", "-n", "4"}));
+    std::filesystem::remove_all(directory_.File("wrong"));
+    EXPECT_EQ(result.status, 1);
+    EXPECT_THAT(result.err, AllOf(HasSubstr(says), HasSubstr("short-00.mp4: question the-one: ")));
+    EXPECT_EQ(result.err.find("the-one"), result.err.rfind("the-one")) << result.err;
+  }
+}
+
+// A closed stderr: what would have been said there goes nowhere, least of all into the run's files.
+TEST_F(EvalTest, AClosedStderrIsNoFileOfTheRun) {
+  const std::string data = directory_.Write("one.jsonl", QuestionsOf({"short-00.mp4"}));
+  const std::string run = directory_.File("closed");
+  std::string command = PUREKV_CLI;
+  for (const std::string& one :
+       Command(data, run,
+               {"--policies", "uniform", "--budgets", "0.5", "-n", "4", "--types", "colour", "--viewer-videos", "0"})) {
+    command += " '" + one + "'";
+  }
+  EXPECT_EQ(RunProgram({"sh", "-c", command + " 2>&-"}).status, 0);
+  EXPECT_EQ(Comparable(run).size(), 2U);
+  for (const auto& entry : std::filesystem::directory_iterator(run)) {
+    EXPECT_THAT(ReadText(entry.path().string()), Not(HasSubstr("memory peak"))) << entry.path();
+  }
+}
+
 // Two questions about parts of one video share no prefill with each other, and see what ask sees of them.
 TEST_F(EvalTest, PartsOfAVideoAreAskedAsAskReadsThem) {
   const std::string question = "How many objects are in the video?";

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/utf8.h"
 #include "cli/run_cli.h"
 
 namespace purekv::testing {
@@ -78,15 +79,44 @@ TEST_F(Files, AFailedRunLeavesOutputsAlone) {
 
 TEST_F(Files, AFullDiskIsAnError) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
-  const CliResult result = RunProgram({"sh", "-c", std::string(PUREKV_CLI) + " policies > /dev/full"});
-  EXPECT_EQ(result.status, 1);
-  EXPECT_THAT(result.err, HasSubstr("stdout"));
+  const std::string demo = PUREKV_SOURCE_DIR "/models/demo";
+  for (const std::string& command :
+       {std::string("policies"), std::string("policies --json -"), std::string("--help"), std::string("--version"),
+        std::string("ask --help"), "inspect -m " + demo, "inspect --json - -m " + demo}) {
+    for (const std::string where : {" > /dev/full", " >&-"}) {
+      const CliResult result = RunProgram({"sh", "-c", std::string(PUREKV_CLI) + " " + command + where});
+      EXPECT_EQ(result.status, 1) << command << where;
+      EXPECT_THAT(result.err, StartsWith("purekv: error: stdout: cannot write: ")) << command << where;
+      EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    }
+  }
+}
+
+// Names of files are bytes; what is said of them is text that a terminal only shows.
+TEST_F(Files, MessagesAreUtf8WhateverTheNames) {
+  ExpectFailure({"--video", directory_.File("b\xff\x1b[31m\u202e.mp4")},
+                "b\\xff\\x1b[31m\\xe2\\x80\\xae.mp4: cannot open");
+  ExpectFailure({"--json", directory_.File("n\xff/o.json")}, "n\\xff/o.json");
+  ExpectFailure({"--json", directory_.File("gr\u00fcn/o.json")}, "gr\u00fcn/o.json");
+  const CliResult unknown = RunCli({"ask", "--n\xffo"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_EQ(FirstInvalidUtf8(unknown.err), unknown.err.npos) << unknown.err;
 }
 
 TEST_F(Files, DevicesAreWrittenNotReplaced) {
   const CliResult result = RunCli({"policies", "--json", "/dev/null"});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
+// A file by the name of stdout: what was printed before stays.
+TEST_F(Files, StdoutByNameIsWrittenOn) {
+  const std::string out = directory_.File("out");
+  const CliResult result = RunProgram({"sh", "-c", std::string(PUREKV_CLI) + " policies --json /dev/stdout > " + out});
+  EXPECT_EQ(result.status, 0) << result.err;
+  const std::string text = ReadText(out);
+  EXPECT_THAT(text, StartsWith("full"));
+  EXPECT_THAT(text, HasSubstr("\n{\n"));
 }
 
 }  // namespace

@@ -93,12 +93,12 @@ CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& 
   err.CloseWriteEnd();
 
   CliResult result;
-  const auto after = [start = Clock::now()](double seconds) {
-    return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto seconds = [](double count) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
   };
-  const Clock::time_point deadline = after(options.limit_s);
-  Clock::time_point since = after(0);
-  bool interrupt_later = options.interrupt_after_s >= 0;
+  const Clock::time_point interrupt_at = Clock::now() + seconds(options.interrupt_after_s);
+  const Clock::time_point deadline = Clock::now() + seconds(options.limit_s);
+  Clock::time_point since = Clock::now();
   int interrupts = options.interrupt_after_bytes < 0 ? 0 : options.interrupts;
   bool out_open = true;
   bool err_open = true;
@@ -107,15 +107,11 @@ CliResult RunProgram(const std::vector<std::string>& command, const CliOptions& 
     poll(polled, 2, 50);
     if (polled[0].revents != 0) out_open = ReadSome(out.read_end, &result.out);
     if (polled[1].revents != 0) err_open = ReadSome(err.read_end, &result.err);
-    if (interrupts > 0 && static_cast<int64_t>(result.out.size()) >= options.interrupt_after_bytes) {
+    if (interrupts > 0 && Clock::now() >= interrupt_at &&
+        static_cast<int64_t>(result.out.size()) >= options.interrupt_after_bytes) {
+      if (interrupts-- == options.interrupts) since = Clock::now();
       kill(child, SIGINT);
-      --interrupts;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-    if (interrupt_later && Clock::now() > after(options.interrupt_after_s)) {
-      interrupt_later = false;
-      since = Clock::now();
-      kill(child, SIGINT);
     }
     if (Clock::now() > deadline) {
       result.timed_out = true;

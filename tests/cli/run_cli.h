@@ -25,8 +25,7 @@ struct CliOptions {
   // SIGINT is sent once this many bytes have come on stdout; negative: never. `interrupts` of them, 50 ms apart.
   int64_t interrupt_after_bytes = -1;
   int interrupts = 1;
-  // SIGINT is sent once after so many seconds; negative: never.
-  double interrupt_after_s = -1;
+  double interrupt_after_s = 0;  // and no sooner than this
 };
 
 // Arguments without the program's name.

@@ -123,6 +123,9 @@ constexpr BadFlags kWords[] = {{"--dtype|f16", "--dtype|'f16'|bf16, f32"},
                                {"--system", "--system|missing"},
                                {"--json|", "--json|path"},
                                {"--video|", "--video|file"},
+                               // What the model or people read must be text; the place is that in what was typed.
+                               {"-p|gr\xc3\xbc\xff", "--prompt: byte 4 of the text is not valid UTF-8"},
+                               {"--system|a\xed\xa0\x80", "--system: byte 1"},
                                // A message stays one line whatever is in the argument.
                                {"--kv-policy|two\nlines", "--kv-policy"}};
 INSTANTIATE_TEST_SUITE_P(Words, RefusedByAsk, ::testing::ValuesIn(kWords));
@@ -232,6 +235,7 @@ TEST(Usage, Score) {
   };
   expect({}, "--answer");
   expect({"--answer", ""}, "--answer");
+  expect({"--answer", "ab\xc3"}, "--answer: byte 2");
   expect({"--answer", "a", "--answer-ids", "1"}, "contradicts");
   expect({"--answer-ids", ""}, "--answer-ids");
   expect({"--answer-ids", "1,,2"}, "place 2");

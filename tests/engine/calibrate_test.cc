@@ -141,6 +141,12 @@ TEST(Calibrate, ProfilesSurviveTheFileAndFitTheirModelOnly) {
   CheckProfileFits(read, path, small.model()->info());
   const SmallModel other({2, 1});
   ExpectError({path, "another model"}, [&] { CheckProfileFits(read, path, other.model()->info()); });
+  Profile edited = read;
+  edited.layers = 7;
+  ExpectError({path, "another model", "layers is 7"}, [&] { CheckProfileFits(edited, path, small.model()->info()); });
+  edited = read;
+  edited.family = "qwen2_vl";
+  ExpectError({path, "another model", "family"}, [&] { CheckProfileFits(edited, path, small.model()->info()); });
   const std::string svg = CalibrationSvg(result);
   EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
   EXPECT_EQ(svg.find("nan"), std::string::npos);

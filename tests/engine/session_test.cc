@@ -102,6 +102,38 @@ TEST_F(SessionTest, BytesAndKeptTokensAreCounted) {
   EXPECT_GE(session.kv().bytes_now, kv.bytes_kept);
 }
 
+TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
+  Session grows(model_, {});
+  grows.Read(VideoTurn());
+  grows.Generate({.max_new_tokens = 20}, nullptr);
+  EXPECT_EQ(grows.kv().bytes_peak, grows.kv().bytes_now);
+
+  SessionOptions options;  // a policy that evicts while it decodes: a snapshot is a copy
+  options.kv.policy = "h2o";
+  options.kv.budget = 0.5;
+  options.kv.when = KvOptions::When::kMedia;
+  Session session(model_, options);
+  Turn media = VideoTurn();
+  Turn question;
+  std::swap(question.prompt, media.prompt);
+  session.ReadMedia(media);
+  const int64_t before = session.kv().bytes_peak;
+  session.TakeSnapshot();
+  int64_t most = before;
+  for (int i = 0; i < 3; ++i) {
+    if (i > 0) session.Rollback();
+    most = std::max(most, session.kv().bytes_now);
+    session.Read(question);
+    most = std::max(most, session.kv().bytes_now);
+    session.Generate({.max_new_tokens = 30}, nullptr);
+    most = std::max(most, session.kv().bytes_now);
+    EXPECT_GE(session.kv().bytes_peak, most) << i;
+  }
+  EXPECT_LT(session.kv().bytes_peak, 3 * most);
+  session.Reset();
+  EXPECT_EQ(session.kv().bytes_peak, 0);
+}
+
 TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
   std::atomic<bool> cancel{false};
   SessionOptions options;

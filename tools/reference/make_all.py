@@ -9,6 +9,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import PIL
 
+import chat_templates
 import make_cases
 import make_vision_math
 import media
@@ -30,6 +31,7 @@ def main() -> None:
     media.write_decode_goldens()
     make_vision_math.main()
     tokenizer_strings.main()
+    chat_templates.main()
     make_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)

@@ -1,0 +1,25 @@
+// Where a model directory keeps its chat template and the special tokens that it may name.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/jinja.h"
+
+namespace purekv {
+
+struct ChatTemplateSource {
+  std::string text;
+  std::string where;  // the file, for messages
+};
+
+// The template that transformers 4.57.1 takes: chat_template.json, chat_template.jinja, processor_config.json, then
+// tokenizer_config.json; of a list of named ones "default". Without any: ChatML with Qwen's default system message and
+// vision markers. Throws Error.
+ChatTemplateSource ReadChatTemplate(const std::string& dir);
+
+// bos_token, eos_token, ... as transformers' special_tokens_map has them: of tokenizer_config.json, of
+// special_tokens_map.json where the former lists no added tokens, else the tokenizer class's own. Those that are null
+// or empty are left out. Throws Error.
+jinja::Variables ReadSpecialTokens(const std::string& dir);
+
+}  // namespace purekv

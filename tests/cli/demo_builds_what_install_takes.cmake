@@ -1,0 +1,33 @@
+# Every built file that `cmake --install` copies is an input of the target that scripts/demo.sh builds.
+#   cmake -D BINARY_DIR=... -D SOURCE_DIR=... -D NINJA=... -P demo_builds_what_install_takes.cmake
+cmake_minimum_required(VERSION 3.22)
+if(NOT EXISTS ${BINARY_DIR}/build.ninja)
+  return()  # another generator: its build files cannot be asked
+endif()
+file(STRINGS ${SOURCE_DIR}/scripts/demo.sh line REGEX "^scripts/build.sh --target ")
+if(NOT line MATCHES "--target ([a-z_]+)")
+  message(FATAL_ERROR "scripts/demo.sh names no target to build")
+endif()
+set(target ${CMAKE_MATCH_1})
+execute_process(COMMAND ${NINJA} -C ${BINARY_DIR} -t query ${target} OUTPUT_VARIABLE direct COMMAND_ERROR_IS_FATAL ANY)
+
+set(checked 0)
+file(GLOB_RECURSE scripts ${BINARY_DIR}/cmake_install.cmake)
+foreach(script ${scripts})
+  file(READ ${script} text)
+  string(REGEX MATCHALL "\"${BINARY_DIR}/[^\"]+\"" files "${text}")
+  foreach(file ${files})
+    string(REGEX REPLACE "^\"${BINARY_DIR}/(.*)\"$" "\\1" file "${file}")
+    if(NOT file MATCHES "^bin/|\\.a$|\\.so")
+      continue()  # made when the build is configured
+    endif()
+    string(REGEX REPLACE "\\.so\\.[0-9.]+$" ".so" file "${file}")
+    if(NOT direct MATCHES "${file}")
+      message(FATAL_ERROR "scripts/demo.sh builds ${target}, which lacks ${file}: cmake --install would fail")
+    endif()
+    math(EXPR checked "${checked} + 1")
+  endforeach()
+endforeach()
+if(checked LESS 3)
+  message(FATAL_ERROR "only ${checked} built files are installed; a program and two libraries are expected")
+endif()
