@@ -227,8 +227,10 @@ struct KvStats {
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0;  // at the end of the first prefill; real allocations
-  int64_t bytes_peak = 0;  // the most that was held at any moment so far, the copy of a snapshot included
-  int64_t bytes_now = 0;   // held by the cache, in memory or viewed in a file
+  int64_t bytes_peak = 0;                  // the most at any moment of it
+  // Since: held now by the cache, in memory or viewed in a file, and the most at any moment so far; the copy of a
+  // snapshot included.
+  int64_t bytes_now = 0, bytes_most = 0;
   // Per drop layer: tokens of the compressed part (text included) that it and the layers above ran.
   std::vector<int64_t> tokens_alive;
 };

@@ -186,7 +186,7 @@ KvStats Conversation::kv() const {
   KvStats stats = first_kv_.value_or(session_.kv());
   const KvStats all = session_.kv();
   stats.bytes_now = all.bytes_now;
-  stats.bytes_peak = all.bytes_peak;
+  stats.bytes_most = all.bytes_most;
   return stats;
 }
 
@@ -223,7 +223,7 @@ void Conversation::PrintSummary() {
       "load %.2f s, media %.2f s, vision %.2f s, prefill %.2f s, decode %.2f s (%.1f tokens/s) | memory peak %s\n",
       static_cast<long long>(prompt), static_cast<long long>(visual), static_cast<long long>(generated),
       kv.tokens_kept_mean, static_cast<long long>(kv.tokens_full),
-      HumanBytes(static_cast<double>(kv.bytes_now)).c_str(), HumanBytes(static_cast<double>(kv.bytes_peak)).c_str(),
+      HumanBytes(static_cast<double>(kv.bytes_now)).c_str(), HumanBytes(static_cast<double>(kv.bytes_most)).c_str(),
       HumanBytes(static_cast<double>(kv.bytes_full)).c_str(), load_seconds_, times.media_s, times.vision_s,
       times.prefill_s, times.decode_s, rate, HumanBytes(static_cast<double>(PeakResidentBytes())).c_str());
 }

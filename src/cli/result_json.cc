@@ -77,6 +77,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["bytes_kept"] = stats.bytes_kept;
   object["bytes_peak"] = stats.bytes_peak;
   object["bytes_now"] = stats.bytes_now;
+  object["bytes_most"] = stats.bytes_most;
   return object;
 }
 

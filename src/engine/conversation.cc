@@ -425,7 +425,7 @@ KvStats Conversation::kv() const {
   KvStats stats = stats_;
   stats.bytes_now = cache_.AllocatedBytes();
   if (snapshot_ && snapshot_->cache) stats.bytes_now += snapshot_->cache->AllocatedBytes();
-  stats.bytes_peak = std::max(stats.bytes_peak, PeakBytes());
+  stats.bytes_most = std::max(stats.bytes_peak, PeakBytes());
   return stats;
 }
 
