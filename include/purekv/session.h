@@ -57,6 +57,10 @@ struct MediaInfo {
   std::array<int64_t, 3> grid{};  // t, h, w in patches
   int64_t tokens = 0;
   double sample_fps = 0;
+  // Of a video file (else 0): the frames that it promises, how many of these are not in it (cut off, or lost where its
+  // structure is damaged), and how many of the frames that were decoded the decoder refused or marked as damaged.
+  int64_t frames_expected = 0, frames_missing = 0, frames_damaged = 0;
+  bool cut_off = false;  // the file ends before its own structure does
 };
 
 struct GenerateOptions {
@@ -205,6 +209,8 @@ struct PromptInfo {
   std::vector<int32_t> ids;  // of this turn
   int64_t visual_tokens = 0;
   std::vector<MediaInfo> media;
+  // What a user should know about the answer: one line per medium that is not all there, which names its file.
+  std::vector<std::string> warnings;
 };
 
 struct Answer {
@@ -278,7 +284,8 @@ class Session {
   Session& operator=(Session&&) noexcept;
 
   // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
-  // end-of-turn token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
+  // end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a
+  // cancel until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
   PromptInfo Read(const Turn& turn);
   // Reads a first turn without its question, up to the end of its last medium, and compresses it there: needs
   // KvOptions::When::kMedia. The next Read brings the question (a prompt and nothing else); both together are what one

@@ -18,6 +18,44 @@ namespace {
 // enough that a block's feed-forward activations stay near the cache.
 constexpr int64_t kBlockRows = 512;
 
+std::string Warning(const PreparedMedia& media, const MediaInfo& info) {
+  std::vector<std::string> parts;
+  if (info.frames_missing > 0) {
+    parts.push_back(StrCat(info.frames_expected - info.frames_missing, " of ", info.frames_expected,
+                           " frames are in the file", info.cut_off ? ", which is cut off" : ""));
+  } else if (info.cut_off) {
+    parts.push_back("the file is cut off: later frames may be missing");
+  }
+  if (info.frames_damaged > 0) {
+    parts.push_back(StrCat(info.frames_damaged, info.frames_damaged == 1 ? " frame" : " frames",
+                           " could not be decoded, or only in part"));
+  }
+  std::string text = media.path + ": ";
+  for (size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? "" : "; ") + parts[i];
+  return parts.empty() ? "" : OneLine(text + "; the answer is about what could be seen");
+}
+
+// Behind decoding: before, nobody knows what it will meet.
+void AddMedia(const std::vector<PreparedMedia>& media, PromptInfo* info) {
+  for (const PreparedMedia& one : media) {
+    MediaInfo& added = info->media.emplace_back();
+    added.kind = one.kind;
+    added.frames = one.frames.count;
+    added.grid = {one.grid.t, one.grid.h, one.grid.w};
+    added.tokens = one.tokens;
+    added.sample_fps = one.sample_fps;
+    if (one.source) {
+      const VideoCondition condition = one.source->condition();
+      added.frames_expected = condition.frames_expected;
+      added.frames_missing = condition.frames_missing;
+      added.frames_damaged = condition.frames_damaged;
+      added.cut_off = condition.cut_off;
+    }
+    info->visual_tokens += one.tokens;
+    if (std::string warning = Warning(one, added); !warning.empty()) info->warnings.push_back(std::move(warning));
+  }
+}
+
 }  // namespace
 
 Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions options)
@@ -196,22 +234,19 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
 
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
-  for (const PreparedMedia& one : media) {
-    info.media.push_back(
-        {one.kind, one.frames.count, {one.grid.t, one.grid.h, one.grid.w}, one.tokens, one.sample_fps});
-    info.visual_tokens += one.tokens;
-  }
   std::optional<Dump> dump;
   if (!started_ && !options_.dump_directory.empty()) {
     dump.emplace(options_.dump_directory);
     dump->Prompt(prompt);
     dump->Media(media, internals_);
   }
-  broken_ = true;  // until all of it is in the cache
-  pending_.clear();
   {
+    // What is wrong with the frames shows here, before anything has changed.
     Matrix<float> hidden = EmbedPrompt(prompt, media);
+    AddMedia(media, &info);
     media.clear();
+    broken_ = true;  // until all of it is in the cache
+    pending_.clear();
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
     const StageTimer timer(&times_.prefill_s);
     Extend(prompt, hidden.View(), Rows::kPrompt, dump ? &*dump : nullptr);
@@ -221,6 +256,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     info.ids.insert(info.ids.begin(), before.ids.begin(), before.ids.end());
     info.media = before.media;
     info.visual_tokens = before.visual_tokens;
+    info.warnings = before.warnings;
     RecordPrompt(cache_.tokens());
     open_.reset();
   }
@@ -267,6 +303,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
     Matrix<float> apart;
     if (!one_run) apart = Matrix<float>(one.tokens, hidden.cols());
     const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
+    const double decoded = one.source ? one.source->seconds() : 0;
     if (one.embedded) {
       PUREKV_CHECK(one.embedded->rows() == out.rows && one.embedded->cols() == out.cols, one.embedded->rows(), " rows");
       std::memcpy(out.data, one.embedded->data(), static_cast<size_t>(out.rows * out.cols) * sizeof(float));
@@ -278,6 +315,10 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
                   static_cast<size_t>(hidden.cols()) * sizeof(float));
     }
     before += one.grid.patches();
+    if (one.source) {  // the tower waited for the frames: that time is theirs
+      times_.media_s += one.source->seconds() - decoded;
+      times_.vision_s -= one.source->seconds() - decoded;
+    }
   }
   return hidden;
 }

@@ -27,7 +27,7 @@ class QwenVl : public VisionLanguageModel {
   PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options,
                           const std::function<void(int64_t, int64_t)>& progress) const override;
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const override;
-  int64_t TokensOfGrid(const Grid& grid) const override;
+  int64_t merge_size() const override { return config_.vision.merge_size; }
   PreparedMedia RandomMedia(const Grid& grid) const override;
   Matrix<float> Pixels(const PreparedMedia& media) const override;
   bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const override;

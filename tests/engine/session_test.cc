@@ -147,12 +147,26 @@ TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
   EXPECT_EQ(answer.finish, Answer::Finish::kCancelled);
   EXPECT_FALSE(answer.text.empty());
   EXPECT_LT(answer.ids.size(), 200u);
-  Session reading(model_, options);
-  EXPECT_THROW(reading.Read(VideoTurn()), Cancelled);
+}
+
+// Up to the tower nothing of the session has changed; once rows are in the cache, only Reset helps.
+TEST_F(SessionTest, CancellingAReadBeforeAndAmidThePrefill) {
+  std::atomic<bool> cancel{false};
+  std::string at;
+  SessionOptions options;
+  options.cancel = &cancel;
+  options.progress = [&](const char* stage, int64_t, int64_t) { cancel = cancel || at == stage; };
+  Session session(model_, options);
+  at = "vision";
+  EXPECT_THROW(session.Read(VideoTurn()), Cancelled);
   cancel = false;
-  EXPECT_THROW(reading.Read(VideoTurn()), Error);  // half-read: only Reset helps
-  reading.Reset();
-  EXPECT_GT(reading.Read(VideoTurn()).visual_tokens, 0);
+  at = "prefill";
+  EXPECT_THROW(session.Read(VideoTurn()), Cancelled);
+  cancel = false;
+  at = "";
+  EXPECT_THROW(session.Read(VideoTurn()), Error);
+  session.Reset();
+  EXPECT_GT(session.Read(VideoTurn()).visual_tokens, 0);
 }
 
 TEST_F(SessionTest, ImpossibleRequestsAreErrors) {
