@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
@@ -159,7 +160,9 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const char* const smaller = "fewer frames (--max-frames, --fps) or pixels (--max-pixels) help";
   const char* const advice = visual == 0 || total - visual > limit ? shorter : smaller;
   Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
-       " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice);
+       " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice,
+       total - visual > limit ? StrCat(", unless most of it is what ", internals_.chat_template().where(), " adds")
+                              : "");
 }
 
 std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
@@ -182,7 +185,28 @@ std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, prompt});
-  return tokenizer().Encode(internals_.chat_template().FirstTurn(system, parts));
+  return Encoded(internals_.chat_template().FirstTurn(system, parts), media, system, prompt);
+}
+
+std::vector<int32_t> Conversation::Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
+                                           const std::optional<std::string>& system, const std::string& prompt) const {
+  const int32_t image = internals_.PlaceholderId(false);
+  const int32_t video = internals_.PlaceholderId(true);
+  std::vector<int32_t> ids = tokenizer().Encode(rendered);
+  std::vector<int32_t> expected;
+  for (const MediaSource::Kind kind : media) expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
+  std::vector<int32_t> found;
+  std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
+               [&](int32_t id) { return id == image || id == video; });
+  if (found == expected) return ids;
+  for (const auto& [field, text] : {std::pair{"--system", system.value_or("")}, std::pair{"--prompt", prompt}}) {
+    for (const int32_t id : tokenizer().Encode(text)) {
+      if (id != image && id != video) continue;
+      FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
+    }
+  }
+  Fail(internals_.chat_template().where(), ": chat template: writes ", found.size(), " of the ", expected.size(),
+       " places that images and videos need, or others");
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn) {
@@ -199,8 +223,9 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
   }
   std::vector<PreparedMedia> media = LoadMedia(turn);
   const std::vector<ContentPart> question = {{ContentPart::Kind::kText, turn.prompt}};
-  const std::vector<int32_t> ids = started_ ? tokenizer().Encode(internals_.chat_template().NextTurn(system_, question))
-                                            : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
+  const std::vector<int32_t> ids =
+      started_ ? Encoded(internals_.chat_template().NextTurn(system_, question), {}, system_, turn.prompt)
+               : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
   const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.

@@ -33,6 +33,7 @@ class QwenVl : public VisionLanguageModel {
   bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const override;
   PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                       int32_t next_position) const override;
+  int32_t PlaceholderId(bool video) const override { return video ? config_.video_id : config_.image_id; }
   std::vector<int32_t> MediaIds(bool video) const override;
   int64_t parameters() const override { return parameters_; }
   int64_t packed_bytes() const override { return decoder_.packed_bytes() + tower_.packed_bytes(); }

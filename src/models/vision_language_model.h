@@ -104,6 +104,8 @@ class VisionLanguageModel {
   // numbers the media. Throws Error (kUsage) when placeholders and media do not match.
   virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                               int32_t next_position) const = 0;
+  // The token that stands for one medium where ids are laid out.
+  virtual int32_t PlaceholderId(bool video) const = 0;
   // Placeholder for one medium, with its markers around it (measuring speed without a tokenizer).
   virtual std::vector<int32_t> MediaIds(bool video) const = 0;
 
