@@ -30,7 +30,7 @@ void Video(const std::string& path) {
     const int64_t count = reader.info().frames;
     // At most a few hundred packets are decoded: the rest is more of the same.
     std::vector<int64_t> indices = {0, std::min<int64_t>(count / 2, 100), std::min<int64_t>(count - 1, 200)};
-    const purekv::Frames frames = reader.Read(indices, {28, 56}, {});
+    const purekv::Frames frames = reader.Read(indices, {28, 56});
     if (frames.rgb.size() != indices.size() * 28 * 56 * 3) std::abort();
   } catch (const purekv::Error&) {
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "purekv/session.h"
 
@@ -35,6 +36,10 @@ struct BenchResult {
   KvStats kv;
   PrefillStats sparse;  // of all the prompts read
 };
+
+// Whether the request's grid fits the model in this directory (or, empty, the published shape) and its prompt, by
+// configuration alone: before anything is loaded. Throws as RunBench.
+void CheckBenchGrid(const std::string& directory, const std::string& shape, const BenchRequest& request);
 
 // One run in a session of its own. Random pixels and random text ids, the same for the same request. Throws Error
 // (kUsage) naming the field when a grid does not fit, Cancelled.

@@ -12,7 +12,7 @@ namespace purekv {
 struct MediaSource {
   enum class Kind {
     kVideo,   // any file FFmpeg decodes
-    kImage,   // JPEG, PNG, WebP
+    kImage,   // JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, TGA; of animations the first frame
     kFrames,  // .npy, uint8 [T, H, W, 3] RGB: a video already decoded and sampled
   };
   Kind kind = Kind::kVideo;

@@ -57,6 +57,10 @@ struct MediaInfo {
   std::array<int64_t, 3> grid{};  // t, h, w in patches
   int64_t tokens = 0;
   double sample_fps = 0;
+  // Of a video file (else 0): the frames that it promises, how many of these are not in it (cut off, or lost where its
+  // structure is damaged), and how many of the frames that were decoded the decoder refused or marked as damaged.
+  int64_t frames_expected = 0, frames_missing = 0, frames_damaged = 0;
+  bool cut_off = false;  // the file ends before its own structure does
 };
 
 struct GenerateOptions {
@@ -205,6 +209,8 @@ struct PromptInfo {
   std::vector<int32_t> ids;  // of this turn
   int64_t visual_tokens = 0;
   std::vector<MediaInfo> media;
+  // What a user should know about the answer: one line per medium that is not all there, which names its file.
+  std::vector<std::string> warnings;
 };
 
 struct Answer {
@@ -227,8 +233,10 @@ struct KvStats {
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0;  // at the end of the first prefill; real allocations
-  int64_t bytes_peak = 0;  // the most that was held at any moment so far, the copy of a snapshot included
-  int64_t bytes_now = 0;   // held by the cache, in memory or viewed in a file
+  int64_t bytes_peak = 0;                  // the most at any moment of it
+  // Since: held now by the cache, in memory or viewed in a file, and the most at any moment so far; the copy of a
+  // snapshot included.
+  int64_t bytes_now = 0, bytes_most = 0;
   // Per drop layer: tokens of the compressed part (text included) that it and the layers above ran.
   std::vector<int64_t> tokens_alive;
 };
@@ -276,7 +284,8 @@ class Session {
   Session& operator=(Session&&) noexcept;
 
   // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
-  // end-of-turn token is appended first). Throws Error; a session whose Read threw is unusable until Reset.
+  // end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a
+  // cancel until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
   PromptInfo Read(const Turn& turn);
   // Reads a first turn without its question, up to the end of its last medium, and compresses it there: needs
   // KvOptions::When::kMedia. The next Read brings the question (a prompt and nothing else); both together are what one

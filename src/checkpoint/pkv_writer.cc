@@ -64,11 +64,18 @@ std::string Description(const PkvContents& contents) {
   for (const DropLayer& drop : contents.kv.drop_layers) kv["drop_layers"].push_back({drop.layer, drop.alive});
   Json media = Json::array();
   for (const MediaInfo& item : contents.media) {
-    media.push_back({{"kind", KindName(item.kind)},
-                     {"frames", item.frames},
-                     {"grid", item.grid},
-                     {"tokens", item.tokens},
-                     {"sample_fps", item.sample_fps}});
+    Json one = {{"kind", KindName(item.kind)},
+                {"frames", item.frames},
+                {"grid", item.grid},
+                {"tokens", item.tokens},
+                {"sample_fps", item.sample_fps}};
+    if (item.frames_expected > 0) {  // a video file
+      one["frames_expected"] = item.frames_expected;
+      one["frames_missing"] = item.frames_missing;
+      one["frames_damaged"] = item.frames_damaged;
+      one["cut_off"] = item.cut_off;
+    }
+    media.push_back(std::move(one));
   }
   Json planes = Json::array(), first_query = Json::array();
   for (const PkvSums& sums : contents.sums) {

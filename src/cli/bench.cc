@@ -67,6 +67,10 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
   }
   CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, true);
+  for (const int64_t tokens : flags.prompt_tokens) {
+    CheckBenchGrid(flags.model.directory, flags.shape,
+                   {.depth = 0, .prompt_tokens = tokens, .grid = flags.grid, .decode_tokens = 0, .vision = false});
+  }
   if (*std::max_element(flags.depths.begin(), flags.depths.end()) > 0) {
     const std::string reason = "what is read behind --depth tokens is a later turn, of which nothing is dropped";
     if (flags.profile.drop != ProfileFlags::Drop::kOff) {

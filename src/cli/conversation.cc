@@ -65,6 +65,10 @@ void CheckCacheFile(const FlagTable& table, const ConversationFlags& flags) {
   }
 }
 
+void PrintWarnings(const PromptInfo& info) {
+  for (const std::string& warning : info.warnings) std::fprintf(stderr, "purekv: warning: %s\n", warning.c_str());
+}
+
 }  // namespace
 
 void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
@@ -152,6 +156,7 @@ Conversation::Conversation(const ConversationFlags& flags)
 const PromptInfo& Conversation::ReadMedia() {
   exchanges_.emplace_back().info = session_.ReadMedia(MediaTurn(flags_));
   progress_->Clear();
+  PrintWarnings(exchanges_.back().info);
   return exchanges_.back().info;
 }
 
@@ -173,6 +178,7 @@ const PromptInfo& Conversation::Read(size_t index) {
   exchanges_.push_back(std::move(exchange));
   if (flags_.independent && index == 0) first_kv_ = session_.kv();
   progress_->Clear();
+  if (index == 0) PrintWarnings(exchanges_.back().info);
   return exchanges_.back().info;
 }
 
@@ -186,7 +192,7 @@ KvStats Conversation::kv() const {
   KvStats stats = first_kv_.value_or(session_.kv());
   const KvStats all = session_.kv();
   stats.bytes_now = all.bytes_now;
-  stats.bytes_peak = all.bytes_peak;
+  stats.bytes_most = all.bytes_most;
   return stats;
 }
 
@@ -220,12 +226,14 @@ void Conversation::PrintSummary() {
   std::fprintf(
       stderr,
       "%lld prompt tokens (%lld visual), %lld generated | kept %.1f of %lld | KV %s now, %s peak, %s if full | "
-      "load %.2f s, media %.2f s, vision %.2f s, prefill %.2f s, decode %.2f s (%.1f tokens/s) | memory peak %s\n",
+      "load %.2f s, media %.2f s, vision %.2f s, prefill %.2f s, decode %.2f s (%.1f tokens/s) | memory now %s, peak "
+      "%s\n",
       static_cast<long long>(prompt), static_cast<long long>(visual), static_cast<long long>(generated),
       kv.tokens_kept_mean, static_cast<long long>(kv.tokens_full),
-      HumanBytes(static_cast<double>(kv.bytes_now)).c_str(), HumanBytes(static_cast<double>(kv.bytes_peak)).c_str(),
+      HumanBytes(static_cast<double>(kv.bytes_now)).c_str(), HumanBytes(static_cast<double>(kv.bytes_most)).c_str(),
       HumanBytes(static_cast<double>(kv.bytes_full)).c_str(), load_seconds_, times.media_s, times.vision_s,
-      times.prefill_s, times.decode_s, rate, HumanBytes(static_cast<double>(PeakResidentBytes())).c_str());
+      times.prefill_s, times.decode_s, rate, HumanBytes(static_cast<double>(ResidentBytes())).c_str(),
+      HumanBytes(static_cast<double>(PeakResidentBytes())).c_str());
 }
 
 }  // namespace purekv::cli

@@ -280,6 +280,12 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   const size_t before = store.results().size();
   OrderedJson run = ThisRun(flags, *model, plan);
   store.WriteRun(run, false);
+  std::vector<std::string> warnings;
+  plan.on_warning = [&](const std::string& warning) {
+    progress.Clear();
+    std::fprintf(stderr, "purekv: warning: %s\n", warning.c_str());
+    warnings.push_back(warning);
+  };
   const auto start = std::chrono::steady_clock::now();
   const std::vector<DataProblem> failed = RunEvaluation(
       model, plan, &store,
@@ -302,6 +308,7 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   run["seconds"] = seconds;
   run["results"] = fresh;
   run["peak_rss_bytes"] = PeakResidentBytes();
+  run["warnings"] = warnings;
   store.WriteRun(run, problems.empty());
   WriteProblems(store, problems);
   std::fprintf(stderr, "%zu results (%zu new in %s) of %zu questions under %zu settings in %s | memory peak %s\n",

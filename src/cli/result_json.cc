@@ -35,7 +35,11 @@ OrderedJson PromptObject(const std::vector<Exchange>& exchanges) {
                      {"frames", item.frames},
                      {"grid", item.grid},
                      {"tokens", item.tokens},
-                     {"sample_fps", item.sample_fps}});
+                     {"sample_fps", item.sample_fps},
+                     {"frames_expected", item.frames_expected},
+                     {"frames_missing", item.frames_missing},
+                     {"frames_damaged", item.frames_damaged},
+                     {"cut_off", item.cut_off}});
   }
   return {{"tokens", info.ids.size()}, {"visual_tokens", info.visual_tokens}, {"ids", info.ids}, {"media", media}};
 }
@@ -77,6 +81,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["bytes_kept"] = stats.bytes_kept;
   object["bytes_peak"] = stats.bytes_peak;
   object["bytes_now"] = stats.bytes_now;
+  object["bytes_most"] = stats.bytes_most;
   return object;
 }
 
@@ -146,8 +151,11 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
       {"decode_tokens_per_s", times.decode_s > 0 ? static_cast<double>(times.decoded_tokens) / times.decode_s : 0.0}};
   if (!conversation.flags().cache.empty()) result["time"]["cache_load_s"] = conversation.cache_seconds();
   result["threads"] = conversation.threads();
+  result["rss_bytes"] = ResidentBytes();
   result["peak_rss_bytes"] = PeakResidentBytes();
   result["kernels"] = KernelChoices(*conversation.model());
+  result["warnings"] =
+      conversation.exchanges().empty() ? std::vector<std::string>() : conversation.exchanges().front().info.warnings;
   return JsonText(result);
 }
 

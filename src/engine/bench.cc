@@ -7,6 +7,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "engine/conversation.h"
+#include "models/registry.h"
 
 namespace purekv {
 namespace {
@@ -21,6 +22,22 @@ Grid ChooseGrid(const BenchRequest& request, const VisionLanguageModel& model, i
   const int64_t per_slice = model.TokensOfGrid({1, kDefaultSide, kDefaultSide});
   const int64_t slices = (request.prompt_tokens - markers - 1) / per_slice;
   return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
+}
+
+// Visual tokens of the grid; it and its markers must leave room in the prompt.
+int64_t CheckGrid(const Grid& grid, int64_t merge, int64_t markers, int64_t prompt_tokens) {
+  if (grid == Grid{}) return 0;
+  const auto name = StrCat("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": ");
+  int64_t visual = 0;
+  try {
+    visual = MergedTokens(grid, merge);
+  } catch (const Error& error) {
+    FailUsage(name, error.what());
+  }
+  if (visual + markers > prompt_tokens) {
+    FailUsage(name, "its ", visual, " tokens and ", markers, " markers exceed --prompt-tokens ", prompt_tokens);
+  }
+  return visual;
 }
 
 // Text ids that no special meaning hangs on, the same for the same count.
@@ -63,6 +80,20 @@ double MeanLength(const KvCache& cache) {
 
 }  // namespace
 
+void CheckBenchGrid(const std::string& directory, const std::string& shape, const BenchRequest& request) {
+  if (!request.grid || *request.grid == std::array<int64_t, 3>{}) return;
+  constexpr int64_t kMarkers = 2;
+  const auto& [t, h, w] = *request.grid;
+  int64_t merge = 0;
+  if (directory.empty()) {
+    const Json config = PublishedConfig(shape);
+    merge = FindFamily(config, shape).plan(config, "", false)->vision.merge;
+  } else {
+    merge = Model::Inspect(directory).vision.merge;
+  }
+  CheckGrid({t, h, w}, merge, kMarkers, request.prompt_tokens);
+}
+
 BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
                      const SessionOptions& options) {
   const VisionLanguageModel& internals = model->internals();
@@ -76,11 +107,7 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
 
   const auto markers = static_cast<int64_t>(media_ids.size()) - 1;
   const Grid grid = ChooseGrid(request, internals, markers);
-  const int64_t visual = grid == Grid{} ? 0 : internals.TokensOfGrid(grid);
-  if (visual > 0 && visual + markers > request.prompt_tokens) {
-    FailUsage("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": its ", visual, " tokens and ", markers,
-              " markers exceed --prompt-tokens ", request.prompt_tokens);
-  }
+  const int64_t visual = CheckGrid(grid, internals.merge_size(), markers, request.prompt_tokens);
   if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
     FailUsage("--prefill ", options.prefill.kind, ": cannot take effect: a prompt of ", request.prompt_tokens,
               " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide,

@@ -76,7 +76,7 @@ void CalibrationRun::Encode(const CalibrationSample& sample) {
     const auto go_on = [&](int64_t, int64_t) { return options_.cancel == nullptr || !options_.cancel->load(); };
     if (!internals_.Encode(media, embedded->View(), go_on)) throw Cancelled();
     media.embedded = std::move(embedded);
-    media.frames.rgb = {};
+    media.source.reset();
     media_.push_back(std::move(media));
     const bool image = source.kind == MediaSource::Kind::kImage;
     parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});

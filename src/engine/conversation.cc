@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
@@ -16,6 +17,44 @@ namespace {
 // Rows a layer works on at a time: enough for the matrix products to run at full speed (measured flat from 256 on), few
 // enough that a block's feed-forward activations stay near the cache.
 constexpr int64_t kBlockRows = 512;
+
+std::string Warning(const PreparedMedia& media, const MediaInfo& info) {
+  std::vector<std::string> parts;
+  if (info.frames_missing > 0) {
+    parts.push_back(StrCat(info.frames_expected - info.frames_missing, " of ", info.frames_expected,
+                           " frames are in the file", info.cut_off ? ", which is cut off" : ""));
+  } else if (info.cut_off) {
+    parts.push_back("the file is cut off: later frames may be missing");
+  }
+  if (info.frames_damaged > 0) {
+    parts.push_back(StrCat(info.frames_damaged, info.frames_damaged == 1 ? " frame" : " frames",
+                           " could not be decoded, or only in part"));
+  }
+  std::string text = media.path + ": ";
+  for (size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? "" : "; ") + parts[i];
+  return parts.empty() ? "" : OneLine(text + "; the answer is about what could be seen");
+}
+
+// Behind decoding: before, nobody knows what it will meet.
+void AddMedia(const std::vector<PreparedMedia>& media, PromptInfo* info) {
+  for (const PreparedMedia& one : media) {
+    MediaInfo& added = info->media.emplace_back();
+    added.kind = one.kind;
+    added.frames = one.frames.count;
+    added.grid = {one.grid.t, one.grid.h, one.grid.w};
+    added.tokens = one.tokens;
+    added.sample_fps = one.sample_fps;
+    if (one.source) {
+      const VideoCondition condition = one.source->condition();
+      added.frames_expected = condition.frames_expected;
+      added.frames_missing = condition.frames_missing;
+      added.frames_damaged = condition.frames_damaged;
+      added.cut_off = condition.cut_off;
+    }
+    info->visual_tokens += one.tokens;
+    if (std::string warning = Warning(one, added); !warning.empty()) info->warnings.push_back(std::move(warning));
+  }
+}
 
 }  // namespace
 
@@ -121,7 +160,9 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const char* const smaller = "fewer frames (--max-frames, --fps) or pixels (--max-pixels) help";
   const char* const advice = visual == 0 || total - visual > limit ? shorter : smaller;
   Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
-       " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice);
+       " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice,
+       total - visual > limit ? StrCat(", unless most of it is what ", internals_.chat_template().where(), " adds")
+                              : "");
 }
 
 std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
@@ -144,7 +185,28 @@ std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, prompt});
-  return tokenizer().Encode(internals_.chat_template().FirstTurn(system, parts));
+  return Encoded(internals_.chat_template().FirstTurn(system, parts), media, system, prompt);
+}
+
+std::vector<int32_t> Conversation::Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
+                                           const std::optional<std::string>& system, const std::string& prompt) const {
+  const int32_t image = internals_.PlaceholderId(false);
+  const int32_t video = internals_.PlaceholderId(true);
+  std::vector<int32_t> ids = tokenizer().Encode(rendered);
+  std::vector<int32_t> expected;
+  for (const MediaSource::Kind kind : media) expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
+  std::vector<int32_t> found;
+  std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
+               [&](int32_t id) { return id == image || id == video; });
+  if (found == expected) return ids;
+  for (const auto& [field, text] : {std::pair{"--system", system.value_or("")}, std::pair{"--prompt", prompt}}) {
+    for (const int32_t id : tokenizer().Encode(text)) {
+      if (id != image && id != video) continue;
+      FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
+    }
+  }
+  Fail(internals_.chat_template().where(), ": chat template: writes ", found.size(), " of the ", expected.size(),
+       " places that images and videos need, or others");
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn) {
@@ -161,8 +223,9 @@ PromptInfo Conversation::ReadTurn(const Turn& turn) {
   }
   std::vector<PreparedMedia> media = LoadMedia(turn);
   const std::vector<ContentPart> question = {{ContentPart::Kind::kText, turn.prompt}};
-  const std::vector<int32_t> ids = started_ ? tokenizer().Encode(internals_.chat_template().NextTurn(system_, question))
-                                            : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
+  const std::vector<int32_t> ids =
+      started_ ? Encoded(internals_.chat_template().NextTurn(system_, question), {}, system_, turn.prompt)
+               : FirstTurnIds(turn.system, KindsOf(turn.media), turn.prompt);
   const size_t said = pending_.size();
   if (started_) {
     // The answer before must be closed, whatever it ended with.
@@ -196,22 +259,19 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
 
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
-  for (const PreparedMedia& one : media) {
-    info.media.push_back(
-        {one.kind, one.frames.count, {one.grid.t, one.grid.h, one.grid.w}, one.tokens, one.sample_fps});
-    info.visual_tokens += one.tokens;
-  }
   std::optional<Dump> dump;
   if (!started_ && !options_.dump_directory.empty()) {
     dump.emplace(options_.dump_directory);
     dump->Prompt(prompt);
     dump->Media(media, internals_);
   }
-  broken_ = true;  // until all of it is in the cache
-  pending_.clear();
   {
+    // What is wrong with the frames shows here, before anything has changed.
     Matrix<float> hidden = EmbedPrompt(prompt, media);
+    AddMedia(media, &info);
     media.clear();
+    broken_ = true;  // until all of it is in the cache
+    pending_.clear();
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
     const StageTimer timer(&times_.prefill_s);
     Extend(prompt, hidden.View(), Rows::kPrompt, dump ? &*dump : nullptr);
@@ -221,6 +281,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     info.ids.insert(info.ids.begin(), before.ids.begin(), before.ids.end());
     info.media = before.media;
     info.visual_tokens = before.visual_tokens;
+    info.warnings = before.warnings;
     RecordPrompt(cache_.tokens());
     open_.reset();
   }
@@ -267,6 +328,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
     Matrix<float> apart;
     if (!one_run) apart = Matrix<float>(one.tokens, hidden.cols());
     const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
+    const double decoded = one.source ? one.source->seconds() : 0;
     if (one.embedded) {
       PUREKV_CHECK(one.embedded->rows() == out.rows && one.embedded->cols() == out.cols, one.embedded->rows(), " rows");
       std::memcpy(out.data, one.embedded->data(), static_cast<size_t>(out.rows * out.cols) * sizeof(float));
@@ -278,6 +340,10 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
                   static_cast<size_t>(hidden.cols()) * sizeof(float));
     }
     before += one.grid.patches();
+    if (one.source) {  // the tower waited for the frames: that time is theirs
+      times_.media_s += one.source->seconds() - decoded;
+      times_.vision_s -= one.source->seconds() - decoded;
+    }
   }
   return hidden;
 }
@@ -389,7 +455,7 @@ KvStats Conversation::kv() const {
   KvStats stats = stats_;
   stats.bytes_now = cache_.AllocatedBytes();
   if (snapshot_ && snapshot_->cache) stats.bytes_now += snapshot_->cache->AllocatedBytes();
-  stats.bytes_peak = std::max(stats.bytes_peak, PeakBytes());
+  stats.bytes_most = std::max(stats.bytes_peak, PeakBytes());
   return stats;
 }
 

@@ -97,6 +97,10 @@ class Conversation {
   }
   std::vector<int32_t> FirstTurnIds(const std::optional<std::string>& system,
                                     const std::vector<MediaSource::Kind>& media, const std::string& prompt) const;
+  // The ids of a rendered turn, which must hold one placeholder per medium. Where they do not, it is the fault of a
+  // text that holds one itself, or of the template. Throws Error that says which.
+  std::vector<int32_t> Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
+                               const std::optional<std::string>& system, const std::string& prompt) const;
   std::vector<int32_t> QuestionIds(const Turn& turn) const;  // what is behind the media of an open turn
   void CheckQuestionIsRead(const char* what) const;
   void CopyTokens(const Conversation& from, int64_t count);  // and where the sequence stands
@@ -145,7 +149,7 @@ class Conversation {
   std::optional<std::string> system_;  // of the first turn: templates may look at it again later
   std::optional<OpenTurn> open_;
   std::optional<Snapshot> snapshot_;
-  std::string file_;     // the .pkv file that it goes on from; empty: none
+  std::string file_;          // the .pkv file that it goes on from; empty: none
   int64_t earlier_peak_ = 0;  // up to where cache_'s own count, or the snapshot's share beside it, began anew
   bool broken_ = false;       // cache and sequence may disagree: something failed while extending them
   KvStats stats_;

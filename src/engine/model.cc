@@ -193,7 +193,11 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   const OpenDirectory open = Open(directory);
   const PreparedMedia media = open.plan->PlanVideo(frames, height, width, options);
   VideoCost cost;
-  cost.media = {media.kind, frames, {media.grid.t, media.grid.h, media.grid.w}, media.tokens, media.sample_fps};
+  cost.media.kind = media.kind;
+  cost.media.frames = frames;
+  cost.media.grid = {media.grid.t, media.grid.h, media.grid.w};
+  cost.media.tokens = media.tokens;
+  cost.media.sample_fps = media.sample_fps;
   cost.height = media.frames.height;
   cost.width = media.frames.width;
   cost.prompt_tokens = media.tokens + TextTokens(directory, prompt);

@@ -71,13 +71,13 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
   const int64_t rows = (tiles + sheet.per_row - 1) / sheet.per_row;
   const int64_t stride = sheet.per_row * sheet.tile_width * 3;
   std::vector<uint8_t> rgb(static_cast<size_t>(rows * sheet.tile_height * stride));
+  Frames from;
   for (int64_t i = 0; i < tiles; ++i) {
     const auto& [item, frame] = frames[static_cast<size_t>(i)];
-    const Frames& from = media[static_cast<size_t>(item)].frames;
-    const uint8_t* const pixels = from.rgb.data() + static_cast<size_t>(frame * from.height * from.width * 3);
+    media[static_cast<size_t>(item)].source->Read(frame, 1, &from);
     uint8_t* const to = rgb.data() + static_cast<size_t>(i / sheet.per_row * sheet.tile_height * stride +
                                                          i % sheet.per_row * sheet.tile_width * 3);
-    Shrink(pixels, from.height, from.width, to, sheet.tile_height, sheet.tile_width, stride);
+    Shrink(from.rgb.data(), from.height, from.width, to, sheet.tile_height, sheet.tile_width, stride);
   }
   sheet.jpeg = EncodeJpeg(rgb, rows * sheet.tile_height, sheet.per_row * sheet.tile_width, kQuality);
   return sheet;

@@ -21,7 +21,7 @@ struct FrameSheet {
 };
 
 // The first frame of each slice, scaled down to at most `side` pixels; long videos to smaller tiles, so that the sheet
-// stays within what JPEG can hold.
+// stays within what JPEG can hold. Reads the media's sources, one frame at a time.
 FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLayout& layout, int64_t side = 160);
 
 // {"tile": [height, width], "per_row": n, "cells": [[rows, columns], ...]}

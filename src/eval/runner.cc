@@ -79,6 +79,7 @@ class Evaluation {
   }
   void Advance(int64_t results);
   void Problem(const std::string& where, const Error& error);
+  void Warn(const std::vector<std::string>& warnings);
 
   std::shared_ptr<const Model> model_;
   const EvalPlan& plan_;
@@ -138,6 +139,13 @@ void Evaluation::Problem(const std::string& where, const Error& error) {
   if (!plan_.keep_going) throw Error(error.kind(), OneLine(StrCat(where, ": ", error.what())));
   const std::lock_guard<std::mutex> lock(mutex_);
   problems_.push_back({where, error.what()});
+}
+
+void Evaluation::Warn(const std::vector<std::string>& warnings) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const std::string& warning : warnings) {
+    if (plan_.on_warning) plan_.on_warning(warning);
+  }
 }
 
 std::vector<DataProblem> Evaluation::Run() {
@@ -211,7 +219,7 @@ void Evaluation::Evaluate(const Video& video) {
   turn.system = plan_.system;
   turn.media = questions.front()->media;
   turn.media_options = plan_.media_options;
-  shared.ReadMedia(turn);
+  Warn(shared.ReadMedia(turn).warnings);
   if (video.viewer >= 0) StoreSheet(video, shared);
 
   std::map<const EvalQuestion*, EvalResult> bases;

@@ -26,6 +26,8 @@ struct EvalPlan {
   int threads = 1;            // of each
   int64_t viewer_videos = 0;  // evenly spaced, whose frames and kept tokens are stored for the report
   bool keep_going = false;    // a question that fails is a problem, not the end
+  // Gets PromptInfo::warnings of each video, from any worker, one at a time; may be empty.
+  std::function<void(const std::string&)> on_warning{};
 };
 
 struct EvalProgress {

@@ -83,7 +83,7 @@ struct Demuxer::File {
   }
 };
 
-Demuxer::Demuxer(const std::string& path) : file_(new File) {
+Demuxer::Demuxer(const std::string& path, const std::string& what) : file_(new File) {
   SilenceFfmpeg();
   try {
     file_->fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe must not hang
@@ -105,10 +105,10 @@ Demuxer::Demuxer(const std::string& path) : file_(new File) {
 
     const AVInputFormat* input = nullptr;
     int code = av_probe_input_buffer2(io_, &input, path.c_str(), nullptr, 0, 0);
-    if (code < 0) Fail(path, ": not a video FFmpeg can read: ", FfmpegError(code));
+    if (code < 0) Fail(path, ": not a ", what, " FFmpeg can read: ", FfmpegError(code));
     if (IsRefused(*input)) Fail(path, ": a '", input->name, "' file, not a video; give the video itself");
     code = avformat_open_input(&format_, path.c_str(), input, nullptr);
-    if (code < 0) Fail(path, ": not a video FFmpeg can read: ", FfmpegError(code));
+    if (code < 0) Fail(path, ": not a ", what, " FFmpeg can read: ", FfmpegError(code));
     code = avformat_find_stream_info(format_, nullptr);
     if (code < 0) Fail(path, ": cannot find its streams: ", FfmpegError(code));
 
@@ -142,6 +142,18 @@ void Demuxer::Close() {
   avio_context_free(&io_);
 }
 
+int64_t Demuxer::size() const {
+  return file_->size;
+}
+
+size_t Demuxer::ReadAt(int64_t offset, std::span<uint8_t> to) const {
+  ssize_t got = -1;
+  do {
+    got = pread(file_->fd, to.data(), to.size(), offset);
+  } while (got < 0 && errno == EINTR);
+  return got < 0 ? 0 : static_cast<size_t>(got);
+}
+
 bool Demuxer::Next(AVPacket* packet) {
   int errors = 0;
   while (true) {
@@ -169,6 +181,7 @@ PacketIndex IndexPackets(Demuxer* demuxer, const std::string& path) {
     // Cut away by an edit list: decoded for the sake of others, never shown.
     const bool shown = (packet->flags & AV_PKT_FLAG_DISCARD) == 0;
     const auto number = static_cast<int32_t>(index.packets.size());
+    if ((packet->flags & AV_PKT_FLAG_CORRUPT) != 0) ++index.corrupt;
     index.packets.push_back({packet->pts, packet->dts, (packet->flags & AV_PKT_FLAG_KEY) != 0});
     if (index.packets.back().key) index.keys.push_back(number);
     // What comes before the first key frame refers to pictures that are not there; decoders drop it.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,13 +15,19 @@ namespace purekv {
 // One regular file, opened and probed; its best video stream. Throws Error naming the path.
 class Demuxer {
  public:
-  explicit Demuxer(const std::string& path);
+  // `what`: for messages.
+  explicit Demuxer(const std::string& path, const std::string& what = "video");
   ~Demuxer();
   Demuxer(const Demuxer&) = delete;
   Demuxer& operator=(const Demuxer&) = delete;
 
   AVFormatContext* format() const { return format_; }
   AVStream* stream() const { return format_->streams[stream_]; }
+
+  // Of the file, in bytes.
+  int64_t size() const;
+  // Bytes from `offset` on, without moving the demuxer: how many of `to` there were.
+  size_t ReadAt(int64_t offset, std::span<uint8_t> to) const;
 
   // Next packet of the video stream; false at the end of the file or where it can no longer be read.
   bool Next(AVPacket* packet);
@@ -48,6 +55,7 @@ struct PacketIndex {
   std::vector<int32_t> shown;        // frame index (presentation order) -> packet
   std::vector<int32_t> keys;         // packets decoding may start at, ascending
   bool timed = false;                // every packet has its own presentation time: frames can be told by it, and sought
+  int64_t corrupt = 0;               // packets that the demuxer marked as not whole
 
   // Packet of a presentation time, or -1.
   int32_t Find(int64_t pts) const;

@@ -41,7 +41,7 @@ PacketPtr NewPacket() {
 CodecPtr OpenDecoder(AVCodecID id, const AVCodecParameters* parameters, int threads, const std::string& path) {
   // libjxl writes complaints about damaged files to stderr itself, past every log setting: errors would not be one
   // line.
-  if (id == AV_CODEC_ID_JPEGXL) Fail(path, ": JPEG XL is not supported; JPEG, PNG and WebP are");
+  if (id == AV_CODEC_ID_JPEGXL) Fail(path, ": JPEG XL is not supported");
   const AVCodec* codec = avcodec_find_decoder(id);
   if (codec == nullptr) Fail(path, ": no decoder for its codec '", avcodec_get_name(id), "' in this FFmpeg");
   CodecPtr context(avcodec_alloc_context3(codec));
@@ -106,7 +106,7 @@ void RgbConverter::Convert(const AVFrame& frame, RgbPicture* out, const std::str
   if (!context_ || std::memcmp(key, key_, sizeof(key)) != 0) {
     const auto format = static_cast<AVPixelFormat>(frame.format);
     context_.reset(sws_getContext(frame.width, frame.height, format, frame.width, frame.height, AV_PIX_FMT_RGB24,
-                                  SWS_BILINEAR, nullptr, nullptr, nullptr));
+                                  flags_, nullptr, nullptr, nullptr));
     if (!context_) {
       const char* name = av_get_pix_fmt_name(format);
       Fail(path, ": cannot convert its pixel format '", name != nullptr ? name : "?", "' to RGB");

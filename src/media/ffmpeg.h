@@ -39,6 +39,9 @@ using SwsPtr = std::unique_ptr<SwsContext, FreeSws>;
 constexpr int64_t kMaxSide = 16384;
 // Of one picture, 402 MB as RGB: what a few bytes of header may make us allocate.
 constexpr int64_t kMaxPixels = int64_t{1} << 27;
+// Of one still picture as FFmpeg decodes it, beside which the RGB bytes lie for a moment: kMaxPixels of 8-bit RGBA. Of
+// 16 bits a channel half as many pixels are taken, else a file of a few KiB would make us hold 1.4 GiB.
+constexpr int64_t kMaxDecodedBytes = 4 * kMaxPixels;
 
 // Turns FFmpeg's own messages off for the process: a failure is told by one Error and by nothing else.
 void SilenceFfmpeg();
@@ -78,9 +81,12 @@ void Turn(const Orientation& orientation, const RgbPicture& in, RgbPicture* out)
 // and full chroma 57 % of the values of a test pattern differed, by 5 levels on average.)
 class RgbConverter {
  public:
+  // flags: of libswscale.
+  explicit RgbConverter(int flags = SWS_BILINEAR) : flags_(flags) {}
   void Convert(const AVFrame& frame, RgbPicture* out, const std::string& path);
 
  private:
+  int flags_;
   SwsPtr context_;
   int key_[5] = {-1, -1, -1, -1, -1};  // width, height, format, colour space, range
 };

@@ -12,15 +12,59 @@
 
 namespace purekv {
 
+enum class PictureFormat {
+  kNone,
+  kJpeg,
+  kPng,
+  kWebp,
+  kGif,
+  kBmp,
+  kTiff,
+  kPnm,
+  kTarga,
+  kJpeg2000,
+  kAvif,
+  kJpegXl,  // recognised, not read
+  kHeic,    // recognised, not read
+};
+
+// For messages.
+constexpr char kPictureFormats[] = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM and TGA";
+const char* PictureName(PictureFormat format);
+
+// By the first bytes (TGA: the last ones), of a whole file or its beginning.
+PictureFormat SniffPicture(std::span<const std::byte> bytes);
+
+// What a fourth channel, or the second of a grey picture, does.
+enum class Alpha {
+  kDropped,
+  kOnWhite,     // the picture is laid on white
+  kMultiplied,  // the same, and colours are multiplied by it already
+};
+
 // libjpeg, bit-equal to Pillow with libjpeg-turbo's defaults (integer IDCT, smooth chroma).
 Frames DecodeJpeg(std::span<const std::byte> bytes, const std::string& path);
-// FFmpeg's decoder; lossless, so equal to Pillow.
+// FFmpeg's decoders; lossless, so equal to Pillow. Of an animation the first frame.
 Frames DecodePng(std::span<const std::byte> bytes, const std::string& path);
+Frames DecodeGif(std::span<const std::byte> bytes, const std::string& path);
+Frames DecodeTiff(std::span<const std::byte> bytes, const std::string& path);
+// BMP, PNM, TGA, JPEG 2000.
+Frames DecodePlain(PictureFormat format, std::span<const std::byte> bytes, const std::string& path);
 // FFmpeg's decoder and libwebp's colour conversion. Of an animation the first frame.
 Frames DecodeWebp(std::span<const std::byte> bytes, const std::string& path);
+// FFmpeg's demuxer and AV1 decoder, and swscale's most accurate conversion: Pillow's libavif smooths chroma otherwise.
+Frames DecodeAvif(const std::string& path);
 
-// Feeds one still picture to FFmpeg's decoder. Throws Error when anything is wrong with it.
+// A decoder that takes damage for an error, for DecodePacket.
+CodecPtr OpenStillDecoder(AVCodecID id, const AVCodecParameters* parameters, const std::string& path);
+// The one picture of a packet. Throws Error when anything is wrong with it, or when it takes more than
+// kMaxDecodedBytes.
+FramePtr DecodePacket(AVCodecContext* decoder, const AVPacket* packet, const std::string& path);
+// Both, of a file's bytes.
 FramePtr DecodeStill(AVCodecID id, std::span<const std::byte> bytes, const std::string& path);
+
+// A decoded picture as RGB: palettes, grey, and RGB of any depth and order as Pillow makes them, YUV by swscale.
+Frames ToRgb(const AVFrame& frame, Alpha alpha, const std::string& path);
 
 // An empty picture of a checked size.
 Frames NewPicture(int64_t height, int64_t width, const std::string& path);

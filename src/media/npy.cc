@@ -185,9 +185,8 @@ NpyHeader ParseNpyHeader(std::span<const std::byte> bytes, const std::string& pa
   return header;
 }
 
-Frames ReadNpyFrames(const std::string& path) {
-  const MappedFile file(path);
-  const NpyHeader header = ParseNpyHeader(file.bytes(), path);
+NpyFrames::NpyFrames(const std::string& path) : file_(path) {
+  const NpyHeader header = ParseNpyHeader(file_.bytes(), path);
   const std::string expected = "expected uint8 [T, H, W, 3] in C order";
   if (header.descr != "|u1" && header.descr != "u1" && header.descr != "<u1" && header.descr != ">u1") {
     Fail(path, ": elements of type '", header.descr, "'; ", expected);
@@ -195,7 +194,7 @@ Frames ReadNpyFrames(const std::string& path) {
   if (header.fortran_order) Fail(path, ": in Fortran order; ", expected);
   const std::vector<int64_t>& shape = header.shape;
   if (shape.size() != 4 || shape[3] != 3) Fail(path, ": shape ", ShapeText(shape), "; ", expected);
-  const uint64_t available = file.bytes().size() - header.data_offset;
+  const uint64_t available = file_.bytes().size() - header.data_offset;
   uint64_t needed = 3;
   if (std::any_of(shape.begin(), shape.end(), [](int64_t dim) { return dim < 1; })) {
     Fail(path, ": shape ", ShapeText(shape), " holds no pixels; ", expected);
@@ -210,9 +209,31 @@ Frames ReadNpyFrames(const std::string& path) {
   if (needed != available) {
     Fail(path, ": shape ", ShapeText(shape), " needs ", needed, " bytes of data, there are ", available);
   }
-  Frames frames{shape[0], shape[1], shape[2], {}};
-  const auto* data = reinterpret_cast<const uint8_t*>(file.bytes().data()) + header.data_offset;
-  frames.rgb.assign(data, data + needed);
+  offset_ = header.data_offset;
+  count_ = shape[0];
+  size_ = {shape[1], shape[2]};
+}
+
+std::span<const uint8_t> NpyFrames::Frame(int64_t i) const {
+  PUREKV_CHECK(i >= 0 && i < count_, i, " of ", count_);
+  const auto bytes = static_cast<size_t>(size_.height * size_.width * 3);
+  const auto* data = reinterpret_cast<const uint8_t*>(file_.bytes().data()) + offset_;
+  return {data + static_cast<size_t>(i) * bytes, bytes};
+}
+
+void NpyFrames::Drop(int64_t i) const {
+  const std::span<const uint8_t> frame = Frame(i);
+  const auto end = reinterpret_cast<const std::byte*>(frame.data() + frame.size());
+  file_.DropPages({file_.bytes().data(), end});
+}
+
+Frames ReadNpyFrames(const std::string& path) {
+  const NpyFrames file(path);
+  Frames frames{file.count(), file.size().height, file.size().width, {}};
+  for (int64_t i = 0; i < file.count(); ++i) {
+    const std::span<const uint8_t> frame = file.Frame(i);
+    frames.rgb.insert(frames.rgb.end(), frame.begin(), frame.end());
+  }
   return frames;
 }
 

@@ -2,23 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
-#include "base/threads.h"
+#include "base/file.h"
+#include "media/completeness.h"
 #include "media/demux.h"
 #include "media/ffmpeg.h"
+#include "media/frame_finder.h"
+#include "media/image_formats.h"
 #include "media/resize.h"
 
 namespace purekv {
 namespace {
-
-// Packets in a row that may decode to nothing: decoders hold back at most a few dozen frames.
-constexpr int kMaxSilentPackets = 4096;
-// A frame threads' worth of pictures is held per decoder thread; more than this brings little.
-constexpr int kMaxDecoderThreads = 8;
-// Seeking empties the decoder's pipeline, so a key frame this close ahead is reached by decoding on.
-constexpr int32_t kSeekPackets = 8;
 
 double FrameRate(const AVStream& stream, const std::string& path) {
   for (const AVRational rate : {stream.avg_frame_rate, stream.r_frame_rate}) {
@@ -46,92 +43,18 @@ Orientation StreamOrientation(const AVStream& stream) {
   return OrientationOf(matrix);
 }
 
-// Decodes one file forward, from its start or from a key frame, and hands out frames in presentation order.
-class FrameSource {
- public:
-  FrameSource(const std::string& path, const PacketIndex& index)
-      : path_(path),
-        index_(index),
-        demuxer_(new Demuxer(path)),
-        decoder_(OpenDecoder(demuxer_->stream()->codecpar->codec_id, demuxer_->stream()->codecpar,
-                             std::clamp(Threads(), 1, kMaxDecoderThreads), path)),
-        packet_(NewPacket()) {
-    decoder_->pkt_timebase = demuxer_->stream()->time_base;
-  }
-
-  // The last packet handed to the decoder, as a place in the index; before the first: -1.
-  int32_t position() const { return position_; }
-
-  // Starts again at a packet at or before `key` in decoding order. False when the container cannot: nothing has changed
-  // for the worse then but the place, and Restart is the way out.
-  bool Seek(int32_t key) {
-    const PacketEntry& entry = index_.packets[static_cast<size_t>(key)];
-    // Some containers seek by presentation, some by decoding time; the packet that comes tells what happened.
-    for (const int64_t time : {entry.pts, entry.dts}) {
-      if (time == AV_NOPTS_VALUE) continue;
-      if (av_seek_frame(demuxer_->format(), demuxer_->stream()->index, time, AVSEEK_FLAG_BACKWARD) < 0) continue;
-      avcodec_flush_buffers(decoder_.get());
-      draining_ = false;
-      pending_ = false;
-      av_packet_unref(packet_.get());
-      for (int tries = 0; tries < 64 && demuxer_->Next(packet_.get()); ++tries) {
-        const int32_t found = packet_->pts == AV_NOPTS_VALUE ? -1 : index_.Find(packet_->pts);
-        if (found >= 0 && (packet_->flags & AV_PKT_FLAG_KEY) != 0) {
-          if (found > key) break;
-          position_ = found - 1;
-          pending_ = true;
-          return true;
-        }
-        av_packet_unref(packet_.get());
-      }
-      av_packet_unref(packet_.get());
-    }
-    return false;
-  }
-
-  // Next frame in presentation order; false at the end.
-  bool Next(AVFrame* frame) {
-    int silent = 0;
-    while (true) {
-      const int code = avcodec_receive_frame(decoder_.get(), frame);
-      if (code == 0) {
-        if (frame->width < 1 || frame->height < 1 || frame->data[0] == nullptr) continue;
-        return true;
-      }
-      if (code == AVERROR_EOF) return false;
-      if (code == AVERROR(ENOMEM)) Fail(path_, ": out of memory while decoding");
-      if (draining_) {
-        if (code == AVERROR(EAGAIN) || ++silent > kMaxSilentPackets) return false;
-        continue;
-      }
-      if (++silent > kMaxSilentPackets)
-        Fail(path_, ": ", kMaxSilentPackets, " packets in a row that decode to no frame");
-      if (!pending_ && !demuxer_->Next(packet_.get())) {
-        draining_ = true;
-        avcodec_send_packet(decoder_.get(), nullptr);
-        continue;
-      }
-      // A packet that does not decode is the decoder's to conceal or to drop; the next ones may.
-      const int sent = avcodec_send_packet(decoder_.get(), packet_.get());
-      if (sent == AVERROR(ENOMEM)) Fail(path_, ": out of memory while decoding");
-      pending_ = sent == AVERROR(EAGAIN);
-      if (!pending_) {
-        ++position_;
-        av_packet_unref(packet_.get());
-      }
-    }
-  }
-
- private:
-  const std::string& path_;
-  const PacketIndex& index_;
-  std::unique_ptr<Demuxer> demuxer_;
-  CodecPtr decoder_;
-  PacketPtr packet_;
-  int32_t position_ = -1;
-  bool pending_ = false;  // packet_ waits to be sent
-  bool draining_ = false;
-};
+// FFmpeg would play it as a video of one frame. Of the formats that can move, GIF and PNG are played where they do.
+void RefusePicture(const std::string& path) {
+  const MappedFile file(path);
+  const PictureFormat format = SniffPicture(file.bytes());
+  if (format == PictureFormat::kNone || format == PictureFormat::kGif) return;
+  const std::string_view head(reinterpret_cast<const char*>(file.bytes().data()),
+                              std::min<size_t>(file.bytes().size(), 1 << 16));
+  const bool moves = (format == PictureFormat::kPng && head.find("acTL") != std::string_view::npos) ||
+                     (format == PictureFormat::kAvif && head.substr(0, 64).find("avis") != std::string_view::npos);
+  if (moves) return;
+  Fail(path, ": a ", PictureName(format), " picture, not a video; read it as an image (--image)");
+}
 
 }  // namespace
 
@@ -143,9 +66,14 @@ struct VideoReader::Impl {
   RgbConverter converter;
   RgbPicture picture;
   RgbPicture turned;
+  VideoCondition condition;
+  std::vector<int64_t> chosen;
+  Size size;
+  int64_t next = 0;  // of the chosen ones, where the finder stands
+  std::unique_ptr<FrameFinder> finder;
 
   // One decoded frame into its place.
-  void Store(const AVFrame& frame, Size size, uint8_t* out) {
+  void Store(const AVFrame& frame, uint8_t* out) {
     converter.Convert(frame, &picture, path);
     const RgbPicture* upright = &picture;
     if (!orientation.identity()) {
@@ -157,114 +85,9 @@ struct VideoReader::Impl {
   }
 };
 
-namespace {
-
-int64_t TimeOf(const AVFrame& frame) {
-  return frame.pts != AV_NOPTS_VALUE ? frame.pts : frame.best_effort_timestamp;
-}
-
-// Finds wanted frames one after another.
-class FrameFinder {
- public:
-  FrameFinder(const std::string& path, const PacketIndex& index)
-      : path_(path), index_(index), source_(new FrameSource(path, index)), frame_(NewFrame()), next_(NewFrame()) {}
-
-  // The frame of this index; indices ascend. Null when the stream ends before it; `last()` is then the last one there
-  // was.
-  const AVFrame* Find(int64_t wanted) { return index_.timed ? FindByTime(wanted) : FindByCount(wanted); }
-  const AVFrame* last() const { return have_frame_ ? frame_.get() : nullptr; }
-
- private:
-  // Without times: the n-th frame that comes out. No seeking, as nothing would tell where one is (AVI with B-frames,
-  // raw streams); correct and as slow as decoding all.
-  const AVFrame* FindByCount(int64_t wanted) {
-    while (counted_ <= wanted) {
-      if (!source_->Next(next_.get())) return nullptr;
-      Take();
-      ++counted_;
-    }
-    return frame_.get();
-  }
-
-  // The frame shown at the wanted time: the last whose own time is not later. A frame the decoder had to drop is thus
-  // stood in for by the one before it, as a player does.
-  const AVFrame* FindByTime(int64_t wanted) {
-    const int32_t packet = index_.shown[static_cast<size_t>(wanted)];
-    const int64_t time = index_.packets[static_cast<size_t>(packet)].pts;
-    SkipTo(time);
-    while (true) {
-      if (have_frame_ && TimeOf(*frame_) == time) return frame_.get();
-      if (!have_next_) {
-        if (!source_->Next(next_.get())) return nullptr;
-        have_next_ = true;
-      }
-      if (TimeOf(*next_) > time) {
-        if (have_frame_) return frame_.get();
-        // Nothing at or before the wanted time came out after a seek: the decoder wants a longer run-up (intra
-        // refresh).
-        if (sought_key_ >= 0 && StepBack()) continue;
-        return next_.get();
-      }
-      Take();
-      have_next_ = false;
-    }
-  }
-
-  void Take() {
-    std::swap(frame_, next_);
-    have_frame_ = true;
-  }
-
-  // Seeks when the key frame at or before `time` lies well ahead of what has been decoded. Only a key frame not later
-  // than the wanted time in presentation order will do: frames shown before a key frame but decoded after it refer to
-  // earlier ones.
-  void SkipTo(int64_t time) {
-    const auto later = std::partition_point(index_.keys.begin(), index_.keys.end(), [&](int32_t key) {
-      return index_.packets[static_cast<size_t>(key)].pts <= time;
-    });
-    if (later == index_.keys.begin()) return;
-    const auto key = static_cast<int64_t>(later - index_.keys.begin()) - 1;
-    if (index_.keys[static_cast<size_t>(key)] <= source_->position() + kSeekPackets || !can_seek_) return;
-    if (have_next_ && TimeOf(*next_) >= time) return;
-    SeekTo(key);
-  }
-
-  void SeekTo(int64_t key) {
-    have_frame_ = have_next_ = false;
-    sought_key_ = key;
-    if (source_->Seek(index_.keys[static_cast<size_t>(key)])) return;
-    // A container that cannot seek is decoded from its start, once.
-    source_ = nullptr;
-    source_.reset(new FrameSource(path_, index_));
-    can_seek_ = false;
-    sought_key_ = -1;
-  }
-
-  // One, two, four ... key frames further back; false when there is none.
-  bool StepBack() {
-    if (sought_key_ == 0) return false;
-    back_ = std::max<int64_t>(1, back_ * 2);
-    SeekTo(std::max<int64_t>(0, sought_key_ - back_));
-    return true;
-  }
-
-  const std::string& path_;
-  const PacketIndex& index_;
-  std::unique_ptr<FrameSource> source_;
-  FramePtr frame_;  // the last one not later than the last time asked for
-  FramePtr next_;   // decoded already, later than that
-  bool have_frame_ = false;
-  bool have_next_ = false;
-  bool can_seek_ = true;
-  int64_t counted_ = 0;
-  int64_t sought_key_ = -1;
-  int64_t back_ = 0;
-};
-
-}  // namespace
-
 VideoReader::VideoReader(const std::string& path) : impl_(new Impl) {
   impl_->path = path;
+  RefusePicture(path);
   Demuxer demuxer(path);
   const AVStream& stream = *demuxer.stream();
   CheckPictureSize(stream.codecpar->height, stream.codecpar->width, path);
@@ -278,6 +101,10 @@ VideoReader::VideoReader(const std::string& path) : impl_(new Impl) {
   impl_->index = IndexPackets(&demuxer, path);
   impl_->info.frames = static_cast<int64_t>(impl_->index.shown.size());
   if (impl_->info.frames == 0) Fail(path, ": no frame in its video stream");
+  const Completeness complete = CheckCompleteness(demuxer, impl_->index);
+  impl_->condition.frames_expected = impl_->info.frames + complete.missing;
+  impl_->condition.frames_missing = complete.missing;
+  impl_->condition.cut_off = complete.cut_off;
 }
 
 VideoReader::~VideoReader() = default;
@@ -286,32 +113,54 @@ const VideoInfo& VideoReader::info() const {
   return impl_->info;
 }
 
-Frames VideoReader::Read(std::span<const int64_t> indices, Size size, const std::function<void(int64_t)>& progress) {
+const VideoCondition& VideoReader::condition() const {
+  return impl_->condition;
+}
+
+void VideoReader::Choose(std::vector<int64_t> indices, Size size) {
   PUREKV_CHECK(size.height >= 1 && size.width >= 1, size.height, " x ", size.width);
-  Frames frames{static_cast<int64_t>(indices.size()), size.height, size.width, {}};
-  const int64_t bytes = size.height * size.width * 3;
-  frames.rgb.resize(static_cast<size_t>(frames.count * bytes));
-  FrameFinder finder(impl_->path, impl_->index);
   for (size_t i = 0; i < indices.size(); ++i) {
     PUREKV_CHECK(indices[i] >= 0 && indices[i] < impl_->info.frames, indices[i], " of ", impl_->info.frames);
     PUREKV_CHECK(i == 0 || indices[i] >= indices[i - 1], indices[i], " after ", indices[i - 1]);
-    uint8_t* to = frames.rgb.data() + static_cast<int64_t>(i) * bytes;
-    if (i > 0 && indices[i] == indices[i - 1]) {
-      std::copy_n(to - bytes, bytes, to);
-    } else {
-      const AVFrame* frame = finder.Find(indices[i]);
-      if (frame == nullptr) {
-        frame = finder.last();
-        if (frame == nullptr) Fail(impl_->path, ": none of its ", impl_->info.frames, " frames decodes");
-        if (i + 2 < indices.size()) {
-          Fail(impl_->path, ": decoding ends before frame ", indices[i], " of ", impl_->info.frames,
-               "; is the file cut off?");
-        }
-      }
-      impl_->Store(*frame, size, to);
-    }
-    if (progress) progress(static_cast<int64_t>(i) + 1);
   }
+  impl_->chosen = std::move(indices);
+  impl_->size = size;
+  impl_->next = 0;
+  impl_->finder.reset();
+}
+
+void VideoReader::ReadChosen(int64_t i, uint8_t* to) {
+  const auto count = static_cast<int64_t>(impl_->chosen.size());
+  PUREKV_CHECK(i >= 0 && i < count, i, " of ", count);
+  if (!impl_->finder || i < impl_->next) {
+    impl_->condition.frames_damaged = 0;
+    impl_->finder.reset();
+    impl_->finder.reset(new FrameFinder(impl_->path, impl_->index, &impl_->condition.frames_damaged));
+  }
+  const int64_t index = impl_->chosen[static_cast<size_t>(i)];
+  const AVFrame* frame = impl_->finder->Find(index);
+  if (frame == nullptr) {
+    frame = impl_->finder->last();
+    if (frame == nullptr) Fail(impl_->path, ": none of its ", impl_->info.frames, " frames decodes");
+    if (i + 2 < count) {
+      Fail(impl_->path, ": decoding ends before frame ", index, " of ", impl_->info.frames, "; is the file cut off?");
+    }
+  }
+  impl_->Store(*frame, to);
+  impl_->next = i + 1;
+  if (i + 1 < count) return;
+  // A decoder holds some frames per thread: nobody needs them any more.
+  impl_->finder.reset();
+  impl_->picture = {};
+  impl_->turned = {};
+}
+
+Frames VideoReader::Read(std::span<const int64_t> indices, Size size) {
+  Choose({indices.begin(), indices.end()}, size);
+  Frames frames{static_cast<int64_t>(indices.size()), size.height, size.width, {}};
+  const int64_t bytes = size.height * size.width * 3;
+  frames.rgb.resize(static_cast<size_t>(frames.count * bytes));
+  for (int64_t i = 0; i < frames.count; ++i) ReadChosen(i, frames.rgb.data() + i * bytes);
   return frames;
 }
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "media/sampling.h"
 #include "purekv/media.h"
@@ -18,25 +18,40 @@ struct VideoInfo {
   Size size;           // as displayed: a rotation in the container is applied
 };
 
+// What is wrong with a video that plays nevertheless.
+struct VideoCondition {
+  int64_t frames_expected = 0;  // as the container promises, where it does; else those that are in it
+  int64_t frames_missing = 0;   // of them, not in the file: cut off, or lost where its structure is damaged
+  int64_t frames_damaged = 0;   // of the frames decoded so far, those the decoder refused or marked as damaged
+  bool cut_off = false;         // the file ends before its own structure does
+};
+
 class VideoReader {
  public:
-  // Throws Error naming the file: not found, no video stream, zero frames, a size over 16384 on a side, unknown codec.
+  // Throws Error naming the file: not found, a picture, no video stream, zero frames, a size over 16384 on a side,
+  // unknown codec.
   explicit VideoReader(const std::string& path);
   ~VideoReader();
   const VideoInfo& info() const;
+  const VideoCondition& condition() const;
 
-  // The frames of these indices (ascending), each resized to `size` as torchvision does right after it is decoded:
-  // memory holds the resized frames and one full one. Seeks to key frames when that skips decoding. A stream that ends
-  // early repeats its last frame only if at most the last two indices are missing (containers miscount); otherwise
-  // Error. progress(done) may be empty.
-  Frames Read(std::span<const int64_t> indices, Size size, const std::function<void(int64_t)>& progress);
+  // Frames `indices` (ascending) are to be read, each resized to `size` as torchvision does.
+  void Choose(std::vector<int64_t> indices, Size size);
+  // The i-th of them into to[size.height, size.width, 3]: memory holds one full frame and what the decoder needs. In
+  // ascending order each frame is decoded once; going back starts anew, and counts damaged frames anew. Seeks to key
+  // frames when that skips decoding. A stream that ends early repeats its last frame only for the last two of the
+  // chosen ones (containers miscount); otherwise Error.
+  void ReadChosen(int64_t i, uint8_t* to);
+  // Both in one, all frames in memory.
+  Frames Read(std::span<const int64_t> indices, Size size);
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// One picture at its own size: JPEG, PNG, WebP (first frame). Transparency is composited on white. Throws Error.
+// One picture at its own size: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, TGA; of animations the first
+// frame. Colour with an alpha channel is laid on white (image.cc). Throws Error.
 Frames ReadImage(const std::string& path);
 
 }  // namespace purekv

@@ -32,8 +32,7 @@ PromptTokens LayOutQwen(const QwenConfig& config, const std::vector<int32_t>& id
     }
     const bool video = id == config.video_id;
     if (item >= media.size() || media[item].is_video() != video) {
-      FailUsage("--prompt or --system: the text holds ", video ? "<|video_pad|>" : "<|image_pad|>",
-                ", a marker reserved for media");
+      FailUsage("the prompt holds ", video ? "<|video_pad|>" : "<|image_pad|>", ", a marker reserved for media");
     }
     const PreparedMedia& one = media[item];
     const int64_t height = one.grid.h / merge;

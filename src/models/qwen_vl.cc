@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "kernels/simd_target.h"
-#include "media/npy.h"
+#include "media/frame_stream.h"
 #include "media/resize.h"
 #include "media/sampling.h"
 #include "media/video.h"
@@ -75,19 +75,27 @@ Size ResizeTo(const QwenVisionConfig& vision, int64_t height, int64_t width, con
   return SmartResize(height, width, vision.patch_size * vision.merge_size, limits.min_pixels, limits.max_pixels);
 }
 
-using Resizer = decltype(ResizePillow);
-
-Frames ResizeAll(Frames frames, const Size& size, Resizer* resize) {
-  if (frames.height == size.height && frames.width == size.width) return frames;
-  Frames out{frames.count, size.height, size.width, {}};
-  const auto in_bytes = static_cast<size_t>(frames.height * frames.width * 3);
-  const auto out_bytes = static_cast<size_t>(size.height * size.width * 3);
-  out.rgb.resize(out_bytes * static_cast<size_t>(frames.count));
-  for (size_t i = 0; i < static_cast<size_t>(frames.count); ++i) {
-    resize(frames.rgb.data() + i * in_bytes, frames.height, frames.width, out.rgb.data() + i * out_bytes, size.height,
-           size.width, 0);
-  }
+Frames ResizePicture(Frames picture, const Size& size) {
+  if (picture.height == size.height && picture.width == size.width) return picture;
+  Frames out{1, size.height, size.width, {}};
+  out.rgb.resize(static_cast<size_t>(size.height * size.width * 3));
+  ResizePillow(picture.rgb.data(), picture.height, picture.width, out.rgb.data(), size.height, size.width);
   return out;
+}
+
+// Slices of h x w patches that the tower takes at a time.
+int64_t SlicesAtATime(const Grid& grid) {
+  return std::clamp<int64_t>(kTowerRows / (grid.h * grid.w), 1, grid.t);
+}
+
+// Patches of slices first .. first + count. `frames` is room.
+void ReadPatches(const PreparedMedia& media, const PatchSpec& spec, int64_t first, int64_t count, Frames* frames,
+                 MatrixView<float> out) {
+  PUREKV_CHECK(media.source, media.path, ": its frames are gone");
+  const int64_t begin = first * spec.temporal_patch_size;
+  const int64_t end = std::min((first + count) * spec.temporal_patch_size, media.frames.count);
+  media.source->Read(begin, end - begin, frames);
+  WritePatches(*frames, spec, 0, count, out);
 }
 
 }  // namespace
@@ -190,36 +198,34 @@ PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& o
     FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
   }
   PreparedMedia media;
+  media.kind = source.kind;
+  media.path = source.path;
   if (source.kind == MediaSource::Kind::kImage) {
     const PixelLimits limits = Override(preprocessing_.image, options);
     Frames image = ReadImage(source.path);
     const Size size = ResizedSize(source.path, 1, image.height, image.width, limits);
-    media.frames = ResizeAll(std::move(image), size, ResizePillow);
+    media.source = StreamOf(ResizePicture(std::move(image), size));
     media.sample_fps = 0;
   } else if (source.kind == MediaSource::Kind::kFrames) {
-    Frames frames = ReadNpyFrames(source.path);
-    const Size size = ResizedSize(source.path, frames.count, frames.height, frames.width,
-                                  VideoLimits(preprocessing_, frames.count, options));
-    media.frames = ResizeAll(std::move(frames), size, ResizeTorchvision);
+    media.source = StreamNpy(source.path, ResizeTorchvision, [&](int64_t count, int64_t height, int64_t width) {
+      return ResizedSize(source.path, count, height, width, VideoLimits(preprocessing_, count, options));
+    });
     media.sample_fps = options.fps.value_or(kFps);
   } else {
-    VideoReader video(source.path);
-    const VideoInfo info = video.info();
+    auto video = std::make_unique<VideoReader>(source.path);
+    const VideoInfo info = video->info();
     const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, kFrameFactor, source.path);
-    const FrameChoice choice =
+    FrameChoice choice =
         ChooseFrames(range, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
                      kFrameFactor, options.sampling, source.path);
     const auto count = static_cast<int64_t>(choice.indices.size());
     const Size size =
         ResizedSize(source.path, count, info.size.height, info.size.width, VideoLimits(preprocessing_, count, options));
-    const auto report = [&](int64_t done) {
-      if (progress) progress(done, count);
-    };
-    media.frames = video.Read(choice.indices, size, report);
+    media.source = StreamVideo(std::move(video), std::move(choice.indices), size, progress);
     media.sample_fps = choice.sample_fps;
   }
-  media.kind = source.kind;
-  media.grid = GridOf(media.frames, preprocessing_.patches);
+  media.frames = {media.source->count(), media.source->size().height, media.source->size().width};
+  media.grid = GridOfSize(config_.vision, media.frames.count, media.source->size());
   media.tokens = TokensOf(config_.vision, media.grid);
   return media;
 }
@@ -228,35 +234,34 @@ PreparedMedia QwenVl::PlanVideo(int64_t frames, int64_t height, int64_t width, c
   return PlanQwenVideo(config_, preprocessing_, frames, height, width, options);
 }
 
-int64_t QwenVl::TokensOfGrid(const Grid& grid) const {
-  const int64_t merge = config_.vision.merge_size;
-  constexpr int64_t kMost = 1 << 20;  // per side: their product stays far from 2^63
-  if (grid.t < 1 || grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0 ||
-      std::max({grid.t, grid.h, grid.w}) > kMost) {
-    FailUsage("a grid of ", grid.t, " x ", grid.h, " x ", grid.w, " patches: height and width must be multiples of ",
-              merge, ", all sides from 1 to ", kMost);
-  }
-  return TokensOf(config_.vision, grid);
-}
-
 PreparedMedia QwenVl::RandomMedia(const Grid& grid) const {
   PreparedMedia media;
   media.tokens = TokensOfGrid(grid);
   media.kind = MediaSource::Kind::kFrames;
-  media.frames = {grid.t * config_.vision.temporal_patch_size,
-                  grid.h * config_.vision.patch_size,
-                  grid.w * config_.vision.patch_size,
-                  {}};
-  media.frames.rgb.resize(static_cast<size_t>(media.frames.count * media.frames.height * media.frames.width * 3));
+  Frames frames{grid.t * config_.vision.temporal_patch_size,
+                grid.h * config_.vision.patch_size,
+                grid.w * config_.vision.patch_size,
+                {}};
+  media.frames = {frames.count, frames.height, frames.width};
+  frames.rgb.resize(static_cast<size_t>(frames.count * frames.height * frames.width * 3));
   std::mt19937 random(1);
-  for (uint8_t& value : media.frames.rgb) value = static_cast<uint8_t>(random() >> 24);
+  for (uint8_t& value : frames.rgb) value = static_cast<uint8_t>(random() >> 24);
+  media.source = StreamOf(std::move(frames));
   media.grid = grid;
   return media;
 }
 
 Matrix<float> QwenVl::Pixels(const PreparedMedia& media) const {
-  Matrix<float> pixels(media.grid.patches(), config_.vision.patch_values());
-  WritePatches(media.frames, preprocessing_.patches, 0, media.grid.t, pixels.View());
+  const Grid& grid = media.grid;
+  const int64_t per_slice = grid.h * grid.w;
+  const int64_t group = SlicesAtATime(grid);
+  Matrix<float> pixels(grid.patches(), config_.vision.patch_values());
+  Frames frames;
+  for (int64_t first = 0; first < grid.t; first += group) {
+    const int64_t count = std::min(group, grid.t - first);
+    ReadPatches(media, preprocessing_.patches, first, count, &frames,
+                pixels.View().Rows(first * per_slice, count * per_slice));
+  }
   return pixels;
 }
 
@@ -264,12 +269,13 @@ bool QwenVl::Encode(const PreparedMedia& media, MatrixView<float> out, const Vis
   const Grid& grid = media.grid;
   const int64_t per_slice = grid.h * grid.w;
   const int64_t tokens_per_slice = out.rows / grid.t;
-  const int64_t group = std::clamp<int64_t>(kTowerRows / per_slice, 1, grid.t);
+  const int64_t group = SlicesAtATime(grid);
+  Frames frames;
   Matrix<float> patches(group * per_slice, config_.vision.patch_values());
   for (int64_t first = 0; first < grid.t; first += group) {
     const int64_t count = std::min(group, grid.t - first);
     const MatrixView<float> rows = patches.View().Rows(0, count * per_slice);
-    WritePatches(media.frames, preprocessing_.patches, first, count, rows);
+    ReadPatches(media, preprocessing_.patches, first, count, &frames, rows);
     int64_t blocks = 0;
     const auto keep_going = [&] {
       ++blocks;

@@ -27,12 +27,13 @@ class QwenVl : public VisionLanguageModel {
   PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options,
                           const std::function<void(int64_t, int64_t)>& progress) const override;
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const override;
-  int64_t TokensOfGrid(const Grid& grid) const override;
+  int64_t merge_size() const override { return config_.vision.merge_size; }
   PreparedMedia RandomMedia(const Grid& grid) const override;
   Matrix<float> Pixels(const PreparedMedia& media) const override;
   bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const override;
   PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                       int32_t next_position) const override;
+  int32_t PlaceholderId(bool video) const override { return video ? config_.video_id : config_.image_id; }
   std::vector<int32_t> MediaIds(bool video) const override;
   int64_t parameters() const override { return parameters_; }
   int64_t packed_bytes() const override { return decoder_.packed_bytes() + tower_.packed_bytes(); }

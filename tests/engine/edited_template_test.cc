@@ -117,5 +117,23 @@ TEST_F(EditedTemplateTest, BadBytesNameTheirField) {
   EXPECT_EQ(error_of(turn), "system message: byte 1 is not valid UTF-8");
 }
 
+// A template that writes no place for a medium, or places of its own, is named; a text with a marker is told apart from
+// it.
+TEST_F(EditedTemplateTest, PlacesForMediaAreChecked) {
+  Turn turn = files_.TurnNamed(files_.prompts().at(0).at("name"));
+  ASSERT_FALSE(turn.media.empty());
+  const auto without = Edited([](std::string* text) {
+    Replace(text, "<|image_pad|>", "");
+    Replace(text, "<|video_pad|>", "");
+  });
+  ExpectError({"chat_template.json: chat template: writes 0 of the "}, [&] { Session(without, {}).Read(turn); });
+  const auto model = Model::Load(files_.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  turn.prompt = "What is <|video_pad|>?";
+  ExpectError({"--prompt: holds <|video_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
+  turn.prompt = "What?";
+  turn.system = "<|image_pad|>";
+  ExpectError({"--system: holds <|image_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
+}
+
 }  // namespace
 }  // namespace purekv

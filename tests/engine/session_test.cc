@@ -106,7 +106,7 @@ TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
   Session grows(model_, {});
   grows.Read(VideoTurn());
   grows.Generate({.max_new_tokens = 20}, nullptr);
-  EXPECT_EQ(grows.kv().bytes_peak, grows.kv().bytes_now);
+  EXPECT_EQ(grows.kv().bytes_most, grows.kv().bytes_now);
 
   SessionOptions options;  // a policy that evicts while it decodes: a snapshot is a copy
   options.kv.policy = "h2o";
@@ -117,7 +117,7 @@ TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
   Turn question;
   std::swap(question.prompt, media.prompt);
   session.ReadMedia(media);
-  const int64_t before = session.kv().bytes_peak;
+  const int64_t before = session.kv().bytes_most;
   session.TakeSnapshot();
   int64_t most = before;
   for (int i = 0; i < 3; ++i) {
@@ -127,11 +127,11 @@ TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
     most = std::max(most, session.kv().bytes_now);
     session.Generate({.max_new_tokens = 30}, nullptr);
     most = std::max(most, session.kv().bytes_now);
-    EXPECT_GE(session.kv().bytes_peak, most) << i;
+    EXPECT_GE(session.kv().bytes_most, most) << i;
   }
-  EXPECT_LT(session.kv().bytes_peak, 3 * most);
+  EXPECT_LT(session.kv().bytes_most, 3 * most);
   session.Reset();
-  EXPECT_EQ(session.kv().bytes_peak, 0);
+  EXPECT_EQ(session.kv().bytes_most, 0);
 }
 
 TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
@@ -147,12 +147,26 @@ TEST_F(SessionTest, CancellingKeepsWhatWasGenerated) {
   EXPECT_EQ(answer.finish, Answer::Finish::kCancelled);
   EXPECT_FALSE(answer.text.empty());
   EXPECT_LT(answer.ids.size(), 200u);
-  Session reading(model_, options);
-  EXPECT_THROW(reading.Read(VideoTurn()), Cancelled);
+}
+
+// Up to the tower nothing of the session has changed; once rows are in the cache, only Reset helps.
+TEST_F(SessionTest, CancellingAReadBeforeAndAmidThePrefill) {
+  std::atomic<bool> cancel{false};
+  std::string at;
+  SessionOptions options;
+  options.cancel = &cancel;
+  options.progress = [&](const char* stage, int64_t, int64_t) { cancel = cancel || at == stage; };
+  Session session(model_, options);
+  at = "vision";
+  EXPECT_THROW(session.Read(VideoTurn()), Cancelled);
   cancel = false;
-  EXPECT_THROW(reading.Read(VideoTurn()), Error);  // half-read: only Reset helps
-  reading.Reset();
-  EXPECT_GT(reading.Read(VideoTurn()).visual_tokens, 0);
+  at = "prefill";
+  EXPECT_THROW(session.Read(VideoTurn()), Cancelled);
+  cancel = false;
+  at = "";
+  EXPECT_THROW(session.Read(VideoTurn()), Error);
+  session.Reset();
+  EXPECT_GT(session.Read(VideoTurn()).visual_tokens, 0);
 }
 
 TEST_F(SessionTest, ImpossibleRequestsAreErrors) {

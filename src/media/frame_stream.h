@@ -1,0 +1,65 @@
+// The frames of one medium, chosen and resized, handed out a few at a time. A long video's frames together outweigh
+// its compressed cache many times (28,800 visual tokens: 129 MiB of pixels), and each is needed once, by the tower.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "media/sampling.h"
+#include "media/video.h"
+#include "purekv/media.h"
+
+namespace purekv {
+
+// progress(frames read, of how many), after each frame; may be empty, may throw.
+using FrameProgress = std::function<void(int64_t done, int64_t total)>;
+
+// What a resizer of media/resize.h is.
+using Resizer = void(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out, int64_t out_height,
+                     int64_t out_width, int64_t in_stride);
+
+class FrameStream {
+ public:
+  virtual ~FrameStream() = default;
+
+  int64_t count() const { return count_; }
+  const Size& size() const { return size_; }
+  // Frames first .. first + count into `out`, whose memory is used again. What follows the last read is cheapest;
+  // going back decodes from the front again. Throws Error naming the file, and what progress throws.
+  void Read(int64_t first, int64_t count, Frames* out);
+  // Spent in Read so far.
+  double seconds() const { return seconds_; }
+  // Of the file, as far as it has been decoded; a Read that goes back counts anew.
+  virtual VideoCondition condition() const { return {}; }
+
+ protected:
+  FrameStream(int64_t count, const Size& size, FrameProgress progress)
+      : count_(count), size_(size), progress_(std::move(progress)) {}
+
+ private:
+  // One after another into `to`; done() after each.
+  virtual void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) = 0;
+
+  int64_t count_;
+  Size size_;
+  FrameProgress progress_;
+  double seconds_ = 0;
+};
+
+// Pictures in memory, as they are.
+std::unique_ptr<FrameStream> StreamOf(Frames frames);
+
+// uint8 [T, H, W, 3] of a .npy file, mapped and read slice by slice, resized by `resize`. `choose` gets the file's
+// frames, height and width and says the size to resize to.
+std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer* resize,
+                                       const std::function<Size(int64_t, int64_t, int64_t)>& choose);
+
+// Frames `indices` (ascending) of a video, resized as VideoReader does.
+std::unique_ptr<FrameStream> StreamVideo(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices,
+                                         const Size& size, FrameProgress progress);
+
+}  // namespace purekv
