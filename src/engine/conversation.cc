@@ -205,7 +205,7 @@ std::vector<int32_t> Conversation::Encoded(const std::string& rendered, const st
       FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
     }
   }
-  Fail(internals_.chat_template().where(), ": chat template: writes ", found.size(), " of the ", expected.size(),
+  Fail(internals_.chat_template().where(), ": writes ", found.size(), " of the ", expected.size(),
        " places that images and videos need, or others");
 }
 

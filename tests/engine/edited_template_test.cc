@@ -120,8 +120,7 @@ TEST_F(EditedTemplateTest, BadBytesNameTheirField) {
 // A template that writes no place for a medium, or places of its own, is named; a text with a marker is told apart from
 // it.
 TEST_F(EditedTemplateTest, PlacesForMediaAreChecked) {
-  Turn turn = files_.TurnNamed(files_.prompts().at(0).at("name"));
-  ASSERT_FALSE(turn.media.empty());
+  Turn turn = files_.TurnNamed("two_images");
   const auto without = Edited([](std::string* text) {
     Replace(text, "<|image_pad|>", "");
     Replace(text, "<|video_pad|>", "");
