@@ -180,6 +180,7 @@ std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
 std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>& system,
                                                 const std::vector<MediaSource::Kind>& media,
                                                 const std::string& prompt) const {
+  tokenizer();  // a directory without one has no template either
   std::vector<ContentPart> parts;
   for (const MediaSource::Kind kind : media) {
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
