@@ -199,10 +199,10 @@ struct SessionOptions {
 
 // One user turn. System message and media belong to the first turn only.
 struct Turn {
-  std::optional<std::string> system;
-  std::vector<MediaSource> media;
-  MediaOptions media_options;
-  std::string prompt;
+  std::optional<std::string> system{};
+  std::vector<MediaSource> media{};
+  MediaOptions media_options{};
+  std::string prompt{};
 };
 
 struct PromptInfo {

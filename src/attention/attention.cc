@@ -1,4 +1,4 @@
-// Planning and threading of exact attention; the arithmetic is in tile.cc.
+// Planning and threading of exact attention; the arithmetic is in tile.cc (f32) and bf16_kernel-inl.h (products of bf16).
 #include "attention/attention.h"
 
 #include <algorithm>

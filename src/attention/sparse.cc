@@ -19,7 +19,7 @@
 namespace purekv {
 namespace {
 
-// (query row, head of the group) pairs per tile, as in attention.cc.
+// (query row, head of the group) pairs per tile, as in method.cc.
 constexpr int64_t kTileRows = 128;
 constexpr int64_t kBf16TileRows = 256;
 // Keys gathered at a time: 2 MB with their values at head 128, which stays in the second-level cache or nearly so.

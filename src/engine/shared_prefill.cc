@@ -246,7 +246,7 @@ PromptInfo SharedPrefill::ReadQuestion(const std::string& prompt) {
   QuestionRecorder recorder(this);
   const RecorderScope recording(&base_, &recorder);
   asked_ = true;
-  return base_.ReadTurn({.system = {}, .media = {}, .media_options = {}, .prompt = prompt});
+  return base_.ReadTurn({.prompt = prompt});
 }
 
 AttendedRows SharedPrefill::Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const {

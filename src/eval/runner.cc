@@ -308,7 +308,7 @@ void Evaluation::EvaluateMedia(const Video& video, SharedPrefill& shared, size_t
     result.seconds["observe"] = shared.observe_seconds(setting);
     result.seconds["compress"] = seconds;
     Conversation conversation = media.Twin();
-    conversation.ReadTurn({.system = {}, .media = {}, .media_options = {}, .prompt = question->prompt});
+    conversation.ReadTurn({.prompt = question->prompt});
     result.seconds["prefill"] = conversation.times().prefill_s;
     Ask(conversation, video, *question, one, std::move(result), &fulls.at(question));
   }

@@ -44,7 +44,7 @@ class AmxWeights : public PackedWeights {
   }
 
   void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
-    if (x.rows <= kFewRows) {
+    if (x.rows <= kMatrixVectorRows) {
       const int64_t in = amx::RoundUp(in_, amx::kPanel);
       return MultiplyFewRows(x, {packed_.data(), Dtype::kBF16, in, out_, amx::kPanel, amx::kBlockIn}, epilogue);
     }
@@ -59,7 +59,7 @@ class AmxWeights : public PackedWeights {
 
   size_t bytes() const override { return packed_.allocated(); }
   std::string Name(int64_t rows) const override {
-    return rows <= kFewRows ? "avx512_bf16 matrix-vector (own)" : "amx_bf16 (own)";
+    return rows <= kMatrixVectorRows ? "avx512_bf16 matrix-vector (own)" : "amx_bf16 (own)";
   }
 
  private:

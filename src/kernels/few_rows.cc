@@ -203,7 +203,8 @@ const void* DenseRows(const AnyMatrixView& x, Dtype dtype, int64_t in, Buffer& b
 }  // namespace
 
 void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogue& epilogue) {
-  PUREKV_CHECK(x.rows >= 1 && x.rows <= kFewRows && x.dtype == weights.dtype, x.rows, " rows of ", DtypeName(x.dtype));
+  PUREKV_CHECK(x.rows >= 1 && x.rows <= kMatrixVectorRows && x.dtype == weights.dtype, x.rows, " rows of ",
+               DtypeName(x.dtype));
   PUREKV_CHECK(weights.width % 16 == 0 && weights.width <= kSums, weights.width, " outputs in a panel");
   static thread_local Buffer buffer;
   const void* const rows = DenseRows(x, x.dtype, weights.in, buffer);
@@ -212,7 +213,7 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
   const size_t size = DtypeSize(weights.dtype);
   const int64_t count = x.rows;
   ParallelForRanges(panels, kGroup, [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[kGroup][kFewRows * kSums];
+    alignas(64) float sums[kGroup][kMatrixVectorRows * kSums];
     for (int64_t block = 0; block < weights.in; block += weights.block_in) {
       const int64_t inputs = std::min(weights.block_in, weights.in - block);
       const int64_t panel_bytes = inputs * weights.width * static_cast<int64_t>(size);
@@ -221,8 +222,9 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
         const char* const w = static_cast<const char*>(weights.data) + static_cast<size_t>(offset) * size;
         float* const to = sums[panel - begin];
         if (weights.dtype == Dtype::kBF16 && weights.width == 32) {
-          const int64_t done = PanelsBF16(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w,
-                                          panel_bytes, end - panel, inputs / 2, block == 0, to, kFewRows * kSums);
+          const int64_t done =
+              PanelsBF16(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w, panel_bytes,
+                         end - panel, inputs / 2, block == 0, to, kMatrixVectorRows * kSums);
           if (done > 0) {
             panel += done - 1;
             continue;
@@ -246,12 +248,12 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
 }
 
 void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t out, const Epilogue& epilogue) {
-  PUREKV_CHECK(x.rows >= 1 && x.rows <= kFewRows, x.rows, " rows");
+  PUREKV_CHECK(x.rows >= 1 && x.rows <= kMatrixVectorRows, x.rows, " rows");
   static thread_local Buffer buffer;
   const void* const rows = DenseRows(x, Dtype::kF32, x.cols, buffer);
   UseCpuLevel();
   ParallelForRanges(out, kPlainTask, [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[kFewRows * kSums];
+    alignas(64) float sums[kMatrixVectorRows * kSums];
     const char* const w = static_cast<const char*>(weights) + static_cast<size_t>(begin * x.cols) * DtypeSize(dtype);
     HWY_DYNAMIC_DISPATCH(Dots)
     (DotArgs{static_cast<const float*>(rows), x.cols, x.rows, w, dtype, x.cols, end - begin, sums});

@@ -1,4 +1,4 @@
-// Matrix-vector products: 1 .. kFewRows rows of x, weights read once, at memory speed.
+// Matrix-vector products: 1 .. kMatrixVectorRows rows of x, weights read once, at memory speed.
 #pragma once
 
 #include <cstdint>

@@ -100,7 +100,7 @@ class OneDnnWeights : public PackedWeights {
   }
 
   void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
-    if (x.rows <= kFewRows) {
+    if (x.rows <= kMatrixVectorRows) {
       return MultiplyFewRows(x, {packed_.data(), dtype_, padded_in_, out_, width_, padded_in_}, epilogue);
     }
     static thread_local Buffer dense_x;
@@ -112,7 +112,7 @@ class OneDnnWeights : public PackedWeights {
 
   size_t bytes() const override { return packed_.allocated(); }
   std::string Name(int64_t rows) const override {
-    if (rows <= kFewRows) {
+    if (rows <= kMatrixVectorRows) {
       return dtype_ == Dtype::kBF16 ? "avx512_bf16 matrix-vector (own)" : "highway " + SimdTarget() + " matrix-vector";
     }
     return "onednn " + PlanFor(PieceRows(rows), std::min(kChunk, out_))->implementation;

@@ -1,5 +1,5 @@
-// The inside of a dense layer: one way of holding a weight matrix and multiplying with it. A new format (int8, int4)
-// is one more implementation here, entered in the list of packed_weights.cc.
+// The inside of a dense layer: one way of holding a weight matrix and multiplying with it, of bf16 or f32. Another is
+// one more implementation here, entered in the list of packed_weights.cc.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ namespace purekv {
 // 16 results need, wherever it was computed.
 constexpr int64_t kGateGroup = 16;
 // At most this many rows of x are multiplied by the matrix-vector kernels.
-constexpr int64_t kFewRows = 8;
+constexpr int64_t kMatrixVectorRows = 8;
 
 // A layer as it is asked for: weights in checkpoint form, put in packed order row by row.
 class LayerSource {

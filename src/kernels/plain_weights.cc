@@ -35,7 +35,7 @@ class PlainWeights : public PackedWeights {
 
   void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
     if (Cpu() == CpuLevel::kReference) return RunReference(x, epilogue);
-    if (x.rows <= kFewRows) return MultiplyFewRows(x, rows_.data(), dtype_, out_, epilogue);
+    if (x.rows <= kMatrixVectorRows) return MultiplyFewRows(x, rows_.data(), dtype_, out_, epilogue);
     static thread_local Buffer floats_of_x;
     for (int64_t row = 0; row < x.rows; row += kPiece) {
       const int64_t count = std::min(kPiece, x.rows - row);
@@ -62,7 +62,7 @@ class PlainWeights : public PackedWeights {
   std::string Name(int64_t rows) const override {
     const std::string widened = dtype_ == Dtype::kBF16 ? " (bf16 weights, widened)" : "";
     if (Cpu() == CpuLevel::kReference) return "reference";
-    if (rows <= kFewRows) return "highway " + SimdTarget() + " matrix-vector" + widened;
+    if (rows <= kMatrixVectorRows) return "highway " + SimdTarget() + " matrix-vector" + widened;
     const onednn::OwnThreads one(1);
     try {
       return "onednn " + std::string(Desc(std::min(rows, kPiece), std::min(out_, kChunk)).impl_info_str()) + widened;

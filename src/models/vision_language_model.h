@@ -100,8 +100,8 @@ class VisionLanguageModel {
   // and frees them. False when progress stopped it; throws what reading them throws.
   virtual bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const = 0;
 
-  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. `first_item`
-  // numbers the media. Throws Error (kUsage) when placeholders and media do not match.
+  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. Throws Error
+  // (kUsage) when placeholders and media do not match.
   virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                               int32_t next_position) const = 0;
   // The token that stands for one medium where ids are laid out.

@@ -416,7 +416,7 @@ TEST_F(UnusedUntilAskedTest, NoTokenizer) {
   const auto model = Load();
   Session session(model, {});
   ExpectError({copy_.path(), "no tokenizer"},
-              [&] { session.Read({.system = {}, .media = {}, .media_options = {}, .prompt = "Hi"}); });
+              [&] { session.Read({.prompt = "Hi"}); });
   session.ReadIds({1, 2, 3});
   ExpectError({"no tokenizer"}, [&] { session.Generate({.max_new_tokens = 1}, nullptr); });
   EXPECT_EQ(session.Score({4, 5}, false).ids.size(), 2u);

@@ -39,7 +39,7 @@ std::string ThinPng() {
 }
 
 Turn TextTurn(const std::string& text) {
-  return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+  return {.prompt = text};
 }
 
 // More than the model takes.

@@ -42,7 +42,7 @@ class CompressionTest : public testing::TestWithParam<std::string> {
     return options;
   }
   static Turn Later(const std::string& text) {
-    return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+    return {.prompt = text};
   }
 
   static std::unique_ptr<ReferenceModel> files_;

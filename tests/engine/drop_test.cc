@@ -308,7 +308,7 @@ TEST_F(DropTest, ASavedCacheGoesOnAsTheSessionThatSavedIt) {
   options.kv.when = KvOptions::When::kMedia;
   Turn media = small_->VideoTurn();
   const std::string question = std::exchange(media.prompt, "");
-  const Turn ask = {.system = {}, .media = {}, .media_options = {}, .prompt = question};
+  const Turn ask = {.prompt = question};
   Session session(small_->model(), options);
   session.ReadMedia(media);
   session.Save(directory.File("a.pkv"));
@@ -322,7 +322,7 @@ TEST_F(DropTest, ASavedCacheGoesOnAsTheSessionThatSavedIt) {
   opened.Read(ask);
   EXPECT_EQ(opened.Score({4, 8, 15}, true).logits, session.Score({4, 8, 15}, true).logits);
   // Later turns are read whole.
-  session.Read({.system = {}, .media = {}, .media_options = {}, .prompt = "And then?"});
+  session.Read({.prompt = "And then?"});
   EXPECT_FALSE(session.Generate({.max_new_tokens = 3}, nullptr).ids.empty());
 }
 

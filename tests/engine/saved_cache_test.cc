@@ -22,7 +22,7 @@ namespace {
 using ::testing::HasSubstr;
 
 Turn Question(const std::string& text) {
-  return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
+  return {.prompt = text};
 }
 
 const char* const kQuestion = "Describe the video in one sentence.";

@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
+#include "support/broken_model.h"
 #include "support/reference_model.h"
 
 namespace purekv {
@@ -16,9 +20,7 @@ class SessionTest : public testing::Test {
  protected:
   SessionTest() : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.dtype = Dtype::kF32})) {}
   Turn VideoTurn() const { return files_.TurnNamed("video"); }
-  Turn TextTurn(const std::string& text) const {
-    return {.system = {}, .media = {}, .media_options = {}, .prompt = text};
-  }
+  Turn TextTurn(const std::string& text) const { return {.prompt = text}; }
 
   ReferenceModel files_;
   std::shared_ptr<const Model> model_;
@@ -54,7 +56,7 @@ TEST_F(SessionTest, LaterTurnsEqualOneLongPrompt) {
   const Answer answer = session.Generate({.max_new_tokens = 6}, nullptr);
   const PromptInfo second = session.Read(TextTurn("And then?"));
   const Answer last = session.Generate({.max_new_tokens = 6}, nullptr);
-  // The same sequence as text only cannot repeat the media, so compare lengths and the order of what was appended.
+  // The same sequence as text only cannot repeat the media: lengths are compared here, answers below.
   EXPECT_EQ(session.tokens(),
             static_cast<int64_t>(first.ids.size() + answer.ids.size() + second.ids.size() + last.ids.size()) +
                 (answer.finish == Answer::Finish::kStop ? 0 : 1));
@@ -171,29 +173,34 @@ TEST_F(SessionTest, CancellingAReadBeforeAndAmidThePrefill) {
 
 TEST_F(SessionTest, ImpossibleRequestsAreErrors) {
   Session session(model_, {});
-  EXPECT_THROW(session.Generate({}, nullptr), Error);
-  EXPECT_THROW(session.Score({1}, false), Error);
-  EXPECT_THROW(session.ReadIds({}), Error);
-  EXPECT_THROW(session.ReadIds({-1}), Error);
-  EXPECT_THROW(session.ReadIds({static_cast<int32_t>(model_->info().vocabulary)}), Error);
-  EXPECT_THROW(session.Read(TextTurn("<|image_pad|>")), Error);
-  EXPECT_THROW(session.Read(TextTurn("\xff\xfe")), Error);
-  EXPECT_THROW(session.ReadIds(std::vector<int32_t>(static_cast<size_t>(model_->info().max_positions) + 1, 5)), Error);
+  const auto refused = [&](const std::string& words, const std::function<void(Session&)>& work) {
+    ExpectError({words}, [&] { work(session); });
+  };
+  const auto ids = [](const std::vector<int32_t>& list) { return [list](Session& s) { s.ReadIds(list); }; };
+  const auto text = [this](const std::string& words) { return [this, words](Session& s) { s.Read(TextTurn(words)); }; };
+  refused("nothing has been read", [](Session& s) { s.Generate({}, nullptr); });
+  refused("nothing has been read", [](Session& s) { s.Score({1}, false); });
+  refused("the prompt is empty", ids({}));
+  refused("token id -1 is outside the model's vocabulary", ids({-1}));
+  const auto vocabulary = static_cast<int32_t>(model_->info().vocabulary);
+  refused(StrCat("token id ", vocabulary, " is outside"), ids({vocabulary}));
+  refused("--prompt: holds <|image_pad|>, a marker", text("<|image_pad|>"));
+  refused("prompt: byte 0 is not valid UTF-8", text("\xff\xfe"));
+  const auto too_many = static_cast<size_t>(model_->info().max_positions) + 1;
+  refused(StrCat("makes ", too_many, " tokens"), ids(std::vector<int32_t>(too_many, 5)));
   session.Read(TextTurn("fine"));  // refused requests leave the session usable
-  EXPECT_THROW(session.Read(VideoTurn()), Error);
-  EXPECT_THROW(session.Score({}, false), Error);
-  EXPECT_THROW(session.Generate({.max_new_tokens = 5, .temperature = -1}, nullptr), Error);
+  refused("a later turn cannot bring", [this](Session& s) { s.Read(VideoTurn()); });
+  refused("the answer to score is empty", [](Session& s) { s.Score({}, false); });
+  refused("temperature", [](Session& s) { s.Generate({.max_new_tokens = 5, .temperature = -1}, nullptr); });
   EXPECT_EQ(session.Generate({.max_new_tokens = 2}, nullptr).ids.size(), 2u);
   EXPECT_EQ(session.Generate({.max_new_tokens = 0}, nullptr).ids.size(), 0u);
 
-  KvOptions unknown;
-  unknown.policy = "nonsense";
   SessionOptions options;
-  options.kv = unknown;
-  EXPECT_THROW(Session(model_, options), Error);
+  options.kv.policy = "nonsense";
+  ExpectError({"nonsense: unknown; known policies: full, random"}, [&] { Session(model_, options); });
   options.kv = {};
   options.kv.budget = 0.5;
-  EXPECT_THROW(Session(model_, options), Error);
+  ExpectError({"policy full keeps everything"}, [&] { Session(model_, options); });
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ TEST_F(SparsePrefillTest, LaterTurnsAndResetWork) {
   Session session(model_, Options("st", {{"start", "0"}}));
   session.Read(VideoTurn());
   const Answer first = session.Generate({.max_new_tokens = 4}, nullptr);
-  session.Read({.system = {}, .media = {}, .media_options = {}, .prompt = "And then?"});
+  session.Read({.prompt = "And then?"});
   session.Generate({.max_new_tokens = 4}, nullptr);
   session.Reset();
   EXPECT_EQ(session.prefill().flops_share, 1);  // nothing read
@@ -159,7 +159,7 @@ TEST_F(SparsePrefillTest, SavedCachesRememberHowTheyWereRead) {
   SessionOptions plain;
   plain.threads = 1;
   Session opened = Session::Open(model_, directory.File("a.pkv"), plain);
-  opened.Read({.system = {}, .media = {}, .media_options = {}, .prompt = question});
+  opened.Read({.prompt = question});
   EXPECT_EQ(opened.Score({5, 9, 11}, true).logits, whole.Score({5, 9, 11}, true).logits);
   EXPECT_THROW(Session::Open(model_, directory.File("a.pkv"), options), Error);
 }
