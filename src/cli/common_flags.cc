@@ -279,7 +279,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               });
   table.Value(kCache, "--kv-tokens", "N", "or: tokens kept per layer and KV head",
               SetInt(&options->tokens, 1, kMaxTokens));
-  table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes kept in all (256M)",
+  table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes that the kept part may take in all, as allocated (256M)",
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
   table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
                    AddOption(&options->options));
