@@ -27,8 +27,8 @@ std::string Warning(const PreparedMedia& media, const MediaInfo& info) {
     parts.push_back("the file is cut off: later frames may be missing");
   }
   if (info.frames_damaged > 0) {
-    parts.push_back(StrCat(info.frames_damaged, info.frames_damaged == 1 ? " frame" : " frames",
-                           " could not be decoded, or only in part"));
+    parts.push_back(
+        StrCat(info.frames_damaged, " of ", info.frames_expected, " frames could not be decoded, or only in part"));
   }
   std::string text = media.path + ": ";
   for (size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? "" : "; ") + parts[i];

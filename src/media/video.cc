@@ -69,7 +69,8 @@ struct VideoReader::Impl {
   VideoCondition condition;
   std::vector<int64_t> chosen;
   Size size;
-  int64_t next = 0;  // of the chosen ones, where the finder stands
+  int64_t next = 0;            // of the chosen ones, where the finder stands
+  int64_t behind_the_end = 0;  // chosen ones that the stream ended before: the last frame stands in for them
   std::unique_ptr<FrameFinder> finder;
 
   // One decoded frame into its place.
@@ -134,6 +135,7 @@ void VideoReader::ReadChosen(int64_t i, uint8_t* to) {
   PUREKV_CHECK(i >= 0 && i < count, i, " of ", count);
   if (!impl_->finder || i < impl_->next) {
     impl_->condition.frames_damaged = 0;
+    impl_->behind_the_end = 0;
     impl_->finder.reset();
     impl_->finder.reset(new FrameFinder(impl_->path, impl_->index, &impl_->condition.frames_damaged));
   }
@@ -142,13 +144,13 @@ void VideoReader::ReadChosen(int64_t i, uint8_t* to) {
   if (frame == nullptr) {
     frame = impl_->finder->last();
     if (frame == nullptr) Fail(impl_->path, ": none of its ", impl_->info.frames, " frames decodes");
-    if (i + 2 < count) {
-      Fail(impl_->path, ": decoding ends before frame ", index, " of ", impl_->info.frames, "; is the file cut off?");
-    }
+    ++impl_->behind_the_end;
   }
   impl_->Store(*frame, to);
   impl_->next = i + 1;
   if (i + 1 < count) return;
+  // Containers miscount by a frame or two; more is a stream that could not be decoded to its end.
+  if (impl_->behind_the_end > 2) impl_->condition.frames_damaged += impl_->behind_the_end;
   // A decoder holds some frames per thread: nobody needs them any more.
   impl_->finder.reset();
   impl_->picture = {};

@@ -39,8 +39,8 @@ class VideoReader {
   void Choose(std::vector<int64_t> indices, Size size);
   // The i-th of them into to[size.height, size.width, 3]: memory holds one full frame and what the decoder needs. In
   // ascending order each frame is decoded once; going back starts anew, and counts damaged frames anew. Seeks to key
-  // frames when that skips decoding. A stream that ends early repeats its last frame only for the last two of the
-  // chosen ones (containers miscount); otherwise Error.
+  // frames when that skips decoding. Where a stream ends early its last frame stands in for the chosen ones behind it,
+  // which count as damaged if they are more than two (containers miscount). Throws Error when no frame decodes.
   void ReadChosen(int64_t i, uint8_t* to);
   // Both in one, all frames in memory.
   Frames Read(std::span<const int64_t> indices, Size size);

@@ -92,6 +92,17 @@ TEST(VideoCondition, HolesShowAsMissingOrDamagedFrames) {
   }
 }
 
+// The last frames cannot be decoded: the one before stands in for them, and they are counted.
+TEST(VideoCondition, AStreamThatEndsEarlyIsStoodInFor) {
+  std::string bytes = ReadFile(PUREKV_SOURCE_DIR "/models/demo/eval/medium-01.mp4", 1 << 20);
+  bytes.replace(bytes.size() - 372, 372, std::string(372, '\0'));
+  const TemporaryFile file("ends.mp4", bytes);
+  const VideoCondition condition = ConditionOf(file.path());
+  EXPECT_EQ(condition.frames_missing, 0);
+  EXPECT_GT(condition.frames_damaged, 2);
+  EXPECT_LT(condition.frames_damaged, 20);
+}
+
 // What is counted belongs to one pass. (How many errors come back from decoder threads varies by a few.)
 TEST(VideoCondition, ReadingAgainCountsAnew) {
   const TemporaryFile file("again.mp4", Zeroed(Data("h264_bframes.mp4"), 50, 3000));
