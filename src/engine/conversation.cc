@@ -182,6 +182,7 @@ std::vector<int32_t> Conversation::FirstTurnIds(const std::optional<std::string>
                                                 const std::string& prompt) const {
   tokenizer();  // a directory without one has no template either
   std::vector<ContentPart> parts;
+  parts.reserve(media.size() + 1);
   for (const MediaSource::Kind kind : media) {
     parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
@@ -195,6 +196,7 @@ std::vector<int32_t> Conversation::Encoded(const std::string& rendered, const st
   const int32_t video = internals_.PlaceholderId(true);
   std::vector<int32_t> ids = tokenizer().Encode(rendered);
   std::vector<int32_t> expected;
+  expected.reserve(media.size());
   for (const MediaSource::Kind kind : media) expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
   std::vector<int32_t> found;
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),

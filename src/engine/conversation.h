@@ -92,6 +92,7 @@ class Conversation {
   // Kinds of a turn's sources, or of the media that were read.
   static std::vector<MediaSource::Kind> KindsOf(const auto& media) {
     std::vector<MediaSource::Kind> kinds;
+    kinds.reserve(media.size());
     for (const auto& one : media) kinds.push_back(one.kind);
     return kinds;
   }

@@ -190,7 +190,7 @@ class OneDnnWeights : public PackedWeights {
       plan = std::make_shared<const Plan>(Plan{dnnl::matmul(desc), desc.src_desc(), weights, desc.dst_desc(),
                                                desc.scratchpad_desc(), desc.impl_info_str()});
       if (plans_.size() > kMaxPlans) {  // odd sizes without end: start over
-        const auto keep = plan;
+        auto keep = plan;
         plans_.clear();
         plans_[{rows, cols}] = keep;
         return keep;
