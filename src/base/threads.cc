@@ -31,7 +31,7 @@ thread_local const std::atomic<bool>* t_cancel = nullptr;
 // How long a thread looks for work, or for the others to be done, before it sleeps. Between two loops of a decode step
 // lie a few microseconds, and waking a sleeper takes ten and more: looking this long loses nothing on an idle machine.
 // libgomp's default, milliseconds for each wait, loses a hundred times on a busy one: two threads beside one busy loop
-// per core decoded 60 tokens in 15 s, sleeping ones in 0.05 s.
+// per core took up to 5.4 s for a short answer of the demo model, these 0.03 s.
 constexpr std::chrono::microseconds kSpin{50};
 
 void Pause() {

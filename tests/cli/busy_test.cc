@@ -47,8 +47,8 @@ class BusyCores {
   std::vector<pid_t> children_;
 };
 
-// Threads that spin while they wait took 5 to 19 s here for what takes 0.02 s on an idle machine: each waits for one
-// that has no core. The environment must not matter, so it asks for the worst.
+// Threads that spin while they wait took 5 s and more, now and then, for what takes 0.02 s on an idle machine: each
+// waits for one that has no core. The environment must not matter, so it asks for the worst.
 TEST(SlowBusyMachine, DecodingDoesNotWaitForThreadsWithoutACore) {
   const BusyCores busy;
   double seconds = 0;
