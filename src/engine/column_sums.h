@@ -8,7 +8,7 @@
 #include "cache/token_layout.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 #include "policy/observation.h"
 
 namespace purekv {

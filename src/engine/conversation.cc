@@ -64,10 +64,10 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
       cache_(internals_.decoder().cache_shape()),
-      compressor_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
-                  internals_.decoder().config().rope.inv_freq),
-      attention_(MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers)),
-      dense_(MakePrefillAttention({}, options_.kv, compressor_, cache_.shape().layers)) {
+      compression_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
+                   internals_.decoder().config().rope.inv_freq),
+      attention_(MakePrefillAttention(options_.prefill, options_.kv, compression_, cache_.shape().layers)),
+      dense_(MakePrefillAttention({}, options_.kv, compression_, cache_.shape().layers)) {
   if (options_.threads < 0 || options_.threads > 4096)
     FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
@@ -90,9 +90,9 @@ void Conversation::Begin() {
 
 void Conversation::Reset() {
   cache_ = KvCache(internals_.decoder().cache_shape());
-  compressor_ = Compressor(options_.kv, cache_.shape(), internals_.decoder().config().heads,
-                           internals_.decoder().config().rope.inv_freq);
-  attention_ = MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers);
+  compression_ = Compression(options_.kv, cache_.shape(), internals_.decoder().config().heads,
+                             internals_.decoder().config().rope.inv_freq);
+  attention_ = MakePrefillAttention(options_.prefill, options_.kv, compression_, cache_.shape().layers);
   ids_.clear();
   pending_.clear();
   layout_.clear();
@@ -113,7 +113,7 @@ Conversation Conversation::Twin() const {
   PUREKV_CHECK(!broken_ && pending_.empty(), "broken, or an answer half said");
   Conversation twin(model_, options_);
   twin.cache_ = cache_.Alias(cache_.tokens());
-  twin.compressor_ = compressor_;
+  twin.compression_ = compression_;
   twin.CopyTokens(*this, cache_.tokens());
   twin.last_hidden_ = Matrix<float>(1, last_hidden_.cols());
   std::memcpy(twin.last_hidden_.data(), last_hidden_.data(), static_cast<size_t>(last_hidden_.cols()) * sizeof(float));
@@ -258,7 +258,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   prompt.Append(internals_.LayOut(ids, media, prompt.next_position));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
   // Here, so that a budget that does not fit is refused before the vision tower works for it.
-  if (!started_ && compressor_.active()) compressor_.SetPart(CompressedPart(prompt));
+  if (!started_) compression_.SetPrefix(CompressedPart(prompt));
 
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(pending_.size()), prompt.ids.end());
@@ -361,12 +361,16 @@ void Conversation::Extend(const PromptTokens& prompt, MatrixView<float> hidden, 
   int64_t last = 0;
   for (int64_t row = 0; row < split; row += chunk) {
     const int64_t rows = std::min(chunk, split - row);
-    if (compressor_.active()) compressor_.Begin(first ? Reading::kPart : Reading::kOnTop, cache_.tokens(), rows);
+    if (first) {
+      compression_.BeginPrefix(cache_.tokens(), rows);
+    } else {
+      compression_.BeginBehind(cache_.tokens(), rows);
+    }
     last = ExtendPart(prompt, row, rows, hidden, kind, dump);
   }
   if (first) RecordCompression(split);
   if (split < count) {
-    if (compressor_.active()) compressor_.Begin(Reading::kOnTop, cache_.tokens(), count - split);
+    compression_.BeginBehind(cache_.tokens(), count - split);
     last = ExtendPart(prompt, split, count - split, hidden, kind, dump);
   }
   next_position_ = prompt.next_position;
@@ -392,7 +396,7 @@ int64_t Conversation::ExtendPart(const PromptTokens& prompt, int64_t first, int6
     const auto end = begin + static_cast<std::ptrdiff_t>(rows);
     ids_.insert(ids_.end(), prompt.ids.begin() + begin, prompt.ids.begin() + end);
     layout_.insert(layout_.end(), prompt.layout.begin() + begin, prompt.layout.begin() + end);
-    PolicyObserver policy(decoder.config(), cache_, layout_, &compressor_, &workspace_.attention);
+    PolicyObserver policy(decoder.config(), cache_, layout_, &compression_, &workspace_.attention);
     std::vector<LayerObserver*> observers = {&policy};
     if (recorder_ != nullptr) observers.push_back(recorder_);
     std::optional<DumpObserver> dumped;
@@ -416,7 +420,7 @@ PrefillPass Conversation::MakePass(MatrixView<float> hidden, int64_t first_token
            .cache = cache_,
            .layout = layout_,
            .attention = attention,
-           .compression = &compressor_,
+           .compression = &compression_,
            .observers = observers,
            .workspace = workspace_},
           hidden,
@@ -426,7 +430,7 @@ PrefillPass Conversation::MakePass(MatrixView<float> hidden, int64_t first_token
 
 void Conversation::RecordCompression(int64_t tokens) {
   stats_.tokens_compressed = tokens;
-  stats_.tokens_alive = compressor_.AliveCounts();
+  stats_.tokens_alive = compression_.AliveCounts();
   kept_.assign(static_cast<size_t>(cache_.shape().layers), {});
   for (int64_t layer = 0; layer < cache_.shape().layers; ++layer) {
     for (int64_t head = 0; head < cache_.shape().kv_heads; ++head) {

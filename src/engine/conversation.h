@@ -17,7 +17,7 @@
 #include "engine/prefill_attention.h"
 #include "engine/prefill_pass.h"
 #include "models/vision_language_model.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 #include "purekv/session.h"
 
 namespace purekv {
@@ -79,7 +79,7 @@ class Conversation {
     std::vector<float> last_hidden;
     KvStats stats;
     std::optional<OpenTurn> open;
-    Compressor compressor;
+    Compression compression;
     std::optional<KvCache> cache;  // a copy, where truncation may not lead back
   };
 
@@ -136,7 +136,7 @@ class Conversation {
   SessionOptions options_;
   int threads_;
   KvCache cache_;
-  Compressor compressor_;
+  Compression compression_;
   std::unique_ptr<PrefillAttention> attention_;  // of prompts
   std::unique_ptr<PrefillAttention> dense_;      // of answers
   DecoderWorkspace workspace_;

@@ -52,10 +52,10 @@ void Conversation::Append(int32_t id) {
   const int64_t first = cache_.AddTokens(one.positions);
   ids_.push_back(id);
   layout_.push_back({});
-  if (compressor_.active()) compressor_.Begin(Reading::kStep, first, 1);
+  compression_.BeginStep(first);
   // What a policy that holds lets go behind the step leaves room for the next one: no layer ever grows by more.
-  for (int64_t layer = 0; compressor_.holds() && layer < cache_.shape().layers; ++layer) cache_.Reserve(layer, 1);
-  PolicyObserver policy(internals_.decoder().config(), cache_, layout_, &compressor_, &workspace_.attention);
+  for (int64_t layer = 0; compression_.holds() && layer < cache_.shape().layers; ++layer) cache_.Reserve(layer, 1);
+  PolicyObserver policy(internals_.decoder().config(), cache_, layout_, &compression_, &workspace_.attention);
   LayerObserver* const observers[] = {&policy};
   PrefillPass pass = MakePass(hidden.View(), first, 1, *dense_, observers);
   while (pass.Step()) {
@@ -136,7 +136,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
     }
   };
   take(std::as_const(last_hidden_).View());
-  if (ids.size() > 1 && compressor_.steps_alone()) {
+  if (ids.size() > 1 && compression_.steps_alone()) {
     for (size_t i = 0; i + 1 < ids.size(); ++i) {
       Append(ids[i]);
       take(std::as_const(last_hidden_).View());

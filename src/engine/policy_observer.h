@@ -5,14 +5,14 @@
 #include "cache/kv_cache.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 
 namespace purekv {
 
 class PolicyObserver : public LayerObserver {
  public:
   // All borrowed. layout: the sequence's, read when rows come.
-  PolicyObserver(const DecoderConfig& config, const KvCache& cache, const TokenLayout& layout, Compressor* compression,
+  PolicyObserver(const DecoderConfig& config, const KvCache& cache, const TokenLayout& layout, Compression* compression,
                  AttentionWorkspace* workspace)
       : config_(config), cache_(cache), layout_(layout), compression_(*compression), workspace_(workspace) {}
 
@@ -24,7 +24,7 @@ class PolicyObserver : public LayerObserver {
   const DecoderConfig& config_;
   const KvCache& cache_;
   const TokenLayout& layout_;
-  Compressor& compression_;
+  Compression& compression_;
   AttentionWorkspace* workspace_;
 };
 

@@ -10,7 +10,7 @@
 #include "attention/attention.h"
 #include "cache/kv_cache.h"
 #include "cache/token_layout.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 #include "policy/options.h"
 #include "purekv/session.h"
 
@@ -64,7 +64,7 @@ void CheckPrefillOptions(const PrefillOptions& options);
 // Throws as CheckPrefillOptions, and when no layer is left to be sparse: above the model, or at or below a layer whose
 // attention scores the policy needs.
 std::unique_ptr<PrefillAttention> MakePrefillAttention(const PrefillOptions& options, const KvOptions& kv,
-                                                       const Compressor& compressor, int64_t layers);
+                                                       const Compression& compression, int64_t layers);
 
 // The kinds, one file each.
 PrefillKind DensePrefill();

@@ -107,7 +107,7 @@ void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float
 
 void PrefillPass::EndLayer() {
   for (LayerObserver* observer : parts_.observers) observer->LayerDone(layer_);
-  Compressor* const compression = parts_.compression;
+  Compression* const compression = parts_.compression;
   if (compression == nullptr || !compression->active()) return;
   {
     const StageTimer timer(&parts_.workspace.evict_seconds);

@@ -11,7 +11,7 @@
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
 #include "models/decoder.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 
 namespace purekv {
 
@@ -23,7 +23,7 @@ class PrefillPass {
     KvCache& cache;                       // the rows' tokens are registered; their entries come layer by layer
     std::span<const TokenRecord> layout;  // of every token in the cache, the rows' included
     PrefillAttention& attention;
-    Compressor* compression;                    // told of the rows (Compressor::Begin); null: nothing is evicted
+    Compression* compression;                   // told of the rows (Compression::Begin); null: nothing is evicted
     std::span<LayerObserver* const> observers;  // called in this order
     DecoderWorkspace& workspace;
   };

@@ -90,18 +90,18 @@ int64_t EntriesAlone(int64_t bytes, const KvCacheShape& shape, int64_t tokens) {
 }
 
 // Whether the heads hold what the policy can have left.
-void CheckLengths(const KvCache& cache, const Compressor& compressor, const KvOptions& kv, const std::string& path) {
+void CheckLengths(const KvCache& cache, const Compression& compression, const KvOptions& kv, const std::string& path) {
   const KvCacheShape& shape = cache.shape();
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    const int64_t count = compressor.Count(layer);
+    const int64_t count = compression.plan().counts[static_cast<size_t>(layer)];
     int64_t sum = 0;
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
       const int64_t length = cache.Length(layer, head);
       sum += length;
-      const bool sound = !compressor.active() ? length == count : kv.allocator == "ada" || length <= count;
+      const bool sound = !compression.active() ? length == count : kv.allocator == "ada" || length <= count;
       if (sound) continue;
       Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
-           " keeps ", compressor.active() ? "at most " : "all ", count);
+           " keeps ", compression.active() ? "at most " : "all ", count);
     }
     if (sum > shape.kv_heads * count) {
       Fail(path, ": section index: layer ", layer, ": ", sum, " entries; policy ", kv.policy, " keeps at most ",
@@ -167,9 +167,9 @@ void Conversation::TakeSnapshot() {
                        .last_hidden = {hidden, hidden + last_hidden_.size()},
                        .stats = stats_,
                        .open = open_,
-                       .compressor = compressor_,
+                       .compression = compression_,
                        .cache = std::nullopt};
-  if (compressor_.steps_alone()) snapshot_->cache = cache_.Clone();
+  if (compression_.steps_alone()) snapshot_->cache = cache_.Clone();
 }
 
 void Conversation::Rollback() {
@@ -193,7 +193,7 @@ void Conversation::Rollback() {
   }
   stats_ = snapshot_->stats;
   open_ = snapshot_->open;
-  compressor_ = snapshot_->compressor;
+  compression_ = snapshot_->compression;
   broken_ = false;
 }
 
@@ -208,7 +208,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.head_dim = shape.head_dim;
   contents.next_position = next_position_;
   contents.kv = options_.kv;
-  if (options_.kv.bytes) contents.base = compressor_.base();
+  if (options_.kv.bytes) contents.base = compression_.plan().base;
   contents.prefill = options_.prefill;
   contents.stats = stats_;
   contents.system = open_->system;
@@ -232,7 +232,7 @@ int64_t Conversation::Save(const std::string& path) const {
                                 {static_cast<const std::byte*>(view.values), bytes}});
     }
     PkvSums& saved = contents.sums.emplace_back();
-    const AttentionSums* const sums = compressor_.ContinuingSums(layer);
+    const AttentionSums* const sums = compression_.observations().Continuing(layer);
     if (sums == nullptr) continue;
     PUREKV_CHECK(sums->one_run() && sums->first_query() + sums->queries() == cache_.tokens(), sums->queries(), " of ",
                  cache_.tokens());
@@ -256,9 +256,9 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   options.prefill = contents.prefill;
   const DecoderConfig& config = model->internals().decoder().config();
   try {
-    const Compressor compressor(options.kv, model->internals().decoder().cache_shape(), config.heads,
-                                config.rope.inv_freq);
-    MakePrefillAttention(options.prefill, options.kv, compressor, config.layers);
+    const Compression compression(options.kv, model->internals().decoder().cache_shape(), config.heads,
+                                  config.rope.inv_freq);
+    MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error.what());
   }
@@ -293,11 +293,11 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   const int64_t base = contents.base > 0   ? contents.base
                        : options_.kv.bytes ? EntriesAlone(*options_.kv.bytes, shape, contents.tokens())
                                            : BaseBudget(options_.kv, contents.tokens());
-  compressor_.Resume(contents.tokens(), base, cache_);
-  CheckLengths(cache_, compressor_, options_.kv, path);
+  compression_.Resume(contents.tokens(), base, cache_);
+  CheckLengths(cache_, compression_, options_.kv, path);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     const PkvSums& saved = contents.sums[static_cast<size_t>(layer)];
-    const AttentionSums* const needed = compressor_.ContinuingSums(layer);
+    const AttentionSums* const needed = compression_.observations().Continuing(layer);
     if (saved.planes != (needed == nullptr ? 0 : needed->planes())) {
       Fail(path, ": layer ", layer, " has ", saved.planes, " planes of sums; policy ", options_.kv.policy,
            " goes on with ", needed == nullptr ? 0 : needed->planes());
@@ -307,7 +307,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
            "; sums that go on are over all queries, from 0");
     }
     if (needed != nullptr) {
-      compressor_.RestoreSums(layer, saved.first_query, contents.tokens() - 1, saved.lists);
+      compression_.observations().Restore(layer, saved.first_query, contents.tokens() - 1, saved.lists);
     }
   }
   stats_ = contents.stats;

@@ -69,12 +69,12 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
   Plan();
 }
 
-Compressor SharedPrefill::Prepared(const KvOptions& kv, int64_t tokens) const {
-  Compressor compressor(kv, base_.cache_.shape(), config_.heads, config_.rope.inv_freq);
-  if (!compressor.active()) return compressor;
-  compressor.SetPart(tokens);
-  compressor.Begin(Reading::kPart, 0, tokens);
-  return compressor;
+Compression SharedPrefill::Prepared(const KvOptions& kv, int64_t tokens) const {
+  Compression compression(kv, base_.cache_.shape(), config_.heads, config_.rope.inv_freq);
+  if (!compression.active()) return compression;
+  compression.SetPrefix(tokens);
+  compression.BeginPrefix(0, tokens);
+  return compression;
 }
 
 SharedPrefill::SharedSums* SharedPrefill::FindSums(const Observer& observer) {
@@ -87,10 +87,10 @@ SharedPrefill::SharedSums* SharedPrefill::FindSums(const Observer& observer) {
 void SharedPrefill::Plan() {
   sums_of_.resize(settings_.size());
   for (size_t i = 0; i < settings_.size(); ++i) {
-    const Compressor compressor = Prepared(settings_[i], kLongPart);
-    if (!compressor.active()) continue;
+    const Compression compression = Prepared(settings_[i], kLongPart);
+    if (!compression.active()) continue;
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
-      const Observer observer = compressor.Observes(layer);
+      const Observer observer = compression.observations().Request(layer);
       if (observer.kind == Observer::Kind::kQueries) {
         queries_ = true;
         lead_ = std::max(lead_, observer.first_token);
@@ -266,16 +266,16 @@ AttendedRows SharedPrefill::Block(int64_t layer, const Rows& rows, int64_t token
   return block;
 }
 
-void SharedPrefill::Replay(int64_t layer, int64_t tokens, Compressor& compressor, const KvCache& cache) {
+void SharedPrefill::Replay(int64_t layer, int64_t tokens, Compression& compression, const KvCache& cache) {
   const LayerRecord& record = layers_[static_cast<size_t>(layer)];
-  const Observer observer = compressor.Observes(layer);
+  const Observer observer = compression.observations().Request(layer);
   const bool behind_question = tokens > media_tokens_;
   if (observer.kind == Observer::Kind::kQueries) {
     QueryStats stats = record.queries;
     const int64_t left_out = std::min(observer.first_token, record.lead.rows());
     stats.Add(std::as_const(record.lead).View().Rows(left_out, record.lead.rows() - left_out));
     if (behind_question) stats.Add(std::as_const(record.prompt.raw).View());
-    compressor.SetQueries(layer, std::move(stats));
+    compression.observations().SetQueries(layer, std::move(stats));
     return;
   }
   if (observer.kind != Observer::Kind::kColumnSums) return;
@@ -290,15 +290,17 @@ void SharedPrefill::Replay(int64_t layer, int64_t tokens, Compressor& compressor
   const Rows& rows = behind_question ? record.prompt : record.tail;
   std::vector<KvHeadView> kv;
   const AttendedRows block = Block(layer, rows, tokens, &kv);
-  RowRange range = compressor.SumRows(layer, block.tokens);
+  RowRange range = compression.observations().SumRows(layer, block.tokens);
   if (SumsAll(observer)) {
     const auto& media = FindSums(observer)->sums[static_cast<size_t>(layer)];
-    const std::vector<double*> into = pointers(compressor.Sums(layer, Tokens(0, media_tokens_), cache));
+    const std::vector<double*> into =
+        pointers(compression.observations().AnnounceSums(layer, Tokens(0, media_tokens_), cache));
     for (size_t i = 0; i < into.size(); ++i) std::copy(media[i].begin(), media[i].end(), into[i]);
     range = {media_tokens_ - rows.first_token, tokens - media_tokens_};
   }
   if (range.count == 0) return;
-  const auto lists = pointers(compressor.Sums(layer, Tokens(rows.first_token + range.first, range.count), cache));
+  const auto lists = pointers(
+      compression.observations().AnnounceSums(layer, Tokens(rows.first_token + range.first, range.count), cache));
   AddColumnSums(block, range, observer, base_.layout_, config_, lists, &base_.workspace_.attention);
 }
 
@@ -334,12 +336,12 @@ Conversation SharedPrefill::Compress(size_t setting) {
     return bytes;
   };
   int64_t peak = 0;
-  made.compressor_ = Prepared(kv, tokens);
+  made.compression_ = Prepared(kv, tokens);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     peak = std::max(peak, held(layer) + shape.kv_heads * HeadBytes(shape, tokens));
-    if (!made.compressor_.active()) continue;
-    Replay(layer, tokens, made.compressor_, made.cache_);
-    made.compressor_.AfterLayer(layer, made.cache_, made.layout_);
+    if (!made.compression_.active()) continue;
+    Replay(layer, tokens, made.compression_, made.cache_);
+    made.compression_.AfterLayer(layer, made.cache_, made.layout_);
   }
   const int64_t cut = held(config_.layers);
   made.cache_.SetPeak(peak);

@@ -68,7 +68,7 @@ class SharedPrefill {
   };
 
   void Plan();  // what the settings will need
-  Compressor Prepared(const KvOptions& kv, int64_t tokens) const;
+  Compression Prepared(const KvOptions& kv, int64_t tokens) const;
   static bool SumsAll(const Observer& observer) {
     return observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
   }
@@ -83,7 +83,7 @@ class SharedPrefill {
     return std::span(every_token_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   }
   // Feeds what was observed of layer `layer` of a prompt of `tokens` tokens.
-  void Replay(int64_t layer, int64_t tokens, Compressor& compressor, const KvCache& cache);
+  void Replay(int64_t layer, int64_t tokens, Compression& compression, const KvCache& cache);
   AttendedRows Block(int64_t layer, const Rows& rows, int64_t tokens, std::vector<KvHeadView>* kv) const;
 
   std::vector<KvOptions> settings_;

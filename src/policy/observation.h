@@ -25,6 +25,8 @@ struct Observer {
   int64_t first_token = 0;  // queries: tokens before it are left out
 
   int64_t planes() const { return by_query ? 2 : 1; }
+  // Column sums over all queries: they only grow, from compression to compression.
+  bool sums_all() const { return kind == Kind::kColumnSums && window == 0; }
   bool weighted() const { return by_query || n > 0; }
 };
 

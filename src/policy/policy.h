@@ -1,5 +1,5 @@
 // What a policy is: options in, and for each layer: what to observe, scores, a choice. A policy is const and has no
-// state; what adds up during a conversation lives in the Compressor (policy/compressor.h), which calls it.
+// state; what adds up during a conversation lives in the Compression (policy/compression.h), which calls it.
 //
 // The parts of a policy (docs/policies.md):
 //   observer    Observes()   what the attention of a layer must report

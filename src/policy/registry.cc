@@ -136,7 +136,7 @@ void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvC
   // While decoding, sums over all queries go on as one stretch of the sequence, which those above a drop are not.
   for (int64_t layer = options.drop_layers.front().layer; layer < shape.layers && setup.decode_every > 0; ++layer) {
     const Observer observer = setup.policy->Observes(layer, shape.layers);
-    if (observer.kind != Observer::Kind::kColumnSums || observer.window > 0) continue;
+    if (!observer.sums_all()) continue;
     FailUsage("--drop-layers: with --kv-option decode_every every source layer must lie below the first drop layer; ",
               layer, " does not");
   }
@@ -190,6 +190,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape) {
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
   if (setup.info->make) setup.policy = setup.info->make(values, shape);
+  setup.allocator = options.allocator;
   setup.n_attn = values.Real("n-attn");
   const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).empty(); };
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");

@@ -31,8 +31,12 @@ struct PolicySetup {
   std::shared_ptr<const Policy> policy;  // null: full, nothing is ever evicted
   double n_attn = 0;                     // n in the denominator of every attention's softmax; 0: the ordinary softmax
   int64_t decode_every = 0;              // decode steps between compressions; 0: the cache grows while decoding
-  double alpha = 0;                      // ada
-  double beta = 0;                       // pyramid
+  std::string allocator = "uniform";
+  double alpha = 0;  // ada
+  double beta = 0;   // pyramid
+
+  // Whether every generated token must pass through all layers alone.
+  bool steps_alone() const { return policy != nullptr && (info->holds || decode_every > 0); }
 };
 
 // Throws as CheckKvOptions, and when an option does not fit the model.

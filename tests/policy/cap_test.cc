@@ -1,4 +1,4 @@
-// --kv-bytes is a cap on what is allocated: through the real cache and compressor, over random shapes, sizes,
+// --kv-bytes is a cap on what is allocated: through the real cache and compression, over random shapes, sizes,
 // allocators, policies and chunks; and one token more would not have fitted.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -26,13 +26,13 @@ struct Ran {
 Ran Measure(const Problem& problem, const KvOptions& options, Dtype dtype) {
   SmallEngine engine(problem, options, 16, dtype);
   Ran ran;
-  ran.base = engine.compressor.SetPart(kPart);
+  ran.base = engine.compression.SetPrefix(kPart);
   const int64_t chunk = options.chunk > 0 ? options.chunk : kPart;
-  for (int64_t row = 0; row < kPart; row += chunk) engine.Read(Reading::kPart, std::min(chunk, kPart - row));
+  for (int64_t row = 0; row < kPart; row += chunk) engine.ReadChunk(std::min(chunk, kPart - row));
   ran.bytes = options.chunk > 0 ? engine.cache.PeakBytes() : engine.cache.AllocatedBytes();
-  if (!engine.compressor.holds()) return ran;
+  if (!engine.compression.holds()) return ran;
   engine.cache.SetPeak(0);
-  for (int64_t i = 0; i < kSteps; ++i) engine.Read(Reading::kStep, 1);
+  for (int64_t i = 0; i < kSteps; ++i) engine.Step();
   ran.bytes = std::max(ran.bytes, engine.cache.PeakBytes());
   return ran;
 }
@@ -48,7 +48,7 @@ bool TakesChunks(const KvOptions& options, const Problem& problem) {
 
 std::string Refusal(const Problem& problem, const KvOptions& options, Dtype dtype) {
   try {
-    SmallEngine(problem, options, 16, dtype).compressor.SetPart(kPart);
+    SmallEngine(problem, options, 16, dtype).compression.SetPrefix(kPart);
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), Error::Kind::kUsage);
     return error.what();

@@ -89,15 +89,15 @@ TEST(Decode, HoldingPoliciesFollowTheirRules) {
         options.tokens = base;
         SmallEngine engine(TheProblem(), options, 4);
         engine.ReadPart(kPart);
-        EXPECT_TRUE(engine.compressor.steps_alone());
+        EXPECT_TRUE(engine.compression.steps_alone());
         const Kept kept = engine.KeptTokens();
         std::vector<PlainHolder> plain;
         for (int64_t layer = 0; layer < 2; ++layer)
           plain.emplace_back(policy, layer, kept[size_t(layer)], std::min(base, kPart));
-        engine.Read(Reading::kOnTop, kOnTop);
+        engine.ReadBehind(kOnTop);
         for (int64_t i = kPart; i < kPart + kOnTop + kSteps; ++i) {
           const bool step = i >= kPart + kOnTop;
-          if (step) engine.Read(Reading::kStep, 1);
+          if (step) engine.Step();
           for (PlainHolder& layer : plain) layer.Read(i, step);
           if (!step) continue;
           const Kept now = engine.KeptTokens();
@@ -120,11 +120,11 @@ TEST(Decode, OthersGrow) {
     options.tokens = 12;
     SmallEngine engine(TheProblem(), options);
     engine.ReadPart(kPart);
-    EXPECT_FALSE(engine.compressor.steps_alone());
+    EXPECT_FALSE(engine.compression.steps_alone());
     const int64_t observed = engine.observed_rows;
     const Kept before = engine.KeptTokens();
-    engine.Read(Reading::kOnTop, kOnTop);
-    for (int64_t i = 0; i < kSteps; ++i) engine.Read(Reading::kStep, 1);
+    engine.ReadBehind(kOnTop);
+    for (int64_t i = 0; i < kSteps; ++i) engine.Step();
     EXPECT_EQ(engine.KeptTokens()[1][1].size(), before[1][1].size() + size_t(kOnTop + kSteps)) << policy.name;
     EXPECT_EQ(engine.observed_rows, observed) << policy.name << ": nothing is evicted, so nothing need be observed";
   }
@@ -148,12 +148,12 @@ TEST(Decode, EverySoManySteps) {
       };
       const size_t kept = size();
       for (size_t i = 1; i <= 9; ++i) {
-        engine.Read(Reading::kStep, 1);
+        engine.Step();
         EXPECT_EQ(size(), kept + 2 * (i % 8));
       }
-      engine.Read(Reading::kOnTop, 3);  // a turn in the middle
+      engine.ReadBehind(3);  // a turn in the middle
       for (size_t i = 10; i <= 17; ++i) {
-        engine.Read(Reading::kStep, 1);
+        engine.Step();
         EXPECT_EQ(size(), kept + 2 * (3 + i % 8));
       }
     }
@@ -167,7 +167,7 @@ TEST(Decode, WindowOfTheStepsIsObserved) {
   SmallEngine engine(TheProblem(), options);
   engine.ReadPart(kPart);
   const int64_t before = engine.observed_rows;
-  for (int64_t i = 0; i < 16; ++i) engine.Read(Reading::kStep, 1);
+  for (int64_t i = 0; i < 16; ++i) engine.Step();
   EXPECT_EQ(engine.observed_rows - before, 2 * 2 * 3);
 }
 
@@ -187,9 +187,9 @@ TEST(Decode, ChunksUnderACap) {
                   allocator);
       options.tokens = 20;
       SmallEngine engine(problem, options, 8);
-      engine.compressor.SetPart(96);
+      engine.compression.SetPrefix(96);
       for (int64_t chunk = 0; chunk < 6; ++chunk) {
-        engine.Read(Reading::kPart, 16);
+        engine.ReadChunk(16);
         for (int64_t layer = 0; layer < 3; ++layer) {
           EXPECT_EQ(engine.cache.Length(layer, 0) + engine.cache.Length(layer, 1),
                     2 * std::min<int64_t>(20, 16 * (chunk + 1)));
@@ -210,14 +210,14 @@ TEST(Decode, ACopyContinuesAlone) {
   options.tokens = 10;
   SmallEngine engine(TheProblem(), options);
   engine.ReadPart(kPart);
-  const Compressor saved = engine.compressor;
-  Compressor copy = saved;
-  for (int64_t i = 0; i < 5; ++i) engine.Read(Reading::kStep, 1);
+  const Compression saved = engine.compression;
+  Compression copy = saved;
+  for (int64_t i = 0; i < 5; ++i) engine.Step();
   const Kept first = engine.KeptTokens();
   SmallEngine again(TheProblem(), options);
   again.ReadPart(kPart);
-  again.compressor = copy;
-  for (int64_t i = 0; i < 5; ++i) again.Read(Reading::kStep, 1);
+  again.compression = copy;
+  for (int64_t i = 0; i < 5; ++i) again.Step();
   EXPECT_EQ(again.KeptTokens(), first);
 }
 

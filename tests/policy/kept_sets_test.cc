@@ -162,8 +162,8 @@ TEST(KeptSets, BlocksAndChunksDoNotMatter) {
     SmallEngine whole(problem, options, 90);
     whole.ReadPart(90);
     SmallEngine chunked(problem, options, 7);
-    chunked.compressor.SetPart(90);
-    chunked.compressor.Begin(Reading::kPart, 0, 90);
+    chunked.compression.SetPrefix(90);
+    chunked.compression.BeginPrefix(0, 90);
     for (const int64_t rows : {20, 1, 50, 19}) chunked.Pass(rows);
     EXPECT_EQ(chunked.KeptTokens(), whole.KeptTokens()) << one.policy;
   }
@@ -186,7 +186,7 @@ TEST(KeptSets, TokensAndBytes) {
     EXPECT_EQ(by_bytes.ReadPart(80), b);
     options.bytes = 64 * lists - 1;
     SmallEngine none(problem, options);
-    EXPECT_THROW(none.compressor.SetPart(80), Error);
+    EXPECT_THROW(none.compression.SetPrefix(80), Error);
   }
 }
 
@@ -204,7 +204,7 @@ TEST(KeptSets, BytesWithEveryAllocator) {
           Reference reference(problem, options, 120);
           SmallEngine engine(problem, options);
           if (reference.base() == 0) {
-            EXPECT_THROW(engine.compressor.SetPart(120), Error);
+            EXPECT_THROW(engine.compression.SetPrefix(120), Error);
             continue;
           }
           EXPECT_EQ(engine.ReadPart(120), reference.base());

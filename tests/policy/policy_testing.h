@@ -1,5 +1,5 @@
 // What the policy tests share: random layers, their exact attention in f64, and a small engine that reads them block by
-// block through a Compressor.
+// block through a Compression.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "policy/compressor.h"
+#include "policy/compression.h"
 
 namespace purekv::testing {
 
@@ -121,11 +121,11 @@ class Problem {
 
 using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head][kept tokens]
 
-// Reads a problem's tokens through a Compressor as the engine does: layer by layer, in blocks of rows.
+// Reads a problem's tokens through a Compression as the engine does: layer by layer, in blocks of rows.
 class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
-      : compressor({options, Shape(problem, dtype), problem.heads(), problem.inv_freq}),
+      : compression({options, Shape(problem, dtype), problem.heads(), problem.inv_freq}),
         cache(Shape(problem, dtype)),
         problem_(problem),
         block_(block) {}
@@ -134,20 +134,28 @@ class SmallEngine {
 
   // The part is the first `tokens` tokens.
   int64_t ReadPart(int64_t tokens) {
-    const int64_t base = compressor.SetPart(tokens);
-    Read(Reading::kPart, tokens);
+    const int64_t base = compression.SetPrefix(tokens);
+    ReadChunk(tokens);
     return base;
   }
 
-  // The next `rows` tokens of the problem.
-  void Read(Reading reading, int64_t rows) {
-    compressor.Begin(reading, cache.tokens(), rows);
-    const bool step = reading == Reading::kStep;
-    for (int64_t layer = 0; step && compressor.holds() && layer < problem_.s.layers; ++layer) cache.Reserve(layer, 1);
-    Pass(rows, step);
+  // The next `rows` tokens of the problem: of the prefix, or behind it.
+  void ReadChunk(int64_t rows) {
+    compression.BeginPrefix(cache.tokens(), rows);
+    Pass(rows);
+  }
+  void ReadBehind(int64_t rows) {
+    compression.BeginBehind(cache.tokens(), rows);
+    Pass(rows);
+  }
+  // The next token, as a generated one.
+  void Step() {
+    compression.BeginStep(cache.tokens());
+    for (int64_t layer = 0; compression.holds() && layer < problem_.s.layers; ++layer) cache.Reserve(layer, 1);
+    Pass(1, true);
   }
 
-  // As much of what was announced by compressor.Begin.
+  // As much of what was begun.
   void Pass(int64_t rows, bool step = false) {
     const int64_t first = cache.AddTokens(std::span(problem_.positions).subspan(size_t(cache.tokens()), size_t(rows)));
     for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
@@ -155,7 +163,7 @@ class SmallEngine {
       for (int64_t row = first; row < first + rows; row += block_) {
         ReadBlock(layer, row, std::min(block_, first + rows - row));
       }
-      compressor.AfterLayer(layer, cache, problem_.layout);
+      compression.AfterLayer(layer, cache, problem_.layout);
     }
   }
 
@@ -171,7 +179,7 @@ class SmallEngine {
     return kept;
   }
 
-  Compressor compressor;
+  Compression compression;
   KvCache cache;
   int64_t observed_rows = 0;  // rows of column sums, over all layers
 
@@ -179,14 +187,16 @@ class SmallEngine {
   void ReadBlock(int64_t layer, int64_t first, int64_t rows) {
     const Problem::Layer& one = problem_.layers[size_t(layer)];
     cache.Append(layer, one.k.View().Rows(first, rows), one.v.View().Rows(first, rows), first);
-    if (!compressor.active()) return;
+    if (!compression.active()) return;
     std::vector<int32_t> tokens(static_cast<size_t>(rows));
     std::iota(tokens.begin(), tokens.end(), int32_t(first));
-    if (compressor.WantsQueries(layer)) compressor.AddQueries(layer, tokens, one.q_plain.View().Rows(first, rows));
-    const RowRange range = compressor.SumRows(layer, tokens);
+    if (compression.observations().Request(layer).kind == Observer::Kind::kQueries) {
+      compression.observations().AddQueries(layer, tokens, one.q_plain.View().Rows(first, rows));
+    }
+    const RowRange range = compression.observations().SumRows(layer, tokens);
     if (range.count == 0) return;
     observed_rows += range.count;
-    const Observer observer = compressor.Observes(layer);
+    const Observer observer = compression.observations().Request(layer);
     const int64_t query = first + range.first;
     Matrix<float> lse(range.count, problem_.heads());
     std::vector<std::vector<double>> attention;  // [rows * heads]
@@ -202,8 +212,8 @@ class SmallEngine {
       weights = QueryWeights(observer, std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
                              std::as_const(lse).View());
     }
-    AttentionSums& sums =
-        compressor.Sums(layer, std::span(tokens).subspan(size_t(range.first), size_t(range.count)), cache);
+    AttentionSums& sums = compression.observations().AnnounceSums(
+        layer, std::span(tokens).subspan(size_t(range.first), size_t(range.count)), cache);
     for (size_t plane = 0; plane < weights.size(); ++plane) {
       for (size_t i = 0; i < attention.size(); ++i) {
         const auto out = sums.Plane(int64_t(plane), int64_t(i) % problem_.heads() / problem_.s.group);

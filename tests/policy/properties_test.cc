@@ -144,7 +144,7 @@ TEST(PolicyProperties, FullIsIdle) {
   const Problem problem({.tokens = 20}, 7);
   SmallEngine engine(problem, Options("full"));
   engine.ReadPart(20);
-  EXPECT_FALSE(engine.compressor.active());
+  EXPECT_FALSE(engine.compression.active());
   EXPECT_EQ(engine.KeptTokens()[2][1].size(), 20U);
 }
 

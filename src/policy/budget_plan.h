@@ -1,0 +1,23 @@
+// How many entries each layer keeps of a compressed prefix: the budget's B and the allocator's share of every layer.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "policy/registry.h"
+
+namespace purekv {
+
+struct BudgetPlan {
+  int64_t base = 0;             // B
+  std::vector<int64_t> counts;  // [layers] entries per head (ada shares the layer's sum out); B or more: all
+};
+
+// Of a prefix of `tokens` tokens. Throws Error (kUsage) when a budget in bytes does not hold one token per head.
+BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens);
+// The same where B is known: `base` in 1 .. tokens.
+BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens,
+                        int64_t base);
+
+}  // namespace purekv

@@ -1,0 +1,168 @@
+#include "policy/compression.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "policy/eviction.h"
+
+namespace purekv {
+
+Compression::Compression(const KvOptions& options, const KvCacheShape& shape, int64_t heads,
+                         std::vector<float> inv_freq)
+    : setup_(MakePolicy(options, shape)),
+      options_(options),
+      shape_(shape),
+      heads_(heads),
+      inv_freq_(std::move(inv_freq)) {
+  PUREKV_CHECK(heads % shape.kv_heads == 0, heads, " heads over ", shape.kv_heads);
+  for (int64_t layer = 0; layer < shape.layers && options.chunk > 0; ++layer) {
+    const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(shape.layers));
+    if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;
+    FailUsage("--kv-chunk: policy ", options.policy,
+              " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
+              setup_.info->score_window.empty() ? "" : "; ", setup_.info->score_window);
+  }
+}
+
+int64_t Compression::last_scoring_layer() const {
+  int64_t layer = active() ? shape_.layers - 1 : -1;
+  while (layer >= 0 && setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums) --layer;
+  return layer;
+}
+
+int64_t Compression::SetPrefix(int64_t tokens) {
+  PUREKV_CHECK(tokens >= 1, tokens);
+  Adopt(PlanBudget(setup_, options_, shape_, tokens));
+  return plan_.base;
+}
+
+void Compression::Adopt(BudgetPlan plan) {
+  plan_ = std::move(plan);
+  if (!active()) return;
+  observations_ = Observations(setup_, shape_, heads_, plan_.base);
+  dropping_ = Dropping(options_.drop_layers);
+  capacity_.assign(static_cast<size_t>(shape_.layers), std::vector<int64_t>(static_cast<size_t>(shape_.kv_heads), 0));
+  steps_ = 0;
+}
+
+void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
+  Adopt(PlanFromBase(setup_, options_, shape_, tokens, base));
+  for (size_t layer = 0; layer < capacity_.size(); ++layer) {
+    for (size_t head = 0; head < capacity_[layer].size(); ++head) {
+      capacity_[layer][head] = cache.Length(static_cast<int64_t>(layer), static_cast<int64_t>(head));
+    }
+  }
+}
+
+void Compression::Begin(const PassingRows& rows, Then then, bool fresh) {
+  PUREKV_CHECK(plan_.base >= 1 && rows.rows >= 1, "B ", plan_.base, ", ", rows.rows, " rows");
+  rows_ = rows;
+  then_ = then;
+  observations_.Begin(rows, fresh);
+}
+
+void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
+  if (!active()) return;
+  Begin({first_token, rows, true, 0}, Then::kCutToBudget, true);
+}
+
+void Compression::BeginBehind(int64_t first_token, int64_t rows) {
+  if (!active()) return;
+  for (auto& heads : capacity_) {
+    for (int64_t& capacity : heads) capacity += rows;
+  }
+  // Nothing is asked for unless something will be evicted again, and a window never reaches over what comes later.
+  Begin({first_token, rows, steps_alone(), PassingRows::kNever}, Then::kGrow, true);
+}
+
+void Compression::BeginStep(int64_t token) {
+  if (!active()) return;
+  ++steps_;
+  if (setup_.info->holds) return Begin({token, 1, true, 0}, Then::kEvictOne, true);
+  const int64_t every = setup_.decode_every;
+  if (every == 0) return Begin({token, 1, false, PassingRows::kNever}, Then::kGrow, false);
+  const int64_t left = (every - steps_ % every) % every;  // until the next compression
+  Begin({token, 1, true, left}, left == 0 ? Then::kCutToCapacity : Then::kGrow, false);
+}
+
+LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const {
+  LayerEntries entries;
+  entries.layer = layer;
+  entries.heads = heads_;
+  entries.head_dim = shape_.head_dim;
+  entries.base = plan_.base;
+  entries.layout = layout;
+  entries.positions = cache.positions();
+  entries.inv_freq = inv_freq_;
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    entries.kv.push_back(cache.Head(layer, head));
+    entries.tokens.push_back(cache.EntryTokens(layer, head));
+  }
+  return entries;
+}
+
+void Compression::AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout) {
+  if (!active() || then_ == Then::kGrow) return;
+  if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
+  PUREKV_CHECK(static_cast<int64_t>(layout.size()) >= cache.tokens(), layout.size(), " records of ", cache.tokens());
+  if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, layout), cache);
+  if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
+  Cut(Entries(layer, cache, layout), cache);
+  for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
+    Cut(Entries(below, cache, layout), cache);
+  }
+  observations_.EndLoan(layer);
+}
+
+void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
+  const auto layer = static_cast<size_t>(entries.layer);
+  std::vector<int64_t>& capacity = capacity_[layer];
+  const bool prefix = then_ == Then::kCutToBudget;
+  const Quota quota =
+      QuotaOf(setup_, prefix ? std::vector<int64_t>(capacity.size(), plan_.counts[layer]) : capacity, plan_.base);
+  observations_.Lend(entries);
+  const bool evicts = !FitsQuota(entries, quota);
+  const bool drops = prefix && dropping_.At(entries.layer + 1);
+  if (evicts || drops) {
+    const std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
+    if (drops) {
+      PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
+      dropping_.Choose(entries.layer + 1, entries, planes[0], setup_.policy->Protects(plan_.base), rows_.first_token,
+                       rows_.rows);
+    }
+    const KeptEntries kept = evicts ? setup_.policy->Select(entries, planes, quota) : KeptEntries();
+    for (size_t head = 0; head < kept.size(); ++head) {
+      // Every byte above the budget goes back; while decoding the list will grow again, by what it takes at a time.
+      const int64_t spare = prefix ? 0 : static_cast<int64_t>(kept[head].size()) / 16 + 16;
+      Keep(entries.layer, static_cast<int64_t>(head), kept[head], spare, cache);
+    }
+  }
+  for (size_t head = 0; head < capacity.size() && (prefix || quota.shared); ++head) {
+    capacity[head] = cache.Length(entries.layer, static_cast<int64_t>(head));
+  }
+  observations_.Use(entries.layer);
+}
+
+void Compression::EvictOne(const LayerEntries& entries, KvCache& cache) {
+  const std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
+  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+    const int64_t length = entries.length(head);
+    const int64_t capacity = capacity_[static_cast<size_t>(entries.layer)][static_cast<size_t>(head)];
+    if (length <= capacity) continue;
+    PUREKV_CHECK(length == capacity + 1, length, " entries for ", capacity);
+    const auto kept = AllButLowest(planes[0][static_cast<size_t>(head)], setup_.policy->Protects(plan_.base));
+    // The next token wants the room of the one that goes.
+    Keep(entries.layer, head, kept, 1, cache);
+  }
+}
+
+void Compression::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache) {
+  cache.Keep(layer, head, entries, spare);
+  observations_.Keep(layer, head, entries);
+}
+
+std::span<const int32_t> Compression::Alive(int64_t layer) const {
+  return then_ == Then::kCutToBudget ? dropping_.Alive(layer, rows_.first_token) : std::span<const int32_t>();
+}
+
+}  // namespace purekv

@@ -1,0 +1,97 @@
+// A policy at work on one sequence: what it has observed, what its layers may hold, and the evictions. Whoever passes
+// rows through the layers (engine/prefill_pass.h, engine/decode_step.h) says which come next and when a layer has
+// them; a value: a copy taken with a fork of the cache goes on from there.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "policy/budget_plan.h"
+#include "policy/dropping.h"
+#include "policy/observations.h"
+#include "policy/policy.h"
+#include "policy/registry.h"
+
+namespace purekv {
+
+class Compression {
+ public:
+  // heads: query heads. inv_freq: frequency of each rotated pair. Throws Error (kUsage) as CheckKvOptions does, and
+  // when an option or a drop layer does not fit the model.
+  Compression(const KvOptions& options, const KvCacheShape& shape, int64_t heads, std::vector<float> inv_freq);
+
+  // False for `full`: nothing is observed and nothing evicted.
+  bool active() const { return setup_.policy != nullptr; }
+  // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
+  bool steps_alone() const { return active() && setup_.steps_alone(); }
+  // True when each of those steps evicts what it has read: a head needs room for one entry more than it keeps.
+  bool holds() const { return active() && setup_.info->holds; }
+  // n of the softmax that makes the output; 0: the ordinary one.
+  double n_attn() const { return setup_.n_attn; }
+  // The highest layer whose attention must give column sums at some time; -1: none, keys, values and queries are
+  // enough.
+  int64_t last_scoring_layer() const;
+
+  // The prefix that is compressed has so many tokens; returns B. Throws Error (kUsage) when a budget in bytes does not
+  // hold one token per head.
+  int64_t SetPrefix(int64_t tokens);
+  const BudgetPlan& plan() const { return plan_; }
+
+  // The rows that pass through all layers next, one of three kinds. Cache: KvCache::Reserve for all of them before they
+  // are appended (that a budget in bytes is a cap counts on it).
+  // The prefix, or a chunk of it: behind its last row every layer is cut to the budget. A prefix that is read in
+  // several passes without evicting in between is begun once.
+  void BeginPrefix(int64_t first_token, int64_t rows);
+  // Prompt tokens behind the prefix, later turns: kept, so that every head may hold so many more.
+  void BeginBehind(int64_t first_token, int64_t rows);
+  // One generated token: policies that hold evict back to what they hold, others may compress every so many steps.
+  void BeginStep(int64_t token);
+
+  // What is to be observed of the rows, and where it goes.
+  Observations& observations() { return observations_; }
+  const Observations& observations() const { return observations_; }
+
+  // When `layer` holds all rows that were begun: evicts what has to go, from it and from layers below that waited for
+  // it. layout: records of all tokens in the cache, the rows' included. Throws Error when a score is not finite.
+  void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);
+  // After AfterLayer(layer - 1): the tokens that `layer` and all above still run, ascending. Empty: no change.
+  std::span<const int32_t> Alive(int64_t layer) const;
+  // Per drop layer: tokens of the prefix that it ran.
+  std::vector<int64_t> AliveCounts() const { return dropping_.Counts(); }
+
+  // In place of SetPrefix and reading: `cache` holds a prefix of `tokens` tokens, compressed with B `base`. What
+  // Observations::Continuing asks for is put back with Observations::Restore.
+  void Resume(int64_t tokens, int64_t base, const KvCache& cache);
+
+ private:
+  // What happens to a layer that has the rows.
+  enum class Then {
+    kGrow,           // nothing
+    kCutToBudget,    // the prefix
+    kCutToCapacity,  // a step that compresses what has grown since
+    kEvictOne        // a step of a policy that holds
+  };
+  void Adopt(BudgetPlan plan);
+  void Begin(const PassingRows& rows, Then then, bool fresh);
+  LayerEntries Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const;
+  void Cut(const LayerEntries& entries, KvCache& cache);
+  void EvictOne(const LayerEntries& entries, KvCache& cache);
+  void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache);
+
+  PolicySetup setup_;
+  KvOptions options_;
+  KvCacheShape shape_;
+  int64_t heads_ = 0;
+  std::vector<float> inv_freq_;
+  BudgetPlan plan_;
+  PassingRows rows_;
+  Then then_ = Then::kGrow;
+  int64_t steps_ = 0;                           // tokens generated so far
+  std::vector<std::vector<int64_t>> capacity_;  // [layers][kv_heads] entries that a head may hold behind the prefix
+  Observations observations_;
+  Dropping dropping_;
+};
+
+}  // namespace purekv

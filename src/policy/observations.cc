@@ -1,0 +1,108 @@
+#include "policy/observations.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace purekv {
+
+Observations::Observations(const PolicySetup& setup, const KvCacheShape& shape, int64_t heads, int64_t base)
+    : setup_(setup), base_(base), layers_(static_cast<size_t>(shape.layers)) {
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const Observer observer = setup_.policy->Observes(layer, base_);
+    if (observer.kind == Observer::Kind::kColumnSums) {
+      At(layer).sums = AttentionSums(observer.planes(), shape.kv_heads);
+    } else if (observer.kind == Observer::Kind::kQueries) {
+      At(layer).queries = QueryStats(heads, shape.head_dim);
+    }
+  }
+}
+
+void Observations::Begin(const PassingRows& rows, bool fresh) {
+  rows_ = rows;
+  if (!fresh) return;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (setup_.policy->Observes(static_cast<int64_t>(layer), base_).window > 0) layers_[layer].sums.Clear();
+  }
+}
+
+Observer Observations::Request(int64_t layer) const {
+  if (!rows_.observed) return {};
+  const Observer observer = setup_.policy->Observes(layer, base_);
+  return observer.window > 0 && !rows_.InWindow(observer.window) ? Observer{} : observer;
+}
+
+void Observations::AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
+  const int64_t left_out = std::lower_bound(tokens.begin(), tokens.end(), Request(layer).first_token) - tokens.begin();
+  At(layer).queries.Add(q.Rows(left_out, q.rows - left_out));
+}
+
+RowRange Observations::SumRows(int64_t layer, std::span<const int32_t> tokens) const {
+  const auto rows = static_cast<int64_t>(tokens.size());
+  const Observer observer = Request(layer);
+  if (observer.kind != Observer::Kind::kColumnSums) return {};
+  if (observer.window == 0) return {0, rows};
+  const int64_t from = rows_.end() + rows_.until_scored - observer.window;
+  const int64_t begin = std::lower_bound(tokens.begin(), tokens.end(), from) - tokens.begin();
+  return {begin, rows - begin};
+}
+
+AttentionSums& Observations::AnnounceSums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache) {
+  AttentionSums& sums = At(layer).sums;
+  std::vector<int64_t> lengths;
+  for (int64_t head = 0; head < sums.kv_heads(); ++head) lengths.push_back(cache.Length(layer, head));
+  sums.Announce(queries, lengths);
+  return sums;
+}
+
+bool Observations::AboveReads(int64_t layer, int64_t source) const {
+  return layer + 1 < static_cast<int64_t>(layers_.size()) && setup_.policy->SumsFrom(layer + 1) == source;
+}
+
+void Observations::Lend(const LayerEntries& entries) {
+  const int64_t layer = entries.layer;
+  if (setup_.policy->SumsFrom(layer) != layer) return;
+  const bool below_waits = layer > 0 && setup_.policy->SumsFrom(layer - 1) == layer;
+  if (!AboveReads(layer, layer) && !below_waits) return;
+  loan_ = {layer, At(layer).sums, {}};
+  for (const auto& tokens : entries.tokens) loan_.tokens.emplace_back(tokens.begin(), tokens.end());
+}
+
+void Observations::EndLoan(int64_t layer) {
+  if (!AboveReads(layer, loan_.layer)) loan_ = {};
+}
+
+Observation Observations::Of(const LayerEntries& entries) const {
+  Observation observed;
+  observed.queries = &At(entries.layer).queries;
+  const int64_t from = setup_.policy->SumsFrom(entries.layer);
+  if (from == entries.layer) {
+    observed.sums = &At(from).sums;
+    observed.sum_tokens = entries.tokens;
+    return observed;
+  }
+  PUREKV_CHECK(loan_.layer == from, "layer ", entries.layer, " reads ", from, ", there is ", loan_.layer);
+  observed.sums = &loan_.sums;
+  observed.sum_tokens.assign(loan_.tokens.begin(), loan_.tokens.end());
+  return observed;
+}
+
+void Observations::Use(int64_t layer) {
+  if (setup_.policy->Observes(layer, base_).window > 0) At(layer).sums.Clear();
+  At(layer).queries.Clear();
+}
+
+const AttentionSums* Observations::Continuing(int64_t layer) const {
+  if (!setup_.steps_alone()) return nullptr;
+  const Observer observer = setup_.policy->Observes(layer, base_);
+  // What a window saw, and the queries, were used up by the compression.
+  return observer.sums_all() ? &At(layer).sums : nullptr;
+}
+
+void Observations::Restore(int64_t layer, int64_t first_query, int64_t last_query,
+                           std::span<const std::span<const double>> lists) {
+  PUREKV_CHECK(Continuing(layer) != nullptr, "layer ", layer);
+  At(layer).sums.Restore(first_query, last_query, lists);
+}
+
+}  // namespace purekv
