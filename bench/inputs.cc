@@ -66,7 +66,7 @@ std::vector<KvHeadView> RandomCache::Heads(int64_t first, int64_t length) const 
   std::vector<KvHeadView> heads;
   for (size_t head = 0; head < keys_.size(); ++head) {
     heads.push_back({keys_[head].View().Rows(first, length).data, values_[head].View().Rows(first, length).data, length,
-                     head_dim_, head_dim_, dtype_});
+                     head_dim_, head_dim_, FormatOf(dtype_)});
   }
   return heads;
 }

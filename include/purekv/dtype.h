@@ -1,17 +1,59 @@
-// Number formats of weights, activations and the KV cache.
+// Number formats: of activations and stored tensors, of weights as they are packed, of the KV cache. Three types, because
+// each has forms that the others lack.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace purekv {
 
-enum class Dtype { kF32, kBF16, kF16 };
+// Of activations, and of tensors as files hold them.
+enum class Dtype : uint8_t { kF32, kBF16, kF16 };
 
+// Of packed weights.
+enum class WeightFormat : uint8_t { kF32, kBF16 };
+
+// Of keys and values in the cache.
+enum class KvFormat : uint8_t { kF32, kBF16 };
+
+// No default in these: a format that is added is missed by the compiler in each of them.
 constexpr size_t DtypeSize(Dtype dtype) {
-  return dtype == Dtype::kF32 ? 4 : 2;
+  switch (dtype) {
+    case Dtype::kF32: return 4;
+    case Dtype::kBF16: return 2;
+    case Dtype::kF16: return 2;
+  }
+  __builtin_unreachable();
 }
 constexpr const char* DtypeName(Dtype dtype) {
-  return dtype == Dtype::kF32 ? "f32" : dtype == Dtype::kBF16 ? "bf16" : "f16";
+  switch (dtype) {
+    case Dtype::kF32: return "f32";
+    case Dtype::kBF16: return "bf16";
+    case Dtype::kF16: return "f16";
+  }
+  __builtin_unreachable();
+}
+constexpr const char* FormatName(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32: return "f32";
+    case WeightFormat::kBF16: return "bf16";
+  }
+  __builtin_unreachable();
+}
+// What an element of the cache is to arithmetic.
+constexpr Dtype ElementDtype(KvFormat format) {
+  switch (format) {
+    case KvFormat::kF32: return Dtype::kF32;
+    case KvFormat::kBF16: return Dtype::kBF16;
+  }
+  __builtin_unreachable();
+}
+// The cache's form of activations that are kept as they are (f32, bf16).
+constexpr KvFormat FormatOf(Dtype dtype) {
+  return dtype == Dtype::kF32 ? KvFormat::kF32 : KvFormat::kBF16;
+}
+constexpr const char* FormatName(KvFormat format) {
+  return DtypeName(ElementDtype(format));
 }
 
 }  // namespace purekv

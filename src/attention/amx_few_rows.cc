@@ -1,6 +1,7 @@
 // AttendFewRows on AMX tiles: decode, where reading the cache is the work. Up to 16 (row, head) pairs are one tile of
 // columns; keys and values are read once, in place.
 #include "attention/bf16_kernel.h"
+#include "attention/kv_rows.h"
 
 #if defined(__x86_64__)
 
@@ -33,8 +34,9 @@ class Ahead {
       : lines_per_row_((head_dim * 2 + 63) / 64),
         rows_(std::max<int64_t>(0, end - first)),
         stripe_rows_((rows_ + kStripes - 1) / kStripes) {
-    keys_ = reinterpret_cast<const char*>(static_cast<const BF16*>(kv.keys) + first * kv.key_stride);
-    values_ = reinterpret_cast<const char*>(static_cast<const BF16*>(kv.values) + first * kv.value_stride);
+    keys_ = static_cast<const char*>(kv.KeyRows(first, rows_));
+    values_ = static_cast<const char*>(kv.ValueRows(first, rows_));
+    if (keys_ == nullptr) rows_ = 0;  // in two segments: they are gathered
     key_bytes_ = kv.key_stride * 2;
     value_bytes_ = kv.value_stride * 2;
   }
@@ -93,9 +95,9 @@ struct TileRows {
   }
 };
 
-inline TileRows WholeTiles(const void* data, int64_t stride, int64_t first, int64_t count, int64_t head_dim,
-                           int64_t padded, BF16* copy) {
-  const BF16* from = static_cast<const BF16*>(data) + first * stride;
+inline TileRows WholeTiles(const void* rows, int64_t stride, int64_t count, int64_t head_dim, int64_t padded,
+                           BF16* copy) {
+  const BF16* from = static_cast<const BF16*>(rows);
   const int64_t whole = head_dim == padded ? count / 16 * 16 : 0;
   for (int64_t k = whole; k < (count + 15) / 16 * 16; ++k) {
     for (int64_t d = 0; d < padded; d += 32) {
@@ -265,7 +267,7 @@ void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char
     Ahead ahead(tile.kv, tile.head_dim, block + count, std::min(block + 2 * kBf16FewBlockKeys, key_end));
     const int64_t tiles_of_keys = (count + 15) / 16;
     const TileRows keys =
-        WholeTiles(tile.kv.keys, tile.kv.key_stride, block, count, tile.head_dim, padded, scratch.entries);
+        WholeTiles(KeyRowsOf(tile.kv, block, count), tile.kv.key_stride, count, tile.head_dim, padded, scratch.entries);
     FewLogits(keys, tiles_of_keys, scratch.queries, padded, scratch.logits, ahead);
     for (int64_t r = 0; r < 16; ++r) {
       limits[r] = static_cast<int32_t>(std::clamp<int64_t>(limit_of(r) - block, 0, count));
@@ -279,8 +281,8 @@ void AttendFewRowsAmx(const AttentionTile& tile, const PartialState& state, char
         }
       }
     }
-    const TileRows values =
-        WholeTiles(tile.kv.values, tile.kv.value_stride, block, count, tile.head_dim, padded, scratch.entries);
+    const TileRows values = WholeTiles(ValueRowsOf(tile.kv, block, count), tile.kv.value_stride, count, tile.head_dim,
+                                       padded, scratch.entries);
     FewValues(values, tiles_of_keys, padded, scratch.p, scratch.outputs, ahead);
   }
   for (int64_t r = 0; r < rows; ++r) {

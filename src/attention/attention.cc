@@ -1,4 +1,5 @@
-// Planning and threading of exact attention; the arithmetic is in tile.cc (f32) and bf16_kernel-inl.h (products of bf16).
+// Planning and threading of exact attention; the arithmetic is in tile.cc (f32) and bf16_kernel-inl.h (products of
+// bf16).
 #include "attention/attention.h"
 
 #include <algorithm>
@@ -76,7 +77,8 @@ void Attention(const AttentionArgs& args) {
   CheckOutput(args.out, rows, args.q.cols);
   if (rows == 0) return;
   const int64_t group = args.heads / kv_heads;
-  const AttentionMethod method = ChooseMethod(args.kv[0].dtype == Dtype::kBF16, true, rows * group, args.head_dim);
+  const bool bf16 = args.kv[0].format == KvFormat::kBF16 && !HasBias(args.kv);
+  const AttentionMethod method = ChooseMethod(bf16, true, rows * group, args.head_dim);
   const int64_t tile_rows = std::max<int64_t>(1, method.tile_rows() / group);
   const int64_t row_tiles = CeilDiv(rows, tile_rows);
   const int64_t tiles = kv_heads * row_tiles;

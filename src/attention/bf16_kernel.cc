@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "attention/kv_rows.h"
 #include "base/error.h"
 #include "base/threads.h"
 
@@ -17,7 +18,7 @@ int64_t Aligned(int64_t bytes) {
 
 // Keys can be read where they lie.
 bool Direct(const KvHeadView& head, int64_t head_dim) {
-  return head.dtype == Dtype::kBF16 && head_dim == PaddedHeadDim(head_dim);
+  return head.contiguous() && head.format == KvFormat::kBF16 && head_dim == PaddedHeadDim(head_dim);
 }
 
 int64_t Groups(int64_t length) {
@@ -57,15 +58,12 @@ void Fill(const Bf16Kernel& kernel, const KvHeadView& head, int64_t head_dim, bo
   const int64_t first = group * kKeyGroup;
   const int64_t count = std::min(kKeyGroup, head.length - first);
   if (group >= first_copied) {
-    const char* keys =
-        static_cast<const char*>(head.keys) + static_cast<size_t>(first * head.key_stride) * DtypeSize(head.dtype);
-    kernel.copy_keys(keys, head.dtype, head.key_stride, count, head_dim,
+    kernel.copy_keys(KeyRowsOf(head, first, count), head.dtype(), head.key_stride, count, head_dim,
                      copied_keys + (group - first_copied) * group_elements);
   }
   if (!with_values) return;
-  const char* values =
-      static_cast<const char*>(head.values) + static_cast<size_t>(first * head.value_stride) * DtypeSize(head.dtype);
-  kernel.pack_values(values, head.dtype, head.value_stride, count, head_dim, packed_values + group * group_elements);
+  kernel.pack_values(ValueRowsOf(head, first, count), head.dtype(), head.value_stride, count, head_dim,
+                     packed_values + group * group_elements);
 }
 
 }  // namespace

@@ -155,23 +155,22 @@ class KeySquares {
  public:
   KeySquares(const KvHeadView& kv, const Shape& shape) : whole_(shape.length / shape.stride), kv_(kv) {
     const int64_t width = shape.stride * shape.dim;
-    const auto size = static_cast<int64_t>(DtypeSize(kv.dtype));
-    if (kv.key_stride != shape.dim) {  // rows apart: all of them copied
-      copy_ = AnyMatrix(kv.dtype, shape.key_squares(), width);
+    const auto size = static_cast<int64_t>(DtypeSize(kv.dtype()));
+    if (!kv.contiguous() || kv.key_stride != shape.dim) {  // rows apart: all of them copied
+      copy_ = AnyMatrix(kv.dtype(), shape.key_squares(), width);
       char* to = static_cast<char*>(copy_.View().data);
       std::memset(to, 0, static_cast<size_t>(shape.key_squares() * width * size));
       for (int64_t i = 0; i < shape.length; ++i) {
-        std::memcpy(to + i * shape.dim * size, static_cast<const char*>(kv.keys) + i * kv.key_stride * size,
-                    static_cast<size_t>(shape.dim * size));
+        std::memcpy(to + i * shape.dim * size, kv.KeyRow(i), static_cast<size_t>(shape.dim * size));
       }
       rows_ = copy_.View();
       whole_ = shape.key_squares();
       return;
     }
-    rows_ = {const_cast<void*>(kv.keys), kv.dtype, whole_, width, width};
+    rows_ = {const_cast<void*>(kv.keys), kv.dtype(), whole_, width, width};
     const int64_t rest = shape.length - whole_ * shape.stride;
     if (rest == 0) return;
-    copy_ = AnyMatrix(kv.dtype, 1, width);
+    copy_ = AnyMatrix(kv.dtype(), 1, width);
     char* to = static_cast<char*>(copy_.View().data);
     std::memset(to, 0, static_cast<size_t>(width * size));
     std::memcpy(to, static_cast<const char*>(kv.keys) + whole_ * width * size,
@@ -196,7 +195,7 @@ void EstimateF32(const AttentionArgs& args, const BlockSparseOptions& options, s
   const Matrix<float> queries = ReversedQueries(args, shape, head);
   const KeySquares keys(args.kv[head], shape);
   const int64_t width = queries.cols();
-  const auto size = static_cast<int64_t>(DtypeSize(args.kv[head].dtype));
+  const auto size = static_cast<int64_t>(DtypeSize(args.kv[head].dtype()));
   Matrix<float> logits(queries.rows(), shape.key_squares() + 3);
   const auto dots = HWY_DYNAMIC_DISPATCH(FourDotsOf);
   // Four squares of keys stay in the first-level cache while all queries pass.
@@ -204,15 +203,15 @@ void EstimateF32(const AttentionArgs& args, const BlockSparseOptions& options, s
     for (int64_t r = 0; r < queries.rows(); ++r) {
       float out[4];
       if (four * 4 + 4 <= keys.whole()) {
-        dots(queries.Row(r), static_cast<const char*>(keys.rows().data) + four * 4 * width * size, args.kv[head].dtype,
-             width, width, out);
+        dots(queries.Row(r), static_cast<const char*>(keys.rows().data) + four * 4 * width * size,
+             args.kv[head].dtype(), width, width, out);
       } else {
         for (int64_t i = 0; i < 4; ++i) {  // one at a time: four equal rows
           const int64_t square = std::min(four * 4 + i, shape.key_squares() - 1);
           const void* row = square < keys.whole() ? static_cast<const char*>(keys.rows().data) + square * width * size
                                                   : keys.short_square();
           float same[4];
-          dots(queries.Row(r), row, args.kv[head].dtype, 0, width, same);
+          dots(queries.Row(r), row, args.kv[head].dtype(), 0, width, same);
           out[i] = same[0];
         }
       }
@@ -291,9 +290,10 @@ void EstimateBf16(const Bf16Kernel& kernel, const AttentionArgs& args, const Blo
 BlockShares EstimateBlockShares(const AttentionArgs& args, const BlockSparseOptions& options) {
   UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) return reference::EstimateBlockShares(args, options);
+  PUREKV_CHECK(!HasBias(args.kv), "blocks are estimated from keys alone");
   BlockShares shares = NoShares(args, options);
   for (size_t head = 0; head < shares.size(); ++head) {
-    const bool bf16 = args.kv[head].dtype == Dtype::kBF16 && args.head_dim * options.stride % 32 == 0;
+    const bool bf16 = args.kv[head].format == KvFormat::kBF16 && args.head_dim * options.stride % 32 == 0;
     const Bf16Kernel* kernel = bf16 ? ChooseBf16Kernel() : nullptr;
     if (kernel != nullptr) {
       EstimateBf16(*kernel, args, options, head, &shares[head]);
@@ -371,9 +371,9 @@ BlockShares EstimateBlockShares(const AttentionArgs& args, const BlockSparseOpti
     const Shape shape(args, options, head);
     const KvHeadView& kv = args.kv[head];
     const auto key = [&](int64_t entry, int64_t d) {
-      const int64_t i = entry * kv.key_stride + d;
-      return static_cast<double>(kv.dtype == Dtype::kF32 ? static_cast<const float*>(kv.keys)[i]
-                                                         : ToFloat(static_cast<const BF16*>(kv.keys)[i]));
+      const void* const row = kv.KeyRow(entry);
+      return static_cast<double>(kv.format == KvFormat::kF32 ? static_cast<const float*>(row)[d]
+                                                             : ToFloat(static_cast<const BF16*>(row)[d]));
     };
     for (int64_t square = 0; square < shape.query_squares(); ++square) {
       for (int64_t g = 0; g < shape.group; ++g) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "attention/kv_rows.h"
 #include "base/error.h"
 #include "kernels/simd.h"
 
@@ -34,8 +35,8 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
   for (int64_t block = tile.key_begin; block < tile.key_end; block += kBlockKeys) {
     const int64_t keys = std::min(kBlockKeys, tile.key_end - block);
     std::fill_n(columns, args.planes * kBlockKeys * kLanes, 0.0f);
-    const Block key_rows =
-        BlockOf(tile.kv.keys, tile.kv.dtype, tile.kv.key_stride, block, keys, head_dim, false, key_scratch);
+    const Block key_rows = BlockOf(KeyRowsOf(tile.kv, block, keys), tile.kv.dtype(), tile.kv.key_stride, keys, head_dim,
+                                   false, key_scratch);
     for (int64_t first = 0; first < rows; first += kPanelRows) {
       const int64_t count = std::min(kPanelRows, rows - first);
       const int64_t width = WholeVecs(count);
@@ -54,6 +55,7 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
       }
       ProductVecs<false>({key_rows.data, key_rows.stride, 1, queries, width, head_dim, logits, width, nullptr}, keys,
                          width / kLanes);
+      AddBias(tile.kv.bias == nullptr ? nullptr : tile.kv.bias + block, keys, width, logits);
       for (int64_t c = 0; c < width; c += kLanes) {
         const FloatVec shift = LoadVec(lse + c);
         const FloatVec limit = LoadVec(limits + c);

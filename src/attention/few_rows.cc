@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/kv_rows.h"
 #include "base/error.h"
 #include "kernels/simd.h"
 
@@ -177,8 +178,6 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
     return tile.first_limit + std::min(r, rows - 1) / tile.group * tile.limit_step;
   };
   const int64_t key_end = std::min(tile.key_end, limit_of(rows - 1));
-  const T* keys = static_cast<const T*>(tile.kv.keys);
-  const T* values = static_cast<const T*>(tile.kv.values);
   for (int64_t block = tile.key_begin; block < key_end; block += kBlockKeys) {
     const int64_t count = std::min(kBlockKeys, key_end - block);
     const bool masked = limit_of(0) < block + count;
@@ -187,11 +186,12 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
         limits[r] = static_cast<float>(std::clamp<int64_t>(limit_of(r) - block, 0, count));
       }
     }
-    BlockLogits<kRows>(keys + block * tile.kv.key_stride, tile.kv.key_stride, count, queries, padded_dim, head_dim,
-                       logits, width);
+    const T* keys = static_cast<const T*>(KeyRowsOf(tile.kv, block, count));
+    const T* values = static_cast<const T*>(ValueRowsOf(tile.kv, block, count));
+    BlockLogits<kRows>(keys, tile.kv.key_stride, count, queries, padded_dim, head_dim, logits, width);
+    AddBias(tile.kv.bias == nullptr ? nullptr : tile.kv.bias + block, count, width, logits);
     BlockSoftmax(logits, count, width, masked ? limits : nullptr, nullptr, m, l, rescale);
-    BlockValues<kRows>(logits, width, values + block * tile.kv.value_stride, tile.kv.value_stride, count, head_dim, o,
-                       padded_dim, rescale);
+    BlockValues<kRows>(logits, width, values, tile.kv.value_stride, count, head_dim, o, padded_dim, rescale);
   }
   for (int64_t r = 0; r < rows; ++r) {
     state.m[r] = m[r];
@@ -210,7 +210,7 @@ void AttendOf(const AttentionTile& tile, const PartialState& state, float* scrat
 }
 
 void AttendFew(const AttentionTile& tile, const PartialState& state, float* scratch) {
-  if (tile.kv.dtype == Dtype::kF32) {
+  if (tile.kv.dtype() == Dtype::kF32) {
     AttendOf<float>(tile, state, scratch);
   } else {
     AttendOf<BF16>(tile, state, scratch);

@@ -190,7 +190,7 @@ void ColumnSums(const ColumnSumsArgs& args) {
     reference::ColumnSums(args);
     return;
   }
-  const bool bf16 = args.kv[0].dtype == Dtype::kBF16 && args.head_dim <= kWidestBf16Head;
+  const bool bf16 = args.kv[0].format == KvFormat::kBF16 && !HasBias(args.kv) && args.head_dim <= kWidestBf16Head;
   const Bf16Kernel* kernel = bf16 ? ChooseBf16Kernel() : nullptr;
   if (kernel != nullptr) {
     SumBf16(*kernel, args);

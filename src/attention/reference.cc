@@ -16,6 +16,10 @@ double At(const void* data, Dtype dtype, int64_t i) {
                                                   : ToFloat(static_cast<const BF16*>(data)[i]));
 }
 
+double BiasOf(const KvHeadView& kv, int64_t entry) {
+  return kv.bias == nullptr ? 0.0 : static_cast<double>(kv.bias[entry]);
+}
+
 // One query against entries entry(0) .. entry(keys - 1); returns the log sum exp.
 template <class Entry>
 double AttendEntries(const float* q, const KvHeadView& kv, int64_t keys, const Entry& entry, int64_t head_dim,
@@ -26,17 +30,16 @@ double AttendEntries(const float* q, const KvHeadView& kv, int64_t keys, const E
   for (int64_t k = 0; k < keys; ++k) {
     double sum = 0;
     for (int64_t d = 0; d < head_dim; ++d) {
-      sum += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, entry(k) * kv.key_stride + d);
+      sum += static_cast<double>(q[d]) * At(kv.KeyRow(entry(k)), kv.dtype(), d);
     }
-    logits[static_cast<size_t>(k)] = sum * scale;
+    logits[static_cast<size_t>(k)] = sum * scale + BiasOf(kv, entry(k));
   }
   const double top = *std::max_element(logits.begin(), logits.end());
   double total = 0;
   for (double& logit : logits) total += (logit = std::exp(logit - top));
   for (int64_t k = 0; k < keys; ++k) {
     for (int64_t d = 0; d < head_dim; ++d) {
-      out[static_cast<size_t>(d)] +=
-          logits[static_cast<size_t>(k)] / total * At(kv.values, kv.dtype, entry(k) * kv.value_stride + d);
+      out[static_cast<size_t>(d)] += logits[static_cast<size_t>(k)] / total * At(kv.ValueRow(entry(k)), kv.dtype(), d);
     }
   }
   return top + std::log(total);
@@ -137,9 +140,10 @@ void ColumnSums(const ColumnSumsArgs& args) {
       for (int64_t k = 0; k < keys; ++k) {
         double logit = 0;
         for (int64_t d = 0; d < args.head_dim; ++d) {
-          logit += static_cast<double>(q[d]) * At(kv.keys, kv.dtype, k * kv.key_stride + d);
+          logit += static_cast<double>(q[d]) * At(kv.KeyRow(k), kv.dtype(), d);
         }
-        const double p = std::exp(logit * static_cast<double>(args.scale) - static_cast<double>(args.lse[cell]));
+        const double p =
+            std::exp(logit * static_cast<double>(args.scale) + BiasOf(kv, k) - static_cast<double>(args.lse[cell]));
         for (int64_t plane = 0; plane < args.planes(); ++plane) {
           const auto p_index = static_cast<size_t>(plane);
           const double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
@@ -164,7 +168,7 @@ void SegmentAttention(const SegmentAttentionArgs& args) {
                             length,
                             args.k.stride,
                             args.v.stride,
-                            args.k.dtype};
+                            FormatOf(args.k.dtype)};
         for (int64_t d = 0; d < args.head_dim; ++d) {
           query[static_cast<size_t>(d)] =
               static_cast<float>(At(args.q.data, args.q.dtype, i * args.q.stride + column + d));

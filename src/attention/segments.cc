@@ -53,7 +53,7 @@ struct Rows {
             k.rows,
             k.stride,
             v.stride,
-            k.dtype};
+            FormatOf(k.dtype)};
   }
   // Query rows [begin, end) of the head over all keys.
   AttentionTile Tile(int64_t begin, int64_t end, int64_t head, int64_t head_dim, float scale) const {
@@ -157,7 +157,7 @@ class Bf16Segments {
     Rows rows = all_.Part(segment);
     const int64_t copied_bytes = rows.q.dtype == Dtype::kBF16 ? 0 : BF16Bytes(rows);
     KvHeadView any = rows.Head(0, args_.head_dim);
-    any.dtype = Dtype::kBF16;
+    any.format = KvFormat::kBF16;
     const bool window = method_.bf16->attend_window != nullptr;
     const int64_t scratch_bytes = window ? Aligned(WindowScratchBytes(segment.rows(), args_.head_dim))
                                          : tile_bytes_ + Aligned(PreparedBytes(any, args_.head_dim, true));

@@ -29,6 +29,17 @@ HWY_INLINE int64_t WholeVecs(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
+// logits [keys][width] += bias [keys]; null: nothing.
+HWY_INLINE void AddBias(const float* bias, int64_t keys, int64_t width, float* logits) {
+  if (bias == nullptr) return;
+  for (int64_t k = 0; k < keys; ++k) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      float* const at = logits + k * width + c;
+      StoreVec(hn::Add(LoadVec(at), hn::Set(FloatTag(), bias[k])), at);
+    }
+  }
+}
+
 // One panel's softmax over a block: logits [keys][width] become probabilities relative to the new maxima m; `rescale`
 // is what earlier sums must be multiplied with. Row c sees the block's keys below limits[c] (null: all), from begins[c]
 // on (null: 0; only with limits).

@@ -87,7 +87,7 @@ class Runner {
         kv_heads_(static_cast<int64_t>(args.dense.kv.size())),
         group_(args.dense.heads / kv_heads_),
         dim_(args.dense.head_dim) {
-    const bool bf16 = args_.kv[0].dtype == Dtype::kBF16 && dim_ <= kWidestBf16Head;
+    const bool bf16 = args_.kv[0].format == KvFormat::kBF16 && !HasBias(args_.kv) && dim_ <= kWidestBf16Head;
     kernel_ = bf16 ? ChooseBf16Kernel() : nullptr;
     tile_rows_ = std::max<int64_t>(1, (kernel_ != nullptr ? kBf16TileRows : kTileRows) / group_);
     for (size_t head = 0; head < args_.kv.size(); ++head) maps_.emplace_back(args, head);
@@ -205,7 +205,7 @@ class Runner {
     const int64_t state_bytes = StateFloats(rows, dim_) * static_cast<int64_t>(sizeof(float));
     const int64_t query_bytes = rows * dim_ * static_cast<int64_t>(sizeof(float));
     const int64_t width = kernel_ != nullptr ? PaddedHeadDim(dim_) : dim_;
-    const int64_t row_bytes = width * static_cast<int64_t>(DtypeSize(args_.kv[0].dtype));
+    const int64_t row_bytes = width * static_cast<int64_t>(DtypeSize(args_.kv[0].dtype()));
     const int64_t list_bytes = CeilDiv(keys, kKeyGroup) * kKeyGroup * row_bytes;
     char* at = ThreadScratch(Aligned(tile_bytes) + Aligned(state_bytes) + Aligned(query_bytes) +
                              2 * Aligned(list_bytes) + Aligned(kKeyGroup * row_bytes));
@@ -219,21 +219,17 @@ class Runner {
     return memory;
   }
 
-  static const char* RowAt(const void* rows, int64_t stride, int32_t entry, Dtype dtype) {
-    return static_cast<const char*>(rows) + static_cast<size_t>(entry * stride) * DtypeSize(dtype);
-  }
-
   // Rows of a list, one after another. Asks for them ahead: a frame apart, nothing in the hardware foresees them.
-  static void CopyRows(const void* rows, int64_t stride, Dtype dtype, std::span<const int32_t> entries, int64_t dim,
-                       char* to) {
+  template <class RowAt>
+  void CopyRows(const RowAt& row_at, std::span<const int32_t> entries, char* to) const {
     constexpr size_t kAhead = 8;
-    const size_t bytes = static_cast<size_t>(dim) * DtypeSize(dtype);
+    const size_t bytes = static_cast<size_t>(dim_) * DtypeSize(args_.kv[0].dtype());
     for (size_t i = 0; i < entries.size(); ++i) {
       if (i + kAhead < entries.size()) {
-        const char* next = RowAt(rows, stride, entries[i + kAhead], dtype);
+        const char* const next = static_cast<const char*>(row_at(entries[i + kAhead]));
         for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(next + b);
       }
-      std::memcpy(to + i * bytes, RowAt(rows, stride, entries[i], dtype), bytes);
+      std::memcpy(to + i * bytes, row_at(entries[i]), bytes);
     }
   }
 
@@ -241,6 +237,8 @@ class Runner {
   PreparedHead Prepare(const KvHeadView& kv, std::span<const int32_t> entries, const TaskMemory& memory) const {
     const int64_t padded = PaddedHeadDim(dim_);
     const auto row_bytes = static_cast<size_t>(padded) * sizeof(BF16);
+    const auto key_at = [&](int32_t entry) { return kv.KeyRow(entry); };
+    const auto value_at = [&](int32_t entry) { return kv.ValueRow(entry); };
     PreparedHead head;
     head.keys = reinterpret_cast<const BF16*>(memory.keys);
     head.key_stride = padded;
@@ -252,14 +250,14 @@ class Runner {
       BF16* keys = reinterpret_cast<BF16*>(memory.keys + first * row_bytes);
       BF16* values = reinterpret_cast<BF16*>(memory.values + first * row_bytes);
       if (padded == dim_) {
-        CopyRows(kv.keys, kv.key_stride, kv.dtype, list, dim_, reinterpret_cast<char*>(keys));
+        CopyRows(key_at, list, reinterpret_cast<char*>(keys));
         std::memset(keys + count * padded, 0, static_cast<size_t>(kKeyGroup - count) * row_bytes);
       } else {
-        CopyRows(kv.keys, kv.key_stride, kv.dtype, list, dim_, memory.group);
-        kernel_->copy_keys(memory.group, kv.dtype, dim_, count, dim_, keys);
+        CopyRows(key_at, list, memory.group);
+        kernel_->copy_keys(memory.group, kv.dtype(), dim_, count, dim_, keys);
       }
-      CopyRows(kv.values, kv.value_stride, kv.dtype, list, dim_, memory.group);
-      kernel_->pack_values(memory.group, kv.dtype, dim_, count, dim_, values);
+      CopyRows(value_at, list, memory.group);
+      kernel_->pack_values(memory.group, kv.dtype(), dim_, count, dim_, values);
     }
     return head;
   }
@@ -297,6 +295,9 @@ class Runner {
     const int64_t tiles = CeilDiv(task.count, tile_rows_);
     std::vector<int32_t> begins(static_cast<size_t>(tile_rows_));
     std::vector<int32_t> ends(static_cast<size_t>(tile_rows_));
+    std::vector<float> bias;
+    const auto key_at = [&](int32_t entry) { return kv.KeyRow(entry); };
+    const auto value_at = [&](int32_t entry) { return kv.ValueRow(entry); };
     int64_t chunk = 0;
     do {
       const int64_t length = std::min(kChunkKeys, total - chunk);
@@ -306,9 +307,14 @@ class Runner {
       if (kernel_ != nullptr) {
         prepared = Prepare(kv, list, memory);
       } else {
-        CopyRows(kv.keys, kv.key_stride, kv.dtype, list, dim_, memory.keys);
-        CopyRows(kv.values, kv.value_stride, kv.dtype, list, dim_, memory.values);
-        gathered = {memory.keys, memory.values, length, dim_, dim_, kv.dtype};
+        CopyRows(key_at, list, memory.keys);
+        CopyRows(value_at, list, memory.values);
+        gathered = {memory.keys, memory.values, length, dim_, dim_, kv.format};
+        if (kv.bias != nullptr) {
+          bias.clear();
+          for (const int32_t entry : list) bias.push_back(kv.bias[entry]);
+          gathered.bias = bias.data();
+        }
       }
       const bool finish = last_pass && chunk + length == total;
       for (int64_t t = 0; t < tiles; ++t) {

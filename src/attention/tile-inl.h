@@ -135,11 +135,11 @@ struct Block {
 // In place where the rows lie as wanted (f32, one after another, whole vectors when `padded`), else copied to
 // `scratch`. Strided rows are copied too: at a power-of-two stride their cache lines would evict one another before
 // their second use.
-HWY_INLINE Block BlockOf(const void* rows, Dtype dtype, int64_t stride, int64_t first, int64_t count, int64_t head_dim,
-                         bool padded, float* scratch) {
+HWY_INLINE Block BlockOf(const void* rows, Dtype dtype, int64_t stride, int64_t count, int64_t head_dim, bool padded,
+                         float* scratch) {
   const int64_t width = padded ? WholeVecs(head_dim) : head_dim;
   if (dtype == Dtype::kF32) {
-    const float* from = static_cast<const float*>(rows) + first * stride;
+    const float* from = static_cast<const float*>(rows);
     if (stride == head_dim && width == head_dim) return {from, stride};
     for (int64_t i = 0; i < count; ++i) {
       if (i + kRowsAhead < count) PrefetchRow(from + (i + kRowsAhead) * stride, static_cast<size_t>(head_dim) * 4);
@@ -148,7 +148,7 @@ HWY_INLINE Block BlockOf(const void* rows, Dtype dtype, int64_t stride, int64_t 
     }
     return {scratch, width};
   }
-  const BF16* from = static_cast<const BF16*>(rows) + first * stride;
+  const BF16* from = static_cast<const BF16*>(rows);
   for (int64_t i = 0; i < count; ++i) {
     const BF16* row = from + i * stride;
     float* to = scratch + i * width;

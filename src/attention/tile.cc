@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "attention/few_rows.h"
+#include "attention/kv_rows.h"
 #include "base/error.h"
 #include "kernels/simd.h"
 
@@ -58,10 +59,10 @@ void AttendTileRows(const AttentionTile& tile, const PartialState& state, float*
   const int64_t key_begin = std::max(tile.key_begin, tile.begin(0));
   for (int64_t block = key_begin; block < key_end; block += kBlockKeys) {
     const int64_t keys = std::min(kBlockKeys, key_end - block);
-    const Block key_rows =
-        BlockOf(tile.kv.keys, tile.kv.dtype, tile.kv.key_stride, block, keys, head_dim, false, key_scratch);
-    const Block value_rows =
-        BlockOf(tile.kv.values, tile.kv.dtype, tile.kv.value_stride, block, keys, head_dim, true, value_scratch);
+    const Block key_rows = BlockOf(KeyRowsOf(tile.kv, block, keys), tile.kv.dtype(), tile.kv.key_stride, keys, head_dim,
+                                   false, key_scratch);
+    const Block value_rows = BlockOf(ValueRowsOf(tile.kv, block, keys), tile.kv.dtype(), tile.kv.value_stride, keys,
+                                     head_dim, true, value_scratch);
     for (int64_t first = 0; first < rows; first += kPanelRows) {
       const int64_t count = std::min(kPanelRows, rows - first);
       const int64_t width = WholeVecs(count);
@@ -78,6 +79,7 @@ void AttendTileRows(const AttentionTile& tile, const PartialState& state, float*
       ProductVecs<false>(
           {key_rows.data, key_rows.stride, 1, queries + first * head_dim, width, head_dim, logits, width, nullptr},
           keys, width / kLanes);
+      AddBias(tile.kv.bias == nullptr ? nullptr : tile.kv.bias + block, keys, width, logits);
       BlockSoftmax(logits, keys, width, masked ? limits : nullptr, begins_here ? begins : nullptr, state.m + first,
                    state.l + first, rescale);
       int64_t vec = 0;
@@ -111,7 +113,6 @@ int64_t TileScratchFloats(int64_t rows, int64_t head_dim) {
 void AttendTile(const AttentionTile& tile, const PartialState& state, float* scratch) {
   PUREKV_CHECK(state.o.rows == tile.rows() && state.o.cols == tile.head_dim, "state and tile of different shapes");
   PUREKV_CHECK(state.o.stride >= PaddedRows(tile.head_dim), "state rows are not padded");
-  PUREKV_CHECK(tile.kv.dtype != Dtype::kF16, "keys are f32 or bf16");
   if (tile.rows() <= kFewRows && tile.ends == nullptr) {
     AttendFewRows(tile, state, scratch);
   } else {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace purekv {
@@ -25,5 +26,12 @@ struct TokenRecord {
 
 // One record per token of the sequence so far (prompt, answers, later turns), by sequence index.
 using TokenLayout = std::vector<TokenRecord>;
+
+// What is known of the tokens of a sequence beside their ids, by sequence index; evicted or not.
+struct TokensSoFar {
+  std::span<const TokenRecord> layout;
+  std::span<const Position> positions;  // of the rotation
+  int64_t size() const { return static_cast<int64_t>(layout.size()); }
+};
 
 }  // namespace purekv

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "checkpoint/unicode_ranges.h"
 #include "base/utf8.h"
+#include "checkpoint/unicode_ranges.h"
 
 namespace purekv {
 namespace {

@@ -4,8 +4,8 @@
 #include <ctime>
 
 #include "base/error.h"
-#include "checkpoint/chat_template_files.h"
 #include "base/utf8.h"
+#include "checkpoint/chat_template_files.h"
 
 namespace purekv {
 namespace {

@@ -1,10 +1,10 @@
 #include "checkpoint/jinja.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "checkpoint/jinja_ast.h"
 #include "checkpoint/jinja_eval.h"
 #include "checkpoint/jinja_lexer.h"
-#include "base/utf8.h"
 
 namespace purekv::jinja {
 namespace {

@@ -3,10 +3,10 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "checkpoint/jinja_eval.h"
 #include "checkpoint/jinja_operators.h"
 #include "checkpoint/jinja_text.h"
-#include "base/utf8.h"
 
 namespace purekv::jinja {
 

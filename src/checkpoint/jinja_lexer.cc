@@ -5,8 +5,8 @@
 #include <cstdio>
 
 #include "base/error.h"
-#include "checkpoint/jinja_text.h"
 #include "base/utf8.h"
+#include "checkpoint/jinja_text.h"
 
 namespace purekv::jinja {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "checkpoint/unicode_case.h"
 #include "base/utf8.h"
+#include "checkpoint/unicode_case.h"
 
 namespace purekv::jinja {
 namespace {

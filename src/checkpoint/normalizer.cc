@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "checkpoint/unicode_ranges.h"
 #include "base/utf8.h"
+#include "checkpoint/unicode_ranges.h"
 
 namespace purekv {
 namespace {

@@ -1,6 +1,6 @@
+#include "base/utf8.h"
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/unicode_ranges.h"
-#include "base/utf8.h"
 
 namespace purekv {
 

@@ -4,8 +4,8 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "checkpoint/pretokenizer.h"
 #include "base/utf8.h"
+#include "checkpoint/pretokenizer.h"
 
 namespace purekv {
 namespace {

@@ -4,12 +4,12 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "checkpoint/added_tokens.h"
 #include "checkpoint/bpe.h"
 #include "checkpoint/normalizer.h"
 #include "checkpoint/pretokenizer.h"
 #include "checkpoint/tokenizer_files.h"
-#include "base/utf8.h"
 
 namespace purekv {
 namespace {

@@ -6,9 +6,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/utf8.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pretokenizer.h"
-#include "base/utf8.h"
 
 namespace purekv {
 namespace {

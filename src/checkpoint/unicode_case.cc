@@ -345,11 +345,23 @@ void Append(std::span<const CaseRun> runs, std::span<const Expansion> expansions
 
 }  // namespace
 
-void AppendUpper(char32_t code, std::u32string* out) { Append(kUpperRuns, kUpperExpansions, code, out); }
-void AppendLower(char32_t code, std::u32string* out) { Append(kLowerRuns, kLowerExpansions, code, out); }
-void AppendTitle(char32_t code, std::u32string* out) { Append(kTitleRuns, kTitleExpansions, code, out); }
-bool IsLowercase(char32_t code) { return Find(kLowercase, code) != nullptr; }
-bool IsUppercase(char32_t code) { return Find(kUppercase, code) != nullptr; }
-bool IsTitlecase(char32_t code) { return Find(kTitlecase, code) != nullptr; }
+void AppendUpper(char32_t code, std::u32string* out) {
+  Append(kUpperRuns, kUpperExpansions, code, out);
+}
+void AppendLower(char32_t code, std::u32string* out) {
+  Append(kLowerRuns, kLowerExpansions, code, out);
+}
+void AppendTitle(char32_t code, std::u32string* out) {
+  Append(kTitleRuns, kTitleExpansions, code, out);
+}
+bool IsLowercase(char32_t code) {
+  return Find(kLowercase, code) != nullptr;
+}
+bool IsUppercase(char32_t code) {
+  return Find(kUppercase, code) != nullptr;
+}
+bool IsTitlecase(char32_t code) {
+  return Find(kTitlecase, code) != nullptr;
+}
 
 }  // namespace purekv

@@ -66,7 +66,7 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
   SharedPrefill shared(conversation.model(), options, {});
   shared.ReadMedia(MediaTurn(flags));
   shared.ReadQuestion(exchange.prompt);
-  const std::vector<int32_t> visual = VisualTokens(shared.base().layout());
+  const std::vector<int32_t> visual = VisualTokens(shared.media().layout());
 
   std::vector<EvalResult> results;
   if (flags.kv.policy != "full") {
@@ -75,9 +75,10 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
     // Everything is kept: one list serves all heads.
     std::vector<int32_t> all(static_cast<size_t>(stats.tokens_full));
     for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
-    const KvCacheShape shape = full.cache().shape();
+    const KvCacheSpec& spec = full.cache().spec();
     const std::vector<std::vector<std::vector<int32_t>>> kept(
-        static_cast<size_t>(shape.layers), std::vector<std::vector<int32_t>>(static_cast<size_t>(shape.kv_heads), all));
+        static_cast<size_t>(spec.layers()),
+        std::vector<std::vector<int32_t>>(static_cast<size_t>(spec[0].kv_heads), all));
     const Answer answer = full.Generate(ResolveSampling(flags.sampling, *conversation.model()), nullptr);
     if (answer.finish == Answer::Finish::kCancelled) throw Cancelled();
     results.push_back(Describe(answer, exchange.prompt, KvOptions(), stats, kept, visual));
@@ -94,7 +95,7 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
           if (CancelOnInterrupt()) throw Cancelled();
         }));
   }
-  const FrameSheet sheet = MakeFrameSheet(media, shared.base().layout());
+  const FrameSheet sheet = MakeFrameSheet(media, shared.media().layout());
   video.jpeg = sheet.jpeg;
   video.sheet = SheetJson(sheet);
   video.questions.push_back({"question", "", exchange.prompt, "", {}});

@@ -69,9 +69,9 @@ KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const ModelI
   }
   if (flags.drop != Drop::kAuto) return kv;
   KvOptions resolved = kv;
-  const KvCacheShape shape{model.layers, model.kv_heads, model.head_dim, model.dtype};
+  const auto spec = KvCacheSpec::Uniform(model.layers, model.kv_heads, model.head_dim, FormatOf(model.dtype));
   resolved.drop_layers =
-      DefaultDropLayers(model.layers, MakePolicy(kv, shape).policy->FirstDropLayer(), kv.budget.value_or(1));
+      DefaultDropLayers(model.layers, MakePolicy(kv, spec).policy->FirstDropLayer(), kv.budget.value_or(1));
   if (resolved.drop_layers.empty()) {
     FailUsage("--drop-layers: auto finds nothing to drop in ", model.layers, " layers at budget ",
               kv.budget.value_or(1), "; give a list, or leave it out");

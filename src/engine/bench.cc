@@ -68,16 +68,6 @@ PreparedMedia EmbeddedMedia(const Grid& grid, int64_t tokens, const VisionLangua
   return media;
 }
 
-// Entries per KV head, over all layers.
-double MeanLength(const KvCache& cache) {
-  const KvCacheShape& shape = cache.shape();
-  double sum = 0;
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (int64_t head = 0; head < shape.kv_heads; ++head) sum += static_cast<double>(cache.Length(layer, head));
-  }
-  return sum / static_cast<double>(shape.layers * shape.kv_heads);
-}
-
 }  // namespace
 
 void CheckBenchGrid(const std::string& directory, const std::string& shape, const BenchRequest& request) {
@@ -143,8 +133,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   result.sparse = conversation.prefill();
   if (request.depth > 0) {  // the session's own figures are those of its first prompt
     result.kv.tokens_full = request.depth + request.prompt_tokens;
-    result.kv.tokens_kept_mean = MeanLength(conversation.cache());
-    result.kv.bytes_full = KvCache::FullBytes(conversation.cache().shape(), result.kv.tokens_full);
+    result.kv.tokens_kept_mean = conversation.cache().MeanLength();
+    result.kv.bytes_full = KvCache::FullBytes(conversation.cache().spec(), result.kv.tokens_full);
     result.kv.bytes_kept = conversation.cache().AllocatedBytes();
     result.kv.bytes_peak = conversation.cache().PeakBytes();
   }

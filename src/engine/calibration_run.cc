@@ -9,6 +9,7 @@
 #include "engine/column_sums.h"
 #include "engine/conversation.h"
 #include "engine/prefill_pass.h"
+#include "engine/prompt_media.h"
 #include "engine/sampling.h"
 #include "policy/scores.h"
 
@@ -104,9 +105,8 @@ void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
 // kept of it. One layer's cache at a time.
 class CalibrationRun::Probe : public LayerObserver {
  public:
-  Probe(const CalibrationRun& run, KvCache* cache, const TokenLayout& layout, AttentionWorkspace* workspace,
-        SampleObservation* seen)
-      : run_(run), cache_(*cache), layout_(layout), workspace_(workspace), seen_(*seen) {}
+  Probe(const CalibrationRun& run, Sequence* sequence, AttentionWorkspace* workspace, SampleObservation* seen)
+      : run_(run), sequence_(*sequence), workspace_(workspace), seen_(*seen) {}
 
   LayerWants Wants(int64_t layer) const override {
     return {.input = false, .queries = false, .attended = layer < config().layers};
@@ -125,12 +125,12 @@ class CalibrationRun::Probe : public LayerObserver {
     LayerEntries entries;
     entries.heads = config().heads;
     entries.head_dim = config().head_dim;
-    for (int64_t g = 0; g < config().kv_heads; ++g) entries.kv.push_back(cache_.Head(layer, g));
+    entries.kv = sequence_.cache().Heads(layer);
     sums_.norms = ValueNorms(entries);
     seen_.layers.push_back(
         {AtTokens(sums_.asked, run_.visual_), AtTokens(sums_.read, run_.visual_), AtTokens(sums_.norms, run_.visual_)});
     sums_ = {};
-    for (int64_t g = 0; g < config().kv_heads; ++g) cache_.Keep(layer, g, {});
+    for (int64_t g = 0; g < config().kv_heads; ++g) sequence_.cache().Keep(layer, g, {});
   }
 
  private:
@@ -146,12 +146,11 @@ class CalibrationRun::Probe : public LayerObserver {
       list.resize(std::max(list.size(), static_cast<size_t>(rows.kv[g].length)), 0.0);
       into.push_back(list.data());
     }
-    AddColumnSums(rows, range, {.kind = Observer::Kind::kColumnSums}, layout_, config(), into, workspace_);
+    AddColumnSums(rows, range, {.kind = Observer::Kind::kColumnSums}, sequence_.layout(), config(), into, workspace_);
   }
 
   const CalibrationRun& run_;
-  KvCache& cache_;
-  const TokenLayout& layout_;
+  Sequence& sequence_;
   AttentionWorkspace* workspace_;
   SampleObservation& seen_;
   LayerObservation sums_;  // of the layer that runs, over all tokens
@@ -161,42 +160,31 @@ SampleObservation CalibrationRun::Observe() {
   SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
   const Decoder& decoder = internals_.decoder();
   const DecoderConfig& config = decoder.config();
-  std::vector<int32_t> ids = prompt_.ids;
-  std::vector<Position> positions = prompt_.positions;
-  for (size_t i = 0; i + 1 < answer_.size(); ++i) {
-    const int32_t p = prompt_.next_position + static_cast<int32_t>(i);
-    ids.push_back(answer_[i]);
-    positions.push_back({p, p, p});
+  PromptTokens all = prompt_;
+  PromptTokens answer;
+  answer.next_position = prompt_.next_position;
+  answer.ids.assign(answer_.begin(), answer_.end() - (answer_.empty() ? 0 : 1));
+  answer.layout.resize(answer.ids.size());
+  for (size_t i = 0; i < answer.ids.size(); ++i, ++answer.next_position) {
+    answer.positions.push_back({answer.next_position, answer.next_position, answer.next_position});
   }
-  Matrix<float> hidden(static_cast<int64_t>(ids.size()), config.hidden);
-  decoder.Embed(ids, hidden.View());
-  size_t row = 0;
-  for (const PreparedMedia& media : media_) {
-    for (int64_t i = 0; i < media.tokens; ++row) {
-      if (!IsVisual(prompt_.layout[row])) continue;
-      std::copy_n(media.embedded->Row(i), config.hidden, hidden.Row(static_cast<int64_t>(row)));
-      ++i;
-    }
-  }
-  KvCache cache(decoder.cache_shape());
-  cache.AddTokens(positions);
-  TokenLayout layout = prompt_.layout;
-  layout.resize(ids.size());
+  all.Append(std::move(answer));
+  StageTimes times;
+  Matrix<float> hidden = EmbedPrompt(internals_, all, media_, {}, &times);
+  Sequence sequence(decoder.cache_spec(), Compression({}, decoder.cache_spec(), config.heads, config.rope.inv_freq));
+  sequence.Append(all.ids, all.layout, all.positions);
   SampleObservation seen;
   seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));
   DecoderWorkspace workspace;
-  Probe probe(*this, &cache, layout, &workspace.attention, &seen);
+  Probe probe(*this, &sequence, &workspace.attention, &seen);
   LayerObserver* const observers[] = {&probe};
-  const auto attention =
-      MakePrefillAttention({}, {}, Compression({}, cache.shape(), config.heads, config.rope.inv_freq), config.layers);
+  const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
   PrefillPass pass({.decoder = decoder,
-                    .cache = cache,
-                    .layout = layout,
+                    .sequence = sequence,
                     .attention = *attention,
-                    .compression = nullptr,
                     .observers = observers,
                     .workspace = workspace},
-                   hidden.View(), 0, kBlockRows);
+                   hidden.View(), kBlockRows);
   while (pass.Step()) {
     if (options_.cancel != nullptr && options_.cancel->load()) throw Cancelled();
   }

@@ -8,8 +8,7 @@
 #include "cache/token_layout.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
-#include "policy/compression.h"
-#include "policy/observation.h"
+#include "policy/observations.h"
 
 namespace purekv {
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "engine/conversation.h"
+#include "engine/decode_step.h"
 #include "engine/sampling.h"
 
 namespace purekv {
@@ -17,8 +18,8 @@ constexpr int64_t kScoreRows = 16;  // rows of logits held at a time while scori
 }  // namespace
 
 std::span<float> Conversation::Logits() {
-  if (logits_.rows() == 0) logits_ = Matrix<float>(1, internals_.decoder().config().vocabulary);
-  internals_.decoder().Logits(std::as_const(last_hidden_).View(), logits_.View());
+  if (logits_.rows() == 0) logits_ = Matrix<float>(1, internals().decoder().config().vocabulary);
+  internals().decoder().Logits(sequence_.last_hidden(), logits_.View());
   CheckFinite(logits_.View().RowSpan(0));
   return logits_.View().RowSpan(0);
 }
@@ -33,9 +34,8 @@ void Conversation::CheckFinite(std::span<const float> logits) const {
        ": the model's logits are not finite behind these keys and values: the file is damaged, or the weights are");
 }
 
-void Conversation::TakePending() {
-  const std::vector<int32_t> said = std::exchange(pending_, {});
-  for (const int32_t id : said) Append(id);
+void Conversation::ReadPending() {
+  for (const int32_t id : dialogue_.TakePending()) Append(id);
 }
 
 std::span<float> Conversation::Step(int32_t id) {
@@ -45,24 +45,13 @@ std::span<float> Conversation::Step(int32_t id) {
 }
 
 void Conversation::Append(int32_t id) {
-  broken_ = true;
-  const PromptTokens one = PlainTokens({id});
-  Matrix<float> hidden(1, internals_.decoder().config().hidden);
-  internals_.decoder().Embed(one.ids, hidden.View());
-  const int64_t first = cache_.AddTokens(one.positions);
-  ids_.push_back(id);
-  layout_.push_back({});
-  compression_.BeginStep(first);
-  // What a policy that holds lets go behind the step leaves room for the next one: no layer ever grows by more.
-  for (int64_t layer = 0; compression_.holds() && layer < cache_.shape().layers; ++layer) cache_.Reserve(layer, 1);
-  PolicyObserver policy(internals_.decoder().config(), cache_, layout_, &compression_, &workspace_.attention);
-  LayerObserver* const observers[] = {&policy};
-  PrefillPass pass = MakePass(hidden.View(), first, 1, *dense_, observers);
-  while (pass.Step()) {
-  }
-  next_position_ = one.next_position;
-  last_hidden_ = std::move(hidden);
-  broken_ = false;
+  const DecodeRow row{&sequence_, id};
+  DecodeStep(internals().decoder(), {&row, 1}, workspace_);
+}
+
+void Conversation::CheckQuestionIsRead(const char* what) const {
+  if (!started()) FailUsage("nothing has been read yet: Read comes before ", what);
+  if (dialogue_.open()) FailUsage("only the media have been read: Read brings the question, then comes ", what);
 }
 
 Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
@@ -70,12 +59,12 @@ Answer Conversation::Generate(const GenerateOptions& options, const std::functio
   Begin();
   CheckQuestionIsRead("Generate");
   const StageTimer timer(&times_.decode_s);
-  TakePending();
+  ReadPending();
   Sampler sampler(options);
   TextStream stream(tokenizer());
   std::unordered_set<int32_t> seen;
-  if (options.repetition_penalty != 1) seen.insert(ids_.begin(), ids_.end());
-  const auto& stops = internals_.stop_ids();
+  if (options.repetition_penalty != 1) seen.insert(sequence_.ids().begin(), sequence_.ids().end());
+  const auto& stops = internals().stop_ids();
   Answer answer;
   std::vector<float> raw;
   for (int64_t n = 0; n < options.max_new_tokens; ++n) {
@@ -84,12 +73,12 @@ Answer Conversation::Generate(const GenerateOptions& options, const std::functio
       break;
     }
     if (tokens() + 1 > model_->info().max_positions) break;
-    std::span<float> logits = n == 0 ? Logits() : Step(std::exchange(pending_, {}).front());
+    std::span<float> logits = n == 0 ? Logits() : Step(dialogue_.TakePending().front());
     raw.assign(logits.begin(), logits.end());
     const int32_t id = sampler.Next(logits, seen);
     answer.ids.push_back(id);
     answer.logprobs.push_back(LogProbability(raw, id));
-    pending_ = {id};
+    dialogue_.SetPending({id});
     if (options.repetition_penalty != 1) seen.insert(id);
     ++times_.decoded_tokens;
     if (std::binary_search(stops.begin(), stops.end(), id)) {
@@ -117,7 +106,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
   }
   CheckRoom(static_cast<int64_t>(ids.size()), 0);
   const StageTimer timer(&times_.decode_s);
-  TakePending();
+  ReadPending();
   ScoreResult result;
   result.ids = ids;
   Matrix<float> logits(kScoreRows, vocabulary);
@@ -125,7 +114,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
   const auto take = [&](MatrixView<const float> hidden) {
     for (int64_t row = 0; row < hidden.rows; row += kScoreRows) {
       const int64_t count = std::min(kScoreRows, hidden.rows - row);
-      internals_.decoder().Logits(hidden.Rows(row, count), logits.View().Rows(0, count));
+      internals().decoder().Logits(hidden.Rows(row, count), logits.View().Rows(0, count));
       for (int64_t i = 0; i < count; ++i, ++next) {
         const std::span<const float> one = logits.View().RowSpan(i);
         CheckFinite(one);
@@ -135,20 +124,21 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
       }
     }
   };
-  take(std::as_const(last_hidden_).View());
-  if (ids.size() > 1 && compression_.steps_alone()) {
+  take(sequence_.last_hidden());
+  if (ids.size() > 1 && sequence_.compression().steps_alone()) {
     for (size_t i = 0; i + 1 < ids.size(); ++i) {
       Append(ids[i]);
-      take(std::as_const(last_hidden_).View());
+      take(sequence_.last_hidden());
     }
   } else if (ids.size() > 1) {
     const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
-    Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals_.decoder().config().hidden);
-    internals_.decoder().Embed(answer.ids, hidden.View());
-    Extend(answer, hidden.View(), Rows::kAnswer, nullptr);
+    Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals().decoder().config().hidden);
+    internals().decoder().Embed(answer.ids, hidden.View());
+    Reading reading{answer, hidden.View(), *dense_};
+    Extend(reading);
     take(std::as_const(hidden).View());
   }
-  pending_ = {ids.back()};
+  dialogue_.SetPending({ids.back()});
   times_.decoded_tokens += static_cast<int64_t>(ids.size());
   return result;
 }

@@ -66,8 +66,8 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dt
   info.head_dim = decoder.head_dim;
   info.vocabulary = decoder.vocabulary;
   info.max_positions = decoder.max_positions;
-  const KvCacheShape shape{decoder.layers, decoder.kv_heads, decoder.head_dim, dtype};
-  info.kv_bytes_per_token = shape.entry_bytes() * decoder.layers * decoder.kv_heads;
+  info.kv_bytes_per_token =
+      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, FormatOf(dtype)).token_bytes();
   for (const TensorSpec& spec : plan.tensors) {
     int64_t count = 1;
     for (const int64_t dim : spec.shape) count *= dim;
@@ -202,12 +202,13 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   cost.width = media.frames.width;
   cost.prompt_tokens = media.tokens + TextTokens(directory, prompt);
   const DecoderConfig& decoder = open.plan->decoder;
-  const KvCacheShape shape{decoder.layers, decoder.kv_heads, decoder.head_dim, ChooseDtype({.dtype = dtype})};
+  const auto spec =
+      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, FormatOf(ChooseDtype({.dtype = dtype})));
   for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
     KvOptions options_of;
     options_of.budget = budget;
     const int64_t tokens = BaseBudget(options_of, cost.prompt_tokens);
-    cost.kept.push_back({budget, tokens, KvCache::FullBytes(shape, tokens)});
+    cost.kept.push_back({budget, tokens, KvCache::FullBytes(spec, tokens)});
   }
   return cost;
 }

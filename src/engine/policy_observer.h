@@ -2,19 +2,17 @@
 #pragma once
 
 #include "attention/attention.h"
-#include "cache/kv_cache.h"
 #include "engine/layer_observer.h"
+#include "engine/sequence.h"
 #include "models/decoder.h"
-#include "policy/compression.h"
 
 namespace purekv {
 
 class PolicyObserver : public LayerObserver {
  public:
-  // All borrowed. layout: the sequence's, read when rows come.
-  PolicyObserver(const DecoderConfig& config, const KvCache& cache, const TokenLayout& layout, Compression* compression,
-                 AttentionWorkspace* workspace)
-      : config_(config), cache_(cache), layout_(layout), compression_(*compression), workspace_(workspace) {}
+  // All borrowed; what the rows need of the sequence is read when they come.
+  PolicyObserver(const DecoderConfig& config, Sequence& sequence, AttentionWorkspace* workspace)
+      : config_(config), sequence_(sequence), workspace_(workspace) {}
 
   LayerWants Wants(int64_t layer) const override;
   void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override;
@@ -22,9 +20,7 @@ class PolicyObserver : public LayerObserver {
 
  private:
   const DecoderConfig& config_;
-  const KvCache& cache_;
-  const TokenLayout& layout_;
-  Compression& compression_;
+  Sequence& sequence_;
   AttentionWorkspace* workspace_;
 };
 

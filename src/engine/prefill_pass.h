@@ -7,11 +7,10 @@
 #include <vector>
 
 #include "base/matrix.h"
-#include "cache/kv_cache.h"
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
+#include "engine/sequence.h"
 #include "models/decoder.h"
-#include "policy/compression.h"
 
 namespace purekv {
 
@@ -20,17 +19,15 @@ class PrefillPass {
   // All of it is borrowed and must live, and stay the pass's own, until the last Step.
   struct Parts {
     const Decoder& decoder;
-    KvCache& cache;                       // the rows' tokens are registered; their entries come layer by layer
-    std::span<const TokenRecord> layout;  // of every token in the cache, the rows' included
+    Sequence& sequence;  // its newest tokens are the rows', and its compression has been told of them
     PrefillAttention& attention;
-    Compression* compression;                   // told of the rows (Compression::Begin); null: nothing is evicted
     std::span<LayerObserver* const> observers;  // called in this order
     DecoderWorkspace& workspace;
   };
   // hidden: the embedded rows, [rows, hidden], changed in place; the only activation that grows with the prompt. They
-  // are the tokens first_token, first_token + 1, ... Each row sees what the cache holds before it. block_rows: rows
-  // that pass through the matrix products together.
-  PrefillPass(const Parts& parts, MatrixView<float> hidden, int64_t first_token, int64_t block_rows);
+  // are the last tokens of the sequence. Each row sees what the cache holds before it. block_rows: rows that pass
+  // through the matrix products together.
+  PrefillPass(const Parts& parts, MatrixView<float> hidden, int64_t block_rows);
 
   // One span of rows of one layer. False: it was the last, every layer is done.
   bool Step();

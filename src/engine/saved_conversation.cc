@@ -1,10 +1,12 @@
 // Conversations around a compressed media cache: reading the media without a question, saving and opening, snapshots.
 #include <algorithm>
+#include <cstring>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
 #include "engine/conversation.h"
+#include "engine/prompt_media.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -85,17 +87,17 @@ void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, 
 }
 
 // B of a file of --kv-bytes that was written before B was saved with it.
-int64_t EntriesAlone(int64_t bytes, const KvCacheShape& shape, int64_t tokens) {
-  return std::clamp<int64_t>(bytes / (shape.layers * shape.kv_heads * shape.entry_bytes()), 1, tokens);
+int64_t EntriesAlone(int64_t bytes, const KvCacheSpec& spec, int64_t tokens) {
+  return std::clamp<int64_t>(bytes / spec.token_bytes(), 1, tokens);
 }
 
 // Whether the heads hold what the policy can have left.
 void CheckLengths(const KvCache& cache, const Compression& compression, const KvOptions& kv, const std::string& path) {
-  const KvCacheShape& shape = cache.shape();
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+  for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
+    const int64_t heads = cache.spec()[layer].kv_heads;
     const int64_t count = compression.plan().counts[static_cast<size_t>(layer)];
     int64_t sum = 0;
-    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+    for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
       sum += length;
       const bool sound = !compression.active() ? length == count : kv.allocator == "ada" || length <= count;
@@ -103,11 +105,28 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
       Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
            " keeps ", compression.active() ? "at most " : "all ", count);
     }
-    if (sum > shape.kv_heads * count) {
+    if (sum > heads * count) {
       Fail(path, ": section index: layer ", layer, ": ", sum, " entries; policy ", kv.policy, " keeps at most ",
-           shape.kv_heads * count);
+           heads * count);
     }
   }
+}
+
+// The keys and the values of a head, each as they lie together: in place, or in memory of `gathered`.
+std::pair<std::span<const std::byte>, std::span<const std::byte>> HeadBytes(const KvHeadView& head, int64_t row_bytes,
+                                                                            std::vector<Buffer>* gathered) {
+  const auto row = static_cast<size_t>(row_bytes);
+  const size_t bytes = static_cast<size_t>(head.length) * row;
+  if (head.contiguous()) {
+    return {{static_cast<const std::byte*>(head.keys), bytes}, {static_cast<const std::byte*>(head.values), bytes}};
+  }
+  auto* const keys = static_cast<std::byte*>(gathered->emplace_back(bytes).data());
+  auto* const values = static_cast<std::byte*>(gathered->emplace_back(bytes).data());
+  for (int64_t i = 0; i < head.length; ++i) {
+    std::memcpy(keys + static_cast<size_t>(i) * row, head.KeyRow(i), row);
+    std::memcpy(values + static_cast<size_t>(i) * row, head.ValueRow(i), row);
+  }
+  return {{keys, bytes}, {values, bytes}};
 }
 
 // The mapping, for one user of one stretch of it: the stretch leaves the resident set with its user.
@@ -118,128 +137,90 @@ std::shared_ptr<const void> HoldStretch(const std::shared_ptr<const MappedFile>&
 
 }  // namespace
 
-PromptInfo Conversation::ReadMedia(const Turn& turn) {
+PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
   Begin();
-  if (started_) FailUsage("the media come first: this session has read something already");
+  if (started()) FailUsage("the media come first: this session has read something already");
   if (turn.media.empty()) FailUsage("there are no media to read: a video or an image is needed");
   if (!turn.prompt.empty()) FailUsage("the question comes after ReadMedia, with Read");
   if (options_.kv.when != KvOptions::When::kMedia) FailUsage("reading media apart needs KvOptions::When::kMedia");
   if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
   if (turn.system) CheckUserText(*turn.system, "system message");
   std::vector<PreparedMedia> media = LoadMedia(turn);
-  std::vector<int32_t> ids = FirstTurnIds(turn.system, KindsOf(turn.media), "");
-  const PromptTokens prompt = internals_.LayOut(ids, media, next_position_);
+  std::vector<int32_t> ids = dialogue_.FirstTurn(turn.system, KindsOf(turn.media), "");
+  const PromptTokens prompt = internals().LayOut(ids, media, 0);
   int64_t repeated = -static_cast<int64_t>(media.size());  // tokens that LayOut added
   for (const PreparedMedia& one : media) repeated += one.tokens;
   ids.resize(static_cast<size_t>(prompt.media_end - repeated));
-  const PromptInfo info = ReadPrompt(ids, std::move(media));
-  open_ = {turn.system, std::move(ids), info};
+  const PromptInfo info = ReadPrompt(ids, std::move(media), recorder);
+  dialogue_.Open({turn.system, std::move(ids), info});
   return info;
-}
-
-std::vector<int32_t> Conversation::QuestionIds(const Turn& turn) const {
-  std::vector<int32_t> ids = FirstTurnIds(open_->system, KindsOf(open_->info.media), turn.prompt);
-  const std::vector<int32_t>& read = open_->prompt_ids;
-  if (ids.size() < read.size() || !std::equal(read.begin(), read.end(), ids.begin())) {
-    const std::string file = file_.empty() ? "" : file_ + ": was made with other texts, or is damaged: ";
-    Fail(file, model_->info().directory,
-         ": tokenizer or chat template are not those that the media were read with: the same turn gives other tokens");
-  }
-  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(read.size()));
-  return ids;
-}
-
-void Conversation::CheckQuestionIsRead(const char* what) const {
-  if (ids_.empty()) FailUsage("nothing has been read yet: Read comes before ", what);
-  if (open_) FailUsage("only the media have been read: Read brings the question, then comes ", what);
 }
 
 void Conversation::TakeSnapshot() {
   Begin();
-  if (ids_.empty()) FailUsage("nothing has been read yet: a snapshot comes after that");
-  const float* const hidden = last_hidden_.data();
+  if (!started()) FailUsage("nothing has been read yet: a snapshot comes after that");
   earlier_peak_ = PeakBytes();
-  cache_.SetPeak(cache_.AllocatedBytes());  // a copy may lie beside it from here on
-  snapshot_ = Snapshot{.tokens = cache_.tokens(),
-                       .removed = cache_.removed(),
-                       .pending = pending_,
-                       .next_position = next_position_,
-                       .last_hidden = {hidden, hidden + last_hidden_.size()},
-                       .stats = stats_,
-                       .open = open_,
-                       .compression = compression_,
-                       .cache = std::nullopt};
-  if (compression_.steps_alone()) snapshot_->cache = cache_.Clone();
+  sequence_.cache().RestartPeak();  // a copy may lie beside it from here on
+  snapshot_ = Snapshot{sequence_.Here(), dialogue_, stats_, std::nullopt};
+  if (sequence_.compression().steps_alone()) snapshot_->fork = sequence_.Fork();
 }
 
 void Conversation::Rollback() {
   if (!snapshot_) FailUsage("there is no snapshot to roll back to");
-  if (cache_.removed() != snapshot_->removed) {
-    PUREKV_CHECK(snapshot_->cache, cache_.removed() - snapshot_->removed, " entries went without a step's doing");
-    earlier_peak_ = PeakBytes();
-    cache_ = KvCache(cache_.shape());  // gone before the next copy is made
-    cache_ = snapshot_->cache->Clone();
+  if (sequence_.CanReturn(snapshot_->point)) {
+    sequence_.Return(snapshot_->point);
   } else {
-    cache_.Truncate(snapshot_->tokens);
+    PUREKV_CHECK(snapshot_->fork, "entries went without a step's doing");
+    earlier_peak_ = PeakBytes();
+    sequence_ = snapshot_->fork->Fork();
   }
-  ids_.resize(static_cast<size_t>(snapshot_->tokens));
-  layout_.resize(ids_.size());
-  pending_ = snapshot_->pending;
-  next_position_ = snapshot_->next_position;
-  last_hidden_ = {};
-  if (!snapshot_->last_hidden.empty()) {
-    last_hidden_ = Matrix<float>(1, static_cast<int64_t>(snapshot_->last_hidden.size()));
-    std::copy(snapshot_->last_hidden.begin(), snapshot_->last_hidden.end(), last_hidden_.data());
-  }
+  dialogue_ = snapshot_->dialogue;
   stats_ = snapshot_->stats;
-  open_ = snapshot_->open;
-  compression_ = snapshot_->compression;
-  broken_ = false;
 }
 
 int64_t Conversation::Save(const std::string& path) const {
-  if (broken_ || !open_) FailUsage("a session is saved right after ReadMedia, before its question");
-  const KvCacheShape& shape = cache_.shape();
+  if (!sequence_.whole() || !dialogue_.open())
+    FailUsage("a session is saved right after ReadMedia, before its question");
+  const KvCacheSpec& spec = cache().spec();
+  PUREKV_CHECK(spec.uniform(), "a .pkv file holds layers of one kind");
+  const Dialogue::OpenTurn& open = *dialogue_.open();
   PkvContents contents;
   contents.model = model_->info().fingerprint;
-  contents.dtype = shape.dtype;
-  contents.layers = shape.layers;
-  contents.kv_heads = shape.kv_heads;
-  contents.head_dim = shape.head_dim;
-  contents.next_position = next_position_;
+  contents.dtype = ElementDtype(spec[0].format);
+  contents.layers = spec.layers();
+  contents.kv_heads = spec[0].kv_heads;
+  contents.head_dim = spec[0].head_dim;
+  contents.next_position = sequence_.next_position();
   contents.kv = options_.kv;
-  if (options_.kv.bytes) contents.base = compression_.plan().base;
+  if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
   contents.prefill = options_.prefill;
   contents.stats = stats_;
-  contents.system = open_->system;
-  contents.media = open_->info.media;
-  contents.prompt_ids = open_->prompt_ids;
-  contents.ids = ids_;
-  const std::span<const Position> positions = cache_.positions();
+  contents.system = open.system;
+  contents.media = open.info.media;
+  contents.prompt_ids = open.prompt_ids;
+  contents.ids = sequence_.ids();
+  const std::span<const Position> positions = sequence_.tokens().positions;
   contents.positions = {reinterpret_cast<const int32_t*>(positions.data()), 3 * positions.size()};
   std::vector<int32_t> records;
-  for (const TokenRecord& one : layout_) {
+  for (const TokenRecord& one : layout()) {
     records.insert(records.end(), {static_cast<int32_t>(one.kind), one.item, one.slice, one.row, one.column});
   }
   contents.records = records;
-  const auto row = static_cast<size_t>(shape.head_dim) * DtypeSize(shape.dtype);
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (int64_t head = 0; head < shape.kv_heads; ++head) {
-      const KvHeadView view = cache_.Head(layer, head);
-      const size_t bytes = static_cast<size_t>(view.length) * row;
-      contents.heads.push_back({cache_.EntryTokens(layer, head),
-                                {static_cast<const std::byte*>(view.keys), bytes},
-                                {static_cast<const std::byte*>(view.values), bytes}});
+  std::vector<Buffer> gathered;  // heads whose entries lie in several segments
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    for (int64_t head = 0; head < spec[0].kv_heads; ++head) {
+      const auto [keys, values] = HeadBytes(cache().Head(layer, head), spec[layer].row_bytes(), &gathered);
+      contents.heads.push_back({cache().EntryTokens(layer, head), keys, values});
     }
     PkvSums& saved = contents.sums.emplace_back();
-    const AttentionSums* const sums = compression_.observations().Continuing(layer);
+    const AttentionSums* const sums = sequence_.compression().observations().Continuing(layer);
     if (sums == nullptr) continue;
-    PUREKV_CHECK(sums->one_run() && sums->first_query() + sums->queries() == cache_.tokens(), sums->queries(), " of ",
-                 cache_.tokens());
+    PUREKV_CHECK(sums->one_run() && sums->first_query() + sums->queries() == cache().tokens(), sums->queries(), " of ",
+                 cache().tokens());
     saved.planes = sums->planes();
     saved.first_query = sums->first_query();
     for (int64_t plane = 0; plane < sums->planes(); ++plane) {
-      for (int64_t head = 0; head < shape.kv_heads; ++head) saved.lists.push_back(sums->Plane(plane, head));
+      for (int64_t head = 0; head < spec[0].kv_heads; ++head) saved.lists.push_back(sums->Plane(plane, head));
     }
   }
   return WritePkv(path, contents);
@@ -256,7 +237,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   options.prefill = contents.prefill;
   const DecoderConfig& config = model->internals().decoder().config();
   try {
-    const Compression compression(options.kv, model->internals().decoder().cache_shape(), config.heads,
+    const Compression compression(options.kv, model->internals().decoder().cache_spec(), config.heads,
                                   config.rope.inv_freq);
     MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
@@ -268,36 +249,37 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
 }
 
 void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file) {
-  const KvCacheShape& shape = cache_.shape();
+  KvCache& cache = sequence_.cache();
+  Compression& compression = sequence_.compression();
+  const KvCacheSpec& spec = cache.spec();
   const std::string& path = file->path();
   file_ = path;
-  ids_.assign(contents.ids.begin(), contents.ids.end());
+  TokenLayout layout;
   std::vector<Position> positions;
-  for (size_t i = 0; i < ids_.size(); ++i) {
+  for (size_t i = 0; i < contents.ids.size(); ++i) {
     const auto position = contents.positions.subspan(3 * i, 3);
     const auto record = contents.records.subspan(5 * i, 5);
     positions.push_back({position[0], position[1], position[2]});
-    layout_.push_back({static_cast<TokenRecord::Kind>(record[0]), record[1], record[2], record[3], record[4]});
+    layout.push_back({static_cast<TokenRecord::Kind>(record[0]), record[1], record[2], record[3], record[4]});
   }
-  cache_.AddTokens(positions);
-  next_position_ = static_cast<int32_t>(contents.next_position);
+  sequence_.Append(contents.ids, layout, positions);
   size_t index = 0;
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (int64_t head = 0; head < shape.kv_heads; ++head, ++index) {
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    for (int64_t head = 0; head < spec[layer].kv_heads; ++head, ++index) {
       const PkvHead& saved = contents.heads[index];
       if (saved.tokens.empty()) continue;
       const std::span stretch(saved.keys.data(), saved.values.data() + saved.values.size());
-      cache_.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
+      cache.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
     }
   }
   const int64_t base = contents.base > 0   ? contents.base
-                       : options_.kv.bytes ? EntriesAlone(*options_.kv.bytes, shape, contents.tokens())
+                       : options_.kv.bytes ? EntriesAlone(*options_.kv.bytes, spec, contents.tokens())
                                            : BaseBudget(options_.kv, contents.tokens());
-  compression_.Resume(contents.tokens(), base, cache_);
-  CheckLengths(cache_, compression_, options_.kv, path);
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+  compression.Resume(contents.tokens(), base, cache);
+  CheckLengths(cache, compression, options_.kv, path);
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const PkvSums& saved = contents.sums[static_cast<size_t>(layer)];
-    const AttentionSums* const needed = compression_.observations().Continuing(layer);
+    const AttentionSums* const needed = compression.observations().Continuing(layer);
     if (saved.planes != (needed == nullptr ? 0 : needed->planes())) {
       Fail(path, ": layer ", layer, " has ", saved.planes, " planes of sums; policy ", options_.kv.policy,
            " goes on with ", needed == nullptr ? 0 : needed->planes());
@@ -307,17 +289,18 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
            "; sums that go on are over all queries, from 0");
     }
     if (needed != nullptr) {
-      compression_.observations().Restore(layer, saved.first_query, contents.tokens() - 1, saved.lists);
+      compression.observations().Restore(layer, saved.first_query, contents.tokens() - 1, saved.lists);
     }
   }
   stats_ = contents.stats;
   RecordCompression(contents.tokens());
   stats_.tokens_alive = contents.stats.tokens_alive;
-  open_ = {contents.system, {contents.prompt_ids.begin(), contents.prompt_ids.end()}, {}};
-  open_->info.ids = ids_;
-  open_->info.media = contents.media;
-  for (const MediaInfo& one : contents.media) open_->info.visual_tokens += one.tokens;
-  started_ = true;
+  sequence_.Finish(static_cast<int32_t>(contents.next_position), {});
+  Dialogue::OpenTurn open{contents.system, {contents.prompt_ids.begin(), contents.prompt_ids.end()}, {}};
+  open.info.ids = sequence_.ids();
+  open.info.media = contents.media;
+  for (const MediaInfo& one : contents.media) open.info.visual_tokens += one.tokens;
+  dialogue_.Open(std::move(open));
 }
 
 SavedCache InspectCache(const std::string& path) {

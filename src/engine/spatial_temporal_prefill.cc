@@ -52,7 +52,7 @@ class SpatialTemporal : public SparsePrefill {
     if (span.plan.passes.empty()) return Attention(args);  // text alone
     // Heads have lost different keys: the plan names tokens, not entries.
     std::vector<std::span<const int32_t>> entries;
-    for (int64_t head = 0; head < cache.shape().kv_heads; ++head) {
+    for (int64_t head = 0; head < cache.spec()[layer].kv_heads; ++head) {
       entries.push_back(cache.EntryTokens(layer, head));
     }
     SparseAttention({args, entries}, span.plan);

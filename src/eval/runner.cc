@@ -188,7 +188,7 @@ void Evaluation::StoreSheet(const Video& video, const SharedPrefill& shared) con
   for (const MediaSource& source : video.questions.front()->media) {
     media.push_back(model_->internals().LoadMedia(source, plan_.media_options, {}));
   }
-  const FrameSheet sheet = MakeFrameSheet(media, shared.base().layout());
+  const FrameSheet sheet = MakeFrameSheet(media, shared.media().layout());
   OrderedJson json = SheetJson(sheet);
   json["video"] = video.name;
   json["questions"] = OrderedJson::array();
@@ -234,14 +234,12 @@ void Evaluation::Evaluate(const Video& video) {
       base.length = question->length;
       base.prompt = question->prompt;
       base.reference = question->answer;
-      base.visual_tokens = static_cast<int64_t>(VisualTokens(shared.base().layout()).size());
-      base.evidence_tokens = static_cast<int64_t>(EvidenceTokens(shared.base().layout(), *question).size());
-      const double before = shared.base().times().prefill_s;
+      base.visual_tokens = static_cast<int64_t>(VisualTokens(shared.media().layout()).size());
+      base.evidence_tokens = static_cast<int64_t>(EvidenceTokens(shared.media().layout(), *question).size());
       shared.ReadQuestion(question->prompt);
-      const StageTimes& times = shared.base().times();
-      base.seconds["media"] = times.media_s;
-      base.seconds["vision"] = times.vision_s;
-      base.seconds["prefill"] = times.prefill_s - before;
+      base.seconds["media"] = shared.media().times().media_s;
+      base.seconds["vision"] = shared.media().times().vision_s;
+      base.seconds["prefill"] = shared.question().times().prefill_s;
       bases[question] = base;
       EvaluateQuestion(video, *question, shared, std::move(base), &fulls[question]);
       asked.push_back(question);
@@ -307,7 +305,7 @@ void Evaluation::EvaluateMedia(const Video& video, SharedPrefill& shared, size_t
     EvalResult result = base->second;
     result.seconds["observe"] = shared.observe_seconds(setting);
     result.seconds["compress"] = seconds;
-    Conversation conversation = media.Twin();
+    Conversation conversation = media.Fork();
     conversation.ReadTurn({.prompt = question->prompt});
     result.seconds["prefill"] = conversation.times().prefill_s;
     Ask(conversation, video, *question, one, std::move(result), &fulls.at(question));
@@ -347,7 +345,7 @@ void Evaluation::Ask(Conversation& conversation, const Video& video, const EvalQ
 
   if (full != nullptr && !full->ids.empty()) {
     const StageTimer timer(&result.seconds["score"]);
-    Conversation twin = conversation.Twin();
+    Conversation twin = conversation.Fork();
     const ScoreResult score = twin.Score(full->ids, true);
     const size_t vocabulary = score.logits.size() / full->ids.size();
     double kl = 0;

@@ -1,21 +1,68 @@
 // The keys and values of one KV head of one layer, as kernels see them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "purekv/dtype.h"
 
 namespace purekv {
 
-// keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `dtype` (f32 or
-// bf16). Keys are stored after rotation. Heads of one layer may differ in length.
-struct KvHeadView {
+// Entries that lie one after another. keys, values: [length, head_dim].
+struct KvSegment {
   const void* keys = nullptr;
+  const void* values = nullptr;
+  int64_t length = 0;
+};
+
+// keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `format`. Keys
+// are stored after rotation. Heads of one layer may differ in length.
+struct KvHeadView {
+  const void* keys = nullptr;  // null where the entries lie in several segments
   const void* values = nullptr;
   int64_t length = 0;
   int64_t key_stride = 0;
   int64_t value_stride = 0;
-  Dtype dtype = Dtype::kF32;
+  KvFormat format = KvFormat::kF32;
+  // Two or more, `length` entries or more in all, in order; empty: all entries lie at keys and values.
+  std::span<const KvSegment> segments{};
+  // [length] Added to the logit of each entry, behind the scale (the logarithm of the tokens that an entry stands for);
+  // null: nothing is.
+  const float* bias = nullptr;
+
+  bool contiguous() const { return segments.empty(); }
+  Dtype dtype() const { return ElementDtype(format); }
+  // Where the row of one entry lies.
+  const void* KeyRow(int64_t entry) const { return Row(entry, true); }
+  const void* ValueRow(int64_t entry) const { return Row(entry, false); }
+  // Where rows first .. first + count - 1 lie, one after another; null where they lie in several segments.
+  const void* KeyRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, true); }
+  const void* ValueRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, false); }
+
+ private:
+  const void* At(const KvSegment& segment, int64_t entry, bool key) const {
+    const int64_t offset = entry * (key ? key_stride : value_stride);
+    return static_cast<const std::byte*>(key ? segment.keys : segment.values) +
+           static_cast<size_t>(offset) * DtypeSize(dtype());
+  }
+  const void* Row(int64_t entry, bool key) const { return RowsInPlace(entry, 1, key); }
+  const void* RowsInPlace(int64_t first, int64_t count, bool key) const {
+    if (contiguous()) return At({keys, values, length}, first, key);
+    for (const KvSegment& segment : segments) {
+      if (first < segment.length) return first + count <= segment.length ? At(segment, first, key) : nullptr;
+      first -= segment.length;
+    }
+    return nullptr;
+  }
 };
+
+// Whether some entry of the heads has one.
+inline bool HasBias(std::span<const KvHeadView> heads) {
+  for (const KvHeadView& head : heads) {
+    if (head.bias != nullptr) return true;
+  }
+  return false;
+}
 
 }  // namespace purekv

@@ -56,7 +56,9 @@ class Decoder {
 
   const DecoderConfig& config() const { return config_; }
   Dtype compute() const { return compute_; }
-  KvCacheShape cache_shape() const { return {config_.layers, config_.kv_heads, config_.head_dim, compute_}; }
+  KvCacheSpec cache_spec() const {
+    return KvCacheSpec::Uniform(config_.layers, config_.kv_heads, config_.head_dim, FormatOf(compute_));
+  }
   int64_t packed_bytes() const { return packed_bytes_; }
 
   // Rows of the embedding table. ids in [0, vocabulary); out [ids.size(), hidden].

@@ -15,9 +15,11 @@ constexpr double kFloorSlack = 1e-6;
 
 // The keys and values of a layer whose heads hold `each` entries; where heads share, that many on average, any of them
 // at most `longest`.
-int64_t LayerBytes(const CappedPart& part, int64_t each, int64_t longest) {
-  const int64_t heads = part.shape.kv_heads;
-  const auto row = part.shape.entry_bytes() / 2;
+int64_t LayerBytes(const CappedPart& part, size_t layer, int64_t each, int64_t longest) {
+  const KvLayerSpec& spec = part.spec[static_cast<int64_t>(layer)];
+  if (spec.reads_layer >= 0) return 0;
+  const int64_t heads = spec.kv_heads;
+  const int64_t row = spec.row_bytes();
   const auto of_lists = [&](int64_t length) {
     return 2 * heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
   };
@@ -34,10 +36,10 @@ int64_t LayerBytes(const CappedPart& part, int64_t each, int64_t longest) {
 // The most that is held while `rows` tokens are read, layer by layer, behind `before` that were read and cut.
 int64_t BytesOfChunk(const CappedPart& part, std::span<const int64_t> counts, int64_t before, int64_t rows) {
   const auto held = [&](size_t layer, int64_t more) {
-    return LayerBytes(part, std::min(counts[layer], before) + more, before + more);
+    return LayerBytes(part, layer, std::min(counts[layer], before) + more, before + more);
   };
   const auto cut = [&](size_t layer) {
-    return LayerBytes(part, std::min(counts[layer], before + rows), before + rows);
+    return LayerBytes(part, layer, std::min(counts[layer], before + rows), before + rows);
   };
   int64_t now = 0;
   for (size_t layer = 0; layer < counts.size(); ++layer) now += held(layer, 0);
@@ -67,8 +69,8 @@ int64_t BaseBudget(const KvOptions& options, int64_t tokens) {
 }
 
 int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
-  PUREKV_CHECK(static_cast<int64_t>(counts.size()) == part.shape.layers && counts.size() == part.cut_behind.size(),
-               counts.size(), " counts, ", part.cut_behind.size(), " cuts, ", part.shape.layers, " layers");
+  PUREKV_CHECK(static_cast<int64_t>(counts.size()) == part.spec.layers() && counts.size() == part.cut_behind.size(),
+               counts.size(), " counts, ", part.cut_behind.size(), " cuts, ", part.spec.layers(), " layers");
   int64_t most = 0;
   if (part.chunk > 0) {
     // What is held only grows: the most is there in the last whole chunk, or in the shorter one behind it.
@@ -79,7 +81,9 @@ int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
   // Behind the last cut; a policy that holds takes one entry in before it lets one go.
   const int64_t more = part.holds ? 1 : 0;
   int64_t held = 0;
-  for (const int64_t count : counts) held += LayerBytes(part, std::min(count, part.tokens) + more, part.tokens + more);
+  for (size_t layer = 0; layer < counts.size(); ++layer) {
+    held += LayerBytes(part, layer, std::min(counts[layer], part.tokens) + more, part.tokens + more);
+  }
   return std::max(most, held);
 }
 
@@ -87,7 +91,7 @@ int64_t LargestBudget(int64_t bytes, const CappedPart& part,
                       const std::function<std::vector<int64_t>(int64_t base)>& counts_of) {
   // Downwards, entry by entry: pyramid's rounding makes the bytes of B jump back now and then, and what is lost between
   // the entries alone and their allocations is few steps.
-  const int64_t token_bytes = part.shape.layers * part.shape.kv_heads * part.shape.entry_bytes();
+  const int64_t token_bytes = part.spec.token_bytes();
   for (int64_t base = std::min(bytes / token_bytes, part.tokens); base >= 1; --base) {
     if (CappedBytes(part, counts_of(base)) <= bytes) return base;
   }

@@ -21,7 +21,7 @@ int64_t BaseBudget(const KvOptions& options, int64_t tokens);
 
 // A part that is read and cut under --kv-bytes, which caps what is allocated for its keys and values.
 struct CappedPart {
-  KvCacheShape shape;
+  KvCacheSpec spec;
   int64_t tokens = 0;   // N
   int64_t chunk = 0;    // tokens read between two cuts (--kv-chunk): the cap holds at every moment; 0: behind the cut
   bool shared = false;  // ada: the heads of a layer share its entries out in a way that is not known beforehand

@@ -7,9 +7,9 @@
 namespace purekv {
 namespace {
 
-CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens) {
-  CappedPart part{shape, tokens, options.chunk, options.allocator == "ada", setup.info->holds, {}};
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens) {
+  CappedPart part{spec, tokens, options.chunk, options.allocator == "ada", setup.info->holds, {}};
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     part.cut_behind.push_back(std::max(layer, setup.policy->SumsFrom(layer)));
   }
   return part;
@@ -17,20 +17,20 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
 
 }  // namespace
 
-BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens,
+BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens,
                         int64_t base) {
   PUREKV_CHECK(base >= 1 && base <= tokens, "B ", base, " of ", tokens);
   if (options.allocator == "pyramid" && base < tokens) {
-    return {base, PyramidCounts(shape.layers, base, tokens, setup.policy->Protects(base).count(), setup.beta)};
+    return {base, PyramidCounts(spec.layers(), base, tokens, setup.policy->Protects(base).count(), setup.beta)};
   }
-  return {base, std::vector<int64_t>(static_cast<size_t>(shape.layers), base)};
+  return {base, std::vector<int64_t>(static_cast<size_t>(spec.layers()), base)};
 }
 
-BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens) {
-  const auto plan = [&](int64_t base) { return PlanFromBase(setup, options, shape, tokens, base); };
+BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens) {
+  const auto plan = [&](int64_t base) { return PlanFromBase(setup, options, spec, tokens, base); };
   if (setup.policy == nullptr) return plan(tokens);
   if (!options.bytes) return plan(BaseBudget(options, tokens));
-  return plan(LargestBudget(*options.bytes, Capped(setup, options, shape, tokens),
+  return plan(LargestBudget(*options.bytes, Capped(setup, options, spec, tokens),
                             [&](int64_t base) { return plan(base).counts; }));
 }
 

@@ -15,9 +15,9 @@ struct BudgetPlan {
 };
 
 // Of a prefix of `tokens` tokens. Throws Error (kUsage) when a budget in bytes does not hold one token per head.
-BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens);
+BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens);
 // The same where B is known: `base` in 1 .. tokens.
-BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheShape& shape, int64_t tokens,
+BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens,
                         int64_t base);
 
 }  // namespace purekv

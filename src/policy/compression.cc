@@ -7,16 +7,10 @@
 
 namespace purekv {
 
-Compression::Compression(const KvOptions& options, const KvCacheShape& shape, int64_t heads,
-                         std::vector<float> inv_freq)
-    : setup_(MakePolicy(options, shape)),
-      options_(options),
-      shape_(shape),
-      heads_(heads),
-      inv_freq_(std::move(inv_freq)) {
-  PUREKV_CHECK(heads % shape.kv_heads == 0, heads, " heads over ", shape.kv_heads);
-  for (int64_t layer = 0; layer < shape.layers && options.chunk > 0; ++layer) {
-    const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(shape.layers));
+Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq)
+    : setup_(MakePolicy(options, spec)), options_(options), spec_(spec), heads_(heads), inv_freq_(std::move(inv_freq)) {
+  for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
+    const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
     if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;
     FailUsage("--kv-chunk: policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
@@ -25,28 +19,31 @@ Compression::Compression(const KvOptions& options, const KvCacheShape& shape, in
 }
 
 int64_t Compression::last_scoring_layer() const {
-  int64_t layer = active() ? shape_.layers - 1 : -1;
+  int64_t layer = active() ? spec_.layers() - 1 : -1;
   while (layer >= 0 && setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums) --layer;
   return layer;
 }
 
 int64_t Compression::SetPrefix(int64_t tokens) {
   PUREKV_CHECK(tokens >= 1, tokens);
-  Adopt(PlanBudget(setup_, options_, shape_, tokens));
+  Adopt(PlanBudget(setup_, options_, spec_, tokens));
   return plan_.base;
 }
 
 void Compression::Adopt(BudgetPlan plan) {
   plan_ = std::move(plan);
   if (!active()) return;
-  observations_ = Observations(setup_, shape_, heads_, plan_.base);
+  observations_ = Observations(setup_, spec_, heads_, plan_.base);
   dropping_ = Dropping(options_.drop_layers);
-  capacity_.assign(static_cast<size_t>(shape_.layers), std::vector<int64_t>(static_cast<size_t>(shape_.kv_heads), 0));
+  capacity_.clear();
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    capacity_.emplace_back(static_cast<size_t>(spec_[layer].kv_heads), 0);
+  }
   steps_ = 0;
 }
 
 void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
-  Adopt(PlanFromBase(setup_, options_, shape_, tokens, base));
+  Adopt(PlanFromBase(setup_, options_, spec_, tokens, base));
   for (size_t layer = 0; layer < capacity_.size(); ++layer) {
     for (size_t head = 0; head < capacity_[layer].size(); ++head) {
       capacity_[layer][head] = cache.Length(static_cast<int64_t>(layer), static_cast<int64_t>(head));
@@ -85,31 +82,31 @@ void Compression::BeginStep(int64_t token) {
   Begin({token, 1, true, left}, left == 0 ? Then::kCutToCapacity : Then::kGrow, false);
 }
 
-LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const {
+LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const {
   LayerEntries entries;
   entries.layer = layer;
   entries.heads = heads_;
-  entries.head_dim = shape_.head_dim;
+  entries.head_dim = spec_[layer].head_dim;
   entries.base = plan_.base;
-  entries.layout = layout;
-  entries.positions = cache.positions();
+  entries.layout = tokens.layout;
+  entries.positions = tokens.positions;
   entries.inv_freq = inv_freq_;
-  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
-    entries.kv.push_back(cache.Head(layer, head));
+  entries.kv = cache.Heads(layer);
+  for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) {
     entries.tokens.push_back(cache.EntryTokens(layer, head));
   }
   return entries;
 }
 
-void Compression::AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout) {
-  if (!active() || then_ == Then::kGrow) return;
+void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
+  if (!active() || then_ == Then::kGrow || spec_[layer].reads_layer >= 0) return;
   if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
-  PUREKV_CHECK(static_cast<int64_t>(layout.size()) >= cache.tokens(), layout.size(), " records of ", cache.tokens());
-  if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, layout), cache);
+  PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
+  if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, tokens), cache);
   if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
-  Cut(Entries(layer, cache, layout), cache);
+  Cut(Entries(layer, cache, tokens), cache);
   for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
-    Cut(Entries(below, cache, layout), cache);
+    Cut(Entries(below, cache, tokens), cache);
   }
   observations_.EndLoan(layer);
 }
@@ -145,7 +142,7 @@ void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
 
 void Compression::EvictOne(const LayerEntries& entries, KvCache& cache) {
   const std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
-  for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+  for (int64_t head = 0; head < entries.kv_heads(); ++head) {
     const int64_t length = entries.length(head);
     const int64_t capacity = capacity_[static_cast<size_t>(entries.layer)][static_cast<size_t>(head)];
     if (length <= capacity) continue;

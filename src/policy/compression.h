@@ -20,7 +20,7 @@ class Compression {
  public:
   // heads: query heads. inv_freq: frequency of each rotated pair. Throws Error (kUsage) as CheckKvOptions does, and
   // when an option or a drop layer does not fit the model.
-  Compression(const KvOptions& options, const KvCacheShape& shape, int64_t heads, std::vector<float> inv_freq);
+  Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq);
 
   // False for `full`: nothing is observed and nothing evicted.
   bool active() const { return setup_.policy != nullptr; }
@@ -54,8 +54,8 @@ class Compression {
   const Observations& observations() const { return observations_; }
 
   // When `layer` holds all rows that were begun: evicts what has to go, from it and from layers below that waited for
-  // it. layout: records of all tokens in the cache, the rows' included. Throws Error when a score is not finite.
-  void AfterLayer(int64_t layer, KvCache& cache, std::span<const TokenRecord> layout);
+  // it. tokens: all in the cache, the rows' included. Throws Error when a score is not finite.
+  void AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   // After AfterLayer(layer - 1): the tokens that `layer` and all above still run, ascending. Empty: no change.
   std::span<const int32_t> Alive(int64_t layer) const;
   // Per drop layer: tokens of the prefix that it ran.
@@ -75,14 +75,14 @@ class Compression {
   };
   void Adopt(BudgetPlan plan);
   void Begin(const PassingRows& rows, Then then, bool fresh);
-  LayerEntries Entries(int64_t layer, const KvCache& cache, std::span<const TokenRecord> layout) const;
+  LayerEntries Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;
   void Cut(const LayerEntries& entries, KvCache& cache);
   void EvictOne(const LayerEntries& entries, KvCache& cache);
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache);
 
   PolicySetup setup_;
   KvOptions options_;
-  KvCacheShape shape_;
+  KvCacheSpec spec_;
   int64_t heads_ = 0;
   std::vector<float> inv_freq_;
   BudgetPlan plan_;

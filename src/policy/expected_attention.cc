@@ -174,7 +174,7 @@ PolicyInfo ExpectedAttentionPolicy() {
   info.options = {IntegerOption("sinks", 4, 0, kMostTokens), IntegerOption("horizon", 512, 1, 100'000),
                   RealOption("epsilon", "0", 0, 1'000'000), WordOption("covariance", {"1", "0"})};
   info.ada = true;
-  info.make = [](const OptionValues& values, const KvCacheShape&) {
+  info.make = [](const OptionValues& values, const KvCacheSpec&) {
     return std::make_unique<const ExpectedAttention>(values);
   };
   return info;

@@ -48,7 +48,7 @@ PolicyInfo KeydiffPolicy() {
   info.paper = "KeyDiff, arXiv 2504.15364";
   info.options = SinksAndRecentPolicy::Options();
   info.ada = true;
-  info.make = [](const OptionValues& values, const KvCacheShape&) { return std::make_unique<const Keydiff>(values); };
+  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Keydiff>(values); };
   return info;
 }
 

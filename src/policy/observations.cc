@@ -6,14 +6,14 @@
 
 namespace purekv {
 
-Observations::Observations(const PolicySetup& setup, const KvCacheShape& shape, int64_t heads, int64_t base)
-    : setup_(setup), base_(base), layers_(static_cast<size_t>(shape.layers)) {
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+Observations::Observations(const PolicySetup& setup, const KvCacheSpec& spec, int64_t heads, int64_t base)
+    : setup_(setup), base_(base), layers_(static_cast<size_t>(spec.layers())) {
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const Observer observer = setup_.policy->Observes(layer, base_);
     if (observer.kind == Observer::Kind::kColumnSums) {
-      At(layer).sums = AttentionSums(observer.planes(), shape.kv_heads);
+      At(layer).sums = AttentionSums(observer.planes(), spec[layer].kv_heads);
     } else if (observer.kind == Observer::Kind::kQueries) {
-      At(layer).queries = QueryStats(heads, shape.head_dim);
+      At(layer).queries = QueryStats(heads, spec[layer].head_dim);
     }
   }
 }

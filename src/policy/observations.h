@@ -38,7 +38,7 @@ class Observations {
  public:
   Observations() = default;
   // setup: of an active policy; base: B. heads: query heads.
-  Observations(const PolicySetup& setup, const KvCacheShape& shape, int64_t heads, int64_t base);
+  Observations(const PolicySetup& setup, const KvCacheSpec& spec, int64_t heads, int64_t base);
 
   // The rows come next. fresh: what windows saw before is forgotten.
   void Begin(const PassingRows& rows, bool fresh);

@@ -92,7 +92,7 @@ struct PolicyInfo {
   // Throws Error (kUsage) for options that contradict one another. given: as the caller typed them. May be empty.
   std::function<void(const std::map<std::string, std::string>& given, const OptionValues& values)> check;
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
-  std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheShape&)> make;
+  std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheSpec&)> make;
 
   bool drops() const { return ada && !holds; }  // can choose tokens to drop from the prefill
 };

@@ -26,9 +26,9 @@ std::vector<double> AtTokens(std::span<const double> values, std::span<const int
 
 class PureKv : public SinksAndRecentPolicy {
  public:
-  PureKv(const OptionValues& values, const KvCacheShape& shape)
+  PureKv(const OptionValues& values, const KvCacheSpec& spec)
       : SinksAndRecentPolicy(values),
-        sources_(values.Is("sources", "auto") ? std::vector{std::min<int64_t>(2, shape.layers - 1)}
+        sources_(values.Is("sources", "auto") ? std::vector{std::min<int64_t>(2, spec.layers() - 1)}
                                               : values.Layers("sources")),
         window_(values.Is("window", "all") ? 0 : values.Integer("window")),
         head_mean_(values.Is("heads", "mean")),
@@ -37,8 +37,8 @@ class PureKv : public SinksAndRecentPolicy {
         below_(values.Is("below", "wait")    ? Below::kWait
                : values.Is("below", "vnorm") ? Below::kValueNorm
                                              : Below::kWindow) {
-    if (sources_.back() >= shape.layers) {
-      FailUsage("--kv-option sources=", values.Word("sources"), ": out of range (layers 0 .. ", shape.layers - 1, ")");
+    if (sources_.back() >= spec.layers()) {
+      FailUsage("--kv-option sources=", values.Word("sources"), ": out of range (layers 0 .. ", spec.layers() - 1, ")");
     }
   }
 
@@ -119,8 +119,8 @@ PolicyInfo PureKvPolicy() {
   info.ada = true;
   info.score_lower = "give it lower --kv-option sources";
   info.score_window = "--kv-option window=32 looks at the last queries of each chunk";
-  info.make = [](const OptionValues& values, const KvCacheShape& shape) {
-    return std::make_unique<const PureKv>(values, shape);
+  info.make = [](const OptionValues& values, const KvCacheSpec& spec) {
+    return std::make_unique<const PureKv>(values, spec);
   };
   return info;
 }

@@ -124,18 +124,18 @@ OptionValues Checked(const KvOptions& options) {
 }
 
 // Whether the drop layers fit the model and the policy's options.
-void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvCacheShape& shape) {
+void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvCacheSpec& spec) {
   if (options.drop_layers.empty()) return;
   const int64_t first = setup.policy->FirstDropLayer();
   for (const DropLayer& drop : options.drop_layers) {
     const std::string part = StrCat("--drop-layers: '", drop.layer, ":", drop.alive, "'");
-    if (drop.layer >= shape.layers) FailUsage(part, ": the model's last layer is ", shape.layers - 1);
+    if (drop.layer >= spec.layers()) FailUsage(part, ": the model's last layer is ", spec.layers() - 1);
     if (drop.layer >= first) continue;
     FailUsage(part, ": the scores come from layer ", first - 1, " (--kv-option sources); drop layers lie above it");
   }
   // While decoding, sums over all queries go on as one stretch of the sequence, which those above a drop are not.
-  for (int64_t layer = options.drop_layers.front().layer; layer < shape.layers && setup.decode_every > 0; ++layer) {
-    const Observer observer = setup.policy->Observes(layer, shape.layers);
+  for (int64_t layer = options.drop_layers.front().layer; layer < spec.layers() && setup.decode_every > 0; ++layer) {
+    const Observer observer = setup.policy->Observes(layer, spec.layers());
     if (!observer.sums_all()) continue;
     FailUsage("--drop-layers: with --kv-option decode_every every source layer must lie below the first drop layer; ",
               layer, " does not");
@@ -185,18 +185,18 @@ void CheckKvOptions(const KvOptions& options) {
   Checked(options);
 }
 
-PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape) {
+PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   const OptionValues values = Checked(options);
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
-  if (setup.info->make) setup.policy = setup.info->make(values, shape);
+  if (setup.info->make) setup.policy = setup.info->make(values, spec);
   setup.allocator = options.allocator;
   setup.n_attn = values.Real("n-attn");
   const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).empty(); };
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");
-  CheckDropsFit(options, setup, shape);
+  CheckDropsFit(options, setup, spec);
   return setup;
 }
 

@@ -40,6 +40,6 @@ struct PolicySetup {
 };
 
 // Throws as CheckKvOptions, and when an option does not fit the model.
-PolicySetup MakePolicy(const KvOptions& options, const KvCacheShape& shape);
+PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec);
 
 }  // namespace purekv

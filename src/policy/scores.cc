@@ -30,10 +30,10 @@ double SquaredNorm(const T* row, size_t dim) {
 }
 
 template <class T>
-void Norms(const void* rows, int64_t stride, int64_t dim, std::vector<double>& norms) {
-  const T* const first = static_cast<const T*>(rows);
-  for (size_t i = 0; i < norms.size(); ++i) {
-    norms[i] = std::sqrt(SquaredNorm(first + static_cast<int64_t>(i) * stride, static_cast<size_t>(dim)));
+void Norms(const KvHeadView& head, bool keys, int64_t dim, std::vector<double>& norms) {
+  for (int64_t i = 0; i < head.length; ++i) {
+    const auto* const row = static_cast<const T*>(keys ? head.KeyRow(i) : head.ValueRow(i));
+    norms[static_cast<size_t>(i)] = std::sqrt(SquaredNorm(row, static_cast<size_t>(dim)));
   }
 }
 
@@ -43,23 +43,21 @@ Scores RowNorms(const LayerEntries& entries, bool keys) {
     const KvHeadView& head = entries.kv[static_cast<size_t>(g)];
     auto& out = norms[static_cast<size_t>(g)];
     out.resize(static_cast<size_t>(head.length));
-    const void* const rows = keys ? head.keys : head.values;
-    const int64_t stride = keys ? head.key_stride : head.value_stride;
-    if (head.dtype == Dtype::kF32) {
-      Norms<float>(rows, stride, entries.head_dim, out);
+    if (head.format == KvFormat::kF32) {
+      Norms<float>(head, keys, entries.head_dim, out);
     } else {
-      Norms<BF16>(rows, stride, entries.head_dim, out);
+      Norms<BF16>(head, keys, entries.head_dim, out);
     }
   });
   return norms;
 }
 
-void ReadRow(const void* rows, Dtype dtype, int64_t offset, int64_t dim, double* out) {
-  if (dtype == Dtype::kF32) {
-    const float* const row = static_cast<const float*>(rows) + offset;
+void ReadRow(const void* at, KvFormat format, int64_t dim, double* out) {
+  if (format == KvFormat::kF32) {
+    const float* const row = static_cast<const float*>(at);
     for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<double>(row[i]);
   } else {
-    const BF16* const row = static_cast<const BF16*>(rows) + offset;
+    const BF16* const row = static_cast<const BF16*>(at);
     for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<double>(ToFloat(row[i]));
   }
 }
@@ -111,11 +109,11 @@ void PoolScores(Pool pool, int64_t kernel, int64_t length, std::vector<double>& 
 }
 
 void KeyRow(const KvHeadView& head, int64_t entry, int64_t head_dim, double* out) {
-  ReadRow(head.keys, head.dtype, entry * head.key_stride, head_dim, out);
+  ReadRow(head.KeyRow(entry), head.format, head_dim, out);
 }
 
 void ValueRow(const KvHeadView& head, int64_t entry, int64_t head_dim, double* out) {
-  ReadRow(head.values, head.dtype, entry * head.value_stride, head_dim, out);
+  ReadRow(head.ValueRow(entry), head.format, head_dim, out);
 }
 
 void CheckScores(const std::string& policy, const LayerEntries& entries, const std::vector<Scores>& planes) {

@@ -30,7 +30,7 @@ PolicyInfo StreamingLlmPolicy() {
   info.paper = "StreamingLLM, arXiv 2309.17453";
   info.options = {IntegerOption("sinks", 4, 0, kMostTokens)};
   info.holds = true;
-  info.make = [](const OptionValues& values, const KvCacheShape&) {
+  info.make = [](const OptionValues& values, const KvCacheSpec&) {
     return std::make_unique<const StreamingLlm>(values);
   };
   return info;

@@ -34,7 +34,7 @@ PolicyInfo TovaPolicy() {
   info.summary = "keeps what the last query attends to, one choice for all heads of a layer";
   info.paper = "TOVA, arXiv 2401.06104";
   info.holds = true;
-  info.make = [](const OptionValues& values, const KvCacheShape&) { return std::make_unique<const Tova>(values); };
+  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Tova>(values); };
   return info;
 }
 

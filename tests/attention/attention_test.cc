@@ -60,7 +60,7 @@ class Problem {
       keys_.back()->Fill(random, c.deviation);
       values_.back()->Fill(random);
       kv_.push_back({keys_.back()->View().data, values_.back()->View().data, length, keys_.back()->View().stride,
-                     values_.back()->View().stride, c.kv_dtype});
+                     values_.back()->View().stride, FormatOf(c.kv_dtype)});
     }
   }
   AttentionArgs Args(Guarded& out, float* lse) {

@@ -45,7 +45,7 @@ class Problem {
       keys_.push_back(std::make_unique<Guarded>(c.dtype, length, c.head_dim, 3));
       keys_.back()->Fill(random);
       kv_.push_back({keys_.back()->View().data, keys_.back()->View().data, length, keys_.back()->View().stride,
-                     keys_.back()->View().stride, c.dtype});
+                     keys_.back()->View().stride, FormatOf(c.dtype)});
       stride_ = std::max(stride_, length + 5);
     }
     AttentionArgs attention;

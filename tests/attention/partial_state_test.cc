@@ -48,7 +48,7 @@ TEST(PartialState, MergedPartsAreTheWhole) {
   tile.group = 1;
   tile.head_dim = kDim;
   tile.scale = 0.2f;
-  tile.kv = {k.View().data, v.View().data, kKeys, kDim, kDim, Dtype::kF32};
+  tile.kv = {k.View().data, v.View().data, kKeys, kDim, kDim, KvFormat::kF32};
   tile.first_limit = kKeys;
   Matrix<float> scratch(1, TileScratchFloats(kRows, kDim));
   const auto attend = [&](int64_t begin, int64_t end) {

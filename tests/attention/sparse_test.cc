@@ -56,7 +56,7 @@ class Problem {
       keys_.back()->Fill(random_);
       values_.back()->Fill(random_);
       kv_.push_back({keys_.back()->View().data, values_.back()->View().data, length, keys_.back()->View().stride,
-                     values_.back()->View().stride, c.kv_dtype});
+                     values_.back()->View().stride, FormatOf(c.kv_dtype)});
     }
     for (const auto& list : tokens_) spans_.emplace_back(list);
   }

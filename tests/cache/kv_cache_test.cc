@@ -17,13 +17,8 @@ float Mark(int64_t token, int64_t head, int64_t d, bool value) {
 }
 
 void AppendMarked(KvCache& cache, int64_t count) {
-  const KvCacheShape& shape = cache.shape();
-  std::vector<Position> positions(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    const auto p = static_cast<int32_t>(cache.tokens() + i);
-    positions[static_cast<size_t>(i)] = {p, p + 1, p + 2};
-  }
-  const int64_t first = cache.AddTokens(positions);
+  const KvLayerSpec& shape = cache.spec()[0];
+  const int64_t first = cache.AddTokens(count);
   Matrix<float> keys(count, shape.kv_heads * shape.head_dim);
   Matrix<float> values(count, shape.kv_heads * shape.head_dim);
   for (int64_t i = 0; i < count; ++i) {
@@ -34,16 +29,19 @@ void AppendMarked(KvCache& cache, int64_t count) {
       }
     }
   }
-  for (int64_t layer = 0; layer < shape.layers; ++layer) cache.Append(layer, keys.View(), values.View(), first);
+  for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
+    if (cache.spec()[layer].reads_layer < 0) cache.Append(layer, keys.View(), values.View(), first);
+  }
 }
 
-float At(const void* data, Dtype dtype, int64_t index) {
-  return dtype == Dtype::kF32 ? static_cast<const float*>(data)[index] : ToFloat(static_cast<const BF16*>(data)[index]);
+float At(const void* row, KvFormat format, int64_t index) {
+  return format == KvFormat::kF32 ? static_cast<const float*>(row)[index]
+                                  : ToFloat(static_cast<const BF16*>(row)[index]);
 }
 
 void ExpectMarked(const KvCache& cache) {
-  const KvCacheShape& shape = cache.shape();
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+  for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
+    const KvLayerSpec& shape = cache.spec()[layer];
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
       const KvHeadView view = cache.Head(layer, head);
       const auto tokens = cache.EntryTokens(layer, head);
@@ -51,8 +49,8 @@ void ExpectMarked(const KvCache& cache) {
       for (int64_t i = 0; i < view.length; ++i) {
         for (int64_t d = 0; d < shape.head_dim; ++d) {
           const int64_t token = tokens[static_cast<size_t>(i)];
-          ASSERT_EQ(At(view.keys, view.dtype, i * view.key_stride + d), Mark(token, head, d, false));
-          ASSERT_EQ(At(view.values, view.dtype, i * view.value_stride + d), Mark(token, head, d, true));
+          ASSERT_EQ(At(view.KeyRow(i), view.format, d), Mark(token, head, d, false));
+          ASSERT_EQ(At(view.ValueRow(i), view.format, d), Mark(token, head, d, true));
         }
       }
     }
@@ -60,17 +58,16 @@ void ExpectMarked(const KvCache& cache) {
 }
 
 TEST(KvCache, HoldsWhatIsAppendedInAnyPieces) {
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
-    KvCache cache({3, 2, 20, dtype});
+  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+    KvCache cache(KvCacheSpec::Uniform(3, 2, 20, format));
     for (const int64_t count : {1, 1, 5, 64, 1, 300, 2}) AppendMarked(cache, count);
     EXPECT_EQ(cache.tokens(), 374);
-    EXPECT_EQ(cache.positions()[373], (Position{373, 374, 375}));
     ExpectMarked(cache);
   }
 }
 
 TEST(KvCache, KeepsRaggedHeadsAndGivesMemoryBack) {
-  KvCache cache({2, 3, 64, Dtype::kBF16});
+  KvCache cache(KvCacheSpec::Uniform(2, 3, 64, KvFormat::kBF16));
   AppendMarked(cache, 4000);
   const int64_t full = cache.AllocatedBytes();
   std::mt19937 random(7);
@@ -94,7 +91,7 @@ TEST(KvCache, KeepsRaggedHeadsAndGivesMemoryBack) {
 }
 
 TEST(KvCache, TruncateRollsATurnBack) {
-  KvCache cache({2, 2, 16, Dtype::kF32});
+  KvCache cache(KvCacheSpec::Uniform(2, 2, 16, KvFormat::kF32));
   AppendMarked(cache, 50);
   cache.Keep(0, 1, std::vector<int32_t>{0, 10, 49});
   AppendMarked(cache, 20);
@@ -107,23 +104,23 @@ TEST(KvCache, TruncateRollsATurnBack) {
 }
 
 TEST(KvCache, CountsRealBytes) {
-  const KvCacheShape shape{4, 2, 128, Dtype::kBF16};
-  KvCache cache(shape);
-  for (int64_t layer = 0; layer < shape.layers; ++layer) cache.Reserve(layer, 1000);
+  const auto spec = KvCacheSpec::Uniform(4, 2, 128, KvFormat::kBF16);
+  KvCache cache(spec);
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) cache.Reserve(layer, 1000);
   AppendMarked(cache, 1000);
-  EXPECT_EQ(cache.AllocatedBytes(), KvCache::FullBytes(shape, 1000));
-  const int64_t exact = 1000 * 4 * 2 * shape.entry_bytes();
+  EXPECT_EQ(cache.AllocatedBytes(), KvCache::FullBytes(spec, 1000));
+  const int64_t exact = 1000 * spec.token_bytes();
   EXPECT_GE(cache.AllocatedBytes(), exact);
   EXPECT_LE(cache.AllocatedBytes(), exact + 4 * 2 * 2 * 4096);
-  EXPECT_EQ(KvCache::FullBytes(shape, 0), 0);
+  EXPECT_EQ(KvCache::FullBytes(spec, 0), 0);
 }
 
 // Heads of `from`, up to `tokens`, shown to a cache of its own from memory that `alive` counts the users of.
 KvCache Viewing(const KvCache& from, const std::shared_ptr<const void>& alive) {
-  KvCache cache(from.shape());
-  cache.AddTokens(from.positions());
-  for (int64_t layer = 0; layer < from.shape().layers; ++layer) {
-    for (int64_t head = 0; head < from.shape().kv_heads; ++head) {
+  KvCache cache(from.spec());
+  cache.AddTokens(from.tokens());
+  for (int64_t layer = 0; layer < from.spec().layers(); ++layer) {
+    for (int64_t head = 0; head < from.spec()[layer].kv_heads; ++head) {
       const KvHeadView view = from.Head(layer, head);
       cache.View(layer, head, from.EntryTokens(layer, head), view.keys, view.values, alive);
     }
@@ -132,14 +129,15 @@ KvCache Viewing(const KvCache& from, const std::shared_ptr<const void>& alive) {
 }
 
 TEST(KvCache, ViewedHeadsAreCopiedWhenTheyChange) {
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
-    const KvCacheShape shape{2, 2, 16, dtype};
-    KvCache source(shape);
+  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+    const auto spec = KvCacheSpec::Uniform(2, 2, 16, format);
+    KvCache source(spec);
     AppendMarked(source, 300);
     source.Keep(0, 1, std::vector<int32_t>{0, 10, 49, 299});
     source.Keep(1, 0, {});  // nothing to view
     const auto alive = std::make_shared<int>(0);
-    const int64_t exact = (300 + 4 + 300) * shape.entry_bytes();
+    const int64_t entry = spec[0].entry_bytes();
+    const int64_t exact = (300 + 4 + 300) * entry;
     KvCache cache = Viewing(source, alive);
     EXPECT_EQ(alive.use_count(), 4);
     EXPECT_EQ(cache.AllocatedBytes(), exact);
@@ -152,95 +150,156 @@ TEST(KvCache, ViewedHeadsAreCopiedWhenTheyChange) {
     EXPECT_EQ(cache.Head(0, 0).keys, source.Head(0, 0).keys);  // nothing changed
     ExpectMarked(cache);
 
-    KvCache clone = cache.Clone();
-    EXPECT_EQ(alive.use_count(), 7);
+    KvCache fork = cache.Fork(300);
+    EXPECT_EQ(alive.use_count(), 4);  // the same three heads
     AppendMarked(cache, 3);
-    EXPECT_EQ(alive.use_count(), 4);  // the clone's
+    EXPECT_EQ(alive.use_count(), 4);  // the fork's
     EXPECT_NE(cache.Head(0, 0).keys, source.Head(0, 0).keys);
     ExpectMarked(cache);
     EXPECT_GT(cache.PeakBytes(), cache.AllocatedBytes());
-    EXPECT_LT(cache.AllocatedBytes(), exact + 8 * 4096 + 8 * 40 * shape.entry_bytes());
+    EXPECT_LT(cache.AllocatedBytes(), exact + 8 * 4096 + 8 * 40 * entry);
 
-    clone.Keep(0, 1, std::vector<int32_t>{1, 3});
-    clone.Truncate(200);
-    EXPECT_EQ(clone.Length(0, 0), 200);
-    EXPECT_EQ(clone.Length(0, 1), 1);
-    EXPECT_EQ(alive.use_count(), 1);
-    ExpectMarked(clone);
+    fork.Keep(0, 1, std::vector<int32_t>{1, 3});
+    fork.Truncate(200);
+    EXPECT_EQ(fork.Length(0, 0), 200);
+    EXPECT_EQ(fork.Length(0, 1), 1);
+    EXPECT_EQ(alive.use_count(), 3);  // two heads are shorter, where they lie
+    ExpectMarked(fork);
     EXPECT_EQ(source.Length(0, 1), 4);
     ExpectMarked(source);
   }
 }
 
-TEST(KvCache, ClonesAndTruncationLeadBack) {
-  KvCache cache({2, 2, 16, Dtype::kF32});
+TEST(KvCache, TruncationLeadsBackWhileNothingIsRemoved) {
+  KvCache cache(KvCacheSpec::Uniform(2, 2, 16, KvFormat::kF32));
   AppendMarked(cache, 500);
   cache.Keep(0, 1, std::vector<int32_t>{0, 10, 49});
   const int64_t removed = cache.removed();
   EXPECT_EQ(removed, 497);
-  const KvCache clone = cache.Clone();
-  EXPECT_LE(clone.AllocatedBytes(), cache.AllocatedBytes());
-  const int64_t bytes = clone.AllocatedBytes();
+  cache.Truncate(500);
+  const int64_t bytes = cache.AllocatedBytes();
   AppendMarked(cache, 700);
   EXPECT_EQ(cache.removed(), removed);
   cache.Truncate(500);
-  EXPECT_EQ(cache.AllocatedBytes(), bytes);
+  EXPECT_LE(cache.AllocatedBytes(), bytes);
   ExpectMarked(cache);
-  ExpectMarked(clone);
-  EXPECT_EQ(clone.tokens(), 500);
 }
 
-TEST(KvCache, AnAliasCopiesOnlyWhatItChanges) {
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
-    KvCache cache({2, 2, 16, dtype});
+// Whether the entries of a head are read from the same memory in both.
+bool Shares(const KvCache& a, const KvCache& b, int64_t layer, int64_t head, int64_t entry) {
+  return a.Head(layer, head).KeyRow(entry) == b.Head(layer, head).KeyRow(entry);
+}
+
+TEST(KvCache, AForkCopiesOnlyWhatItChanges) {
+  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+    KvCache cache(KvCacheSpec::Uniform(2, 2, 16, format));
     AppendMarked(cache, 700);
-    const KvCache before = cache.Clone();
-    KvCache alias = cache.Alias(500);
-    EXPECT_EQ(alias.tokens(), 500);
-    EXPECT_EQ(alias.Length(1, 1), 500);
-    EXPECT_EQ(alias.Head(0, 0).keys, cache.Head(0, 0).keys);
-    ExpectMarked(alias);
+    KvCache fork = cache.Fork(500);
+    EXPECT_EQ(fork.tokens(), 500);
+    EXPECT_EQ(fork.Length(1, 1), 500);
+    EXPECT_TRUE(Shares(fork, cache, 0, 0, 0));
+    EXPECT_TRUE(fork.Head(0, 0).contiguous());
+    ExpectMarked(fork);
     // Few stay: only they are copied, into as much memory as a head of so few takes.
-    alias.Keep(0, 0, std::vector<int32_t>{0, 7, 499});
-    alias.Keep(0, 1, std::vector<int32_t>{3});
+    fork.Keep(0, 0, std::vector<int32_t>{0, 7, 499});
+    fork.Keep(0, 1, std::vector<int32_t>{3});
     std::vector<int32_t> nearly(499);
     std::iota(nearly.begin(), nearly.end(), 1);
-    alias.Keep(1, 0, nearly);
-    EXPECT_EQ(alias.removed(), 497 + 499 + 1);
-    ExpectMarked(alias);
-    AppendMarked(alias, 40);  // copies what was still viewed
-    EXPECT_NE(alias.Head(1, 1).keys, cache.Head(1, 1).keys);
-    EXPECT_EQ(alias.Length(1, 1), 540);
-    ExpectMarked(alias);
-    alias.Truncate(500);
-    ExpectMarked(alias);
-    EXPECT_EQ(alias.Length(0, 0), 3);
-    // An alias of an alias, and the first cache as it was.
-    const KvCache twice = alias.Alias(8);
-    EXPECT_EQ(twice.Length(0, 0), 2);
-    ExpectMarked(twice);
+    fork.Keep(1, 0, nearly);
+    EXPECT_EQ(fork.removed(), 497 + 499 + 1);
+    ExpectMarked(fork);
+    AppendMarked(fork, 40);  // behind what is shared, in a segment of its own
+    EXPECT_TRUE(Shares(fork, cache, 1, 1, 499));
+    EXPECT_FALSE(fork.Head(1, 1).contiguous());
+    EXPECT_TRUE(fork.Head(0, 0).contiguous());
+    EXPECT_EQ(fork.Length(1, 1), 540);
+    ExpectMarked(fork);
+    // The first cache goes on in its own way.
+    AppendMarked(cache, 30);
+    EXPECT_EQ(cache.Length(0, 0), 730);
     ExpectMarked(cache);
-    EXPECT_EQ(cache.AllocatedBytes(), before.AllocatedBytes());
-    EXPECT_EQ(cache.Length(0, 0), 700);
+    ExpectMarked(fork);
+    // A fork of the fork, over both segments; evicting over both puts what stays together.
+    KvCache twice = fork.Fork(520);
+    AppendMarked(twice, 7);
+    ExpectMarked(twice);
+    ExpectMarked(fork);
+    std::vector<int32_t> every_third;
+    for (int32_t i = 0; i < twice.Length(1, 1); i += 3) every_third.push_back(i);
+    twice.Keep(1, 1, every_third);
+    EXPECT_TRUE(twice.Head(1, 1).contiguous());
+    ExpectMarked(twice);
+    fork.Truncate(510);
+    ExpectMarked(fork);
+    fork.Truncate(400);  // inside what is shared
+    EXPECT_EQ(fork.Length(1, 1), 400);
+    EXPECT_TRUE(Shares(fork, cache, 1, 1, 399));
+    AppendMarked(fork, 3);
+    ExpectMarked(fork);
+    ExpectMarked(cache);
   }
 }
 
-TEST(KvCache, WhatAnAliasTakesIsCountedOnce) {
-  const KvCacheShape shape{1, 2, 64, Dtype::kF32};
-  KvCache cache(shape);
+TEST(KvCache, AForkOutlivesWhatItCameFromAndGrowsInPlaceThen) {
+  KvCache fork(KvCacheSpec::Uniform(1, 1, 64, KvFormat::kBF16));
+  const void* keys = nullptr;
+  {
+    KvCache cache(fork.spec());
+    AppendMarked(cache, 1000);
+    fork = cache.Fork(1000);
+    keys = cache.Head(0, 0).keys;
+  }
+  EXPECT_EQ(fork.Head(0, 0).keys, keys);
+  ExpectMarked(fork);
+  AppendMarked(fork, 5);
+  EXPECT_TRUE(fork.Head(0, 0).contiguous());
+  ExpectMarked(fork);
+}
+
+TEST(KvCache, WhatAForkHoldsCountsAsIfItWereAlone) {
+  const auto spec = KvCacheSpec::Uniform(1, 2, 64, KvFormat::kF32);
+  KvCache cache(spec);
+  cache.Reserve(0, 1000);
   AppendMarked(cache, 1000);
-  KvCache alias = cache.Alias(1000);
-  alias.SetPeak(0);
-  alias.Keep(0, 0, std::vector<int32_t>{5});
-  alias.Keep(0, 1, std::vector<int32_t>{6});
-  EXPECT_EQ(alias.AllocatedBytes(), 2 * KvCache::FullBytes({1, 1, 64, Dtype::kF32}, 1));
-  KvCache grown = cache.Alias(1000);
-  grown.Reserve(0, 24);
-  EXPECT_LT(grown.PeakBytes(), 2 * KvCache::FullBytes(shape, 1000));  // not the view and the copy
+  KvCache fork = cache.Fork(1000);
+  EXPECT_EQ(fork.AllocatedBytes(), KvCache::FullBytes(spec, 1000));
+  fork.Keep(0, 0, std::vector<int32_t>{5});
+  fork.Keep(0, 1, std::vector<int32_t>{6});
+  EXPECT_EQ(fork.AllocatedBytes(), KvCache::FullBytes(spec, 1));
+  EXPECT_EQ(fork.PeakBytes(), KvCache::FullBytes(spec, 1000));
+  EXPECT_EQ(cache.AllocatedBytes(), KvCache::FullBytes(spec, 1000));
+  // Layer by layer it is what reading would have taken.
+  const auto two = KvCacheSpec::Uniform(2, 1, 64, KvFormat::kF32);
+  KvCache full(two);
+  AppendMarked(full, 1000);
+  KvCache cut(two);
+  cut.AddTokens(1000);
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    cut.ShareLayer(full, layer);
+    cut.Keep(layer, 0, std::vector<int32_t>{1, 2, 3});
+  }
+  EXPECT_LT(cut.PeakBytes(), KvCache::FullBytes(two, 1000));
+  ExpectMarked(cut);
+}
+
+TEST(KvCache, LayersMayDifferAndReadOneAnother) {
+  const KvCacheSpec spec({{2, 16, KvFormat::kF32}, {2, 16, KvFormat::kBF16}, {2, 16, KvFormat::kF32, 0}});
+  EXPECT_FALSE(spec.uniform());
+  EXPECT_EQ(spec.token_bytes(), 2 * 2 * 16 * 4 + 2 * 2 * 16 * 2);
+  KvCache cache(spec);
+  AppendMarked(cache, 100);
+  ExpectMarked(cache);
+  EXPECT_EQ(cache.Head(2, 1).keys, cache.Head(0, 1).keys);
+  EXPECT_EQ(cache.Head(1, 0).format, KvFormat::kBF16);
+  EXPECT_EQ(cache.AllocatedBytes(), KvCache::FullBytes(spec, 100));
+  EXPECT_EQ(cache.MeanLength(), 100);
+  const KvCache fork = cache.Fork(60);
+  EXPECT_EQ(fork.Length(2, 0), 60);
+  ExpectMarked(fork);
 }
 
 TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {
-  KvCache cache({1, 1, 8, Dtype::kF32});
+  KvCache cache(KvCacheSpec::Uniform(1, 1, 8, KvFormat::kF32));
   AppendMarked(cache, 3);
   EXPECT_DEATH(cache.Keep(0, 0, std::vector<int32_t>{2, 1}), "entry 1 after 2");
   EXPECT_DEATH(cache.Head(1, 0), "layer 1 head 0");
@@ -248,8 +307,8 @@ TEST(KvCacheDeath, BrokenUseStopsWithNumbers) {
 
 // Rows of chosen tokens, as a layer gets them when others were dropped before it.
 TEST(KvCache, AppendsChosenTokens) {
-  KvCache cache({.layers = 1, .kv_heads = 2, .head_dim = 4, .dtype = Dtype::kF32});
-  cache.AddTokens(std::vector<Position>(10));
+  KvCache cache(KvCacheSpec::Uniform(1, 2, 4, KvFormat::kF32));
+  cache.AddTokens(10);
   const std::vector<std::vector<int32_t>> blocks = {{1, 4}, {5, 7, 9}};
   for (const auto& tokens : blocks) {
     Matrix<float> keys(static_cast<int64_t>(tokens.size()), 8), values(static_cast<int64_t>(tokens.size()), 8);

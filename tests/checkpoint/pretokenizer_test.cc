@@ -4,9 +4,9 @@
 
 #include <random>
 
+#include "base/utf8.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/unicode_ranges.h"
-#include "base/utf8.h"
 
 namespace purekv {
 namespace {

@@ -5,11 +5,11 @@
 #include <chrono>
 #include <random>
 
+#include "base/utf8.h"
 #include "checkpoint/bpe.h"
 #include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pretokenizer.h"
-#include "base/utf8.h"
 
 namespace purekv {
 namespace {

@@ -415,8 +415,7 @@ TEST_F(UnusedUntilAskedTest, NoTokenizer) {
   std::filesystem::remove(File("tokenizer.json"));
   const auto model = Load();
   Session session(model, {});
-  ExpectError({copy_.path(), "no tokenizer"},
-              [&] { session.Read({.prompt = "Hi"}); });
+  ExpectError({copy_.path(), "no tokenizer"}, [&] { session.Read({.prompt = "Hi"}); });
   session.ReadIds({1, 2, 3});
   ExpectError({"no tokenizer"}, [&] { session.Generate({.max_new_tokens = 1}, nullptr); });
   EXPECT_EQ(session.Score({4, 5}, false).ids.size(), 2u);

@@ -41,9 +41,7 @@ class CompressionTest : public testing::TestWithParam<std::string> {
     if (policy != "full") options.kv.tokens = tokens;
     return options;
   }
-  static Turn Later(const std::string& text) {
-    return {.prompt = text};
-  }
+  static Turn Later(const std::string& text) { return {.prompt = text}; }
 
   static std::unique_ptr<ReferenceModel> files_;
   static std::shared_ptr<const Model> model_;

@@ -44,7 +44,7 @@ class SharedPrefillTest : public FlatModelTest<SharedPrefillTest> {
   static Said Say(Conversation& conversation) {
     Said said;
     {
-      Conversation twin = conversation.Twin();
+      Conversation twin = conversation.Fork();
       said.logits = twin.Score(kAnswer, true).logits;
     }
     said.ids = conversation.Generate({.max_new_tokens = 7}, nullptr).ids;

@@ -284,7 +284,7 @@ struct Layer {
       }
       std::vector<std::span<const int32_t>> spans(lists.begin(), lists.end());
       for (size_t g = 0; g < lists.size(); ++g) {
-        kv.push_back({keys[g].View().data, values[g].View().data, keys[g].rows(), kDim, kDim, dtype});
+        kv.push_back({keys[g].View().data, values[g].View().data, keys[g].rows(), kDim, kDim, FormatOf(dtype)});
       }
       SparseAttentionArgs args;
       args.dense.q = q.Floats().Rows(row, end - row);

@@ -31,7 +31,7 @@ Ran Measure(const Problem& problem, const KvOptions& options, Dtype dtype) {
   for (int64_t row = 0; row < kPart; row += chunk) engine.ReadChunk(std::min(chunk, kPart - row));
   ran.bytes = options.chunk > 0 ? engine.cache.PeakBytes() : engine.cache.AllocatedBytes();
   if (!engine.compression.holds()) return ran;
-  engine.cache.SetPeak(0);
+  engine.cache.RestartPeak();
   for (int64_t i = 0; i < kSteps; ++i) engine.Step();
   ran.bytes = std::max(ran.bytes, engine.cache.PeakBytes());
   return ran;
@@ -100,19 +100,19 @@ TEST(Cap, NoRunAllocatesMoreAndOneTokenMoreWould) {
                            .tokens = kPart + kSteps},
                           round);
     const Dtype dtype = round % 2 == 0 ? Dtype::kF32 : Dtype::kBF16;
-    const KvCacheShape shape = SmallEngine::Shape(problem, dtype);
+    const KvCacheSpec spec = SmallEngine::Spec(problem, dtype);
     for (const PolicyInfo& policy : Policies()) {
       if (!policy.make) continue;
       for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
         if (std::string(allocator) == "ada" && !policy.ada) continue;
         KvOptions options = Options(policy.name, {}, allocator);
         if (policy.name == "purekv" && round % 3 > 0) options.options = {{"window", "9"}, {"below", "wait"}};
-        const int64_t full = KvCache::FullBytes(shape, kPart);
+        const int64_t full = KvCache::FullBytes(spec, kPart);
         options.bytes = full / 50 + static_cast<int64_t>(random() % static_cast<uint64_t>(full * 11 / 10));
         options.chunk = pick({0, 0, 1, 5, 10, 33, 50, 100, 101, 400});
         if (!TakesChunks(options, problem)) options.chunk = 0;
-        SCOPED_TRACE(StrCat(policy.name, " ", allocator, ", ", shape.layers, " x ", shape.kv_heads, " x ",
-                            shape.head_dim, " ", DtypeName(dtype), ", ", *options.bytes, " of ", full, ", chunk ",
+        SCOPED_TRACE(StrCat(policy.name, " ", allocator, ", ", spec.layers(), " x ", spec[0].kv_heads, " x ",
+                            spec[0].head_dim, " ", DtypeName(dtype), ", ", *options.bytes, " of ", full, ", chunk ",
                             options.chunk));
         if (!Refusal(problem, options, dtype).empty()) {
           ++refused;
@@ -140,12 +140,14 @@ TEST(Cap, SharedLayersAreBounded) {
   std::mt19937 random(2);
   for (int round = 0; round < 3000; ++round) {
     const int64_t heads = 1 + static_cast<int64_t>(random() % 6), dim = 1 + static_cast<int64_t>(random() % 160);
-    const KvCacheShape shape{1, heads, dim, Dtype::kBF16};
+    const auto spec = KvCacheSpec::Uniform(1, heads, dim, KvFormat::kBF16);
     const int64_t tokens = 1 + static_cast<int64_t>(random() % 500);
     const int64_t base = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(tokens));
-    const CappedPart part{shape, tokens, 0, true, false, {0}};
+    const CappedPart part{spec, tokens, 0, true, false, {0}};
     const int64_t bound = CappedBytes(part, std::vector<int64_t>{base});
-    const auto head_bytes = [&](int64_t n) { return KvCache::FullBytes({1, 1, dim, Dtype::kBF16}, n); };
+    const auto head_bytes = [&](int64_t n) {
+      return KvCache::FullBytes(KvCacheSpec::Uniform(1, 1, dim, KvFormat::kBF16), n);
+    };
     // The worst split, head by head: most[s] for s entries so far.
     const auto sum = static_cast<size_t>(heads * base);
     if (sum > 300) continue;

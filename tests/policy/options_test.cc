@@ -88,10 +88,10 @@ TEST(KvOptions, ValuesOutOfRange) {
 
 TEST(KvOptions, SourcesMustBeLayersOfTheModel) {
   const KvOptions options = Given("purekv", {{"sources", "1,28"}});
-  const KvCacheShape shape{28, 4, 128, Dtype::kBF16};
+  const auto spec = KvCacheSpec::Uniform(28, 4, 128, KvFormat::kBF16);
   EXPECT_EQ(Refusal(options), "");
-  EXPECT_THROW(MakePolicy(options, shape), Error);
-  EXPECT_NO_THROW(MakePolicy(Given("purekv", {{"sources", "1,27"}}), shape));
+  EXPECT_THROW(MakePolicy(options, spec), Error);
+  EXPECT_NO_THROW(MakePolicy(Given("purekv", {{"sources", "1,27"}}), spec));
 }
 
 TEST(KvOptions, FlagsThatCannotTakeEffect) {

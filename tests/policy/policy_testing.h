@@ -125,12 +125,14 @@ using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head
 class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
-      : compression({options, Shape(problem, dtype), problem.heads(), problem.inv_freq}),
-        cache(Shape(problem, dtype)),
+      : compression({options, Spec(problem, dtype), problem.heads(), problem.inv_freq}),
+        cache(Spec(problem, dtype)),
         problem_(problem),
         block_(block) {}
 
-  static KvCacheShape Shape(const Problem& p, Dtype dtype) { return {p.s.layers, p.s.kv_heads, p.s.head_dim, dtype}; }
+  static KvCacheSpec Spec(const Problem& p, Dtype dtype) {
+    return KvCacheSpec::Uniform(p.s.layers, p.s.kv_heads, p.s.head_dim, FormatOf(dtype));
+  }
 
   // The part is the first `tokens` tokens.
   int64_t ReadPart(int64_t tokens) {
@@ -157,13 +159,13 @@ class SmallEngine {
 
   // As much of what was begun.
   void Pass(int64_t rows, bool step = false) {
-    const int64_t first = cache.AddTokens(std::span(problem_.positions).subspan(size_t(cache.tokens()), size_t(rows)));
+    const int64_t first = cache.AddTokens(rows);
     for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
       if (!step) cache.Reserve(layer, rows);
       for (int64_t row = first; row < first + rows; row += block_) {
         ReadBlock(layer, row, std::min(block_, first + rows - row));
       }
-      compression.AfterLayer(layer, cache, problem_.layout);
+      compression.AfterLayer(layer, cache, {problem_.layout, problem_.positions});
     }
   }
 

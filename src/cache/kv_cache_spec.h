@@ -1,0 +1,54 @@
+// What the cache of a model looks like, layer by layer.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kv_view.h"
+
+namespace purekv {
+
+struct KvLayerSpec {
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  KvFormat format = KvFormat::kF32;
+  // >= 0: the layer keeps nothing of its own, its rows read the entries of this lower layer.
+  int64_t reads_layer = -1;
+
+  // Bytes of keys, or of values, of one token in one head; and of both.
+  int64_t row_bytes() const { return head_dim * static_cast<int64_t>(DtypeSize(ElementDtype(format))); }
+  int64_t entry_bytes() const { return 2 * row_bytes(); }
+  bool operator==(const KvLayerSpec&) const = default;
+};
+
+// [layers]
+class KvCacheSpec {
+ public:
+  KvCacheSpec() = default;
+  explicit KvCacheSpec(std::vector<KvLayerSpec> layers) : layers_(std::move(layers)) {}
+  // `layers` equal ones.
+  static KvCacheSpec Uniform(int64_t layers, int64_t kv_heads, int64_t head_dim, KvFormat format) {
+    return KvCacheSpec(std::vector<KvLayerSpec>(static_cast<size_t>(layers), {kv_heads, head_dim, format}));
+  }
+
+  int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
+  const KvLayerSpec& operator[](int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  // Whether all layers are alike and each has entries of its own.
+  bool uniform() const {
+    return std::all_of(layers_.begin(), layers_.end(),
+                       [&](const KvLayerSpec& one) { return one == layers_.front() && one.reads_layer < 0; });
+  }
+  // Bytes of one token in all heads of all layers.
+  int64_t token_bytes() const {
+    int64_t bytes = 0;
+    for (const KvLayerSpec& one : layers_) bytes += one.reads_layer < 0 ? one.kv_heads * one.entry_bytes() : 0;
+    return bytes;
+  }
+  bool operator==(const KvCacheSpec&) const = default;
+
+ private:
+  std::vector<KvLayerSpec> layers_;
+};
+
+}  // namespace purekv

@@ -1,0 +1,220 @@
+#include "cache/kv_head.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "base/error.h"
+#include "kernels/elementwise.h"
+
+namespace purekv {
+namespace {
+
+// What keys and values of exactly `length` entries take.
+int64_t Exactly(int64_t length, int64_t row) {
+  return 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
+}
+
+}  // namespace
+
+KvHeadView KvHead::View() const {
+  KvHeadView view{nullptr, nullptr, length(), head_dim_, head_dim_, format_, listed_, nullptr};
+  if (segments_.size() != 1) return view;
+  const Memory& memory = *segments_[0].memory;
+  view.keys = memory.file ? memory.file_keys : memory.keys.data();
+  view.values = memory.file ? memory.file_values : memory.values.data();
+  return view;
+}
+
+void KvHead::ListSegments() {
+  listed_.clear();
+  if (segments_.size() < 2) return;
+  for (const Segment& one : segments_) {
+    const Memory& memory = *one.memory;
+    listed_.push_back({memory.file ? memory.file_keys : memory.keys.data(),
+                       memory.file ? memory.file_values : memory.values.data(), one.length});
+  }
+}
+
+bool KvHead::OwnsTail() const {
+  if (segments_.empty() || segments_.back().memory->file || segments_.back().memory.use_count() > 1) return false;
+  // Another head's last look at it, perhaps from another thread, comes before the first change.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return true;
+}
+
+void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
+  Segment& tail = segments_.back();
+  Memory& memory = *tail.memory;
+  PUREKV_CHECK(capacity >= tail.length, capacity, " for ", tail.length);
+  // What was shared is the head's alone now: it counts as it is.
+  const auto held = static_cast<int64_t>(memory.keys.allocated() + memory.values.allocated());
+  bytes.Add(held - std::exchange(tail.counted, held));
+  for (Buffer* buffer : {&memory.keys, &memory.values}) {
+    const auto before = static_cast<int64_t>(buffer->allocated());
+    buffer->Resize(static_cast<size_t>(capacity * row_));
+    const int64_t more = static_cast<int64_t>(buffer->allocated()) - before;
+    tail.counted += more;
+    bytes.Add(more);
+  }
+  // Rounding up to whole pages leaves room for a few more: use it before growing again.
+  capacity_ = static_cast<int64_t>(memory.keys.allocated()) / row_;
+  memory.keys.Resize(static_cast<size_t>(capacity_ * row_));
+  memory.values.Resize(static_cast<size_t>(capacity_ * row_));
+}
+
+void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
+  const bool in_file = !segments_.empty() && segments_.back().memory->file;
+  if (in_file) {
+    // The whole head, so that what is read at every step lies together in memory.
+    std::vector<int32_t> all(tokens_.size());
+    std::iota(all.begin(), all.end(), 0);
+    return Gather(all, length() + count, bytes);
+  }
+  if (!OwnsTail()) {
+    segments_.push_back({std::make_shared<Memory>(), 0, 0});
+    capacity_ = 0;
+  }
+  const int64_t needed = segments_.back().length + count;
+  if (needed > capacity_) SetCapacity(needed, bytes);
+  ListSegments();
+}
+
+void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values, std::span<const int32_t> tokens,
+                    KvByteCount& bytes) {
+  const auto count = static_cast<int64_t>(tokens.size());
+  PUREKV_CHECK(keys.rows == count && keys.cols == head_dim_ && values.rows == count && values.cols == head_dim_,
+               keys.rows, " x ", keys.cols, " keys, ", values.rows, " x ", values.cols, " values, ", count, " tokens");
+  if (count == 0) return;
+  PUREKV_CHECK(tokens_.empty() || tokens_.back() < tokens.front(), "token ", tokens.front(), " behind ",
+               tokens_.back());
+  const int64_t have = OwnsTail() ? capacity_ - segments_.back().length : 0;
+  // Growing moves page tables, not contents, so small steps are cheap and little stays unused.
+  if (count > have) Reserve(std::max(count, length() / 16 + 16), bytes);
+  Segment& tail = segments_.back();
+  const auto to = static_cast<size_t>(tail.length * row_);
+  const AnyMatrixView out{static_cast<char*>(tail.memory->keys.data()) + to, ElementDtype(format_), count, head_dim_,
+                          head_dim_};
+  Convert(keys, out);
+  AnyMatrixView out_values = out;
+  out_values.data = static_cast<char*>(tail.memory->values.data()) + to;
+  Convert(values, out_values);
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  tail.length += count;
+  if (!listed_.empty()) listed_.back().length = tail.length;
+}
+
+void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& bytes) {
+  int32_t last = -1;
+  for (const int32_t entry : entries) {
+    PUREKV_CHECK(entry > last && entry < length(), "entry ", entry, " after ", last, " of ", length());
+    last = entry;
+  }
+  const auto count = static_cast<int64_t>(entries.size());
+  const bool in_place = segments_.empty() || (segments_.size() == 1 && OwnsTail());
+  if (!in_place) {
+    if (count < length()) Gather(entries, count + spare, bytes);
+    return;  // all of it: where it lies
+  }
+  if (segments_.empty()) return;
+  auto* const keys = static_cast<char*>(segments_[0].memory->keys.data());
+  auto* const values = static_cast<char*>(segments_[0].memory->values.data());
+  const auto row = static_cast<size_t>(row_);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto from = static_cast<size_t>(entries[i]);
+    if (from == i) continue;  // from > i always: rows never overlap
+    std::memcpy(keys + i * row, keys + from * row, row);
+    std::memcpy(values + i * row, values + from * row, row);
+    tokens_[i] = tokens_[from];
+  }
+  tokens_.resize(entries.size());
+  segments_[0].length = count;
+  const auto wanted = static_cast<size_t>((count + spare) * row_);
+  if (Buffer::Allocation(wanted) >= segments_[0].memory->keys.allocated()) return;
+  tokens_.shrink_to_fit();
+  SetCapacity(count + spare, bytes);
+}
+
+void KvHead::Gather(std::span<const int32_t> kept, int64_t capacity, KvByteCount& bytes) {
+  const KvHeadView from = View();
+  const std::vector<KvSegment> listed = std::exchange(listed_, {});
+  std::vector<Segment> before = std::exchange(segments_, {});
+  // Shared memory is another's as well: it leaves this count before the copy enters it. A file's stretch is this head's
+  // alone, there beside the copy.
+  for (Segment& one : before) {
+    if (!one.memory->file) bytes.Add(-std::exchange(one.counted, 0));
+  }
+  segments_.push_back({std::make_shared<Memory>(), 0, 0});
+  SetCapacity(capacity, bytes);
+  auto* const keys = static_cast<char*>(segments_[0].memory->keys.data());
+  auto* const values = static_cast<char*>(segments_[0].memory->values.data());
+  const auto row = static_cast<size_t>(row_);
+  KvHeadView source = from;
+  source.segments = listed;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    std::memcpy(keys + i * row, source.KeyRow(kept[i]), row);
+    std::memcpy(values + i * row, source.ValueRow(kept[i]), row);
+    tokens_[i] = tokens_[static_cast<size_t>(kept[i])];
+  }
+  tokens_.resize(kept.size());
+  tokens_.shrink_to_fit();
+  segments_[0].length = static_cast<int64_t>(kept.size());
+  for (const Segment& one : before) bytes.Add(-one.counted);
+}
+
+void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
+  const auto end = std::lower_bound(tokens_.begin(), tokens_.end(), token);
+  if (end == tokens_.end()) return;
+  tokens_.erase(end, tokens_.end());
+  int64_t left = length();
+  size_t kept = 0;
+  for (; kept < segments_.size() && left > 0; ++kept) {
+    segments_[kept].length = std::min(segments_[kept].length, left);
+    left -= segments_[kept].length;
+  }
+  for (size_t i = kept; i < segments_.size(); ++i) bytes.Add(-segments_[i].counted);
+  segments_.resize(kept);
+  capacity_ = 0;
+  if (OwnsTail()) {
+    SetCapacity(segments_.back().length, bytes);
+  } else if (!segments_.empty()) {
+    Segment& tail = segments_.back();
+    const int64_t counted = tail.memory->file ? 2 * tail.length * row_ : Exactly(tail.length, row_);
+    bytes.Add(counted - std::exchange(tail.counted, counted));
+  }
+  ListSegments();
+}
+
+void KvHead::View(std::span<const int32_t> tokens, const void* keys, const void* values,
+                  std::shared_ptr<const void> hold, KvByteCount& bytes) {
+  PUREKV_CHECK(tokens_.empty() && segments_.empty() && hold != nullptr, tokens_.size(), " entries already");
+  if (tokens.empty()) return;
+  tokens_.assign(tokens.begin(), tokens.end());
+  auto memory = std::make_shared<Memory>();
+  memory->file = std::move(hold);
+  memory->file_keys = keys;
+  memory->file_values = values;
+  segments_.push_back({std::move(memory), length(), 2 * length() * row_});
+  bytes.Add(segments_.back().counted);
+}
+
+void KvHead::Share(const KvHead& from, int32_t token, KvByteCount& bytes) {
+  PUREKV_CHECK(tokens_.empty() && segments_.empty(), tokens_.size(), " entries already");
+  PUREKV_CHECK(row_ == from.row_ && format_ == from.format_, row_, " bytes a row, not ", from.row_);
+  const auto end = std::lower_bound(from.tokens_.begin(), from.tokens_.end(), token);
+  tokens_.assign(from.tokens_.begin(), end);
+  int64_t left = length();
+  for (size_t i = 0; i < from.segments_.size() && left > 0; ++i) {
+    Segment one = from.segments_[i];
+    one.length = std::min(one.length, left);
+    left -= one.length;
+    one.counted = one.memory->file ? 2 * one.length * row_ : Exactly(one.length, row_);
+    bytes.Add(one.counted);
+    segments_.push_back(std::move(one));
+  }
+  ListSegments();
+}
+
+}  // namespace purekv

@@ -1,0 +1,65 @@
+// What is said in a chat, as token ids: turns by the model's template, the answer that has been generated and not yet
+// read, a first turn whose question is still to come. A value: it knows no cache.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/vision_language_model.h"
+#include "purekv/session.h"
+
+namespace purekv {
+
+class Dialogue {
+ public:
+  // The model's texts are borrowed.
+  explicit Dialogue(const Model& model) : model_(&model) {}
+
+  // Throws Error where the directory has none.
+  const Tokenizer& tokenizer() const;
+
+  // A first turn whose media have been read and whose question has not.
+  struct OpenTurn {
+    std::optional<std::string> system;
+    std::vector<int32_t> prompt_ids;  // with one placeholder per medium
+    PromptInfo info;                  // of what was read
+  };
+  const std::optional<OpenTurn>& open() const { return open_; }
+  void Open(OpenTurn turn) { open_ = std::move(turn); }
+  // What was read of it. Its question follows.
+  OpenTurn Close();
+
+  // Ids of a first turn; one placeholder per medium. Throws Error (kUsage) for a text that holds a marker reserved for
+  // media, kFailed where the template does not write as many as it should.
+  std::vector<int32_t> FirstTurn(const std::optional<std::string>& system, const std::vector<MediaSource::Kind>& media,
+                                 const std::string& prompt) const;
+  // Of a later one.
+  std::vector<int32_t> NextTurn(const std::string& prompt) const;
+  // What is behind the media of an open turn. file: what it was opened from, for messages; empty: none. Throws Error
+  // where the same turn gives other tokens than those that were read.
+  std::vector<int32_t> Question(const std::string& prompt, const std::string& file) const;
+
+  // Of the first turn: templates may look at it again later.
+  void SetSystem(std::optional<std::string> system) { system_ = std::move(system); }
+
+  // Said, but not yet read: at most the last generated token, and the one that closes its answer.
+  const std::vector<int32_t>& pending() const { return pending_; }
+  std::vector<int32_t> TakePending() { return std::exchange(pending_, {}); }
+  void SetPending(std::vector<int32_t> ids) { pending_ = std::move(ids); }
+  // Closes the answer before, whatever it ended with. last: the newest token that has been read.
+  void CloseAnswer(int32_t last);
+
+ private:
+  std::vector<int32_t> Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
+                               const std::optional<std::string>& system, const std::string& prompt) const;
+
+  const Model* model_;
+  std::optional<std::string> system_;
+  std::optional<OpenTurn> open_;
+  std::vector<int32_t> pending_;
+};
+
+}  // namespace purekv

@@ -1,0 +1,34 @@
+#include "engine/layer_attention.h"
+
+#include <cmath>
+
+#include "base/stage_timer.h"
+
+namespace purekv {
+
+void AttendRows(const DecoderConfig& config, const KvCache& cache, const AttendingRows& rows,
+                const std::function<void(const AttentionArgs& args)>& attend, std::span<LayerObserver* const> observers,
+                DecoderWorkspace& workspace) {
+  const std::vector<KvHeadView> heads = cache.Heads(rows.layer);
+  AttentionArgs args;
+  args.q = rows.qkv.Cols(0, config.heads * config.head_dim);
+  args.kv = heads;
+  args.heads = config.heads;
+  args.head_dim = config.head_dim;
+  args.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+  args.out = rows.out;
+  args.lse = observers.empty() && rows.n == 0 ? nullptr : rows.lse;
+  args.workspace = &workspace.attention;
+  {
+    const StageTimer timer(&workspace.attention_seconds);
+    attend(args);
+    if (rows.n > 0) AddToDenominator(args.out, config.heads, args.lse, rows.n);
+  }
+  for (LayerObserver* observer : observers) {
+    const StageTimer timer(&workspace.observe_seconds);
+    const MatrixView<const float> lse{args.lse, rows.qkv.rows, config.heads, config.heads};
+    observer->Attended({rows.layer, rows.tokens, args.q, heads, lse, args.scale});
+  }
+}
+
+}  // namespace purekv

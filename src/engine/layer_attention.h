@@ -1,0 +1,32 @@
+// Rows attend in one layer, and those who look on see it: what a pass of a prompt and a step of decoding have in
+// common.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "attention/attention.h"
+#include "cache/kv_cache.h"
+#include "engine/layer_observer.h"
+#include "models/decoder.h"
+
+namespace purekv {
+
+struct AttendingRows {
+  int64_t layer = 0;
+  std::span<const int32_t> tokens;  // [rows] sequence index of each row, ascending; the cache holds all rows' keys
+  MatrixView<const float> qkv;      // [rows, (heads + 2 kv_heads) * head_dim], rotated
+  AnyMatrixView out;                // [rows, heads * head_dim], written
+  float* lse = nullptr;             // [rows, heads], room
+  // n of the softmax with n added to its denominator (softmax-off-by-n, CSP arXiv 2412.04652); 0: the ordinary one.
+  double n = 0;
+};
+
+// attend: fills args.out, and args.lse where it is given.
+void AttendRows(const DecoderConfig& config, const KvCache& cache, const AttendingRows& rows,
+                const std::function<void(const AttentionArgs& args)>& attend, std::span<LayerObserver* const> observers,
+                DecoderWorkspace& workspace);
+
+}  // namespace purekv

@@ -1,0 +1,236 @@
+#include "engine/prefill_record.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/stage_timer.h"
+#include "engine/column_sums.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kLongPrefix = int64_t{1} << 20;  // so long that no cap of a span is reached
+constexpr int64_t kMostRows = 4096;                // of a window over the media's end, for all layers in memory
+
+void CopyRows(MatrixView<const float> from, int64_t first, int64_t count, Matrix<float>& to, int64_t at) {
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(to.Row(at + i), from.Row(first + i), static_cast<size_t>(from.cols) * sizeof(float));
+  }
+}
+
+std::vector<double*> Lists(AttentionSums& sums) {
+  std::vector<double*> lists;
+  for (int64_t plane = 0; plane < sums.planes(); ++plane) {
+    for (int64_t head = 0; head < sums.kv_heads(); ++head) lists.push_back(sums.Plane(plane, head).data());
+  }
+  return lists;
+}
+
+}  // namespace
+
+PrefillRecord::PrefillRecord(const Decoder& decoder)
+    : decoder_(decoder), layers_(static_cast<size_t>(decoder.config().layers)) {}
+
+PrefillRecord::SharedSums* PrefillRecord::FindSums(const Observer& observer) {
+  for (SharedSums& one : sums_) {
+    if (one.observer.by_query == observer.by_query && one.observer.n == observer.n) return &one;
+  }
+  return nullptr;
+}
+
+void PrefillRecord::PlanFor(const KvOptions& kv) {
+  std::vector<size_t>& mine = sums_of_.emplace_back();
+  const KvCacheSpec spec = decoder_.cache_spec();
+  Compression compression(kv, spec, decoder_.config().heads, decoder_.config().rope.inv_freq);
+  compression.SetPrefix(kLongPrefix);
+  compression.BeginPrefix(0, kLongPrefix);
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    const Observer observer = compression.observations().Request(layer);
+    if (observer.kind == Observer::Kind::kQueries) {
+      queries_ = true;
+      lead_ = std::max(lead_, observer.first_token);
+    } else if (observer.sums_all()) {
+      if (FindSums(observer) == nullptr) {
+        SharedSums& added = sums_.emplace_back();
+        added.observer = observer;
+        added.sums.resize(layers_.size());
+      }
+      SharedSums* const found = FindSums(observer);
+      found->sums[static_cast<size_t>(layer)].resize(static_cast<size_t>(observer.planes() * spec[layer].kv_heads));
+      const auto index = static_cast<size_t>(found - sums_.data());
+      if (std::find(mine.begin(), mine.end(), index) == mine.end()) mine.push_back(index);
+    } else if (observer.kind == Observer::Kind::kColumnSums) {
+      window_ = std::max(window_, observer.window);
+    }
+  }
+  if (window_ > kMostRows) {
+    FailUsage("a window of ", window_, " queries: at most ", kMostRows,
+              " can be looked at again after a shared prefill");
+  }
+}
+
+double PrefillRecord::observe_seconds(size_t setting) const {
+  double seconds = 0;
+  for (const size_t index : sums_of_[setting]) seconds += sums_[index].seconds;
+  return seconds;
+}
+
+class PrefillRecord::Recorder : public LayerObserver {
+ public:
+  Recorder(PrefillRecord* owner, const Conversation& conversation) : owner_(*owner), conversation_(conversation) {}
+  LayerWants Wants(int64_t layer) const override {
+    const bool layer_runs = layer < owner_.decoder_.config().layers;
+    return {.input = false, .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
+  }
+
+ protected:
+  PrefillRecord& owner_;
+  const Conversation& conversation_;
+};
+
+class PrefillRecord::MediaRecorder : public Recorder {
+ public:
+  using Recorder::Recorder;
+  void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
+    owner_.media_tokens_ = conversation_.cache().tokens();
+    owner_.RecordMediaQueries(layer, tokens.front(), q);
+  }
+  void Attended(const AttendedRows& rows) override {
+    owner_.media_tokens_ = conversation_.cache().tokens();
+    owner_.RecordMedia(rows, conversation_.layout());
+  }
+};
+
+class PrefillRecord::QuestionRecorder : public Recorder {
+ public:
+  using Recorder::Recorder;
+  void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
+    Rows& rows = owner_.QuestionRows(layer, conversation_.cache().tokens());
+    CopyRows(q, 0, q.rows, rows.raw, tokens.front() - owner_.media_tokens_);
+  }
+  void Attended(const AttendedRows& block) override {
+    Rows& rows = owner_.QuestionRows(block.layer, conversation_.cache().tokens());
+    const int64_t at = block.tokens.front() - rows.first_token;
+    CopyRows(block.q, 0, block.q.rows, rows.q, at);
+    CopyRows(block.lse, 0, block.q.rows, rows.lse, at);
+  }
+};
+
+LayerObserver* PrefillRecord::StartMedia(const Conversation& conversation) {
+  recorder_ = std::make_shared<MediaRecorder>(this, conversation);
+  return recorder_.get();
+}
+
+LayerObserver* PrefillRecord::StartQuestion(const Conversation& conversation) {
+  for (LayerRecord& record : layers_) record.prompt = {};
+  recorder_ = std::make_shared<QuestionRecorder>(this, conversation);
+  return recorder_.get();
+}
+
+void PrefillRecord::RecordMediaQueries(int64_t layer, int64_t first_token, MatrixView<const float> q) {
+  LayerRecord& record = layers_[static_cast<size_t>(layer)];
+  const int64_t lead = std::min(lead_, media_tokens_);
+  if (first_token == 0) {
+    record.lead = Matrix<float>(lead, q.cols);
+    record.queries = QueryStats(decoder_.config().heads, decoder_.config().head_dim);
+  }
+  const int64_t leading = std::clamp<int64_t>(lead - first_token, 0, q.rows);
+  CopyRows(q, 0, leading, record.lead, first_token);
+  record.queries.Add(q.Rows(leading, q.rows - leading));
+}
+
+void PrefillRecord::RecordMedia(const AttendedRows& block, std::span<const TokenRecord> layout) {
+  LayerRecord& record = layers_[static_cast<size_t>(block.layer)];
+  scale_ = block.scale;
+  const int64_t rows = block.q.rows;
+  for (SharedSums& shared : sums_) {
+    auto& lists = shared.sums[static_cast<size_t>(block.layer)];
+    if (lists.empty()) continue;
+    const StageTimer timer(&shared.seconds);
+    std::vector<double*> sums;
+    for (auto& list : lists) {
+      list.resize(static_cast<size_t>(media_tokens_));
+      sums.push_back(list.data());
+    }
+    AddColumnSums(block, {0, rows}, shared.observer, layout, decoder_.config(), sums, &workspace_);
+  }
+  Rows& tail = record.tail;
+  const int64_t keep = std::min(window_, media_tokens_);
+  if (tail.q.rows() != keep) {
+    tail.q = Matrix<float>(keep, block.q.cols);
+    tail.lse = Matrix<float>(keep, block.lse.cols);
+  }
+  tail.first_token = media_tokens_ - keep;
+  // Nothing is dropped here: the rows of a block are consecutive tokens.
+  const int64_t first_token = block.tokens.front();
+  const int64_t skip = std::clamp<int64_t>(tail.first_token - first_token, 0, rows);
+  if (skip == rows) return;
+  const int64_t at = first_token + skip - tail.first_token;
+  CopyRows(block.q, skip, rows - skip, tail.q, at);
+  CopyRows(block.lse, skip, rows - skip, tail.lse, at);
+  tail.filled = at + rows - skip;
+}
+
+// Made at the layer's first rows, when the length of the question is known.
+PrefillRecord::Rows& PrefillRecord::QuestionRows(int64_t layer, int64_t tokens) {
+  LayerRecord& record = layers_[static_cast<size_t>(layer)];
+  Rows& rows = record.prompt;
+  if (rows.filled > 0) return rows;
+  const DecoderConfig& config = decoder_.config();
+  const Rows& tail = record.tail;
+  rows.first_token = tail.first_token;
+  rows.filled = tokens - tail.first_token;
+  rows.q = Matrix<float>(rows.filled, config.heads * config.head_dim);
+  rows.lse = Matrix<float>(rows.filled, config.heads);
+  CopyRows(tail.q.View(), 0, tail.filled, rows.q, 0);
+  CopyRows(tail.lse.View(), 0, tail.filled, rows.lse, 0);
+  if (queries_) rows.raw = Matrix<float>(tokens - media_tokens_, config.heads * config.head_dim);
+  return rows;
+}
+
+std::span<const int32_t> PrefillRecord::Tokens(int64_t first, int64_t count) {
+  while (static_cast<int64_t>(every_token_.size()) < first + count) {
+    every_token_.push_back(static_cast<int32_t>(every_token_.size()));
+  }
+  return std::span(every_token_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+}
+
+void PrefillRecord::Replay(int64_t layer, std::span<const TokenRecord> layout, Observations& observations,
+                           const KvCache& cache) {
+  const auto tokens = static_cast<int64_t>(layout.size());
+  const LayerRecord& record = layers_[static_cast<size_t>(layer)];
+  const Observer observer = observations.Request(layer);
+  const bool behind_question = tokens > media_tokens_;
+  if (observer.kind == Observer::Kind::kQueries) {
+    QueryStats stats = record.queries;
+    const int64_t left_out = std::min(observer.first_token, record.lead.rows());
+    stats.Add(record.lead.View().Rows(left_out, record.lead.rows() - left_out));
+    if (behind_question) stats.Add(record.prompt.raw.View());
+    observations.SetQueries(layer, std::move(stats));
+    return;
+  }
+  if (observer.kind != Observer::Kind::kColumnSums) return;
+  const Rows& rows = behind_question ? record.prompt : record.tail;
+  const std::vector<KvHeadView> kv = cache.Heads(layer);
+  const AttendedRows block{.layer = layer,
+                           .tokens = Tokens(rows.first_token, rows.filled),
+                           .q = rows.q.View(),
+                           .kv = kv,
+                           .lse = rows.lse.View(),
+                           .scale = scale_};
+  RowRange range = observations.SumRows(layer, block.tokens);
+  if (observer.sums_all()) {
+    const auto& media = FindSums(observer)->sums[static_cast<size_t>(layer)];
+    const std::vector<double*> into = Lists(observations.AnnounceSums(layer, Tokens(0, media_tokens_), cache));
+    for (size_t i = 0; i < into.size(); ++i) std::copy(media[i].begin(), media[i].end(), into[i]);
+    range = {media_tokens_ - rows.first_token, tokens - media_tokens_};
+  }
+  if (range.count == 0) return;
+  const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
+  const std::vector<double*> into = Lists(observations.AnnounceSums(layer, queries, cache));
+  AddColumnSums(block, range, observer, layout, decoder_.config(), into, &workspace_);
+}
+
+}  // namespace purekv

@@ -1,0 +1,95 @@
+#include "engine/prompt_media.h"
+
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/stage_timer.h"
+
+namespace purekv {
+namespace {
+
+std::string Warning(const PreparedMedia& media, const MediaInfo& info) {
+  std::vector<std::string> parts;
+  if (info.frames_missing > 0) {
+    parts.push_back(StrCat(info.frames_expected - info.frames_missing, " of ", info.frames_expected,
+                           " frames are in the file", info.cut_off ? ", which is cut off" : ""));
+  } else if (info.cut_off) {
+    parts.push_back("the file is cut off: later frames may be missing");
+  }
+  if (info.frames_damaged > 0) {
+    parts.push_back(
+        StrCat(info.frames_damaged, " of ", info.frames_expected, " frames could not be decoded, or only in part"));
+  }
+  std::string text = media.path + ": ";
+  for (size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? "" : "; ") + parts[i];
+  return parts.empty() ? "" : OneLine(text + "; the answer is about what could be seen");
+}
+
+}  // namespace
+
+void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
+  for (const PreparedMedia& one : media) {
+    MediaInfo& added = info->media.emplace_back();
+    added.kind = one.kind;
+    added.frames = one.frames.count;
+    added.grid = {one.grid.t, one.grid.h, one.grid.w};
+    added.tokens = one.tokens;
+    added.sample_fps = one.sample_fps;
+    if (one.source) {
+      const VideoCondition condition = one.source->condition();
+      added.frames_expected = condition.frames_expected;
+      added.frames_missing = condition.frames_missing;
+      added.frames_damaged = condition.frames_damaged;
+      added.cut_off = condition.cut_off;
+    }
+    info->visual_tokens += one.tokens;
+    if (std::string warning = Warning(one, added); !warning.empty()) info->warnings.push_back(std::move(warning));
+  }
+}
+
+Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& prompt,
+                          const std::vector<PreparedMedia>& media, const VisionProgress& progress, StageTimes* times) {
+  const Decoder& decoder = model.decoder();
+  const auto count = static_cast<int64_t>(prompt.ids.size());
+  Matrix<float> hidden(count, decoder.config().hidden);
+  decoder.Embed(prompt.ids, hidden.View());
+  const StageTimer timer(&times->vision_s);
+  int64_t total = 0;
+  for (const PreparedMedia& one : media) total += one.grid.patches();
+  int64_t before = 0;
+  for (size_t item = 0; item < media.size(); ++item) {
+    const PreparedMedia& one = media[item];
+    std::vector<int64_t> rows;
+    for (int64_t i = 0; i < count; ++i) {
+      if (prompt.layout[static_cast<size_t>(i)].item == static_cast<int32_t>(item)) rows.push_back(i);
+    }
+    PUREKV_CHECK(static_cast<int64_t>(rows.size()) == one.tokens, rows.size(), " places for ", one.tokens,
+                 " visual tokens");
+    const auto show = [&](int64_t done, int64_t) { return progress == nullptr || progress(before + done, total); };
+    // Nearly always one run: then the tower writes where the prompt wants it.
+    const bool one_run = rows.back() - rows.front() + 1 == one.tokens;
+    Matrix<float> apart;
+    if (!one_run) apart = Matrix<float>(one.tokens, hidden.cols());
+    const MatrixView<float> out = one_run ? hidden.View().Rows(rows.front(), one.tokens) : apart.View();
+    const double decoded = one.source ? one.source->seconds() : 0;
+    if (one.embedded) {
+      PUREKV_CHECK(one.embedded->rows() == out.rows && one.embedded->cols() == out.cols, one.embedded->rows(), " rows");
+      std::memcpy(out.data, one.embedded->data(), static_cast<size_t>(out.rows * out.cols) * sizeof(float));
+    } else if (!model.Encode(one, out, show)) {
+      throw Cancelled();
+    }
+    for (size_t i = 0; i < rows.size() && !one_run; ++i) {
+      std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)),
+                  static_cast<size_t>(hidden.cols()) * sizeof(float));
+    }
+    before += one.grid.patches();
+    if (one.source) {  // the tower waited for the frames: that time is theirs
+      times->media_s += one.source->seconds() - decoded;
+      times->vision_s -= one.source->seconds() - decoded;
+    }
+  }
+  return hidden;
+}
+
+}  // namespace purekv

@@ -1,0 +1,29 @@
+// The media of a prompt: what is known of them, and their embeddings among those of the text.
+#pragma once
+
+#include <vector>
+
+#include "base/matrix.h"
+#include "models/vision_language_model.h"
+#include "purekv/session.h"
+
+namespace purekv {
+
+// Kinds of a turn's sources, or of media that were read.
+std::vector<MediaSource::Kind> KindsOf(const auto& media) {
+  std::vector<MediaSource::Kind> kinds;
+  kinds.reserve(media.size());
+  for (const auto& one : media) kinds.push_back(one.kind);
+  return kinds;
+}
+
+// Adds what a user is told of the media, with a warning for each that is not all there. Behind decoding: before, nobody
+// knows what it will meet.
+void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info);
+
+// Embeddings of a prompt, visual tokens where they belong: [tokens, hidden]. Frames are decoded and freed on the way.
+// progress(done, total patches): false stops, and Cancelled is thrown; may be empty. times: media_s and vision_s grow.
+Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& prompt,
+                          const std::vector<PreparedMedia>& media, const VisionProgress& progress, StageTimes* times);
+
+}  // namespace purekv
