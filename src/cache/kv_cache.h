@@ -8,8 +8,8 @@
 
 #include "base/matrix.h"
 #include "base/memory.h"
-#include "cache/token_layout.h"
 #include "kernels/kv_view.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

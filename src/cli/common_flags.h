@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cli/flag_table.h"
-#include "purekv/session.h"
+#include "purekv/model.h"
 
 namespace purekv::cli {
 

@@ -8,6 +8,7 @@
 #include "cli/io_check.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
+#include "purekv/model.h"
 
 namespace purekv::cli {
 namespace {

@@ -17,7 +17,7 @@
 #include "cli/commands.h"
 #include "cli/environment.h"
 #include "cli/output.h"
-#include "purekv/session.h"
+#include "purekv/error.h"
 
 #ifndef PUREKV_VERSION
 #define PUREKV_VERSION "unknown"

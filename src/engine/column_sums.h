@@ -5,11 +5,11 @@
 #include <span>
 
 #include "attention/attention.h"
-#include "cache/token_layout.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
 #include "policy/compressor.h"
 #include "policy/observation.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

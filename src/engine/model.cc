@@ -1,4 +1,6 @@
 // Loading and describing models: the directory's config chooses the family, the family packs the weights.
+#include "purekv/model.h"
+
 #include <algorithm>
 #include <cctype>
 #include <map>
@@ -21,7 +23,6 @@
 #include "models/fingerprint.h"
 #include "models/registry.h"
 #include "policy/budget.h"
-#include "purekv/session.h"
 
 namespace purekv {
 namespace {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "engine/conversation.h"
 #include "policy/registry.h"
+#include "purekv/cache_file.h"
 
 namespace purekv {
 namespace {

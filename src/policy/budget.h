@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 

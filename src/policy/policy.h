@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "cache/token_layout.h"
 #include "policy/budget.h"
 #include "policy/observation.h"
 #include "policy/options.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "checkpoint/pkv_file.h"
 #include "policy/registry.h"
+#include "purekv/cache_file.h"
 #include "purekv/session.h"
 #include "support/broken_model.h"
 #include "support/flat_model_test.h"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "policy/registry.h"
+#include "purekv/error.h"
 #include "support/broken_model.h"
 #include "support/flat_model_test.h"
 

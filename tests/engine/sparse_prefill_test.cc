@@ -1,7 +1,5 @@
 // Sparse prefill of whole sessions: what must equal dense attention does, chunks and evictions change nothing but
 // rounding, and what cannot take effect is refused.
-#include "engine/prefill_attention.h"
-
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -10,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/prefill_attention.h"
+#include "purekv/cache_file.h"
 #include "purekv/session.h"
 #include "support/reference_model.h"
 

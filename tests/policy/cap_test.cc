@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "policy/policy_testing.h"
+#include "purekv/error.h"
 
 namespace purekv::testing {
 namespace {

@@ -4,6 +4,7 @@
 
 #include "policy/budget.h"
 #include "policy/registry.h"
+#include "purekv/error.h"
 
 namespace purekv {
 namespace {
