@@ -40,12 +40,13 @@ class Model {
   static std::shared_ptr<const Model> Load(const std::string& directory, const LoadOptions& options);
   // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to
   // download; `layers` decoder layers (0: all). It has no tokenizer: for measuring speed only.
+  // Throws Error (kUsage) naming "shape" or "layers".
   static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
 
   // A directory's configuration and tensor headers, nothing packed: seconds even for the largest models. Throws Error
   // as Load does.
   static ModelSummary Inspect(const std::string& directory);
-  // Every tensor of the directory, sorted by name.
+  // Every tensor of the directory, sorted by name. Throws Error naming the file.
   static std::vector<TensorListing> ListTensors(const std::string& directory);
   // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only) with the
   // question `prompt`, and the cache that they need (dtype: of the cache, else what Load would choose). A directory
@@ -58,7 +59,7 @@ class Model {
   const ModelInfo& info() const { return info_; }
   // Sampling values of the directory's generation_config.json (temperature, top_k, top_p, repetition_penalty;
   // temperature 0 when it says do_sample: false); what it does not say keeps GenerateOptions' default. `present` false:
-  // there is no such file.
+  // there is no such file. Throws Error naming file and field.
   GenerateOptions generation_defaults(bool* present = nullptr) const;
   const VisionLanguageModel& internals() const { return *internals_; }
   ~Model();

@@ -1,5 +1,6 @@
-// What a caller chooses: what is kept of the cache, how a prompt attends, how an answer is drawn. Plain values; nothing
-// is checked before a session is made of them.
+// What a caller chooses: what is kept of the cache, how a prompt attends, how an answer is drawn. Plain values, checked
+// where they are used; errors name them by their path (purekv/error.h), "kv.budget", "kv.option.sources",
+// "prefill.kind", "generate.top_p".
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,7 @@ struct KvOptions {
   // needs no more than the budget and one such chunk (`bytes`: no more than the budget, chunk included); 0: once, when
   // the part has been read.
   int64_t chunk = 0;
-  std::map<std::string, std::string> options;
+  std::map<std::string, std::string> options;  // parameters of the policy by name, as docs/policies.md lists them
   // Where the prefill drops visual tokens: layers ascending, shares descending. Needs a policy that scores entries.
   std::vector<DropLayer> drop_layers;
   bool operator==(const KvOptions&) const = default;
@@ -41,7 +42,7 @@ struct KvOptions {
 // 2503.16428). Generated and scored answers are always dense.
 struct PrefillOptions {
   std::string kind = "dense";
-  std::map<std::string, std::string> options;
+  std::map<std::string, std::string> options;  // parameters of the kind by name, as docs/purekv.md lists them
   bool operator==(const PrefillOptions&) const = default;
 };
 

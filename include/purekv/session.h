@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,8 @@ struct ScoreResult {
 // One conversation. All mutable state lives here; use from one thread at a time.
 class Session {
  public:
+  // Throws Error (kUsage) naming the field when an option is out of range, cannot take effect or does not fit the
+  // model.
   Session(std::shared_ptr<const Model> model, SessionOptions options);
   // Continues from a file of Save, as the session that saved it would: the next Read brings the question. The file is
   // mapped and read in place until a head grows; options.kv and options.prefill must be left alone, they are the
@@ -96,25 +99,39 @@ class Session {
   int64_t Save(const std::string& path) const;
   // Remembers the state of now, after ReadMedia, Open or any Read; Rollback comes back to it, as often as wanted, also
   // after a Read that threw. By forgetting what was appended since; where the policy evicts while decoding, from a
-  // copy.
+  // copy. Throw Error (kUsage) when nothing has been read, or nothing remembered.
   void TakeSnapshot();
   void Rollback();
-  // As Read, from ready-made ids of text without media.
+  // As Read, from ready-made ids of text without media: any number above 0, each in the model's vocabulary.
   void ReadIds(const std::vector<int32_t>& ids);
-  // Continues after Read. on_text (may be empty) gets complete characters as they come.
+  // Continues after Read. on_text (may be empty) gets complete characters as they come. Throws Error: a value of
+  // `options` is out of range (kUsage, naming its field), nothing has been read, the model's logits are not finite.
   Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
-  // Teacher forcing: probabilities of these ids after Read; the answer becomes part of the conversation.
+  // Teacher forcing: probabilities of these ids after Read; the answer becomes part of the conversation. keep_logits:
+  // all of them too, 4 bytes for every id and word of the vocabulary. Throws Error: no ids, one outside the vocabulary.
   ScoreResult Score(const std::vector<int32_t>& answer_ids, bool keep_logits);
+  // The ids of `text` as it stands, without a template. Throws Error: no valid UTF-8, a model without a tokenizer.
   std::vector<int32_t> Encode(const std::string& text) const;
 
   const KvOptions& kv_options() const;
   const PrefillOptions& prefill_options() const;
   KvStats kv() const;
-  const StageTimes& times() const;
+  const StageTimes& times() const;  // in seconds
   PrefillStats prefill() const;
-  // kept prompt positions [layer][KV head][...] right after compression.
+  // What each token that has been through the model is, the evicted and the dropped included: prompts, answers, later
+  // turns. [token]; a token's place here is its sequence index. A visual token is one merged cell of a slice of a
+  // medium, and all media of the session are counted through (TokenRecord::item). Valid until the session is used
+  // again.
+  const TokenLayout& layout() const;
+  // Of the same tokens, their rotary positions; with several axes these are no sequence indices. [token]
+  std::span<const Position> positions() const;
+  // What each KV head kept of the prompt, right after compression: the sequence indices of its entries, ascending, so
+  // that layout()[kept()[layer][head][i]] is what entry i was made of. [layer][KV head][entry]; every token where
+  // nothing was evicted, nothing before the first compression.
   const std::vector<std::vector<std::vector<int32_t>>>& kept() const;
-  int64_t tokens() const;  // sequence length so far
+  // Length of the sequence so far: layout(), and the last token of an answer when it has not been through the model.
+  int64_t tokens() const;
+  // Forgets all but the options.
   void Reset();
 
  private:

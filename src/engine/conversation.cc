@@ -69,7 +69,7 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       attention_(MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers)),
       dense_(MakePrefillAttention({}, options_.kv, compressor_, cache_.shape().layers)) {
   if (options_.threads < 0 || options_.threads > 4096)
-    FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
+    FailUsage(Field{"threads"}, " ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
   CheckKvOptions(options_.kv);
   if (options_.kv.drop_layers.empty()) return;
@@ -79,7 +79,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
         "together; KvOptions::chunk chooses in every chunk");
   }
   if (!options_.dump_directory.empty()) {
-    FailUsage("--dump: with --drop-layers the layers have different tokens; hidden_NN could not be told apart");
+    FailUsage(Field{"dump_directory"}, ": with ", Field{"kv.drop_layers"},
+              " the layers have different tokens; hidden_NN could not be told apart");
   }
 }
 
@@ -156,9 +157,10 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const int64_t total = tokens() + more;
   if (total <= limit) return;
   for (const TokenRecord& one : layout_) visual += one.kind == TokenRecord::Kind::kText ? 0 : 1;
-  const char* const shorter = tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps";
-  const char* const smaller = "fewer frames (--max-frames, --fps) or pixels (--max-pixels) help";
-  const char* const advice = visual == 0 || total - visual > limit ? shorter : smaller;
+  const Message shorter = Say(tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps");
+  const Message smaller = Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
+                              Field{"media.max_pixels"}, ") help");
+  const Message& advice = visual == 0 || total - visual > limit ? shorter : smaller;
   Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
        " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice,
        total - visual > limit ? StrCat(", unless most of it is what ", internals_.chat_template().where(), " adds")
@@ -202,7 +204,8 @@ std::vector<int32_t> Conversation::Encoded(const std::string& rendered, const st
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
-  for (const auto& [field, text] : {std::pair{"--system", system.value_or("")}, std::pair{"--prompt", prompt}}) {
+  for (const auto& [field, text] :
+       {std::pair{Field{"turn.system"}, system.value_or("")}, std::pair{Field{"turn.prompt"}, prompt}}) {
     for (const int32_t id : tokenizer().Encode(text)) {
       if (id != image && id != video) continue;
       FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");

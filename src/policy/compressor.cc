@@ -23,9 +23,9 @@ Compressor::Compressor(const KvOptions& options, const KvCacheShape& shape, int6
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(shape.layers));
     const bool all_queries = observer.kind == Observer::Kind::kColumnSums && observer.window == 0;
     if (!all_queries && observer.kind != Observer::Kind::kQueries) continue;
-    FailUsage("--kv-chunk: policy ", options.policy,
+    FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
-              setup_.info->score_window.empty() ? "" : "; ", setup_.info->score_window);
+              setup_.info->score_window.text.empty() ? "" : "; ", setup_.info->score_window);
   }
 }
 
