@@ -232,7 +232,7 @@ class Segments {
       std::vector<KvHeadView> kv;
       for (int64_t head = 0; head < heads_; ++head) {
         kv.push_back({Part(1).Row(first) + head * head_dim_, Part(2).Row(first) + head * head_dim_, length_,
-                      floats_.cols(), floats_.cols(), Dtype::kF32});
+                      floats_.cols(), floats_.cols(), KvFormat::kF32});
       }
       Matrix<float> want(1, heads_ * head_dim_);
       AttentionArgs args;

@@ -86,7 +86,7 @@ class Layer {
           Copy(head.values, head.value_stride, key, values.Row(count));
           ++count;
         }
-        seen.push_back({keys.data(), values.data(), count, kDim, kDim, Dtype::kBF16});
+        seen.push_back({keys.data(), values.data(), count, kDim, kDim, KvFormat::kBF16});
       }
       Matrix<float> want(1, kHeads * kDim);
       AttentionArgs args = Args(seen, row, 1);

@@ -26,7 +26,8 @@ int main(int argc, char** argv) {
     if (!shape.empty()) purekv::WritePublishedConfig(dir, shape, layers);
     purekv::WriteRandomWeights(dir, options);
   } catch (const purekv::Error& error) {
-    std::fprintf(stderr, "purekv-make-random-model: error: %s\n", error.what());
+    const std::string message = error.message().Naming([](const std::string& field) { return "--" + field; });
+    std::fprintf(stderr, "purekv-make-random-model: error: %s\n", message.c_str());
     return error.kind() == purekv::Error::Kind::kUsage ? 2 : 1;
   }
   return 0;

@@ -7,7 +7,9 @@
 #include <optional>
 #include <string>
 
+#include "purekv/model.h"
 #include "purekv/session.h"
+#include "purekv/stats.h"
 
 namespace purekv {
 

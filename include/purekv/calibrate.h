@@ -8,7 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "purekv/model.h"
+#include "purekv/options.h"
 #include "purekv/profile.h"
+#include "purekv/session.h"
 
 namespace purekv {
 

@@ -1,6 +1,7 @@
 // What a user hands to the engine to look at.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -43,6 +44,19 @@ struct Frames {
   int64_t height = 0;
   int64_t width = 0;
   std::vector<uint8_t> rgb;
+};
+
+// What was made of a medium: the frames chosen, and what they cost.
+struct MediaInfo {
+  MediaSource::Kind kind = MediaSource::Kind::kVideo;
+  int64_t frames = 0;
+  std::array<int64_t, 3> grid{};  // t, h, w in patches
+  int64_t tokens = 0;
+  double sample_fps = 0;
+  // Of a video file (else 0): the frames that it promises, how many of these are not in it (cut off, or lost where its
+  // structure is damaged), and how many of the frames that were decoded the decoder refused or marked as damaged.
+  int64_t frames_expected = 0, frames_missing = 0, frames_damaged = 0;
+  bool cut_off = false;  // the file ends before its own structure does
 };
 
 }  // namespace purekv

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "purekv/session.h"
+#include "purekv/error.h"
+#include "purekv/model_info.h"
+#include "purekv/options.h"
 
 namespace purekv {
 

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "base/utf8.h"
 
@@ -37,6 +38,45 @@ std::string OneLine(const std::string& text) {
     at += length;
   }
   return line;
+}
+
+std::string Message::field() const {
+  return !fields.empty() && fields.front().begin == 0 ? text.substr(0, fields.front().size) : "";
+}
+
+std::string Message::Naming(const std::function<std::string(const std::string& path)>& name) const {
+  std::string named;
+  size_t at = 0;
+  for (const Field& field : fields) {
+    named += text.substr(at, field.begin - at) + name(text.substr(field.begin, field.size));
+    at = field.begin + field.size;
+  }
+  return named + text.substr(at);
+}
+
+void MessageBuilder::Flush() {
+  message_.text += OneLine(text_.str());
+  text_.str("");
+}
+
+void MessageBuilder::Add(const Field& field) {
+  Flush();
+  const std::string path = OneLine(field.path);  // the key of an option is whatever a caller gave
+  message_.fields.push_back({message_.text.size(), path.size()});
+  message_.text += path;
+}
+
+void MessageBuilder::Add(const Message& message) {
+  Flush();
+  for (const Message::Field& field : message.fields) {
+    message_.fields.push_back({message_.text.size() + field.begin, field.size});
+  }
+  message_.text += OneLine(message.text);
+}
+
+Message MessageBuilder::Take() {
+  Flush();
+  return std::move(message_);
 }
 
 void Abort(const char* file, int line, const std::string& message) {

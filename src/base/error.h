@@ -21,14 +21,48 @@ std::string StrCat(const Args&... args) {
 // on stderr goes through here.
 std::string OneLine(const std::string& text);
 
-// Throw Error with the arguments concatenated.
+// An option in a message: the path of its field (purekv/error.h), "kv.budget". A program says it in its users' words
+// (the command line: cli/field_names.h has the list of all paths), so messages below cli/ never name a flag.
+struct Field {
+  std::string path;
+};
+
+// Puts a Message together from anything that can be streamed, Fields, other Messages and Errors.
+class MessageBuilder {
+ public:
+  template <class T>
+  void Add(const T& part) {
+    text_ << part;
+  }
+  void Add(const Field& field);
+  void Add(const Message& message);
+  void Add(const Error& error) { Add(error.message()); }
+  Message Take();
+
+ private:
+  void Flush();  // what was streamed since the last field, as one line
+
+  std::ostringstream text_;
+  Message message_;
+};
+
+// The arguments as one line (OneLine), the fields among them marked.
+template <class... Args>
+Message Say(const Args&... args) {
+  MessageBuilder builder;
+  (builder.Add(args), ...);
+  return builder.Take();
+}
+
+// Throw Error with the arguments concatenated as Say does it. The option at fault comes first:
+// FailUsage(Field("kv.budget"), " ", budget, ": out of range (0, 1]").
 template <class... Args>
 [[noreturn]] void Fail(const Args&... args) {
-  throw Error(Error::Kind::kFailed, OneLine(StrCat(args...)));
+  throw Error(Error::Kind::kFailed, Say(args...));
 }
 template <class... Args>
 [[noreturn]] void FailUsage(const Args&... args) {
-  throw Error(Error::Kind::kUsage, OneLine(StrCat(args...)));
+  throw Error(Error::Kind::kUsage, Say(args...));
 }
 
 // Prints the place and the numbers to stderr and aborts: a broken assumption inside the program is never survived.

@@ -9,8 +9,8 @@
 #include "base/matrix.h"
 #include "cache/kv_cache_spec.h"
 #include "cache/kv_head.h"
-#include "cache/token_layout.h"
 #include "kernels/kv_view.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

@@ -205,12 +205,13 @@ void KvHead::Share(const KvHead& from, int32_t token, KvByteCount& bytes) {
   PUREKV_CHECK(row_ == from.row_ && format_ == from.format_, row_, " bytes a row, not ", from.row_);
   const auto end = std::lower_bound(from.tokens_.begin(), from.tokens_.end(), token);
   tokens_.assign(from.tokens_.begin(), end);
-  int64_t left = length();
-  for (size_t i = 0; i < from.segments_.size() && left > 0; ++i) {
+  int64_t before = 0;  // entries of the segments so far
+  for (size_t i = 0; i < from.segments_.size() && before < length(); ++i) {
     Segment one = from.segments_[i];
-    one.length = std::min(one.length, left);
-    left -= one.length;
-    one.counted = one.memory->file ? 2 * one.length * row_ : Exactly(one.length, row_);
+    one.length = std::min(one.length, length() - before);
+    // Together what one piece would take.
+    one.counted = one.memory->file ? 2 * one.length * row_ : Exactly(before + one.length, row_) - Exactly(before, row_);
+    before += one.length;
     bytes.Add(one.counted);
     segments_.push_back(std::move(one));
   }

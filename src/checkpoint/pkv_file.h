@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "purekv/dtype.h"
-#include "purekv/session.h"
+#include "purekv/media.h"
+#include "purekv/options.h"
+#include "purekv/stats.h"
 
 namespace purekv {
 

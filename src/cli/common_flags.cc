@@ -11,6 +11,7 @@
 #include "cli/flag_values.h"
 #include "cli/output.h"
 #include "engine/prefill_attention.h"
+#include "media/sampling.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {
@@ -96,13 +97,6 @@ void AddPixelFlags(FlagTable& table, MediaOptions* options) {
               SetInt(&options->min_pixels, 1, kMaxPixels));
   table.Value(kPrompt, "--max-pixels", "N", "largest height x width of a frame after resizing (default: the model's)",
               SetInt(&options->max_pixels, 1, kMaxPixels));
-}
-
-void CheckPixelFlags(const FlagTable& table, const MediaOptions& options) {
-  if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
-    FailUsage(table.Name("--min-pixels"), ": ", *options.min_pixels, " is above ", table.Name("--max-pixels"), " ",
-              *options.max_pixels);
-  }
 }
 
 void AddFrameFlags(FlagTable& table, const std::string& group, const std::string& fps_help, MediaOptions* options) {
@@ -194,15 +188,12 @@ void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags) {
   for (const char* const flag : {"--video-start", "--video-end"}) {
     if (videos > 1) table.Refuse(flag, "which of the videos it is about would not be clear: give one --video");
   }
-  if (flags.video_end && *flags.video_end <= flags.video_start.value_or(0)) {
-    FailUsage(table.Name("--video-end"), ": ", *flags.video_end, " is not after the start, ",
-              flags.video_start.value_or(0));
-  }
+  CheckVideoTimes(flags.video_start, flags.video_end);
   if (flags.media.empty()) {
     table.Refuse("--min-pixels", "there is no --video, --image or --frames");
     table.Refuse("--max-pixels", "there is no --video, --image or --frames");
   }
-  CheckPixelFlags(table, flags.media_options);
+  CheckMediaOptions(flags.media_options);
 }
 
 void AddSamplingFlags(FlagTable& table, SamplingFlags* flags) {

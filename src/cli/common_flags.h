@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cli/flag_table.h"
-#include "purekv/session.h"
+#include "purekv/model.h"
 
 namespace purekv::cli {
 
@@ -41,7 +41,6 @@ void CheckPromptFlags(const FlagTable& table, const PromptFlags& flags);
 void AddFrameFlags(FlagTable& table, const std::string& group, const std::string& fps_help, MediaOptions* options);
 // Only --min-pixels and --max-pixels, for commands that read no media.
 void AddPixelFlags(FlagTable& table, MediaOptions* options);
-void CheckPixelFlags(const FlagTable& table, const MediaOptions& options);
 
 struct SamplingFlags {
   std::optional<int64_t> max_new_tokens;

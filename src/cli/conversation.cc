@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/prefill_report.h"
 #include "cli/result_json.h"
+#include "purekv/cache_file.h"
 
 namespace purekv::cli {
 namespace {

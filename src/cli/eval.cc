@@ -19,6 +19,7 @@
 #include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "cli/field_names.h"
 #include "cli/flag_values.h"
 #include "cli/io_check.h"
 #include "cli/load_model.h"
@@ -27,6 +28,7 @@
 #include "eval/dataset.h"
 #include "eval/runner.h"
 #include "eval/summary.h"
+#include "media/sampling.h"
 
 namespace purekv::cli {
 namespace {
@@ -107,7 +109,7 @@ void CheckEvalFlags(const FlagTable& table, const EvalFlags& flags) {
   if (flags.policies.empty())
     FailUsage("--policies: missing; a list such as uniform,snapkv,purekv (`purekv policies`)");
   if (flags.output.empty()) FailUsage("-o: missing; give the directory that the results go to");
-  CheckPixelFlags(table, flags.media_options);
+  CheckMediaOptions(flags.media_options);
   CheckFiles(table, flags, {});
   CheckReadableDirectory(flags.model.directory);
   CheckReadableFile(flags.data);
@@ -124,8 +126,8 @@ std::vector<EvalSetting> Settings(const EvalFlags& flags, std::vector<DataProble
         try {
           settings.push_back(MakeSetting(policy, budget, when));
         } catch (const Error& error) {
-          if (!flags.keep_going) FailUsage("--policies: ", error.what());
-          if (wrong.insert(policy).second) problems->push_back({"--policies", error.what()});
+          if (!flags.keep_going) FailUsage("--policies: ", error);
+          if (wrong.insert(policy).second) problems->push_back({"--policies", error.message()});
         }
       }
     }
@@ -243,9 +245,10 @@ void ShareThreads(const EvalFlags& flags, const Model& model, EvalPlan* plan) {
 void WriteProblems(const ResultStore& store, const std::vector<DataProblem>& problems) {
   std::string text;
   for (const DataProblem& one : problems) {
-    const OrderedJson line = {{"where", one.where}, {"what", one.what}};
+    const std::string what = InFlags(one.what);
+    const OrderedJson line = {{"where", one.where}, {"what", what}};
     text += line.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
-    std::fprintf(stderr, "purekv: left out: %s\n", OneLine(one.where + ": " + one.what).c_str());
+    std::fprintf(stderr, "purekv: left out: %s\n", OneLine(one.where + ": " + what).c_str());
   }
   WriteFile(store.File("problems.jsonl"), text);
 }
@@ -262,7 +265,7 @@ int RunEval(const FlagTable& table, const EvalFlags& flags) {
   Filter(flags, &plan.questions);
   if (plan.questions.empty()) {
     Fail(flags.data, ": no question is left", problems.empty() ? "" : "; the first problem: ",
-         problems.empty() ? "" : problems.front().where + ": " + problems.front().what);
+         problems.empty() ? Message() : Say(problems.front().where, ": ", problems.front().what));
   }
   CheckWritableDirectory("-o", flags.output);
 

@@ -169,6 +169,10 @@ const FlagTable::Flag& FlagTable::Find(const std::string& long_name) const {
   return *flag;
 }
 
+bool FlagTable::Has(const std::string& long_name) const {
+  return std::any_of(flags_.begin(), flags_.end(), [&](const Flag& flag) { return flag.long_name == long_name; });
+}
+
 bool FlagTable::Given(const std::string& long_name) const {
   return Find(long_name).given;
 }

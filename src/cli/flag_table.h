@@ -45,6 +45,8 @@ class FlagTable {
   // what is only in the environment and not overruled. Throws Error (usage).
   void Apply();
 
+  // Whether the command has it; by its long name.
+  bool Has(const std::string& long_name) const;
   // Whether a value was given; by its long name, "--temp". Valid after Apply.
   bool Given(const std::string& long_name) const;
   // Given on the command line.

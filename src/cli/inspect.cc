@@ -8,6 +8,8 @@
 #include "cli/io_check.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
+#include "media/sampling.h"
+#include "purekv/model.h"
 
 namespace purekv::cli {
 namespace {
@@ -147,7 +149,7 @@ void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
       table.Refuse("--prompt", "there is no --frames-count");
     }
   }
-  CheckPixelFlags(table, flags.media);
+  CheckMediaOptions(flags.media);
   IoCheck io;
   io.ModelDirectory(table.Name("--model"), flags.model.directory);
   io.Output("--json", flags.json);

@@ -16,8 +16,9 @@
 #include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/environment.h"
+#include "cli/field_names.h"
 #include "cli/output.h"
-#include "purekv/session.h"
+#include "purekv/error.h"
 
 #ifndef PUREKV_VERSION
 #define PUREKV_VERSION "unknown"
@@ -61,6 +62,24 @@ void KeepStandardDescriptors() {
   }
 }
 
+// Sets the flags and does the work. What the library says of its options is said of the flags, or variables, that set
+// them.
+int RunCommand(const Command& command) {
+  try {
+    command.flags->Apply();
+    if (command.flags->SwitchedOn("--verbose")) {
+      for (const std::string& line : command.flags->overruled()) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
+    }
+    return command.run();
+  } catch (const Cancelled&) {
+    throw;
+  } catch (const Error& error) {
+    throw Error(error.kind(), InFlags(error.message(), [&](const std::string& flag) {
+                  return command.flags->Has(flag) ? command.flags->Name(flag) : flag;
+                }));
+  }
+}
+
 int Run(int argc, char** argv) {
   SetCommandLine(argc, argv);
   CLI::App app("Answers questions about long videos and large images with vision-language models.", "purekv");
@@ -97,11 +116,7 @@ int Run(int argc, char** argv) {
     known.insert(known.end(), own.begin(), own.end());
   }
   CheckEnvironment(known);
-  chosen->flags->Apply();
-  if (chosen->flags->SwitchedOn("--verbose")) {
-    for (const std::string& line : chosen->flags->overruled()) std::fprintf(stderr, "%s\n", OneLine(line).c_str());
-  }
-  return chosen->run();
+  return RunCommand(*chosen);
 }
 
 }  // namespace

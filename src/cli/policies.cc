@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/field_names.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
 #include "engine/prefill_attention.h"
@@ -41,7 +42,7 @@ std::string PoliciesText() {
   }
   text += "\nWith several policies:\n";
   for (const CommonOption& common : CommonOptions()) {
-    text += StrCat(ParameterText(common.option), "  (", common.with, ")\n");
+    text += StrCat(ParameterText(common.option), "  (", InFlags(common.with), ")\n");
   }
   text += "\nHow prompts attend (--prefill NAME, --prefill-option KEY=VALUE):\n";
   for (const PrefillKind& kind : PrefillKinds()) {
@@ -68,7 +69,7 @@ std::string PoliciesJson() {
   nlohmann::ordered_json common = nlohmann::ordered_json::array();
   for (const CommonOption& one : CommonOptions()) {
     common.push_back(ParameterJson(one.option));
-    common.back()["with"] = one.with;
+    common.back()["with"] = InFlags(one.with);
   }
   nlohmann::ordered_json prefill = nlohmann::ordered_json::array();
   for (const PrefillKind& kind : PrefillKinds()) {

@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "purekv/session.h"
+#include "purekv/model.h"
+#include "purekv/stats.h"
 
 namespace purekv::cli {
 

@@ -23,9 +23,9 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
       kGroup, "--drop-layers", "LAYER:SHARE,...|auto|off",
       "from each layer on compute only this share of the visual tokens (4:0.25,12:0.15); auto: the profile's, else "
       "by depth and budget",
-      [=](const std::string& name, const std::string& text) {
+      [=](const std::string&, const std::string& text) {
         flags->drop = text == "auto" ? Drop::kAuto : text == "off" ? Drop::kOff : Drop::kList;
-        if (flags->drop == Drop::kList) kv->drop_layers = ParseDropLayers(name, text);
+        if (flags->drop == Drop::kList) kv->drop_layers = ParseDropLayers(text);
       });
   table.Value(
       kGroup, "--profile", "FILE.json",

@@ -5,7 +5,6 @@
 
 #include "cli/flag_table.h"
 #include "purekv/profile.h"
-#include "purekv/session.h"
 
 namespace purekv::cli {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "purekv/session.h"
+#include "purekv/model.h"
 
 namespace purekv::cli {
 

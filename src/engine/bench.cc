@@ -27,15 +27,16 @@ Grid ChooseGrid(const BenchRequest& request, const VisionLanguageModel& model, i
 // Visual tokens of the grid; it and its markers must leave room in the prompt.
 int64_t CheckGrid(const Grid& grid, int64_t merge, int64_t markers, int64_t prompt_tokens) {
   if (grid == Grid{}) return 0;
-  const auto name = StrCat("--frames-grid ", grid.t, "x", grid.h, "x", grid.w, ": ");
+  const Message name = Say(Field{"bench.grid"}, " ", grid.t, "x", grid.h, "x", grid.w, ": ");
   int64_t visual = 0;
   try {
     visual = MergedTokens(grid, merge);
   } catch (const Error& error) {
-    FailUsage(name, error.what());
+    FailUsage(name, error);
   }
   if (visual + markers > prompt_tokens) {
-    FailUsage(name, "its ", visual, " tokens and ", markers, " markers exceed --prompt-tokens ", prompt_tokens);
+    FailUsage(name, "its ", visual, " tokens and ", markers, " markers exceed ", Field{"bench.prompt_tokens"}, " ",
+              prompt_tokens);
   }
   return visual;
 }
@@ -87,8 +88,12 @@ void CheckBenchGrid(const std::string& directory, const std::string& shape, cons
 BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
                      const SessionOptions& options) {
   const VisionLanguageModel& internals = model->internals();
-  if (request.prompt_tokens < 1) FailUsage("--prompt-tokens ", request.prompt_tokens, ": must be at least 1");
-  if (request.depth < 0 || request.decode_tokens < 0) FailUsage("--depth and -n must be at least 0");
+  if (request.prompt_tokens < 1)
+    FailUsage(Field{"bench.prompt_tokens"}, " ", request.prompt_tokens, ": must be at least 1");
+  if (request.depth < 0) FailUsage(Field{"bench.depth"}, " ", request.depth, ": must be at least 0");
+  if (request.decode_tokens < 0) {
+    FailUsage(Field{"bench.decode_tokens"}, " ", request.decode_tokens, ": must be at least 0");
+  }
   const int64_t vocabulary = model->info().vocabulary;
   std::vector<int32_t> media_ids = internals.MediaIds(/*video=*/true);
   std::vector<int32_t> avoid = media_ids;
@@ -99,9 +104,9 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   const Grid grid = ChooseGrid(request, internals, markers);
   const int64_t visual = CheckGrid(grid, internals.merge_size(), markers, request.prompt_tokens);
   if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
-    FailUsage("--prefill ", options.prefill.kind, ": cannot take effect: a prompt of ", request.prompt_tokens,
-              " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide,
-              " patches; give a --frames-grid that fits");
+    FailUsage(Field{"prefill.kind"}, " ", options.prefill.kind, ": cannot take effect: a prompt of ",
+              request.prompt_tokens, " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide, " patches; give a ",
+              Field{"bench.grid"}, " that fits");
   }
   std::vector<PreparedMedia> media;
   if (visual > 0)

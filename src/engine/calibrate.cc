@@ -145,7 +145,7 @@ class Search {
     }
     Fail("calibrate: no setting loses at most ", request_.max_loss, " of the agreement: the best, budget ",
          nearest->budget, " from source layer ", nearest->sources[0], ", loses ", nearest->loss,
-         "; a larger budget or --max-loss is needed");
+         "; a larger budget or ", Field{"calibrate.max_loss"}, " is needed");
   }
 
   // Low layers, those first whose attention tells best what the layers above are read for.

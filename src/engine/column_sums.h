@@ -5,10 +5,10 @@
 #include <span>
 
 #include "attention/attention.h"
-#include "cache/token_layout.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
 #include "policy/observations.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

@@ -35,7 +35,7 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
                                       internals().decoder().config().layers)),
       dense_(MakePrefillAttention({}, options_.kv, sequence_.compression(), internals().decoder().config().layers)) {
   if (options_.threads < 0 || options_.threads > 4096)
-    FailUsage("threads ", options_.threads, ": out of range 0 (physical cores) .. 4096");
+    FailUsage(Field{"threads"}, " ", options_.threads, ": out of range 0 (physical cores) .. 4096");
   if (options_.block_rows < 0 || options_.chunk_tokens < 0) FailUsage("block_rows and chunk_tokens must be at least 0");
   CheckKvOptions(options_.kv);
   if (options_.kv.drop_layers.empty()) return;
@@ -45,7 +45,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
         "together; KvOptions::chunk chooses in every chunk");
   }
   if (!options_.dump_directory.empty()) {
-    FailUsage("--dump: with --drop-layers the layers have different tokens; hidden_NN could not be told apart");
+    FailUsage(Field{"dump_directory"}, ": with ", Field{"kv.drop_layers"},
+              " the layers have different tokens; hidden_NN could not be told apart");
   }
 }
 
@@ -109,9 +110,10 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const int64_t total = tokens() + more;
   if (total <= limit) return;
   for (const TokenRecord& one : layout()) visual += one.kind == TokenRecord::Kind::kText ? 0 : 1;
-  const char* const shorter = tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps";
-  const char* const smaller = "fewer frames (--max-frames, --fps) or pixels (--max-pixels) help";
-  const char* const advice = visual == 0 || total - visual > limit ? shorter : smaller;
+  const Message shorter = Say(tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps");
+  const Message smaller = Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
+                              Field{"media.max_pixels"}, ") help");
+  const Message& advice = visual == 0 || total - visual > limit ? shorter : smaller;
   Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
        " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice,
        total - visual > limit ? StrCat(", unless most of it is what ", internals().chat_template().where(), " adds")

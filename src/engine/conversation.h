@@ -53,6 +53,7 @@ class Conversation {
   const Tokenizer& tokenizer() const { return dialogue_.tokenizer(); }
   const KvCache& cache() const { return sequence_.cache(); }
   const TokenLayout& layout() const { return sequence_.layout(); }
+  std::span<const Position> positions() const { return sequence_.tokens().positions; }
   const KvOptions& kv_options() const { return options_.kv; }
   const PrefillOptions& prefill_options() const { return options_.prefill; }
   KvStats kv() const;

@@ -47,7 +47,8 @@ std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const std::v
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
-  for (const auto& [field, text] : {std::pair{"--system", system.value_or("")}, std::pair{"--prompt", prompt}}) {
+  for (const auto& [field, text] :
+       {std::pair{Field{"turn.system"}, system.value_or("")}, std::pair{Field{"turn.prompt"}, prompt}}) {
     for (const int32_t id : tokenizer().Encode(text)) {
       if (id != image && id != video) continue;
       FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");

@@ -15,7 +15,8 @@ namespace purekv {
 Dump::Dump(std::string directory) : directory_(std::move(directory)) {
   std::error_code code;
   std::filesystem::create_directories(directory_, code);
-  if (!DirectoryExists(directory_)) Fail("--dump ", directory_, ": cannot make this directory: ", code.message());
+  if (!DirectoryExists(directory_))
+    Fail(Field{"dump_directory"}, " ", directory_, ": cannot make this directory: ", code.message());
 }
 
 void Dump::Write(const std::string& name, MatrixView<const float> matrix) const {

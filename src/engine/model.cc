@@ -1,4 +1,6 @@
 // Loading and describing models: the directory's config chooses the family, the family packs the weights.
+#include "purekv/model.h"
+
 #include <algorithm>
 #include <cctype>
 #include <map>
@@ -21,7 +23,6 @@
 #include "models/fingerprint.h"
 #include "models/registry.h"
 #include "policy/budget.h"
-#include "purekv/session.h"
 
 namespace purekv {
 namespace {
@@ -49,7 +50,7 @@ OpenDirectory Open(const std::string& directory) {
 
 Dtype ChooseDtype(const LoadOptions& options) {
   if (!options.dtype) return HasFastBF16() ? Dtype::kBF16 : Dtype::kF32;
-  if (*options.dtype == Dtype::kF16) FailUsage("--dtype f16: the engine computes in bf16 or f32");
+  if (*options.dtype == Dtype::kF16) FailUsage(Field{"load.dtype"}, " f16: the engine computes in bf16 or f32");
   return *options.dtype;
 }
 
@@ -103,7 +104,7 @@ void WarnOfUnused(const TensorSource& tensors, const ModelPlan& plan, ModelInfo*
 
 void CheckLoadOptions(const LoadOptions& options) {
   if (options.threads < 0 || options.threads > 4096) {
-    FailUsage("threads ", options.threads, ": out of range 0 (physical cores) .. 4096");
+    FailUsage(Field{"load.threads"}, " ", options.threads, ": out of range 0 (physical cores) .. 4096");
   }
   SetThreads(options.threads > 0 ? options.threads : PhysicalCores());
 }
@@ -134,7 +135,8 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   const Dtype dtype = ChooseDtype(options);
   Json config = PublishedConfig(shape);
   const auto all = config.at("num_hidden_layers").get<int64_t>();
-  if (layers < 0 || layers > all) FailUsage("--layers ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
+  if (layers < 0 || layers > all)
+    FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
   if (layers > 0) config["num_hidden_layers"] = layers;
   const auto plan = FindFamily(config, shape).plan(config, "", false);
   ModelInfo info = Describe(*plan, shape, dtype);

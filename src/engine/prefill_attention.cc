@@ -15,11 +15,11 @@ OptionValues Checked(const PrefillOptions& options) {
     const bool known = std::any_of(kind.options.begin(), kind.options.end(),
                                    [&, &name = key](const PolicyOption& option) { return option.name == name; });
     if (!known) {
-      FailUsage("--prefill-option ", key, ": prefill ", kind.name,
+      FailUsage(Field{"prefill.option." + key}, ": prefill ", kind.name,
                 " has no such option; valid here: ", names.empty() ? "none" : names);
     }
   }
-  OptionValues values(kind.options, options.options, "--prefill-option");
+  OptionValues values(kind.options, options.options, "prefill.option");
   if (kind.check != nullptr) kind.check(options, values);
   return values;
 }
@@ -37,7 +37,7 @@ const PrefillKind& FindPrefillKind(const std::string& name) {
     if (kind.name == name) return kind;
     known += (known.empty() ? "" : ", ") + kind.name;
   }
-  FailUsage("--prefill ", name, ": unknown; known kinds: ", known);
+  FailUsage(Field{"prefill.kind"}, " ", name, ": unknown; known kinds: ", known);
 }
 
 void CheckPrefillOptions(const PrefillOptions& options) {

@@ -9,10 +9,11 @@
 
 #include "attention/attention.h"
 #include "cache/kv_cache.h"
-#include "cache/token_layout.h"
 #include "policy/compression.h"
 #include "policy/options.h"
-#include "purekv/session.h"
+#include "purekv/options.h"
+#include "purekv/stats.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

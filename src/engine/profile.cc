@@ -47,9 +47,10 @@ Profile ReadProfile(const std::string& path) {
     profile.drop_layers.push_back({drop.Int("layer", 1, profile.layers - 1), drop.Number("alive", 1e-9, 1)});
   }
   try {
-    CheckDropLayers("settings: drop_layers", profile.drop_layers);
+    CheckDropLayers(profile.drop_layers);
   } catch (const Error& error) {
-    Fail(path, ": ", error.what());
+    // The file's own name for it.
+    Fail(path, ": ", error.message().Naming([](const std::string&) { return "settings: drop_layers"; }));
   }
   return profile;
 }

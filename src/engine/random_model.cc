@@ -25,7 +25,7 @@ std::string StoredName(const std::string& name, bool language_model_names) {
 }  // namespace
 
 void WriteRandomWeights(const std::string& dir, const RandomModelOptions& options) {
-  if (options.shards < 1 || options.shards > 999) FailUsage("--shards ", options.shards, ": out of range 1 .. 999");
+  if (options.shards < 1 || options.shards > 999) FailUsage("shards ", options.shards, ": out of range 1 .. 999");
   const std::string path = JoinPath(dir, "config.json");
   const Json config = ReadJson(path);
   const auto plan = FindFamily(config, path).plan(config, dir, /*has_lm_head=*/false);
@@ -57,7 +57,8 @@ void WriteRandomWeights(const std::string& dir, const RandomModelOptions& option
 void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers) {
   Json config = PublishedConfig(shape);
   const auto all = config.at("num_hidden_layers").get<int64_t>();
-  if (layers < 0 || layers > all) FailUsage("--layers ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
+  if (layers < 0 || layers > all)
+    FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
   if (layers > 0) config["num_hidden_layers"] = layers;
   std::error_code code;
   std::filesystem::create_directories(dir, code);

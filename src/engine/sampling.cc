@@ -80,13 +80,15 @@ int32_t Sampler::Next(std::span<float> logits, const std::unordered_set<int32_t>
 }
 
 void CheckGenerateOptions(const GenerateOptions& options) {
-  if (options.max_new_tokens < 0) FailUsage("max_new_tokens ", options.max_new_tokens, ": must be at least 0");
+  if (options.max_new_tokens < 0)
+    FailUsage(Field{"generate.max_new_tokens"}, " ", options.max_new_tokens, ": must be at least 0");
   if (!(options.temperature >= 0) || std::isinf(options.temperature))
-    FailUsage("temperature ", options.temperature, ": must be at least 0");
-  if (options.top_k < 0) FailUsage("top_k ", options.top_k, ": must be at least 0");
-  if (!(options.top_p > 0 && options.top_p <= 1)) FailUsage("top_p ", options.top_p, ": out of range (0, 1]");
+    FailUsage(Field{"generate.temperature"}, " ", options.temperature, ": must be at least 0");
+  if (options.top_k < 0) FailUsage(Field{"generate.top_k"}, " ", options.top_k, ": must be at least 0");
+  if (!(options.top_p > 0 && options.top_p <= 1))
+    FailUsage(Field{"generate.top_p"}, " ", options.top_p, ": out of range (0, 1]");
   if (!(options.repetition_penalty > 0) || std::isinf(options.repetition_penalty)) {
-    FailUsage("repetition_penalty ", options.repetition_penalty, ": must be above 0");
+    FailUsage(Field{"generate.repetition_penalty"}, " ", options.repetition_penalty, ": must be above 0");
   }
 }
 

@@ -7,7 +7,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 

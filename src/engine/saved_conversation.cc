@@ -8,6 +8,7 @@
 #include "engine/conversation.h"
 #include "engine/prompt_media.h"
 #include "policy/registry.h"
+#include "purekv/cache_file.h"
 
 namespace purekv {
 namespace {
@@ -21,8 +22,8 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
     Fail(path, ": made with another model than ", info.directory, ": configuration or weights differ");
   }
   if (contents.dtype != info.dtype) {
-    Fail(path, ": holds ", DtypeName(contents.dtype), " entries, the model is loaded as ", DtypeName(info.dtype),
-         "; --dtype ", DtypeName(contents.dtype), " is right");
+    Fail(path, ": holds ", DtypeName(contents.dtype), " entries, the model is loaded as ", DtypeName(info.dtype), "; ",
+         Field{"load.dtype"}, " ", DtypeName(contents.dtype), " is right");
   }
   if (contents.layers != info.layers || contents.kv_heads != info.kv_heads || contents.head_dim != info.head_dim) {
     Fail(path, ": ", contents.layers, " layers of ", contents.kv_heads, " heads of ", contents.head_dim,
@@ -68,7 +69,7 @@ void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, 
     where = path + ": section tokens: ";
     prompt = model.LayOut({contents.prompt_ids.begin(), contents.prompt_ids.end()}, media, 0);
   } catch (const Error& error) {
-    Fail(where, error.what());
+    Fail(where, error);
   }
   const auto tokens = static_cast<size_t>(contents.tokens());
   if (prompt.ids.size() != tokens || prompt.media_end != contents.tokens()) {
@@ -241,7 +242,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
                                   config.rope.inv_freq);
     MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
-    Fail(path, ": ", error.what());
+    Fail(path, ": ", error);
   }
   Conversation conversation(std::move(model), std::move(options));
   conversation.Load(contents, file);

@@ -8,8 +8,8 @@
 
 #include "base/matrix.h"
 #include "cache/kv_cache.h"
-#include "cache/token_layout.h"
 #include "policy/compression.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

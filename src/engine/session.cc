@@ -66,6 +66,12 @@ const StageTimes& Session::times() const {
 const std::vector<std::vector<std::vector<int32_t>>>& Session::kept() const {
   return impl_->conversation.kept();
 }
+const TokenLayout& Session::layout() const {
+  return impl_->conversation.layout();
+}
+std::span<const Position> Session::positions() const {
+  return impl_->conversation.positions();
+}
 int64_t Session::tokens() const {
   return impl_->conversation.tokens();
 }

@@ -25,12 +25,12 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
     if (kv.chunk > 0)
-      FailUsage("--kv-chunk: cuts the cache while the prompt is read, which leaves no prefill to share");
+      FailUsage(Field{"kv.chunk"}, ": cuts the cache while the prompt is read, which leaves no prefill to share");
     if (!kv.drop_layers.empty()) {
-      FailUsage("--drop-layers: takes tokens out of the prefill, which leaves none to share");
+      FailUsage(Field{"kv.drop_layers"}, ": takes tokens out of the prefill, which leaves none to share");
     }
     if (MakePolicy(kv, media_.cache().spec()).n_attn > 0) {
-      FailUsage("--kv-option n-attn: changes what the model computes, which leaves no prefill to share");
+      FailUsage(Field{"kv.option.n-attn"}, ": changes what the model computes, which leaves no prefill to share");
     }
     record_.PlanFor(kv);
   }

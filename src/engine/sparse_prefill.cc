@@ -24,18 +24,18 @@ int64_t FirstSparseLayer(const std::string& kind, const OptionValues& values, co
   const int64_t layers = context.layers;
   const bool given = !values.Is("start", "auto");
   const int64_t start = given ? values.Integer("start") : std::max(std::min(kDefaultStart, layers - 1), scoring + 1);
-  const std::string flag = given ? StrCat("--prefill-option start=", start) : "--prefill " + kind;
+  const Message asked = given ? Say(Field{"prefill.option.start"}, "=", start) : Say(Field{"prefill.kind"}, " ", kind);
   if (scoring == layers - 1) {
-    const std::string& hint = FindPolicy(context.kv.policy).score_lower;
-    FailUsage(flag, ": policy ", context.kv.policy, " needs the attention scores of layer ", scoring,
+    const Message& hint = FindPolicy(context.kv.policy).score_lower;
+    FailUsage(asked, ": policy ", context.kv.policy, " needs the attention scores of layer ", scoring,
               ", the last one, which sparse attention does not give; ",
-              hint.empty() ? "choose another --kv-policy" : hint);
+              hint.text.empty() ? Say("choose another ", Field{"kv.policy"}) : hint);
   }
   if (start <= scoring) {
-    FailUsage(flag, ": policy ", context.kv.policy, " needs the attention scores of layer ", scoring,
+    FailUsage(asked, ": policy ", context.kv.policy, " needs the attention scores of layer ", scoring,
               ", which sparse attention does not give; start above it, at ", scoring + 1, " or more");
   }
-  if (start >= layers) FailUsage(flag, ": out of range (layers 0 .. ", layers - 1, ")");
+  if (start >= layers) FailUsage(asked, ": out of range (layers 0 .. ", layers - 1, ")");
   return start;
 }
 

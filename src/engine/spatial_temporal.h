@@ -6,7 +6,7 @@
 #include <span>
 
 #include "attention/sparse_plan.h"
-#include "cache/token_layout.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

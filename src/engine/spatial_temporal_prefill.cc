@@ -108,7 +108,8 @@ PrefillKind SpatialTemporalPrefill() {
   kind.check = [](const PrefillOptions& given, const OptionValues& values) {
     if (!values.Is("temporal", "0")) return;
     for (const char* const name : {"temporal_radius", "temporal_window"}) {
-      if (given.options.contains(name)) FailUsage("--prefill-option ", name, ": cannot take effect with temporal=0");
+      if (given.options.contains(name))
+        FailUsage(Field{StrCat("prefill.option.", name)}, ": cannot take effect with temporal=0");
     }
   };
   kind.make = [](const OptionValues& values, const PrefillContext& context) -> std::unique_ptr<PrefillAttention> {

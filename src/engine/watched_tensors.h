@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checkpoint/tensor_source.h"
-#include "purekv/session.h"
+#include "purekv/model.h"
 
 namespace purekv {
 

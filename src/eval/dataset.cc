@@ -47,7 +47,8 @@ Dataset ParseDataset(std::string_view text, const std::string& path, const DataO
     if (dataset.format == DataFormat::kAuto) {
       const auto guess = Guess(document);
       if (!guess) {
-        Fail(path, ": of no known format; --data-format says which: purekv, video-mme, mvbench or milebench");
+        Fail(path, ": of no known format; ", Field{"eval.data_format"},
+             " says which: purekv, video-mme, mvbench or milebench");
       }
       dataset.format = *guess;
     }

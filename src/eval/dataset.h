@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "purekv/error.h"
 #include "purekv/media.h"
 
 namespace purekv {
@@ -27,7 +28,7 @@ struct EvalQuestion {
 // Something that was left out, and why: one line for people.
 struct DataProblem {
   std::string where;  // "questions.jsonl:17", "line 3 (id x)"
-  std::string what;
+  Message what;
 };
 
 enum class DataFormat { kAuto, kPureKv, kVideoMme, kMvBench, kMileBench };

@@ -127,7 +127,7 @@ void Collector::Take(const std::string& where, EvalQuestion question) {
 void Collector::Problem(const std::string& where, const std::string& what) {
   if (!options_.keep_going) Fail(what);
   const std::string prefix = where + ": ";
-  into_->problems.push_back({where, OneLine(what.starts_with(prefix) ? what.substr(prefix.size()) : what)});
+  into_->problems.push_back({where, Say(what.starts_with(prefix) ? what.substr(prefix.size()) : what)});
 }
 
 }  // namespace purekv::data_formats

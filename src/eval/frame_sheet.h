@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cache/token_layout.h"
 #include "models/vision_language_model.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

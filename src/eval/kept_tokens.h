@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "cache/token_layout.h"
 #include "eval/dataset.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

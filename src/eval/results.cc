@@ -133,7 +133,7 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
   try {
     CheckKvOptions(setting.kv);
   } catch (const Error& error) {
-    FailUsage("policy '", policy, "': ", error.what());
+    FailUsage("policy '", policy, "': ", error);
   }
   return setting;
 }

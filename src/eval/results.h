@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 

@@ -136,9 +136,9 @@ void Evaluation::Advance(int64_t results) {
 }
 
 void Evaluation::Problem(const std::string& where, const Error& error) {
-  if (!plan_.keep_going) throw Error(error.kind(), OneLine(StrCat(where, ": ", error.what())));
+  if (!plan_.keep_going) throw Error(error.kind(), Say(where, ": ", error));
   const std::lock_guard<std::mutex> lock(mutex_);
-  problems_.push_back({where, error.what()});
+  problems_.push_back({where, error.message()});
 }
 
 void Evaluation::Warn(const std::vector<std::string>& warnings) {
@@ -246,8 +246,8 @@ void Evaluation::Evaluate(const Video& video) {
     } catch (const Cancelled&) {
       throw;
     } catch (const Error& error) {
-      // Of the data, whatever the engine would say of a flag: a prompt with a reserved marker, for example.
-      Problem("question " + question->id, Error(Error::Kind::kFailed, error.what()));
+      // Of the data, whatever the engine would say of an option: a prompt with a reserved marker, for example.
+      Problem("question " + question->id, Error(Error::Kind::kFailed, error.message()));
     }
   }
   shared.ForgetQuestion();

@@ -12,7 +12,7 @@
 #include "engine/shared_prefill.h"
 #include "eval/dataset.h"
 #include "eval/results.h"
-#include "purekv/session.h"
+#include "purekv/model.h"
 
 namespace purekv {
 

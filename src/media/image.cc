@@ -40,14 +40,15 @@ bool IsWhite(std::byte value) {
 }
 
 // What is told of a file that is none of them.
-std::string WhatElse(std::span<const std::byte> bytes) {
-  if (StartsWith(bytes, "\x93NUMPY")) return "an array of frames, not a picture; read it as frames (--frames)";
+Message WhatElse(std::span<const std::byte> bytes) {
+  if (StartsWith(bytes, "\x93NUMPY"))
+    return Say("an array of frames, not a picture; read it as frames (", Field{"media.kind.frames"}, ")");
   const bool video = StartsWith(bytes, "ftyp", 4) || StartsWith(bytes, "\x1a\x45\xdf\xa3") ||
                      (StartsWith(bytes, "RIFF") && StartsWith(bytes, "AVI ", 8)) || StartsWith(bytes, "OggS") ||
                      StartsWith(bytes, "FLV\x01") || StartsWith(bytes, std::string_view("\0\0\1\xba", 4)) ||
                      (StartsWith(bytes, "G") && StartsWith(bytes, "G", 188));
-  if (video) return "a video, not a picture; read it as a video (--video)";
-  return StrCat("not a picture; ", kPictureFormats, " are read");
+  if (video) return Say("a video, not a picture; read it as a video (", Field{"media.kind.video"}, ")");
+  return Say("not a picture; ", kPictureFormats, " are read");
 }
 
 }  // namespace

@@ -62,6 +62,25 @@ double RoundHalfEven(double x) {
   return 2.0 * std::round(x / 2.0);
 }
 
+void CheckMediaOptions(const MediaOptions& options) {
+  if (options.fps && !(*options.fps > 0 && *options.fps <= 1000))
+    FailUsage(Field{"media.fps"}, " ", *options.fps, ": out of range (0, 1000]");
+  if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
+    FailUsage(Field{"media.min_pixels"}, ": ", *options.min_pixels, " is above ", Field{"media.max_pixels"}, " ",
+              *options.max_pixels);
+  }
+}
+
+void CheckVideoTimes(std::optional<double> start, std::optional<double> end) {
+  for (const auto& time : {start, end}) {
+    if (time && (!std::isfinite(*time) || *time < 0))
+      FailUsage("a time of ", *time, " s in a video: expected 0 or more");
+  }
+  if (end && *end <= start.value_or(0)) {
+    FailUsage(Field{"media.end"}, ": ", *end, " is not after the start, ", start.value_or(0));
+  }
+}
+
 Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixels, int64_t max_pixels) {
   PUREKV_CHECK(factor >= 1, factor);
   if (height < 1 || width < 1) Fail("frame size: ", height, " x ", width, " (height x width); both must be at least 1");
@@ -94,13 +113,7 @@ FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> 
   if (!start && !end) return {0, total};
   if (!std::isfinite(video_fps) || video_fps <= 0)
     Fail(path, ": its frame rate is ", video_fps, "; expected a positive number");
-  for (const auto& time : {start, end}) {
-    if (time && (!std::isfinite(*time) || *time < 0))
-      FailUsage("a time of ", *time, " s in a video: expected 0 or more");
-  }
-  if (start && end && *end <= *start) {
-    FailUsage("frames of a video from ", *start, " s to ", *end, " s: the end must be after the start");
-  }
+  CheckVideoTimes(start, end);
   const double duration = static_cast<double>(total) / video_fps;
   const auto first = static_cast<int64_t>(std::ceil(std::min(start.value_or(0), duration) * video_fps));
   const auto last =

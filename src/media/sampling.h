@@ -16,6 +16,14 @@ struct Size {
   bool operator==(const Size&) const = default;
 };
 
+// The options alone, before any file is opened: a rate in (0, 1000], a smallest size that is not above the largest.
+// Throws Error (kUsage) naming the field.
+void CheckMediaOptions(const MediaOptions& options);
+
+// The seconds between which a video is looked at. Throws Error (kUsage): not finite, negative, an end that is not after
+// the start.
+void CheckVideoTimes(std::optional<double> start, std::optional<double> end);
+
 // Python's round(): half to even.
 double RoundHalfEven(double x);
 

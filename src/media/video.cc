@@ -21,7 +21,8 @@ double FrameRate(const AVStream& stream, const std::string& path) {
   for (const AVRational rate : {stream.avg_frame_rate, stream.r_frame_rate}) {
     if (rate.num > 0 && rate.den > 0) return av_q2d(rate);
   }
-  Fail(path, ": its frame rate is unknown; give it as --frames with --fps after decoding it elsewhere");
+  Fail(path, ": its frame rate is unknown; give it as ", Field{"media.kind.frames"}, " with ", Field{"media.fps"},
+       " after decoding it elsewhere");
 }
 
 Orientation StreamOrientation(const AVStream& stream) {
@@ -53,7 +54,8 @@ void RefusePicture(const std::string& path) {
   const bool moves = (format == PictureFormat::kPng && head.find("acTL") != std::string_view::npos) ||
                      (format == PictureFormat::kAvif && head.substr(0, 64).find("avis") != std::string_view::npos);
   if (moves) return;
-  Fail(path, ": a ", PictureName(format), " picture, not a video; read it as an image (--image)");
+  Fail(path, ": a ", PictureName(format), " picture, not a video; read it as an image (", Field{"media.kind.image"},
+       ")");
 }
 
 }  // namespace

@@ -54,14 +54,6 @@ PixelLimits VideoLimits(const QwenPreprocessing& preprocessing, int64_t frames, 
   return limits;
 }
 
-void CheckOptions(const MediaOptions& options) {
-  if (options.fps && !(*options.fps > 0 && *options.fps <= 1000))
-    FailUsage("--fps ", *options.fps, ": out of range (0, 1000]");
-  if (options.min_pixels && options.max_pixels && *options.min_pixels > *options.max_pixels) {
-    FailUsage("--min-pixels ", *options.min_pixels, " exceeds --max-pixels ", *options.max_pixels);
-  }
-}
-
 Grid GridOfSize(const QwenVisionConfig& vision, int64_t frames, const Size& size) {
   const int64_t temporal = vision.temporal_patch_size;
   return {(frames + temporal - 1) / temporal, size.height / vision.patch_size, size.width / vision.patch_size};
@@ -109,7 +101,7 @@ std::vector<TensorSpec> QwenTensors(const QwenConfig& config) {
 
 PreparedMedia PlanQwenVideo(const QwenConfig& config, const QwenPreprocessing& preprocessing, int64_t frames,
                             int64_t height, int64_t width, const MediaOptions& options) {
-  CheckOptions(options);
+  CheckMediaOptions(options);
   const Size size = ResizeTo(config.vision, height, width, VideoLimits(preprocessing, frames, options));
   PreparedMedia media;
   media.kind = MediaSource::Kind::kFrames;
@@ -178,22 +170,24 @@ Size QwenVl::ResizedSize(const std::string& path, int64_t frames, int64_t height
   try {
     size = ResizeTo(config_.vision, height, width, limits);
   } catch (const Error& error) {
-    throw Error(error.kind(), OneLine(StrCat(path, ": ", error.what())));
+    throw Error(error.kind(), Say(path, ": ", error));
   }
   // Known before a pixel is resized: such a prompt would be refused later anyway, after taking any amount of memory.
   const int64_t tokens = TokensOf(config_.vision, GridOfSize(config_.vision, frames, size));
   if (tokens > config_.decoder.max_positions) {
     Fail(path, ": ", frames, " frames of ", size.height, " x ", size.width, " pixels make ", tokens,
          " tokens; the model takes at most ", config_.decoder.max_positions,
-         " (config.json: max_position_embeddings); fewer frames (--max-frames, --fps) or pixels "
-         "(--max-pixels) help");
+         " (config.json: max_position_embeddings); fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"},
+         ") or pixels "
+         "(",
+         Field{"media.max_pixels"}, ") help");
   }
   return size;
 }
 
 PreparedMedia QwenVl::LoadMedia(const MediaSource& source, const MediaOptions& options,
                                 const std::function<void(int64_t, int64_t)>& progress) const {
-  CheckOptions(options);
+  CheckMediaOptions(options);
   if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
     FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
   }

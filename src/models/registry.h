@@ -9,6 +9,9 @@
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/tensor_source.h"
 #include "models/vision_language_model.h"
+#include "purekv/dtype.h"
+#include "purekv/media.h"
+#include "purekv/model_info.h"
 
 namespace purekv {
 

@@ -33,7 +33,7 @@ Json PublishedConfig(const std::string& name) {
   if (it == Shapes().end()) {
     std::string known;
     for (const auto& [shape, sizes] : Shapes()) known += (known.empty() ? "" : ", ") + shape;
-    FailUsage("--shape ", name, ": unknown; known shapes: ", known);
+    FailUsage(Field{"shape"}, " ", name, ": unknown; known shapes: ", known);
   }
   const PublishedShape& shape = it->second;
   Json config = {{"architectures", {shape.newer ? kQwen25VlFamily.architecture : kQwen2VlFamily.architecture}},

@@ -8,14 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "cache/token_layout.h"
 #include "checkpoint/chat_template.h"
 #include "checkpoint/tokenizer.h"
 #include "media/frame_stream.h"
 #include "media/patches.h"
 #include "models/decoder.h"
 #include "purekv/media.h"
-#include "purekv/session.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

@@ -98,7 +98,7 @@ int64_t LargestBudget(int64_t bytes, const CappedPart& part,
   const std::vector<int64_t> one = counts_of(1);
   const int64_t least = CappedBytes(part, one);
   if (part.chunk == 0) {
-    FailUsage("--kv-bytes ", bytes, ": too little for one token per layer and KV head of this model; ", least,
+    FailUsage(Field{"kv.bytes"}, " ", bytes, ": too little for one token per layer and KV head of this model; ", least,
               " is the least");
   }
   CappedPart smaller = part;
@@ -107,10 +107,11 @@ int64_t LargestBudget(int64_t bytes, const CappedPart& part,
     smaller.chunk = fits + (above - fits) / 2;
     (CappedBytes(smaller, one) <= bytes ? fits : above) = smaller.chunk;
   }
-  const std::string chunk = fits > 0 ? StrCat(", or --kv-chunk ", fits) : "";
-  FailUsage("--kv-bytes ", bytes, ": too little for one token per layer and KV head of this model while a chunk of ",
-            std::min(part.chunk, part.tokens), " tokens is read into a layer on top; --kv-bytes ", least, chunk,
-            " would do");
+  const Message chunk = fits > 0 ? Say(", or ", Field{"kv.chunk"}, " ", fits) : Message();
+  FailUsage(Field{"kv.bytes"}, " ", bytes,
+            ": too little for one token per layer and KV head of this model while a chunk of ",
+            std::min(part.chunk, part.tokens), " tokens is read into a layer on top; ", Field{"kv.bytes"}, " ", least,
+            chunk, " would do");
 }
 
 Protection CappedProtection(int64_t sinks, int64_t recent, int64_t base) {

@@ -8,22 +8,23 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 
 // floor(fraction * count), with 1e-6 added so that 0.3 * 10 is 3 in every rounding of 0.3.
 int64_t FloorShare(double fraction, int64_t count);
 
-// B of --kv-budget or --kv-tokens: entries kept per layer and KV head of `tokens` tokens, before the allocator; at
+// B of KvOptions::budget or tokens: entries kept per layer and KV head of `tokens` tokens, before the allocator; at
 // least 1, never above `tokens` (a budget that holds everything is one of `tokens`).
 int64_t BaseBudget(const KvOptions& options, int64_t tokens);
 
-// A part that is read and cut under --kv-bytes, which caps what is allocated for its keys and values.
+// A part that is read and cut under KvOptions::bytes, which caps what is allocated for its keys and values.
 struct CappedPart {
   KvCacheSpec spec;
-  int64_t tokens = 0;   // N
-  int64_t chunk = 0;    // tokens read between two cuts (--kv-chunk): the cap holds at every moment; 0: behind the cut
+  int64_t tokens = 0;  // N
+  int64_t chunk =
+      0;  // tokens read between two cuts (KvOptions::chunk): the cap holds at every moment; 0: behind the cut
   bool shared = false;  // ada: the heads of a layer share its entries out in a way that is not known beforehand
   bool holds = false;   // the policy goes on evicting: the cap holds while it decodes, one entry per head above B
   // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for. Layers between
@@ -35,8 +36,8 @@ struct CappedPart {
 // entries, counts [layers]. Exact but for `shared`, where it is a bound for every way to share out.
 int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts);
 
-// B of --kv-bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: entries per
-// head of each layer for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
+// B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: entries
+// per head of each layer for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
 int64_t LargestBudget(int64_t bytes, const CappedPart& part,
                       const std::function<std::vector<int64_t>(int64_t base)>& counts_of);
 

@@ -12,9 +12,9 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
     if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;
-    FailUsage("--kv-chunk: policy ", options.policy,
+    FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
-              setup_.info->score_window.empty() ? "" : "; ", setup_.info->score_window);
+              setup_.info->score_window.text.empty() ? "" : "; ", setup_.info->score_window);
   }
 }
 

@@ -10,6 +10,8 @@
 namespace purekv {
 namespace {
 
+const Field kField{"kv.drop_layers"};
+
 constexpr char kForm[] = "LAYER:SHARE,... (4:0.25,12:0.15)";
 
 template <class T>
@@ -21,7 +23,7 @@ bool ReadNumber(std::string_view text, T* value) {
 
 }  // namespace
 
-std::vector<DropLayer> ParseDropLayers(const std::string& name, const std::string& text) {
+std::vector<DropLayer> ParseDropLayers(const std::string& text) {
   std::vector<DropLayer> drops;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t comma = std::min(text.find(',', begin), text.size());
@@ -30,12 +32,13 @@ std::vector<DropLayer> ParseDropLayers(const std::string& name, const std::strin
     DropLayer drop;
     if (colon == std::string::npos || !ReadNumber(std::string_view(part).substr(0, colon), &drop.layer) ||
         !ReadNumber(std::string_view(part).substr(colon + 1), &drop.alive)) {
-      FailUsage(name, ": '", part, "' at place ", drops.size() + 1, " is not LAYER:SHARE; the list looks like ", kForm);
+      FailUsage(kField, ": '", part, "' at place ", drops.size() + 1, " is not LAYER:SHARE; the list looks like ",
+                kForm);
     }
     drops.push_back(drop);
     begin = comma + 1;
   }
-  CheckDropLayers(name, drops);
+  CheckDropLayers(drops);
   return drops;
 }
 
@@ -45,22 +48,22 @@ std::string DropLayersText(const std::vector<DropLayer>& drops) {
   return text;
 }
 
-void CheckDropLayers(const std::string& name, const std::vector<DropLayer>& drops) {
+void CheckDropLayers(const std::vector<DropLayer>& drops) {
   for (size_t i = 0; i < drops.size(); ++i) {
     const DropLayer& drop = drops[i];
     const std::string part = StrCat("'", drop.layer, ":", drop.alive, "'");
     if (drop.layer < 1) {
-      FailUsage(name, ": ", part, ": the layer must be at least 1: what is dropped is chosen by the layer before it");
+      FailUsage(kField, ": ", part, ": the layer must be at least 1: what is dropped is chosen by the layer before it");
     }
     if (!(drop.alive > 0 && drop.alive <= 1)) {
-      FailUsage(name, ": ", part, ": the share of visual tokens that stay must be above 0, at most 1");
+      FailUsage(kField, ": ", part, ": the share of visual tokens that stay must be above 0, at most 1");
     }
     if (i == 0) continue;
     if (drop.layer <= drops[i - 1].layer) {
-      FailUsage(name, ": ", part, " after layer ", drops[i - 1].layer, ": layers must ascend");
+      FailUsage(kField, ": ", part, " after layer ", drops[i - 1].layer, ": layers must ascend");
     }
     if (drop.alive >= drops[i - 1].alive) {
-      FailUsage(name, ": ", part, " after share ", drops[i - 1].alive,
+      FailUsage(kField, ": ", part, " after share ", drops[i - 1].alive,
                 ": shares must descend; what was dropped cannot come back");
     }
   }

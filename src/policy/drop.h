@@ -8,17 +8,17 @@
 #include <vector>
 
 #include "policy/policy.h"
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 
-// "4:0.25,12:0.15": from layer 4 on a quarter of the visual tokens, from layer 12 on 15 %. `name`: where the text came
-// from. Throws Error (kUsage) naming the part that is wrong, as CheckDropLayers does.
-std::vector<DropLayer> ParseDropLayers(const std::string& name, const std::string& text);
+// "4:0.25,12:0.15": from layer 4 on a quarter of the visual tokens, from layer 12 on 15 %. Throws Error (kUsage) naming
+// the part that is wrong, as CheckDropLayers does.
+std::vector<DropLayer> ParseDropLayers(const std::string& text);
 std::string DropLayersText(const std::vector<DropLayer>& drops);
 
 // Layers ascending from 1, shares in (0, 1], descending. Throws Error (kUsage).
-void CheckDropLayers(const std::string& name, const std::vector<DropLayer>& drops);
+void CheckDropLayers(const std::vector<DropLayer>& drops);
 
 // Where nothing was calibrated: from a seventh of the layers on 1.25 times the budget's share, from three sevenths on
 // 0.75 times (layers 4 and 12 of 28). Never before `first`, the first layer that can drop. A share of 1 drops nothing

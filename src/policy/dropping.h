@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "policy/policy.h"
-#include "purekv/session.h"
+#include "purekv/options.h"
 
 namespace purekv {
 

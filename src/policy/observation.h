@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/matrix.h"
-#include "cache/token_layout.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 

@@ -99,14 +99,15 @@ PolicyOption LayersOption(const std::string& name, const std::string& word) {
 }
 
 OptionValues::OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given,
-                           const std::string& flag) {
+                           const std::string& group) {
   for (const PolicyOption& option : options) values_[option.name] = option.fallback;
   for (const auto& [key, value] : given) {
     // A capture with a value: Clang 14 does not capture structured bindings.
     const auto option =
         std::find_if(options.begin(), options.end(), [&name = key](const auto& one) { return one.name == name; });
     PUREKV_CHECK(option != options.end(), key);
-    if (!InRange(*option, value)) FailUsage(flag, " ", key, "=", value, ": out of range (", option->range, ")");
+    if (!InRange(*option, value))
+      FailUsage(Field{group + "." + key}, "=", value, ": out of range (", option->range, ")");
     values_[key] = value;
   }
 }

@@ -1,4 +1,4 @@
-// The options of a policy as data: name, default and range, and the values read from --kv-option.
+// The options of a policy as data: name, default and range, and the values that were given.
 #pragma once
 
 #include <cstdint>
@@ -36,9 +36,10 @@ PolicyOption LayersOption(const std::string& name, const std::string& word);
 // The values of a list of options: what was given, else the defaults.
 class OptionValues {
  public:
-  // Throws Error (kUsage) naming the flag, the option and its range. Every given key must be one of the options.
+  // group: path of the field that they were given in, "kv.option". Throws Error (kUsage) naming the option's field and
+  // its range. Every given key must be one of the options.
   OptionValues(const std::vector<PolicyOption>& options, const std::map<std::string, std::string>& given,
-               const std::string& flag = "--kv-option");
+               const std::string& group);
 
   const std::string& Word(const std::string& name) const;
   int64_t Integer(const std::string& name) const;

@@ -19,10 +19,11 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "cache/token_layout.h"
 #include "policy/budget.h"
 #include "policy/observation.h"
 #include "policy/options.h"
+#include "purekv/error.h"
+#include "purekv/token_layout.h"
 
 namespace purekv {
 
@@ -88,7 +89,7 @@ struct PolicyInfo {
   bool holds = false;  // scores and evicts at every decode step, so that the cache stops growing
   // Advice behind "needs the scores of the last layer" and "judges a key by queries of the whole part"; "": there is
   // none.
-  std::string score_lower, score_window;
+  Message score_lower, score_window;
   // Throws Error (kUsage) for options that contradict one another. given: as the caller typed them. May be empty.
   std::function<void(const std::map<std::string, std::string>& given, const OptionValues& values)> check;
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.

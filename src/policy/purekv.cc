@@ -38,7 +38,8 @@ class PureKv : public SinksAndRecentPolicy {
                : values.Is("below", "vnorm") ? Below::kValueNorm
                                              : Below::kWindow) {
     if (sources_.back() >= spec.layers()) {
-      FailUsage("--kv-option sources=", values.Word("sources"), ": out of range (layers 0 .. ", spec.layers() - 1, ")");
+      FailUsage(Field{"kv.option.sources"}, "=", values.Word("sources"), ": out of range (layers 0 .. ",
+                spec.layers() - 1, ")");
     }
   }
 
@@ -117,8 +118,8 @@ PolicyInfo PureKvPolicy() {
                   WordOption("vnorm", {"1", "0"}),      WordOption("below", {"window", "vnorm", "wait"})};
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
-  info.score_lower = "give it lower --kv-option sources";
-  info.score_window = "--kv-option window=32 looks at the last queries of each chunk";
+  info.score_lower = Say("give it lower ", Field{"kv.option.sources"});
+  info.score_window = Say(Field{"kv.option.window"}, "=32 looks at the last queries of each chunk");
   info.make = [](const OptionValues& values, const KvCacheSpec& spec) {
     return std::make_unique<const PureKv>(values, spec);
   };

@@ -19,74 +19,77 @@ std::string Joined(const Names& names) {
 }
 
 // Why a common option cannot take effect; empty when it can.
-std::string Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
-  if (option == "alpha" && allocator != "ada") return "only --kv-allocator ada has it";
-  if (option == "beta" && allocator != "pyramid") return "only --kv-allocator pyramid has it";
-  if (option == "decode_every" && !policy.make) return "policy full keeps everything";
-  if (option == "decode_every" && policy.holds) return "policy " + policy.name + " evicts at every step of its own";
-  return "";
+Message Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
+  if (option == "alpha" && allocator != "ada") return Say("only ", Field{"kv.allocator"}, " ada has it");
+  if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
+  if (option == "decode_every" && !policy.make) return Say("policy full keeps everything");
+  if (option == "decode_every" && policy.holds) return Say("policy ", policy.name, " evicts at every step of its own");
+  return {};
 }
 
 // The options that can take effect.
 std::vector<PolicyOption> OptionsInForce(const PolicyInfo& policy, const std::string& allocator) {
   std::vector<PolicyOption> options = policy.options;
   for (const CommonOption& common : CommonOptions()) {
-    if (Idle(common.option.name, policy, allocator).empty()) options.push_back(common.option);
+    if (Idle(common.option.name, policy, allocator).text.empty()) options.push_back(common.option);
   }
   return options;
 }
 
 void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
-  std::string first;
-  for (const auto& [given, flag] :
-       {std::pair{options.budget.has_value(), "--kv-budget"}, std::pair{options.tokens.has_value(), "--kv-tokens"},
-        std::pair{options.bytes.has_value(), "--kv-bytes"}}) {
+  std::optional<Field> first;
+  for (const auto& [given, field] : {std::pair{options.budget.has_value(), Field{"kv.budget"}},
+                                     std::pair{options.tokens.has_value(), Field{"kv.tokens"}},
+                                     std::pair{options.bytes.has_value(), Field{"kv.bytes"}}}) {
     if (!given) continue;
-    if (!policy.make) FailUsage(flag, ": policy full keeps everything, so a budget cannot take effect");
-    if (!first.empty()) FailUsage(flag, ": contradicts ", first, "; give one budget");
-    first = flag;
+    if (!policy.make) FailUsage(field, ": policy full keeps everything, so a budget cannot take effect");
+    if (first) FailUsage(field, ": contradicts ", *first, "; give one budget");
+    first = field;
   }
-  if (policy.make && first.empty()) {
-    FailUsage("--kv-policy ", policy.name, ": needs a budget: --kv-budget, --kv-tokens or --kv-bytes");
+  if (policy.make && !first) {
+    FailUsage(Field{"kv.policy"}, " ", policy.name, ": needs a budget: ", Field{"kv.budget"}, ", ", Field{"kv.tokens"},
+              " or ", Field{"kv.bytes"});
   }
   if (options.budget && !(*options.budget > 0 && *options.budget <= 1)) {
-    FailUsage("--kv-budget ", *options.budget, ": out of range (0, 1]");
+    FailUsage(Field{"kv.budget"}, " ", *options.budget, ": out of range (0, 1]");
   }
-  if (options.tokens && *options.tokens < 1) FailUsage("--kv-tokens ", *options.tokens, ": must be at least 1");
-  if (options.bytes && *options.bytes < 1) FailUsage("--kv-bytes ", *options.bytes, ": must be at least 1");
+  if (options.tokens && *options.tokens < 1)
+    FailUsage(Field{"kv.tokens"}, " ", *options.tokens, ": must be at least 1");
+  if (options.bytes && *options.bytes < 1) FailUsage(Field{"kv.bytes"}, " ", *options.bytes, ": must be at least 1");
 }
 
 void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
   if (allocator != "uniform" && allocator != "ada" && allocator != "pyramid") {
-    FailUsage("--kv-allocator ", allocator, ": unknown; known allocators: uniform, pyramid, ada");
+    FailUsage(Field{"kv.allocator"}, " ", allocator, ": unknown; known allocators: uniform, pyramid, ada");
   }
   if (allocator == "uniform") return;
   if (!policy.make) {
-    FailUsage("--kv-allocator ", allocator, ": policy full keeps everything, so an allocator cannot take effect");
+    FailUsage(Field{"kv.allocator"}, " ", allocator,
+              ": policy full keeps everything, so an allocator cannot take effect");
   }
   if (allocator == "ada" && !policy.ada) {
     std::vector<std::string> able;
     for (const PolicyInfo& one : Policies()) {
       if (one.ada) able.push_back(one.name);
     }
-    FailUsage("--kv-allocator ada: policy ", policy.name,
+    FailUsage(Field{"kv.allocator"}, " ada: policy ", policy.name,
               " has no scores that heads could be compared by; these have: ", Joined(able));
   }
 }
 
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
   if (options.drop_layers.empty()) return;
-  CheckDropLayers("--drop-layers", options.drop_layers);
+  CheckDropLayers(options.drop_layers);
   if (policy.drops()) return;
   std::vector<std::string> able;
   for (const PolicyInfo& one : Policies()) {
     if (one.drops()) able.push_back(one.name);
   }
   if (!policy.make) {
-    FailUsage(
-        "--drop-layers: policy full scores nothing; --kv-policy purekv --kv-budget 1 drops and evicts nothing else");
+    FailUsage(Field{"kv.drop_layers"}, ": policy full scores nothing; ", Field{"kv.policy"}, " purekv ",
+              Field{"kv.budget"}, " 1 drops and evicts nothing else");
   }
-  FailUsage("--drop-layers: policy ", policy.name,
+  FailUsage(Field{"kv.drop_layers"}, ": policy ", policy.name,
             policy.holds ? " evicts while decoding" : " has no scores of whole layers",
             "; these can choose what to drop: ", Joined(able));
 }
@@ -99,8 +102,8 @@ void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
     if (std::find(names.begin(), names.end(), key) != names.end()) continue;
     const bool common = std::any_of(CommonOptions().begin(), CommonOptions().end(),
                                     [&, &name = key](const CommonOption& one) { return one.option.name == name; });
-    if (common) FailUsage("--kv-option ", key, ": cannot take effect: ", Idle(key, policy, options.allocator));
-    FailUsage("--kv-option ", key, ": policy ", policy.name, " has no such option; valid here: ", Joined(names));
+    if (common) FailUsage(Field{"kv.option." + key}, ": cannot take effect: ", Idle(key, policy, options.allocator));
+    FailUsage(Field{"kv.option." + key}, ": policy ", policy.name, " has no such option; valid here: ", Joined(names));
   }
 }
 
@@ -110,15 +113,14 @@ OptionValues Checked(const KvOptions& options) {
   CheckAllocator(options.allocator, policy);
   CheckKeys(options, policy);
   CheckDrops(options, policy);
-  if (options.chunk < 0) FailUsage("--kv-chunk ", options.chunk, ": must be at least 1");
+  if (options.chunk < 0) FailUsage(Field{"kv.chunk"}, " ", options.chunk, ": must be at least 1");
   if (options.chunk > 0 && !policy.make)
-    FailUsage("--kv-chunk: policy full keeps everything, so it cannot take effect");
+    FailUsage(Field{"kv.chunk"}, ": policy full keeps everything, so it cannot take effect");
   if (options.chunk > 0 && options.budget) {
-    FailUsage(
-        "--kv-chunk: a share of the tokens (--kv-budget) is not known while they are read; give --kv-tokens or "
-        "--kv-bytes");
+    FailUsage(Field{"kv.chunk"}, ": a share of the tokens (", Field{"kv.budget"},
+              ") is not known while they are read; give ", Field{"kv.tokens"}, " or ", Field{"kv.bytes"});
   }
-  OptionValues values(OptionsInForce(policy, options.allocator), options.options);
+  OptionValues values(OptionsInForce(policy, options.allocator), options.options, "kv.option");
   if (policy.check) policy.check(options.options, values);
   return values;
 }
@@ -128,17 +130,18 @@ void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvC
   if (options.drop_layers.empty()) return;
   const int64_t first = setup.policy->FirstDropLayer();
   for (const DropLayer& drop : options.drop_layers) {
-    const std::string part = StrCat("--drop-layers: '", drop.layer, ":", drop.alive, "'");
+    const Message part = Say(Field{"kv.drop_layers"}, ": '", drop.layer, ":", drop.alive, "'");
     if (drop.layer >= spec.layers()) FailUsage(part, ": the model's last layer is ", spec.layers() - 1);
     if (drop.layer >= first) continue;
-    FailUsage(part, ": the scores come from layer ", first - 1, " (--kv-option sources); drop layers lie above it");
+    FailUsage(part, ": the scores come from layer ", first - 1, " (", Field{"kv.option.sources"},
+              "); drop layers lie above it");
   }
   // While decoding, sums over all queries go on as one stretch of the sequence, which those above a drop are not.
   for (int64_t layer = options.drop_layers.front().layer; layer < spec.layers() && setup.decode_every > 0; ++layer) {
     const Observer observer = setup.policy->Observes(layer, spec.layers());
     if (!observer.sums_all()) continue;
-    FailUsage("--drop-layers: with --kv-option decode_every every source layer must lie below the first drop layer; ",
-              layer, " does not");
+    FailUsage(Field{"kv.drop_layers"}, ": with ", Field{"kv.option.decode_every"},
+              " every source layer must lie below the first drop layer; ", layer, " does not");
   }
 }
 
@@ -167,17 +170,19 @@ const PolicyInfo& FindPolicy(const std::string& name) {
     if (policy.name == name) return policy;
     known.push_back(policy.name);
   }
-  FailUsage("--kv-policy ", name, ": unknown; known policies: ", Joined(known));
+  FailUsage(Field{"kv.policy"}, " ", name, ": unknown; known policies: ", Joined(known));
 }
 
 const std::vector<CommonOption>& CommonOptions() {
   static const std::vector<CommonOption> options = {
       {RealOption("n-attn", "0", 0, 1'000'000),
-       "any policy: n in the denominator of the softmax that makes the output"},
+       Say("any policy: n in the denominator of the softmax that makes the output")},
       {IntegerOption("decode_every", 0, 0, kMostTokens),
-       "policies that grow while decoding: compress again every so many steps; 0: never"},
-      {RealOption("alpha", "0.2", 0, 1), "--kv-allocator ada: share of the budget that every head is sure of"},
-      {RealOption("beta", "20", 1, 1'000'000), "--kv-allocator pyramid: the last layer keeps 1/beta of the budget"}};
+       Say("policies that grow while decoding: compress again every so many steps; 0: never")},
+      {RealOption("alpha", "0.2", 0, 1),
+       Say(Field{"kv.allocator"}, " ada: share of the budget that every head is sure of")},
+      {RealOption("beta", "20", 1, 1'000'000),
+       Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")}};
   return options;
 }
 
@@ -192,7 +197,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   if (setup.info->make) setup.policy = setup.info->make(values, spec);
   setup.allocator = options.allocator;
   setup.n_attn = values.Real("n-attn");
-  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).empty(); };
+  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).text.empty(); };
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "policy/policy.h"
-#include "purekv/session.h"
+#include "purekv/error.h"
+#include "purekv/options.h"
 
 namespace purekv {
 
@@ -17,12 +18,12 @@ const PolicyInfo& FindPolicy(const std::string& name);
 // An option that does not belong to one policy.
 struct CommonOption {
   PolicyOption option;
-  std::string with;  // when it takes effect, for people
+  Message with;  // when it takes effect, for people
 };
 const std::vector<CommonOption>& CommonOptions();
 
-// Throws Error (kUsage) naming the flag when the policy is unknown, a value is out of range, or a flag could not take
-// effect.
+// Throws Error (kUsage) naming the field when the policy is unknown, a value is out of range, or an option could not
+// take effect.
 void CheckKvOptions(const KvOptions& options);
 
 // Options checked and read: a policy (none for `full`) and the values of the common options.

@@ -50,7 +50,7 @@ PolicyInfo SnapKvPolicy() {
   info.ada = true;
   info.check = [](const std::map<std::string, std::string>& given, const OptionValues& values) {
     if (values.Is("pool", "none") && given.contains("kernel")) {
-      FailUsage("--kv-option kernel: cannot take effect: pool=none does not pool");
+      FailUsage(Field{"kv.option.kernel"}, ": cannot take effect: pool=none does not pool");
     }
   };
   info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const SnapKv>(values); };

@@ -132,7 +132,7 @@ TEST_F(BadRequestTest, OptionsOutOfRange) {
   Refused({"min_pixels"}, MediaTurn(Kind::kFrames, frames, options));
   options.min_pixels = 100;
   options.max_pixels = 50;
-  Refused({"min-pixels", "max-pixels"}, MediaTurn(Kind::kFrames, frames, options));
+  Refused({"media.min_pixels", "media.max_pixels"}, MediaTurn(Kind::kFrames, frames, options));
   // Positions that no integer holds: one slice every 2e9 steps.
   const std::string long_video = File("long.npy", Npy("|u1", "(6, 28, 28, 3)", 6 * 28 * 28 * 3));
   options = {};
@@ -238,7 +238,7 @@ TEST_F(BadRequestTest, BenchGridsAreCheckedBeforeTheyAreMade) {
     request.grid = grid;
     return RunBench(model_, request, {});
   };
-  ExpectError({"--frames-grid"}, [&] { bench({1000000, 10000, 10000}); });
+  ExpectError({"bench.grid"}, [&] { bench({1000000, 10000, 10000}); });
   ExpectError({"grid"}, [&] { bench({int64_t{1} << 40, int64_t{1} << 40, int64_t{1} << 40}); });
   ExpectError({"grid"}, [&] { bench({1, 3, 4}); });
   ExpectError({"grid"}, [&] { bench({-1, -2, 2}); });

@@ -226,7 +226,7 @@ TEST(Calibrate, RefusesWhatCannotWork) {
   request = Request();  // nothing stays under a loss of nothing when next to nothing is kept
   request.budgets = {1e-9};
   request.max_loss = 0;
-  refuse({"no setting", "--max-loss"}, Samples(small), request);
+  refuse({"no setting", "calibrate.max_loss"}, Samples(small), request);
 }
 
 }  // namespace

@@ -256,7 +256,7 @@ TEST_F(DropTest, EveryPolicyThatScoresCanDrop) {
     options.kv.policy = policy.name;
     if (policy.name == "full") options.kv.budget.reset();
     if (!policy.drops()) {
-      ExpectError({"--drop-layers", policy.name}, [&] { Conversation(small_->model(), options); });
+      ExpectError({"kv.drop_layers", policy.name}, [&] { Conversation(small_->model(), options); });
       continue;
     }
     for (const char* const allocator : {"uniform", "ada", "pyramid"}) {
@@ -330,8 +330,8 @@ TEST_F(DropTest, RefusesWhatCannotWork) {
   const auto refuse = [&](const std::vector<std::string>& words, const SessionOptions& options) {
     ExpectError(words, [&] { Conversation(small_->model(), options); });
   };
-  refuse({"--drop-layers", "'6:0.5'", "last layer is 5"}, Options(0.3, {{6, 0.5}}));
-  refuse({"--drop-layers", "'2:0.5'", "layer 2"}, Options(0.3, {{2, 0.5}}));
+  refuse({"kv.drop_layers", "'6:0.5'", "last layer is 5"}, Options(0.3, {{6, 0.5}}));
+  refuse({"kv.drop_layers", "'2:0.5'", "layer 2"}, Options(0.3, {{2, 0.5}}));
   refuse({"'0:0.5'", "at least 1"}, Options(0.3, {{0, 0.5}}));
   refuse({"'4:0.5'", "descend"}, Options(0.3, {{3, 0.5}, {4, 0.5}}));
   refuse({"'3:0.4'", "ascend"}, Options(0.3, {{3, 0.5}, {3, 0.4}}));
@@ -340,22 +340,22 @@ TEST_F(DropTest, RefusesWhatCannotWork) {
   refuse({"chunk_tokens"}, options);
   options = Options(0.3, {{3, 0.5}});
   options.dump_directory = "somewhere";
-  refuse({"--dump"}, options);
+  refuse({"dump_directory"}, options);
   options = Options(0.3, {{3, 0.5}});
   options.kv.options = {{"sources", "2,4"}, {"decode_every", "8"}};
-  refuse({"--drop-layers", "decode_every", "4"}, options);
+  refuse({"kv.drop_layers", "decode_every", "4"}, options);
   options.kv.options = {{"sources", "2,4"}};
   Conversation conversation(small_->model(), options);
   conversation.ReadPrompt(small_->Ids(3, 9), {small_->Video()});
 }
 
 TEST(DropLayers, TextAndBack) {
-  const auto drops = ParseDropLayers("--drop-layers", "4:0.25,12:0.15");
+  const auto drops = ParseDropLayers("4:0.25,12:0.15");
   EXPECT_EQ(drops, (std::vector<DropLayer>{{4, 0.25}, {12, 0.15}}));
   EXPECT_EQ(DropLayersText(drops), "4:0.25,12:0.15");
   for (const char* const bad : {"", "4", "4:", ":0.5", "4:x", "4:0.5,", "4:0.5 ", "4:nan", "-1:0.5", "4:0", "4:1.5",
                                 "4:0.5,3:0.2", "4:0.5,5:0.6", "4:0.5;5:0.2", "4:1e-400"}) {
-    ExpectError({"--drop-layers"}, [&] { ParseDropLayers("--drop-layers", bad); });
+    ExpectError({"kv.drop_layers"}, [&] { ParseDropLayers(bad); });
   }
 }
 

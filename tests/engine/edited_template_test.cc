@@ -128,10 +128,10 @@ TEST_F(EditedTemplateTest, PlacesForMediaAreChecked) {
   ExpectError({"chat_template.json: chat template: writes 0 of the "}, [&] { Session(without, {}).Read(turn); });
   const auto model = Model::Load(files_.directory(), {.dtype = Dtype::kF32, .threads = 1});
   turn.prompt = "What is <|video_pad|>?";
-  ExpectError({"--prompt: holds <|video_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
+  ExpectError({"turn.prompt: holds <|video_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
   turn.prompt = "What?";
   turn.system = "<|image_pad|>";
-  ExpectError({"--system: holds <|image_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
+  ExpectError({"turn.system: holds <|image_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checkpoint/safetensors_writer.h"
-#include "purekv/session.h"
+#include "purekv/model.h"
 #include "support/broken_model.h"
 
 namespace purekv {

@@ -7,6 +7,8 @@
 #include <limits>
 #include <map>
 
+#include "purekv/error.h"
+
 namespace purekv {
 namespace {
 

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "checkpoint/pkv_file.h"
 #include "policy/registry.h"
+#include "purekv/cache_file.h"
 #include "purekv/session.h"
 #include "support/broken_model.h"
 #include "support/flat_model_test.h"
@@ -267,7 +268,7 @@ TEST_F(SavedCacheTest, DamageIsFoundBeforeUse) {
 
 TEST_F(SavedCacheTest, AnotherModelIsRefused) {
   const std::string path = Save(Options("snapkv"));
-  ExpectError({path, "f32", "bf16", "--dtype"}, [&] { Session::Open(models_[Dtype::kBF16], path, Plain()); });
+  ExpectError({path, "f32", "bf16", "load.dtype"}, [&] { Session::Open(models_[Dtype::kBF16], path, Plain()); });
 
   const auto refused = [&](const ModelCopy& copy) {
     const auto model = Model::Load(copy.path(), {.dtype = Dtype::kF32, .threads = 1});

@@ -104,6 +104,70 @@ TEST_F(SessionTest, BytesAndKeptTokensAreCounted) {
   EXPECT_GE(session.kv().bytes_now, kv.bytes_kept);
 }
 
+TEST_F(SessionTest, TheLayoutSaysWhatEachKeptTokenIs) {
+  SessionOptions options;
+  options.kv.policy = "vnorm";
+  options.kv.budget = 0.5;
+  Session session(model_, options);
+  EXPECT_TRUE(session.layout().empty());
+  const PromptInfo info = session.Read(VideoTurn());
+  const TokenLayout& layout = session.layout();
+  ASSERT_EQ(layout.size(), info.ids.size());
+  ASSERT_EQ(session.positions().size(), layout.size());
+  const auto& grid = info.media.at(0).grid;
+  int64_t visual = 0;
+  for (const TokenRecord& one : layout) {
+    if (one.kind == TokenRecord::Kind::kText) continue;
+    EXPECT_EQ(one.kind, TokenRecord::Kind::kVideo);
+    EXPECT_EQ(one.item, 0);
+    EXPECT_LT(one.slice, grid[0]);
+    ++visual;
+  }
+  EXPECT_EQ(visual, info.visual_tokens);
+  for (const auto& head : session.kept()[0]) {
+    EXPECT_LT(head.size(), layout.size());
+    for (size_t i = 0; i < head.size(); ++i) {
+      EXPECT_LT(head[i], static_cast<int32_t>(layout.size()));
+      if (i == 0) continue;
+      EXPECT_GT(head[i], head[i - 1]);
+    }
+  }
+  // Text before the video has its index for a position; behind it, where a slice is one step, the two part.
+  EXPECT_EQ(session.positions()[1], (Position{1, 1, 1}));
+  EXPECT_LT(session.positions().back().t, static_cast<int32_t>(layout.size()) - 1);
+  const Answer answer = session.Generate({.max_new_tokens = 5}, nullptr);
+  EXPECT_EQ(static_cast<int64_t>(session.layout().size()), session.tokens() - 1);  // the last one has not been read
+  EXPECT_EQ(session.layout().size() + 1, info.ids.size() + answer.ids.size());
+  EXPECT_EQ(session.layout().back().kind, TokenRecord::Kind::kText);
+}
+
+TEST_F(SessionTest, ErrorsNameTheFieldAtFault) {
+  const auto field = [&](const SessionOptions& options) {
+    try {
+      const Session session(model_, options);
+    } catch (const Error& error) {
+      EXPECT_TRUE(std::string(error.what()).starts_with(error.field())) << error.what();
+      return error.field();
+    }
+    return std::string("none");
+  };
+  SessionOptions options;
+  EXPECT_EQ(field(options), "none");
+  options.kv.policy = "purekv";
+  EXPECT_EQ(field(options), "kv.policy");
+  options.kv.budget = 2;
+  EXPECT_EQ(field(options), "kv.budget");
+  options.kv.budget = 0.5;
+  options.kv.options = {{"sources", "999"}};
+  EXPECT_EQ(field(options), "kv.option.sources");
+  options.kv.options.clear();
+  options.kv.drop_layers = {{1, 0.5}};
+  EXPECT_EQ(field(options), "kv.drop_layers");
+  options.kv.drop_layers.clear();
+  options.prefill = {"st", {{"start", "x"}}};
+  EXPECT_EQ(field(options), "prefill.option.start");
+}
+
 TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
   Session grows(model_, {});
   grows.Read(VideoTurn());
@@ -184,7 +248,7 @@ TEST_F(SessionTest, ImpossibleRequestsAreErrors) {
   refused("token id -1 is outside the model's vocabulary", ids({-1}));
   const auto vocabulary = static_cast<int32_t>(model_->info().vocabulary);
   refused(StrCat("token id ", vocabulary, " is outside"), ids({vocabulary}));
-  refused("--prompt: holds <|image_pad|>, a marker", text("<|image_pad|>"));
+  refused("turn.prompt: holds <|image_pad|>, a marker", text("<|image_pad|>"));
   refused("prompt: byte 0 is not valid UTF-8", text("\xff\xfe"));
   const auto too_many = static_cast<size_t>(model_->info().max_positions) + 1;
   refused(StrCat("makes ", too_many, " tokens"), ids(std::vector<int32_t>(too_many, 5)));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "policy/registry.h"
+#include "purekv/error.h"
 #include "support/broken_model.h"
 #include "support/flat_model_test.h"
 
@@ -169,7 +170,7 @@ TEST_F(SharedPrefillTest, RefusesWhatChangesThePrefill) {
   chunk.chunk = 64;
   KvOptions unknown = Setting("nonsense", KvOptions::When::kPrompt);
   for (const auto& [kv, says] :
-       std::vector<std::pair<KvOptions, std::string>>{{n, "n-attn"}, {chunk, "--kv-chunk"}, {unknown, "nonsense"}}) {
+       std::vector<std::pair<KvOptions, std::string>>{{n, "n-attn"}, {chunk, "kv.chunk"}, {unknown, "nonsense"}}) {
     try {
       SharedPrefill(models_[Dtype::kF32], Threads(), {kv});
       ADD_FAILURE() << says;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/prefill_attention.h"
+#include "purekv/cache_file.h"
 #include "purekv/session.h"
 #include "support/reference_model.h"
 
@@ -193,7 +194,7 @@ TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
       EXPECT_THAT(refusal, HasSubstr("start=0"));
       EXPECT_THAT(refusal, HasSubstr(policy));
       options.prefill.options.clear();
-      EXPECT_THAT(Refusal(options), HasSubstr(std::string("--prefill ") + kind));
+      EXPECT_THAT(Refusal(options), HasSubstr(std::string("prefill.kind ") + kind));
     }
   }
   for (const char* const policy :
@@ -228,10 +229,10 @@ TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
 
 TEST_F(SparsePrefillTest, OptionsAreChecked) {
   EXPECT_THAT(Refusal(Options("sparse")), HasSubstr("dense, st, block-sparse"));
-  EXPECT_THAT(Refusal(Options("dense", {{"start", "1"}})), HasSubstr("--prefill-option start"));
+  EXPECT_THAT(Refusal(Options("dense", {{"start", "1"}})), HasSubstr("prefill.option.start"));
   EXPECT_THAT(Refusal(Options("st", {{"radius", "1"}})),
               HasSubstr("valid here: start, sinks, temporal_radius, temporal_window, anchor_every, spatial, temporal"));
-  EXPECT_THAT(Refusal(Options("st", {{"spatial", "2"}})), HasSubstr("--prefill-option spatial=2: out of range (1|0)"));
+  EXPECT_THAT(Refusal(Options("st", {{"spatial", "2"}})), HasSubstr("prefill.option.spatial=2: out of range (1|0)"));
   EXPECT_THAT(Refusal(Options("st", {{"temporal_window", "0"}})), HasSubstr("out of range (all or 1"));
   EXPECT_THAT(Refusal(Options("st", {{"anchor_every", "-1"}})), HasSubstr("out of range (none or 0"));
   EXPECT_THAT(Refusal(Options("st", {{"start", "1000"}})), HasSubstr("out of range (layers 0 .."));

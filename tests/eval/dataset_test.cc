@@ -117,7 +117,7 @@ TEST(Dataset, KeepGoingLosesOnlyTheWrongLines) {
   EXPECT_EQ(data.questions[1].id, "b");
   ASSERT_EQ(data.problems.size(), 2U);
   EXPECT_EQ(data.problems[0].where, "set.jsonl:2");
-  EXPECT_THAT(data.problems[0].what, HasSubstr("not valid JSON"));
+  EXPECT_THAT(data.problems[0].what.text, HasSubstr("not valid JSON"));
   EXPECT_EQ(data.problems[1].where, "set.jsonl:3");
 }
 
@@ -170,7 +170,7 @@ TEST(Dataset, ReadsMvBench) {
   EXPECT_EQ(data.questions[1].media[0].start, 1.5);
   EXPECT_EQ(data.questions[1].media[0].end, 3.0);
   ASSERT_EQ(data.problems.size(), 1U);
-  EXPECT_THAT(data.problems[0].what, HasSubstr("end: 1.5 is not after the start, 3"));
+  EXPECT_THAT(data.problems[0].what.text, HasSubstr("end: 1.5 is not after the start, 3"));
   EXPECT_THAT(ErrorOf(R"([{"video": "a", "question": "?", "candidates": ["x"], "answer": "z"}])"),
               HasSubstr("candidates"));
 }
@@ -206,11 +206,11 @@ TEST(Dataset, ReadsMileBench) {
   EXPECT_EQ(data.questions[1].prompt, "Look.\nDescribe [image 1]");
   EXPECT_TRUE(data.questions[1].choices.empty());
   ASSERT_EQ(data.problems.size(), 1U);
-  EXPECT_THAT(data.problems[0].what, HasSubstr("task_instruction_id"));
+  EXPECT_THAT(data.problems[0].what.text, HasSubstr("task_instruction_id"));
 }
 
 TEST(Dataset, AnUnknownDocumentSaysHowToNameIt) {
-  EXPECT_THAT(ErrorOf(R"([{"a": 1}])"), HasSubstr("--data-format"));
+  EXPECT_THAT(ErrorOf(R"([{"a": 1}])"), HasSubstr("eval.data_format"));
   DataOptions options = NoFiles();
   options.format = DataFormat::kMvBench;
   EXPECT_THAT(ErrorOf(R"({"a": 1})", options), HasSubstr("a list of questions"));

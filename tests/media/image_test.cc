@@ -72,9 +72,10 @@ TEST(ReadImage, SaysWhatIsReadElsewhereOrNotAtAll) {
   const auto image = [](const std::string& path) { return ErrorOf(path, [&] { ReadImage(path); }); };
   const auto video = [](const std::string& path) { return ErrorOf(path, [&] { VideoReader reader(path); }); };
   for (const char* name : {"h264_bframes.mp4", "h264_bframes.ts", "mpeg4_bframes.avi", "vp9.webm"}) {
-    EXPECT_NE(image(DataPath(name)).find("a video, not a picture; read it as a video (--video)"), std::string::npos);
+    EXPECT_NE(image(DataPath(name)).find("a video, not a picture; read it as a video (media.kind.video)"),
+              std::string::npos);
   }
-  EXPECT_NE(image(DataPath("h264_frame24.npy")).find("--frames"), std::string::npos);
+  EXPECT_NE(image(DataPath("h264_frame24.npy")).find("(media.kind.frames)"), std::string::npos);
   for (const auto& [name, what] : std::vector<std::pair<std::string, std::string>>{{"colour_420.jpg", "JPEG"},
                                                                                    {"alpha.png", "PNG"},
                                                                                    {"lossy.webp", "WebP"},
@@ -85,7 +86,7 @@ TEST(ReadImage, SaysWhatIsReadElsewhereOrNotAtAll) {
                                                                                    {"rgb.tga", "TGA"},
                                                                                    {"lossless.jp2", "JPEG 2000"},
                                                                                    {"444.avif", "AVIF"}}) {
-    EXPECT_NE(video(DataPath(name)).find("a " + what + " picture, not a video; read it as an image (--image)"),
+    EXPECT_NE(video(DataPath(name)).find("a " + what + " picture, not a video; read it as an image (media.kind.image)"),
               std::string::npos);
   }
   // These move.

@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "policy/policy_testing.h"
+#include "purekv/error.h"
 
 namespace purekv::testing {
 namespace {
@@ -66,7 +67,7 @@ int64_t NumberBehind(const std::string& text, const std::string& flag) {
 void ExpectTheLeastIsNamed(const Problem& problem, KvOptions options, Dtype dtype) {
   const std::string says = Refusal(problem, options, dtype);
   ASSERT_NE(says, "");
-  const int64_t chunk = options.chunk > 0 ? NumberBehind(says, "--kv-chunk") : -1;
+  const int64_t chunk = options.chunk > 0 ? NumberBehind(says, "kv.chunk") : -1;
   if (chunk > 0) {
     KvOptions smaller = options;
     smaller.chunk = chunk;
@@ -77,8 +78,8 @@ void ExpectTheLeastIsNamed(const Problem& problem, KvOptions options, Dtype dtyp
   }
   std::smatch least;
   ASSERT_TRUE(std::regex_search(says, least,
-                                std::regex(options.chunk > 0 ? "--kv-bytes (\\d+).*--kv-bytes (\\d+)"
-                                                             : "--kv-bytes (\\d+).*; (\\d+) is the least")))
+                                std::regex(options.chunk > 0 ? R"(kv\.bytes (\d+).*kv\.bytes (\d+))"
+                                                             : R"(kv\.bytes (\d+).*; (\d+) is the least)")))
       << says;
   EXPECT_EQ(std::stoll(least[1]), *options.bytes);
   options.bytes = std::stoll(least[2]);
@@ -173,14 +174,14 @@ TEST(Cap, RefusalsSayWhatWouldDo) {
   KvOptions options = Options("vnorm");
   options.bytes = 100;
   EXPECT_THAT(Refusal(problem, options, Dtype::kBF16),
-              AllOf(HasSubstr("--kv-bytes 100: "), HasSubstr("1536 is the least")));
+              AllOf(HasSubstr("kv.bytes 100: "), HasSubstr("1536 is the least")));
   options.bytes = 20000;  // a chunk of 101 takes 4 pages of 3.2 each
   options.chunk = 500;
   EXPECT_THAT(Refusal(problem, options, Dtype::kBF16),
-              AllOf(HasSubstr("--kv-bytes 20000: "), HasSubstr("chunk of 101 tokens"), HasSubstr("--kv-bytes 66560"),
-                    HasSubstr("--kv-chunk 31 ")));
+              AllOf(HasSubstr("kv.bytes 20000: "), HasSubstr("chunk of 101 tokens"), HasSubstr("kv.bytes 66560"),
+                    HasSubstr("kv.chunk 31 ")));
   options.bytes = 1000;
-  EXPECT_THAT(Refusal(problem, options, Dtype::kBF16), ::testing::Not(HasSubstr("--kv-chunk")));
+  EXPECT_THAT(Refusal(problem, options, Dtype::kBF16), ::testing::Not(HasSubstr("kv.chunk")));
 }
 
 }  // namespace

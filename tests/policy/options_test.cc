@@ -4,6 +4,7 @@
 
 #include "policy/budget.h"
 #include "policy/registry.h"
+#include "purekv/error.h"
 
 namespace purekv {
 namespace {
@@ -47,9 +48,9 @@ TEST(KvOptions, EveryPolicyAndItsDefaults) {
 }
 
 TEST(KvOptions, UnknownNames) {
-  EXPECT_THAT(Refusal(Given("snap")), AllOf(HasSubstr("--kv-policy snap"), HasSubstr("snapkv"), HasSubstr("purekv")));
+  EXPECT_THAT(Refusal(Given("snap")), AllOf(HasSubstr("kv.policy snap"), HasSubstr("snapkv"), HasSubstr("purekv")));
   EXPECT_THAT(Refusal(Given("snapkv", {{"windw", "3"}})),
-              AllOf(HasSubstr("--kv-option windw"), HasSubstr("window, kernel, pool, n-attn, decode_every")));
+              AllOf(HasSubstr("kv.option.windw"), HasSubstr("window, kernel, pool, n-attn, decode_every")));
   EXPECT_THAT(Refusal(Given("tova", {{"sinks", "3"}})), AllOf(HasSubstr("no such option"), HasSubstr("n-attn")));
   KvOptions options = Given("snapkv");
   options.allocator = "fair";
@@ -60,7 +61,7 @@ TEST(KvOptions, ValuesOutOfRange) {
   const auto expect = [](const std::string& policy, const std::string& key, const std::string& value,
                          const std::string& range) {
     EXPECT_THAT(Refusal(Given(policy, {{key, value}})),
-                AllOf(HasSubstr("--kv-option " + key + "=" + value), HasSubstr("out of range"), HasSubstr(range)));
+                AllOf(HasSubstr("kv.option." + key + "=" + value), HasSubstr("out of range"), HasSubstr(range)));
   };
   expect("snapkv", "window", "0", "(1 .. 1000000000)");
   expect("snapkv", "window", "3.5", "1 .. ");
@@ -97,15 +98,15 @@ TEST(KvOptions, SourcesMustBeLayersOfTheModel) {
 TEST(KvOptions, FlagsThatCannotTakeEffect) {
   KvOptions options = Given("full");
   options.tokens = 5;
-  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("--kv-tokens"), HasSubstr("cannot take effect")));
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.tokens"), HasSubstr("cannot take effect")));
   options = Given("full");
   options.allocator = "ada";
   EXPECT_THAT(Refusal(options), HasSubstr("cannot take effect"));
   EXPECT_THAT(Refusal(Given("full", {{"decode_every", "5"}})), HasSubstr("cannot take effect"));
   EXPECT_THAT(Refusal(Given("full", {{"sinks", "4"}})), HasSubstr("no such option"));
   EXPECT_THAT(Refusal(Given("h2o", {{"decode_every", "5"}})), HasSubstr("every step"));
-  EXPECT_THAT(Refusal(Given("vnorm", {{"alpha", "0.5"}})), HasSubstr("--kv-allocator ada"));
-  EXPECT_THAT(Refusal(Given("vnorm", {{"beta", "5"}})), HasSubstr("--kv-allocator pyramid"));
+  EXPECT_THAT(Refusal(Given("vnorm", {{"alpha", "0.5"}})), HasSubstr("kv.allocator ada"));
+  EXPECT_THAT(Refusal(Given("vnorm", {{"beta", "5"}})), HasSubstr("kv.allocator pyramid"));
   EXPECT_THAT(Refusal(Given("snapkv", {{"pool", "none"}, {"kernel", "5"}})), HasSubstr("kernel: cannot take effect"));
   options = Given("vnorm", {{"alpha", "0.5"}});
   options.allocator = "ada";
@@ -115,11 +116,11 @@ TEST(KvOptions, FlagsThatCannotTakeEffect) {
 TEST(KvOptions, OneBudget) {
   KvOptions options = Given("snapkv");
   options.tokens = 5;
-  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("--kv-tokens: contradicts --kv-budget")));
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.tokens: contradicts kv.budget")));
   options.budget.reset();
   EXPECT_EQ(Refusal(options), "");
   options.bytes = 5;
-  EXPECT_THAT(Refusal(options), HasSubstr("--kv-bytes: contradicts --kv-tokens"));
+  EXPECT_THAT(Refusal(options), HasSubstr("kv.bytes: contradicts kv.tokens"));
   options.tokens.reset();
   EXPECT_EQ(Refusal(options), "");
   options.bytes.reset();

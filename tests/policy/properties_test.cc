@@ -9,6 +9,7 @@
 #include "policy/policy_testing.h"
 #include "policy/scores.h"
 #include "policy/selector.h"
+#include "purekv/error.h"
 
 namespace purekv::testing {
 namespace {

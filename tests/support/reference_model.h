@@ -22,7 +22,7 @@ namespace purekv {
 class TemporaryDirectory {
  public:
   explicit TemporaryDirectory(const std::string& name)
-      : path_(testing::TempDir() + "purekv_" + name + "_" + std::to_string(getpid()) + "_" + std::to_string(Next())) {
+      : path_(::testing::TempDir() + "purekv_" + name + "_" + std::to_string(getpid()) + "_" + std::to_string(Next())) {
     std::filesystem::remove_all(path_);
     std::filesystem::create_directories(path_);
   }

@@ -1,0 +1,80 @@
+// A model: loaded once, read-only, shared by any number of sessions and threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "purekv/dtype.h"
+#include "purekv/error.h"
+#include "purekv/media.h"
+#include "purekv/model_info.h"
+#include "purekv/options.h"
+
+namespace purekv {
+
+class VisionLanguageModel;  // internal
+
+// Called now and then with a stage ("load", "vision", "prefill", ...) and how far it is; from the calling thread.
+using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
+
+// How a model is loaded.
+struct LoadOptions {
+  std::optional<Dtype> dtype{};  // of weights, activations and cache: f32 or bf16. Unset: bf16 where the machine
+                                 // multiplies it fast, else f32
+  int threads = 0;               // used while loading; 0: physical cores
+  ProgressFunction progress{};   // "load", in parameters
+  // When it becomes true, Load and Random throw Cancelled within a second.
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+// Read-only after loading; any number of sessions in any threads may share one.
+class Model {
+ public:
+  // A Hugging Face model directory as published. Throws Error naming file and field or tensor.
+  static std::shared_ptr<const Model> Load(const std::string& directory, const LoadOptions& options);
+  // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to
+  // download; `layers` decoder layers (0: all). It has no tokenizer: for measuring speed only.
+  // Throws Error (kUsage) naming "shape" or "layers".
+  static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
+
+  // A directory's configuration and tensor headers, nothing packed: seconds even for the largest models. Throws Error
+  // as Load does.
+  static ModelSummary Inspect(const std::string& directory);
+  // Every tensor of the directory, sorted by name. Throws Error naming the file.
+  static std::vector<TensorListing> ListTensors(const std::string& directory);
+  // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only) with the
+  // question `prompt`, and the cache that they need (dtype: of the cache, else what Load would choose). A directory
+  // without a tokenizer counts the visual tokens and their two markers alone. Throws Error (kUsage) on sizes that the
+  // model cannot take.
+  static VideoCost CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
+                               const MediaOptions& options, const std::string& prompt = "",
+                               std::optional<Dtype> dtype = std::nullopt);
+
+  const ModelInfo& info() const { return info_; }
+  // Sampling values of the directory's generation_config.json (temperature, top_k, top_p, repetition_penalty;
+  // temperature 0 when it says do_sample: false); what it does not say keeps GenerateOptions' default. `present` false:
+  // there is no such file. Throws Error naming file and field.
+  GenerateOptions generation_defaults(bool* present = nullptr) const;
+  const VisionLanguageModel& internals() const { return *internals_; }
+  ~Model();
+
+ private:
+  Model(ModelInfo info, std::unique_ptr<const VisionLanguageModel> internals);
+  ModelInfo info_;
+  std::unique_ptr<const VisionLanguageModel> internals_;
+};
+
+// Kernel chosen for each primitive, and why those before it in the list were refused: "matmul" -> "amx_bf16 (own)", or
+// "onednn brg:avx512_core_bf16; refused amx_bf16: PUREKV_CPU=avx512_bf16".
+std::map<std::string, std::string> KernelChoices(const Model& model);
+
+// The same for people: one line per primitive.
+std::vector<std::string> KernelReport(const Model& model);
+
+}  // namespace purekv

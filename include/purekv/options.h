@@ -1,0 +1,59 @@
+// What a caller chooses: what is kept of the cache, how a prompt attends, how an answer is drawn. Plain values, checked
+// where they are used; errors name them by their path (purekv/error.h), "kv.budget", "kv.option.sources",
+// "prefill.kind", "generate.top_p".
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace purekv {
+
+// From `layer` on (the second layer or later) only the share `alive` of the visual tokens, (0, 1], goes on through the
+// model; text always does (docs/purekv.md).
+struct DropLayer {
+  int64_t layer = 0;
+  double alive = 1;
+  bool operator==(const DropLayer&) const = default;
+};
+
+// Which part of the cache is kept (docs/policies.md).
+struct KvOptions {
+  std::string policy = "full";
+  std::optional<double> budget;   // share of tokens kept, (0, 1]
+  std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
+  std::optional<int64_t> bytes;   // or the most bytes allocated for keys and values in all, before what comes on top
+  std::string allocator = "uniform";
+  enum class When { kPrompt, kMedia } when = When::kPrompt;
+  // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length
+  // needs no more than the budget and one such chunk (`bytes`: no more than the budget, chunk included); 0: once, when
+  // the part has been read.
+  int64_t chunk = 0;
+  std::map<std::string, std::string> options;  // parameters of the policy by name, as docs/policies.md lists them
+  // Where the prefill drops visual tokens: layers ascending, shares descending. Needs a policy that scores entries.
+  std::vector<DropLayer> drop_layers;
+  bool operator==(const KvOptions&) const = default;
+};
+
+// Which keys a prompt's queries attend to (docs/purekv.md). "dense": all before them. "st": spatial-temporal sparse
+// attention, a fixed pattern over videos. "block-sparse": blocks of keys chosen by their content (XAttention, arXiv
+// 2503.16428). Generated and scored answers are always dense.
+struct PrefillOptions {
+  std::string kind = "dense";
+  std::map<std::string, std::string> options;  // parameters of the kind by name, as docs/purekv.md lists them
+  bool operator==(const PrefillOptions&) const = default;
+};
+
+// How the next token of an answer is drawn (Session::Generate checks the ranges).
+struct GenerateOptions {
+  int64_t max_new_tokens = 256;
+  float temperature = 0;  // 0: greedy
+  int64_t top_k = 0;      // 0: off
+  float top_p = 1;
+  float repetition_penalty = 1;
+  uint64_t seed = 0;
+};
+
+}  // namespace purekv

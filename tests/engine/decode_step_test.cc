@@ -1,0 +1,171 @@
+// One token of each of many sequences: what a sequence gets does not depend on those beside it.
+#include "engine/decode_step.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "engine/policy_observer.h"
+#include "engine/prefill_attention.h"
+#include "engine/prefill_pass.h"
+#include "kernels/testing.h"
+#include "models/vision_language_model.h"
+#include "purekv/model.h"
+#include "support/reference_model.h"
+
+namespace purekv {
+namespace {
+
+KvOptions Setting(const std::string& policy, std::optional<int64_t> tokens,
+                  std::map<std::string, std::string> options = {}) {
+  KvOptions kv;
+  kv.policy = policy;
+  kv.tokens = tokens;
+  kv.options = std::move(options);
+  return kv;
+}
+
+// Policies that grow, that evict at every step, that compress every few steps, and another softmax.
+std::vector<KvOptions> Settings() {
+  return {Setting("full", {}),
+          Setting("h2o", 20),
+          Setting("snapkv", 24, {{"decode_every", "3"}}),
+          Setting("streaming-llm", 16),
+          Setting("purekv", 30, {{"n-attn", "1"}}),
+          Setting("tova", 25),
+          Setting("expected-attention", 30, {{"decode_every", "2"}}),
+          Setting("full", {}, {{"n-attn", "2"}})};
+}
+
+// A sequence that has read `tokens` tokens of text.
+Sequence Read(const Decoder& decoder, const KvOptions& kv, int64_t tokens, uint32_t seed) {
+  const DecoderConfig& config = decoder.config();
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids;
+  std::vector<Position> positions;
+  for (int32_t i = 0; i < tokens; ++i) {
+    ids.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(config.vocabulary)));
+    positions.push_back({i, i, i});
+  }
+  Sequence sequence(decoder.cache_spec(), {kv, decoder.cache_spec(), config.heads, config.rope.inv_freq});
+  sequence.compression().SetPrefix(tokens);
+  sequence.compression().BeginPrefix(0, tokens);
+  sequence.Append(ids, TokenLayout(ids.size()), positions);
+  Matrix<float> hidden(tokens, config.hidden);
+  decoder.Embed(ids, hidden.View());
+  DecoderWorkspace workspace;
+  PolicyObserver policy(config, sequence, &workspace.attention);
+  LayerObserver* const observers[] = {&policy};
+  const auto attention = MakePrefillAttention({}, kv, sequence.compression(), config.layers);
+  PrefillPass pass({.decoder = decoder,
+                    .sequence = sequence,
+                    .attention = *attention,
+                    .observers = observers,
+                    .workspace = workspace},
+                   hidden.View(), 32);
+  while (pass.Step()) {
+  }
+  sequence.Finish(static_cast<int32_t>(tokens), hidden.View().RowSpan(pass.rows() - 1));
+  return sequence;
+}
+
+void ExpectSame(const Sequence& a, const Sequence& b) {
+  EXPECT_EQ(a.ids(), b.ids());
+  EXPECT_EQ(a.next_position(), b.next_position());
+  EXPECT_EQ(0, std::memcmp(a.last_hidden().data, b.last_hidden().data,
+                           static_cast<size_t>(a.last_hidden().cols) * sizeof(float)));
+  for (int64_t layer = 0; layer < a.cache().spec().layers(); ++layer) {
+    const KvLayerSpec& spec = a.cache().spec()[layer];
+    for (int64_t head = 0; head < spec.kv_heads; ++head) {
+      const auto tokens = a.cache().EntryTokens(layer, head), others = b.cache().EntryTokens(layer, head);
+      ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), others.begin(), others.end()));
+      const KvHeadView one = a.cache().Head(layer, head), other = b.cache().Head(layer, head);
+      for (int64_t i = 0; i < one.length; ++i) {
+        ASSERT_EQ(0, std::memcmp(one.KeyRow(i), other.KeyRow(i), static_cast<size_t>(spec.row_bytes())));
+        ASSERT_EQ(0, std::memcmp(one.ValueRow(i), other.ValueRow(i), static_cast<size_t>(spec.row_bytes())));
+      }
+    }
+  }
+}
+
+TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
+  const ReferenceModel files("qwen2_5_vl_flat");
+  const std::vector<KvOptions> settings = Settings();
+  constexpr int kSteps = 5;
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    testing::ForEachCpuLevel([&](CpuLevel) {
+      const auto model = Model::Load(files.directory(), {.dtype = dtype, .threads = 2});
+      const Decoder& decoder = model->internals().decoder();
+      std::vector<Sequence> read;
+      for (size_t i = 0; i < settings.size(); ++i) {
+        read.push_back(Read(decoder, settings[i], 40 + 23 * static_cast<int64_t>(i), static_cast<uint32_t>(i)));
+      }
+      DecoderWorkspace workspace;
+      for (size_t count = 1; count <= settings.size(); ++count) {
+        std::vector<Sequence> together, alone;
+        for (size_t i = 0; i < count; ++i) {
+          const Sequence& from = read[(i + 3 * count) % read.size()];
+          together.push_back(from.Fork());
+          alone.push_back(from.Fork());
+        }
+        for (int32_t step = 0; step < kSteps; ++step) {
+          std::vector<DecodeRow> rows;
+          for (size_t i = 0; i < count; ++i) {
+            const DecodeRow row{&together[i], 5 + step * 11 + static_cast<int32_t>(i)};
+            rows.push_back(row);
+            const DecodeRow single{&alone[i], row.id};
+            DecodeStep(decoder, {&single, 1}, workspace);
+          }
+          DecodeStep(decoder, rows, workspace);
+        }
+        for (size_t i = 0; i < count; ++i) {
+          SCOPED_TRACE(StrCat(DtypeName(dtype), ", row ", i, " of ", count));
+          ExpectSame(together[i], alone[i]);
+        }
+      }
+    });
+  }
+}
+
+TEST(DecodeStepDeath, ASequenceIsThereOnce) {
+  const ReferenceModel files("qwen2_5_vl_flat");
+  const auto model = Model::Load(files.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const Decoder& decoder = model->internals().decoder();
+  Sequence sequence = Read(decoder, {}, 10, 1);
+  DecoderWorkspace workspace;
+  const std::vector<DecodeRow> twice = {{&sequence, 1}, {&sequence, 2}};
+  EXPECT_DEATH(DecodeStep(decoder, twice, workspace), "twice in one step");
+}
+
+TEST(Sequence, AForkGoesItsOwnWay) {
+  const ReferenceModel files("qwen2_5_vl_flat");
+  const auto model = Model::Load(files.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const Decoder& decoder = model->internals().decoder();
+  DecoderWorkspace workspace;
+  const auto step = [&](Sequence& sequence, int32_t id) {
+    const DecodeRow row{&sequence, id};
+    DecodeStep(decoder, {&row, 1}, workspace);
+  };
+  for (const KvOptions& kv : Settings()) {
+    Sequence one = Read(decoder, kv, 70, 3);
+    Sequence other = Read(decoder, kv, 70, 3);
+    Sequence fork = one.Fork();
+    const Sequence::Point here = one.Here();
+    for (int32_t id = 1; id < 9; ++id) step(fork, id);
+    for (int32_t id = 20; id < 26; ++id) step(one, id);
+    for (int32_t id = 20; id < 26; ++id) step(other, id);
+    ExpectSame(one, other);  // the fork has changed nothing
+    Sequence again = Read(decoder, kv, 70, 3);
+    for (int32_t id = 1; id < 9; ++id) step(again, id);
+    ExpectSame(fork, again);
+    if (!one.CanReturn(here)) continue;
+    one.Return(here);
+    for (int32_t id = 1; id < 9; ++id) step(one, id);
+    ExpectSame(one, again);
+  }
+}
+
+}  // namespace
+}  // namespace purekv
