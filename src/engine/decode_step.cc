@@ -31,7 +31,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
   std::iota(every.begin(), every.end(), 0);
   Matrix<float> hidden(count, config.hidden);
   decoder.Embed(ids, hidden.View());
-  decoder.Prepare(workspace, count, count);
+  decoder.Prepare(workspace, count, count, RowSums::kAsAlone);
   const MatrixView<float> qkv = workspace.qkv.View().Rows(0, count);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const Decoder::Projected projected = decoder.Project(layer, hidden.View(), qkv, workspace);

@@ -53,15 +53,17 @@ Linear::Linear(std::span<const WeightRows> parts, int64_t in, std::span<const fl
 
 Linear::Linear(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-void Linear::Run(AnyMatrixView x, MatrixView<float> y, bool accumulate) const {
+void Linear::Run(AnyMatrixView x, MatrixView<float> y, bool accumulate, RowSums sums) const {
   Epilogue epilogue;
+  epilogue.sums = sums;
   epilogue.out = {y.data, Dtype::kF32, y.rows, y.cols, y.stride};
   epilogue.accumulate = accumulate;
   impl_->Run(x, epilogue);
 }
 
-void Linear::RunActivated(Activation activation, AnyMatrixView x, AnyMatrixView y) const {
+void Linear::RunActivated(Activation activation, AnyMatrixView x, AnyMatrixView y, RowSums sums) const {
   Epilogue epilogue;
+  epilogue.sums = sums;
   epilogue.out = y;
   epilogue.activate = true;
   epilogue.activation = activation;
@@ -97,8 +99,8 @@ GatedLinear::GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t i
   layer_ = Linear(std::make_unique<Linear::Impl>(parts, in, bias, compute, true));
 }
 
-void GatedLinear::Run(Activation activation, AnyMatrixView x, AnyMatrixView out) const {
-  layer_.RunActivated(activation, x, out);
+void GatedLinear::Run(Activation activation, AnyMatrixView x, AnyMatrixView out, RowSums sums) const {
+  layer_.RunActivated(activation, x, out, sums);
 }
 
 }  // namespace purekv

@@ -20,6 +20,12 @@ struct WeightRows {
   int64_t rows = 0;
 };
 
+// How the sums of a few rows (kMatrixVectorRows, packed_weights.h) are ordered.
+enum class RowSums : uint8_t {
+  kFastest,  // as is best for so many rows
+  kAsAlone   // as for one row, so that a row's bits do not depend on those beside it; more rows: as kFastest
+};
+
 // A packed weight matrix [out, in] with an optional bias [out]. Immutable after construction; Run may be called from
 // several threads at once.
 //
@@ -41,10 +47,10 @@ class Linear {
 
   // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype compute(); y [n, out]
   // f32. n may be 0. x and y must not overlap; both may have any stride.
-  void Run(AnyMatrixView x, MatrixView<float> y, bool accumulate = false) const;
+  void Run(AnyMatrixView x, MatrixView<float> y, bool accumulate = false, RowSums sums = RowSums::kFastest) const;
 
   // y = activation(x W^T + b), y f32 or bf16; sums never leave the cache.
-  void RunActivated(Activation activation, AnyMatrixView x, AnyMatrixView y) const;
+  void RunActivated(Activation activation, AnyMatrixView x, AnyMatrixView y, RowSums sums = RowSums::kFastest) const;
 
   int64_t in() const;
   int64_t out() const;
@@ -72,7 +78,7 @@ class GatedLinear {
   GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias, Dtype compute);
 
   // x [n, in] of dtype compute(), out [n, out()] f32 or bf16; any strides; n may be 0.
-  void Run(Activation activation, AnyMatrixView x, AnyMatrixView out) const;
+  void Run(Activation activation, AnyMatrixView x, AnyMatrixView out, RowSums sums = RowSums::kFastest) const;
 
   int64_t in() const { return layer_.in(); }
   int64_t out() const { return layer_.out(); }

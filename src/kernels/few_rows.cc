@@ -30,6 +30,7 @@ struct DotArgs {
   const void* weights;
   Dtype dtype;
   int64_t in, count;
+  bool as_alone;
   float* sums;
 };
 
@@ -152,7 +153,9 @@ void DotsOf(const DotArgs& a) {
   for (int64_t o = 0; o < a.count; ++o) {
     const T* const w = static_cast<const T*>(a.weights) + o * a.in;
     int64_t r = 0;
-    for (; r + 4 <= a.rows; r += 4) Dot<T, 4>(a.x + r * a.stride, a.stride, w, a.in, a.sums + r * kSumStride + o);
+    // Four rows have two chains of sums, one and two have four.
+    for (; !a.as_alone && r + 4 <= a.rows; r += 4)
+      Dot<T, 4>(a.x + r * a.stride, a.stride, w, a.in, a.sums + r * kSumStride + o);
     for (; r + 2 <= a.rows; r += 2) Dot<T, 2>(a.x + r * a.stride, a.stride, w, a.in, a.sums + r * kSumStride + o);
     for (; r < a.rows; ++r) Dot<T, 1>(a.x + r * a.stride, a.stride, w, a.in, a.sums + r * kSumStride + o);
   }
@@ -212,6 +215,7 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
   const int64_t panels = weights.panels();
   const size_t size = DtypeSize(weights.dtype);
   const int64_t count = x.rows;
+  const bool as_alone = epilogue.sums == RowSums::kAsAlone && count > 1;
   ParallelForRanges(panels, kGroup, [&](int64_t begin, int64_t end) {
     alignas(64) float sums[kGroup][kMatrixVectorRows * kSums];
     for (int64_t block = 0; block < weights.in; block += weights.block_in) {
@@ -221,6 +225,15 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
         const int64_t offset = block * panels * weights.width + panel * inputs * weights.width;
         const char* const w = static_cast<const char*>(weights.data) + static_cast<size_t>(offset) * size;
         float* const to = sums[panel - begin];
+        // Whole groups of 32 outputs have one chain of sums for any number of rows; other bf16 panels have more for
+        // fewer rows. So does no panel of f32.
+        if (as_alone && weights.dtype == Dtype::kBF16 && !(weights.width == 32 && end - begin == kGroup)) {
+          for (int64_t r = 0; r < count; ++r) {
+            PanelBF16(static_cast<const uint32_t*>(rows) + r * weights.in / 2 + block / 2, weights.in / 2, 1, w,
+                      inputs / 2, weights.width, block == 0, to + r * kSums);
+          }
+          continue;
+        }
         if (weights.dtype == Dtype::kBF16 && weights.width == 32) {
           const int64_t done =
               PanelsBF16(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w, panel_bytes,
@@ -256,7 +269,8 @@ void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t 
     alignas(64) float sums[kMatrixVectorRows * kSums];
     const char* const w = static_cast<const char*>(weights) + static_cast<size_t>(begin * x.cols) * DtypeSize(dtype);
     HWY_DYNAMIC_DISPATCH(Dots)
-    (DotArgs{static_cast<const float*>(rows), x.cols, x.rows, w, dtype, x.cols, end - begin, sums});
+    (DotArgs{static_cast<const float*>(rows), x.cols, x.rows, w, dtype, x.cols, end - begin,
+             epilogue.sums == RowSums::kAsAlone, sums});
     Finish(sums, kSums, x.rows, end - begin, 0, begin, epilogue);
   });
 }

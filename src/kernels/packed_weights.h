@@ -53,7 +53,7 @@ class LayerSource {
   bool gated_;
 };
 
-// What becomes of the sums x W^T.
+// In which order the sums x W^T of few rows are made, and what becomes of them.
 struct Epilogue {
   AnyMatrixView out;            // [rows of x, outputs]; with gates half as many columns as the matrix has rows
   const float* bias = nullptr;  // packed order, padded to the blocks; or null
@@ -61,6 +61,7 @@ struct Epilogue {
   bool activate = false;
   bool gated = false;
   Activation activation = Activation::kSilu;
+  RowSums sums = RowSums::kFastest;
 
   bool plain() const { return !activate && !gated; }
   // The same for rows [first, first + count) of x.

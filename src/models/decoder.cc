@@ -99,7 +99,8 @@ void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   });
 }
 
-void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_rows) const {
+void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_rows, RowSums sums) const {
+  workspace.row_sums = sums;
   if (workspace.rows < rows) {
     workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
     workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
@@ -124,7 +125,7 @@ Decoder::Projected Decoder::Project(int64_t layer, MatrixView<const float> hidde
   const AnyMatrixView normed = workspace.normed.View().Rows(0, hidden.rows);
   RmsNorm(hidden, weights.input_norm, config_.rms_eps, normed);
   const StageTimer timer(&workspace.matmul_seconds);
-  weights.qkv.Run(normed, qkv);
+  weights.qkv.Run(normed, qkv, false, workspace.row_sums);
   return {qkv.Cols(0, q_cols), qkv.Cols(q_cols, kv_cols), qkv.Cols(q_cols + kv_cols, kv_cols)};
 }
 
@@ -147,21 +148,21 @@ void Decoder::Finish(int64_t index, AnyMatrixView attended, MatrixView<float> hi
   const AnyMatrixView activated = workspace.activated.View().Rows(0, hidden.rows);
   const auto add = [&](const Linear& linear, AnyMatrixView x) {
     const StageTimer timer(&workspace.matmul_seconds);
-    linear.Run(x, hidden, true);
+    linear.Run(x, hidden, true, workspace.row_sums);
   };
   add(layer.output, attended);
   RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
   {
     const StageTimer timer(&workspace.matmul_seconds);
-    layer.gate_up.Run(Activation::kSilu, normed, activated);
+    layer.gate_up.Run(Activation::kSilu, normed, activated, workspace.row_sums);
   }
   add(layer.down, activated);
 }
 
-void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits) const {
+void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits, RowSums sums) const {
   AnyMatrix normed(compute_, hidden.rows, config_.hidden);
   RmsNorm(hidden, final_norm_, config_.rms_eps, normed.View());
-  head_.Run(normed.View(), logits);
+  head_.Run(normed.View(), logits, false, sums);
 }
 
 }  // namespace purekv

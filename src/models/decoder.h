@@ -42,6 +42,7 @@ struct DecoderWorkspace {
   std::vector<Position> positions;  // [block]
   AttentionWorkspace attention;
   int64_t rows = 0, span_rows = 0;
+  RowSums row_sums = RowSums::kFastest;  // of the products that follow
   double matmul_seconds = 0, attention_seconds = 0, observe_seconds = 0, evict_seconds = 0;  // spent so far
 };
 
@@ -66,8 +67,9 @@ class Decoder {
 
   // The parts of a layer; engine/prefill_pass.cc puts them together. A block is some rows that pass through the
   // products at a time, a span the rows that attend together. Makes room in the workspace for blocks of so many rows,
-  // and spans.
-  void Prepare(DecoderWorkspace& workspace, int64_t block_rows, int64_t span_rows) const;
+  // and spans. sums: kAsAlone where rows belong to different sequences.
+  void Prepare(DecoderWorkspace& workspace, int64_t block_rows, int64_t span_rows,
+               RowSums sums = RowSums::kFastest) const;
   struct Projected {
     MatrixView<float> q, k, v;  // [rows, heads * head_dim], [rows, kv_heads * head_dim] twice: columns of `qkv`
   };
@@ -83,7 +85,7 @@ class Decoder {
   void Finish(int64_t layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
 
   // Final norm and language-model head. hidden [n, hidden], logits [n, vocabulary].
-  void Logits(MatrixView<const float> hidden, MatrixView<float> logits) const;
+  void Logits(MatrixView<const float> hidden, MatrixView<float> logits, RowSums sums = RowSums::kFastest) const;
 
   const GatedLinear& gate_up(int64_t layer) const { return layers_[static_cast<size_t>(layer)].gate_up; }
 

@@ -120,6 +120,19 @@ TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
           }
           DecodeStep(decoder, rows, workspace);
         }
+        // What the next tokens are drawn from, too.
+        const DecoderConfig& config = decoder.config();
+        Matrix<float> hidden(static_cast<int64_t>(count), config.hidden), one(1, config.vocabulary);
+        Matrix<float> logits(hidden.rows(), config.vocabulary);
+        for (size_t i = 0; i < count; ++i) {
+          std::copy_n(together[i].last_hidden().data, config.hidden, hidden.Row(static_cast<int64_t>(i)));
+        }
+        decoder.Logits(hidden.View(), logits.View(), RowSums::kAsAlone);
+        for (size_t i = 0; i < count; ++i) {
+          decoder.Logits(alone[i].last_hidden(), one.View(), RowSums::kAsAlone);
+          EXPECT_EQ(0, std::memcmp(one.data(), logits.Row(static_cast<int64_t>(i)),
+                                   static_cast<size_t>(config.vocabulary) * sizeof(float)));
+        }
         for (size_t i = 0; i < count; ++i) {
           SCOPED_TRACE(StrCat(DtypeName(dtype), ", row ", i, " of ", count));
           ExpectSame(together[i], alone[i]);
