@@ -93,7 +93,7 @@ void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
     });
     if (found == visual_.end()) {
       Fail("sample ", sample.name, ": evidence [", cell[0], ", ", cell[1], ", ", cell[2],
-           "] is outside its first medium, ", media_[0].grid.t, " slices of ", media_[0].tokens / media_[0].grid.t,
+           "] is outside its first medium, ", media_[0].grid().t, " slices of ", media_[0].tokens / media_[0].grid().t,
            " cells");
     }
     evidence_.push_back(*found);

@@ -41,7 +41,7 @@ void AddMedia(const std::vector<PreparedMedia>& media, PromptInfo* info) {
     MediaInfo& added = info->media.emplace_back();
     added.kind = one.kind;
     added.frames = one.frames.count;
-    added.grid = {one.grid.t, one.grid.h, one.grid.w};
+    added.grid = {one.grid().t, one.grid().h, one.grid().w};
     added.tokens = one.tokens;
     added.sample_fps = one.sample_fps;
     if (one.source) {
@@ -312,7 +312,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
   decoder.Embed(prompt.ids, hidden.View());
   const StageTimer timer(&times_.vision_s);
   int64_t total = 0;
-  for (const PreparedMedia& one : media) total += one.grid.patches();
+  for (const PreparedMedia& one : media) total += one.grid().patches();
   int64_t before = 0;
   for (size_t item = 0; item < media.size(); ++item) {
     const PreparedMedia& one = media[item];
@@ -342,7 +342,7 @@ Matrix<float> Conversation::EmbedPrompt(const PromptTokens& prompt, const std::v
       std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)),
                   static_cast<size_t>(hidden.cols()) * sizeof(float));
     }
-    before += one.grid.patches();
+    before += one.grid().patches();
     if (one.source) {  // the tower waited for the frames: that time is theirs
       times_.media_s += one.source->seconds() - decoded;
       times_.vision_s -= one.source->seconds() - decoded;

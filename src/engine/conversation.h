@@ -16,7 +16,7 @@
 #include "engine/policy_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/prefill_pass.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "policy/compressor.h"
 #include "purekv/session.h"
 
@@ -132,7 +132,7 @@ class Conversation {
   void CheckFinite(std::span<const float> logits) const;
 
   std::shared_ptr<const Model> model_;
-  const VisionLanguageModel& internals_;
+  const LanguageModel& internals_;
   SessionOptions options_;
   int threads_;
   KvCache cache_;

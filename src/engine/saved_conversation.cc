@@ -45,12 +45,12 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
 }
 
 // The media and prompt ids that the file names, laid out anew: every token must be what this model makes of them.
-void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, const std::string& path) {
+void CheckLayout(const PkvContents& contents, const LanguageModel& model, const std::string& path) {
   std::vector<PreparedMedia> media;
   for (const MediaInfo& one : contents.media) {
     PreparedMedia& medium = media.emplace_back();
     medium.kind = one.kind;
-    medium.grid = {one.grid[0], one.grid[1], one.grid[2]};
+    medium.tiles = {{{}, {one.grid[0], one.grid[1], one.grid[2]}}};
     medium.tokens = one.tokens;
     medium.sample_fps = one.sample_fps;
   }
@@ -59,7 +59,7 @@ void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, 
   try {
     for (size_t item = 0; item < media.size(); ++item) {
       where = StrCat(path, ": media[", item, "]: ");
-      const int64_t tokens = model.TokensOfGrid(media[item].grid);
+      const int64_t tokens = model.TokensOfGrid(media[item].grid());
       if (tokens != media[item].tokens)
         Fail("tokens: ", media[item].tokens, "; the model makes ", tokens, " of its grid");
     }

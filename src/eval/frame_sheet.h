@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cache/token_layout.h"
-#include "models/vision_language_model.h"
+#include "models/prepared_media.h"
 
 namespace purekv {
 
