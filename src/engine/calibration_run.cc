@@ -188,7 +188,7 @@ SampleObservation CalibrationRun::Observe() {
   Probe probe(*this, &cache, layout, &workspace.attention, &seen);
   LayerObserver* const observers[] = {&probe};
   const auto attention =
-      MakePrefillAttention({}, {}, Compressor({}, cache.shape(), config.heads, config.rope.inv_freq), config.layers);
+      MakePrefillAttention({}, {}, Compressor({}, cache.shape(), config.heads, config.rope(0).inv_freq), config.layers);
   PrefillPass pass({.decoder = decoder,
                     .cache = cache,
                     .layout = layout,

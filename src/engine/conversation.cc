@@ -65,7 +65,7 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
       cache_(internals_.decoder().cache_shape()),
       compressor_(options_.kv, cache_.shape(), internals_.decoder().config().heads,
-                  internals_.decoder().config().rope.inv_freq),
+                  internals_.decoder().config().rope(0).inv_freq),
       attention_(MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers)),
       dense_(MakePrefillAttention({}, options_.kv, compressor_, cache_.shape().layers)) {
   if (options_.threads < 0 || options_.threads > 4096)
@@ -91,7 +91,7 @@ void Conversation::Begin() {
 void Conversation::Reset() {
   cache_ = KvCache(internals_.decoder().cache_shape());
   compressor_ = Compressor(options_.kv, cache_.shape(), internals_.decoder().config().heads,
-                           internals_.decoder().config().rope.inv_freq);
+                           internals_.decoder().config().rope(0).inv_freq);
   attention_ = MakePrefillAttention(options_.prefill, options_.kv, compressor_, cache_.shape().layers);
   ids_.clear();
   pending_.clear();

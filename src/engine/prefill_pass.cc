@@ -43,7 +43,7 @@ bool PrefillPass::Step() {
       const StageTimer timer(&workspace.observe_seconds);
       observer->Queries(layer_, block, projected.q);
     }
-    decoder.Rotate(projected, parts_.cache.positions(), block, workspace);
+    decoder.Rotate(layer_, projected, parts_.cache.positions(), block, workspace);
     parts_.cache.Append(layer_, projected.k, projected.v, block);
   }
   Attend(tokens, qkv);

@@ -257,7 +257,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const DecoderConfig& config = model->internals().decoder().config();
   try {
     const Compressor compressor(options.kv, model->internals().decoder().cache_shape(), config.heads,
-                                config.rope.inv_freq);
+                                config.rope(0).inv_freq);
     MakePrefillAttention(options.prefill, options.kv, compressor, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error.what());

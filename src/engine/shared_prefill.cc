@@ -70,7 +70,7 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
 }
 
 Compressor SharedPrefill::Prepared(const KvOptions& kv, int64_t tokens) const {
-  Compressor compressor(kv, base_.cache_.shape(), config_.heads, config_.rope.inv_freq);
+  Compressor compressor(kv, base_.cache_.shape(), config_.heads, config_.rope(0).inv_freq);
   if (!compressor.active()) return compressor;
   compressor.SetPart(tokens);
   compressor.Begin(Reading::kPart, 0, tokens);

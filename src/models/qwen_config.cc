@@ -80,7 +80,8 @@ DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenC
     Fail(text.where(), ": mrope_section has ", rope.sections.size(), " parts that sum to ", sum,
          "; 3 parts that sum to ", decoder.head_dim / 2, " (half the head dim) are needed");
   }
-  decoder.rope = SectionedRope(decoder.head_dim, rope.theta, rope.sections);
+  decoder.ropes = {SectionedRope(decoder.head_dim, rope.theta, rope.sections)};
+  decoder.per_layer.resize(static_cast<size_t>(decoder.layers));
   config.rope_theta = rope.theta;
   config.sections = rope.sections;
   for (const JsonFields* level : {&text, &root}) {
