@@ -46,6 +46,22 @@ void ReadPatches(const PreparedMedia& media, const Piece& piece, const PatchSpec
   WritePatches(*frames, spec, 0, piece.count, out);
 }
 
+// What no family can make sense of.
+void CheckSource(const MediaSource& source) {
+  if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
+    FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
+  }
+  if (source.frames && source.kind != MediaSource::Kind::kFrames) {
+    FailUsage(source.path, ": frames in memory are of MediaSource::Kind::kFrames");
+  }
+  if (source.fps && !source.frames) {
+    FailUsage(source.path, ": MediaSource::fps is the rate of frames in memory; a file has MediaOptions::fps");
+  }
+  if (source.fps && !(*source.fps > 0 && *source.fps <= 1000)) {
+    FailUsage(source.path, ": fps ", *source.fps, ": out of range (0, 1000]");
+  }
+}
+
 }  // namespace
 
 LanguageModel::LanguageModel(FamilyParts parts, Decoder decoder)
@@ -76,7 +92,9 @@ const Preprocessor& LanguageModel::NeedPreprocessor(const std::string& path) con
 
 PreparedMedia LanguageModel::LoadMedia(const MediaSource& source, const MediaOptions& options,
                                        const FrameProgress& progress) const {
-  return NeedPreprocessor(source.path).Load(source, options, progress);
+  const Preprocessor& preprocessor = NeedPreprocessor(source.path);
+  CheckSource(source);
+  return preprocessor.Load(source, options, progress);
 }
 
 PreparedMedia LanguageModel::PlanVideo(int64_t frames, int64_t height, int64_t width,

@@ -190,9 +190,6 @@ Size QwenPreprocessor::ResizedSize(const std::string& path, int64_t frames, int6
 PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptions& options,
                                      const FrameProgress& progress) const {
   CheckOptions(options);
-  if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
-    FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
-  }
   PreparedMedia media;
   media.kind = source.kind;
   media.path = source.path;
@@ -203,10 +200,12 @@ PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptio
     media.source = StreamOf(ResizePicture(std::move(image), size));
     media.sample_fps = 0;
   } else if (source.kind == MediaSource::Kind::kFrames) {
-    media.source = StreamNpy(source.path, ResizeTorchvision, [&](int64_t count, int64_t height, int64_t width) {
+    const auto choose = [&](int64_t count, int64_t height, int64_t width) {
       return ResizedSize(source.path, count, height, width, VideoLimits(limits_, count, options));
-    });
-    media.sample_fps = options.fps.value_or(kFps);
+    };
+    media.source = source.frames ? StreamFrames(source.frames, source.path, ResizeTorchvision, choose)
+                                 : StreamNpy(source.path, ResizeTorchvision, choose);
+    media.sample_fps = source.fps.value_or(options.fps.value_or(kFps));
   } else {
     auto video = std::make_unique<VideoReader>(source.path);
     const VideoInfo info = video->info();
