@@ -3,23 +3,39 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace purekv {
 
-// One video or image, by file.
+// RGB pictures of one size. rgb: [count, height, width, 3].
+struct Frames {
+  int64_t count = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  std::vector<uint8_t> rgb;
+};
+
+// One video or image: a file, or frames that the caller has decoded.
 struct MediaSource {
   enum class Kind {
     kVideo,   // any file FFmpeg decodes
     kImage,   // JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, TGA; of animations the first frame
-    kFrames,  // .npy, uint8 [T, H, W, 3] RGB: a video already decoded and sampled
+    kFrames,  // a video already decoded and sampled: .npy, uint8 [T, H, W, 3] RGB, or `frames`
   };
   Kind kind = Kind::kVideo;
-  std::string path;
+  std::string path;  // with `frames`: what messages call them
   // kVideo: only the frames from `start` to `end`, in seconds of the video, are looked at (default: all of it).
   std::optional<double> start{}, end{};
+  // kFrames: in memory, instead of a file; shared with who reads them, never changed.
+  std::shared_ptr<const Frames> frames{};
+  // Of `frames`: the rate that they were sampled at, in (0, 1000]; not set: MediaOptions::fps.
+  std::optional<double> fps{};
+
+  // A video as `frames`, at least one, each of at least one pixel; the same as those frames in a .npy file.
+  static MediaSource Of(Frames frames, std::optional<double> fps = {});
 };
 
 // How frames are picked from a video.
@@ -36,14 +52,6 @@ struct MediaOptions {
   std::optional<int64_t> min_pixels;  // per frame, height x width after resizing
   std::optional<int64_t> max_pixels;
   FrameSampling sampling = FrameSampling::kQwenVlUtils;
-};
-
-// RGB pictures of one size. rgb: [count, height, width, 3].
-struct Frames {
-  int64_t count = 0;
-  int64_t height = 0;
-  int64_t width = 0;
-  std::vector<uint8_t> rgb;
 };
 
 // What was made of a medium: the frames chosen, and what they cost.

@@ -18,7 +18,7 @@
 
 namespace purekv {
 
-class VisionLanguageModel;  // internal
+class LanguageModel;  // internal
 
 // Called now and then with a stage ("load", "vision", "prefill", ...) and how far it is; from the calling thread.
 using ProgressFunction = std::function<void(const char* stage, int64_t done, int64_t total)>;
@@ -61,13 +61,13 @@ class Model {
   // temperature 0 when it says do_sample: false); what it does not say keeps GenerateOptions' default. `present` false:
   // there is no such file. Throws Error naming file and field.
   GenerateOptions generation_defaults(bool* present = nullptr) const;
-  const VisionLanguageModel& internals() const { return *internals_; }
+  const LanguageModel& internals() const { return *internals_; }
   ~Model();
 
  private:
-  Model(ModelInfo info, std::unique_ptr<const VisionLanguageModel> internals);
+  Model(ModelInfo info, std::unique_ptr<const LanguageModel> internals);
   ModelInfo info_;
-  std::unique_ptr<const VisionLanguageModel> internals_;
+  std::unique_ptr<const LanguageModel> internals_;
 };
 
 // Kernel chosen for each primitive, and why those before it in the list were refused: "matmul" -> "amx_bf16 (own)", or

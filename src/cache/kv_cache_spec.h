@@ -13,6 +13,8 @@ struct KvLayerSpec {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   KvFormat format = KvFormat::kF32;
+  // > 0: a row sees the entries of the last `window` tokens, its own among them, and no older one is kept.
+  int64_t window = 0;
   // >= 0: the layer keeps nothing of its own, its rows read the entries of this lower layer.
   int64_t reads_layer = -1;
 

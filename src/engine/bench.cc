@@ -6,7 +6,9 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "engine/conversation.h"
+#include "models/measuring.h"
 #include "models/registry.h"
 
 namespace purekv {
@@ -15,22 +17,25 @@ namespace {
 constexpr int64_t kDefaultSide = 16;  // patches per side of a frame where no grid is asked for: 224 x 224 pixels
 
 // The video that the prompt holds; zeros: none.
-Grid ChooseGrid(const BenchRequest& request, const VisionLanguageModel& model, int64_t markers) {
+Grid ChooseGrid(const BenchRequest& request, const LanguageModel& model, int64_t markers) {
   const std::array<int64_t, 3> none = {0, 0, 0};
   if (request.grid && *request.grid == none) return {};
   if (request.grid) return {(*request.grid)[0], (*request.grid)[1], (*request.grid)[2]};
+  if (!model.sees()) return {};
   const int64_t per_slice = model.TokensOfGrid({1, kDefaultSide, kDefaultSide});
   const int64_t slices = (request.prompt_tokens - markers - 1) / per_slice;
   return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
 }
 
-// Visual tokens of the grid; it and its markers must leave room in the prompt.
-int64_t CheckGrid(const Grid& grid, int64_t merge, int64_t markers, int64_t prompt_tokens) {
+// Visual tokens of the grid; it and its markers must leave room in the prompt. preprocessor null: the model reads text
+// alone.
+int64_t CheckGrid(const Grid& grid, const Preprocessor* preprocessor, int64_t markers, int64_t prompt_tokens) {
   if (grid == Grid{}) return 0;
   const Message name = Say(Field{"bench.grid"}, " ", grid.t, "x", grid.h, "x", grid.w, ": ");
   int64_t visual = 0;
+  if (preprocessor == nullptr) RefuseMedia(Say(Field{"bench.grid"}));
   try {
-    visual = MergedTokens(grid, merge);
+    visual = preprocessor->TokensOfGrid(grid);
   } catch (const Error& error) {
     FailUsage(name, error);
   }
@@ -54,9 +59,9 @@ std::vector<int32_t> TextIds(int64_t count, int64_t vocabulary, const std::vecto
 }
 
 // A video whose embeddings are there already: random, of the size of a tower's (about 1).
-PreparedMedia EmbeddedMedia(const Grid& grid, int64_t tokens, const VisionLanguageModel& model) {
+PreparedMedia EmbeddedMedia(const Grid& grid, int64_t tokens, const LanguageModel& model) {
   PreparedMedia media;
-  media.grid = grid;
+  media.tiles = {{{}, grid}};
   media.tokens = tokens;
   media.frames.count = grid.t * 2;
   auto embedded = std::make_shared<Matrix<float>>(tokens, model.decoder().config().hidden);
@@ -75,19 +80,16 @@ void CheckBenchGrid(const std::string& directory, const std::string& shape, cons
   if (!request.grid || *request.grid == std::array<int64_t, 3>{}) return;
   constexpr int64_t kMarkers = 2;
   const auto& [t, h, w] = *request.grid;
-  int64_t merge = 0;
-  if (directory.empty()) {
-    const Json config = PublishedConfig(shape);
-    merge = FindFamily(config, shape).plan(config, "", false)->vision.merge;
-  } else {
-    merge = Model::Inspect(directory).vision.merge;
-  }
-  CheckGrid({t, h, w}, merge, kMarkers, request.prompt_tokens);
+  if (!directory.empty() && !DirectoryExists(directory)) return;  // loading says so
+  const std::string path = directory.empty() ? shape : JoinPath(directory, "config.json");
+  const Json config = directory.empty() ? PublishedConfig(shape) : ReadJson(path);
+  const auto preprocessor = FindFamily(config, path).plan(config, directory, false)->ReadPreprocessor();
+  CheckGrid({t, h, w}, preprocessor.get(), kMarkers, request.prompt_tokens);
 }
 
 BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
                      const SessionOptions& options) {
-  const VisionLanguageModel& internals = model->internals();
+  const LanguageModel& internals = model->internals();
   if (request.prompt_tokens < 1)
     FailUsage(Field{"bench.prompt_tokens"}, " ", request.prompt_tokens, ": must be at least 1");
   if (request.depth < 0) FailUsage(Field{"bench.depth"}, " ", request.depth, ": must be at least 0");
@@ -100,17 +102,19 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   const std::vector<int32_t> image_ids = internals.MediaIds(/*video=*/false);
   avoid.insert(avoid.end(), image_ids.begin(), image_ids.end());
 
-  const auto markers = static_cast<int64_t>(media_ids.size()) - 1;
+  const int64_t markers = std::max<int64_t>(0, static_cast<int64_t>(media_ids.size()) - 1);
   const Grid grid = ChooseGrid(request, internals, markers);
-  const int64_t visual = CheckGrid(grid, internals.merge_size(), markers, request.prompt_tokens);
+  const int64_t visual = CheckGrid(grid, internals.parts().preprocessor.get(), markers, request.prompt_tokens);
   if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
     FailUsage(Field{"prefill.kind"}, " ", options.prefill.kind, ": cannot take effect: a prompt of ",
               request.prompt_tokens, " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide, " patches; give a ",
               Field{"bench.grid"}, " that fits");
   }
   std::vector<PreparedMedia> media;
-  if (visual > 0)
-    media.push_back(request.vision ? internals.RandomMedia(grid) : EmbeddedMedia(grid, visual, internals));
+  if (visual > 0) {
+    media.push_back(request.vision ? RandomMedia(*internals.parts().preprocessor, grid)
+                                   : EmbeddedMedia(grid, visual, internals));
+  }
   Conversation conversation(model, options);
   if (request.depth > 0) conversation.ReadPrompt(TextIds(request.depth, vocabulary, avoid), {});
 

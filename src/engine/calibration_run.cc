@@ -94,7 +94,7 @@ void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
     });
     if (found == visual_.end()) {
       Fail("sample ", sample.name, ": evidence [", cell[0], ", ", cell[1], ", ", cell[2],
-           "] is outside its first medium, ", media_[0].grid.t, " slices of ", media_[0].tokens / media_[0].grid.t,
+           "] is outside its first medium, ", media_[0].grid().t, " slices of ", media_[0].tokens / media_[0].grid().t,
            " cells");
     }
     evidence_.push_back(*found);
@@ -171,7 +171,7 @@ SampleObservation CalibrationRun::Observe() {
   all.Append(std::move(answer));
   StageTimes times;
   Matrix<float> hidden = EmbedPrompt(internals_, all, media_, {}, &times);
-  Sequence sequence(decoder.cache_spec(), Compression({}, decoder.cache_spec(), config.heads, config.rope.inv_freq));
+  Sequence sequence(decoder.cache_spec(), Compression({}, decoder.cache_spec(), config.heads, config.rope(0).inv_freq));
   sequence.Append(all.ids, all.layout, all.positions);
   SampleObservation seen;
   seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));

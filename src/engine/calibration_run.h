@@ -10,7 +10,7 @@
 
 #include "engine/layer_observer.h"
 #include "engine/spatial_temporal.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/calibrate.h"
 
 namespace purekv {
@@ -59,7 +59,7 @@ class CalibrationRun {
   void AddMass(const AttendedRows& block, SampleObservation* seen) const;
 
   std::shared_ptr<const Model> model_;
-  const VisionLanguageModel& internals_;
+  const LanguageModel& internals_;
   SessionOptions options_;
   CalibrationRequest request_;
   std::vector<int32_t> ids_;  // with placeholders

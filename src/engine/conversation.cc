@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kBlockRows = 512;
 
 Compression NewCompression(const KvOptions& kv, const Decoder& decoder) {
-  return {kv, decoder.cache_spec(), decoder.config().heads, decoder.config().rope.inv_freq};
+  return {kv, decoder.cache_spec(), decoder.config().heads, decoder.config().rope(0).inv_freq};
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/sequence.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/session.h"
 
 namespace purekv {
@@ -88,7 +88,7 @@ class Conversation {
   void Progress(const char* stage, int64_t done, int64_t total) const {
     if (options_.progress) options_.progress(stage, done, total);
   }
-  const VisionLanguageModel& internals() const { return model_->internals(); }
+  const LanguageModel& internals() const { return model_->internals(); }
   bool started() const { return sequence_.size() > 0; }
   std::vector<PreparedMedia> LoadMedia(const Turn& turn);
   void CheckQuestionIsRead(const char* what) const;

@@ -41,7 +41,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       const StageTimer timer(&workspace.observe_seconds);
       observers[i].Queries(layer, {&tokens[i], 1}, projected.q.Rows(r, 1));
     }
-    decoder.Rotate(projected, positions, every, workspace);
+    decoder.Rotate(layer, projected, positions, every, workspace);
     for (int64_t r = 0; r < count; ++r) {
       const auto i = static_cast<size_t>(r);
       Sequence& sequence = *rows[i].sequence;

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/session.h"
 
 namespace purekv {

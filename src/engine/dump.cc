@@ -37,12 +37,12 @@ void Dump::Prompt(const PromptTokens& prompt) {
   WriteNpy(JoinPath(directory_, "position_ids.npy"), std::span<const int32_t>(positions), {3, count});
 }
 
-void Dump::Media(std::span<const PreparedMedia> media, const VisionLanguageModel& model) {
+void Dump::Media(std::span<const PreparedMedia> media, const LanguageModel& model) {
   std::vector<int32_t> grid;
   int64_t rows = 0;
   for (const PreparedMedia& one : media) {
-    for (const int64_t side : {one.grid.t, one.grid.h, one.grid.w}) grid.push_back(static_cast<int32_t>(side));
-    rows += one.grid.patches();
+    for (const int64_t side : {one.grid().t, one.grid().h, one.grid().w}) grid.push_back(static_cast<int32_t>(side));
+    rows += one.grid().patches();
   }
   WriteNpy(JoinPath(directory_, "grid.npy"), std::span<const int32_t>(grid), {static_cast<int64_t>(media.size()), 3});
   if (media.empty()) return;

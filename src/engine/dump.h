@@ -8,7 +8,7 @@
 
 #include "base/matrix.h"
 #include "engine/layer_observer.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 
 namespace purekv {
 
@@ -20,8 +20,8 @@ class Dump {
   explicit Dump(std::string directory);
 
   void Prompt(const PromptTokens& prompt);
-  void Media(std::span<const PreparedMedia> media, const VisionLanguageModel& model);  // pixel_values, grid
-  void Vision(MatrixView<const float> hidden, const TokenLayout& layout);  // visual rows of the embedded prompt
+  void Media(std::span<const PreparedMedia> media, const LanguageModel& model);  // pixel_values, grid
+  void Vision(MatrixView<const float> hidden, const TokenLayout& layout);        // visual rows of the embedded prompt
   // Input of `layer` (layers = what the final norm gets), rows first_row .. of a prompt of `total` rows.
   void Hidden(int64_t layer, int64_t first_row, int64_t total, MatrixView<const float> rows);
   void Logits(std::span<const float> logits);

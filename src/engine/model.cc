@@ -21,7 +21,9 @@
 #include "checkpoint/tokenizer.h"
 #include "engine/watched_tensors.h"
 #include "models/fingerprint.h"
+#include "models/measuring.h"
 #include "models/registry.h"
+#include "models/weights.h"
 #include "policy/budget.h"
 
 namespace purekv {
@@ -69,11 +71,7 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dt
   info.max_positions = decoder.max_positions;
   info.kv_bytes_per_token =
       KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, FormatOf(dtype)).token_bytes();
-  for (const TensorSpec& spec : plan.tensors) {
-    int64_t count = 1;
-    for (const int64_t dim : spec.shape) count *= dim;
-    info.parameters += count;
-  }
+  info.parameters = ParameterCount(plan.tensors);
   return info;
 }
 
@@ -111,7 +109,7 @@ void CheckLoadOptions(const LoadOptions& options) {
 
 }  // namespace
 
-Model::Model(ModelInfo info, std::unique_ptr<const VisionLanguageModel> internals)
+Model::Model(ModelInfo info, std::unique_ptr<const LanguageModel> internals)
     : info_(std::move(info)), internals_(std::move(internals)) {}
 
 Model::~Model() = default;
@@ -170,12 +168,7 @@ ModelSummary Model::Inspect(const std::string& directory) {
     if (bytes > most) summary.disk_dtype = name;
     most = std::max(most, bytes);
   }
-  for (const TensorSpec& spec : open.plan->tensors) {
-    if (!spec.name.starts_with("visual.")) continue;
-    int64_t count = 1;
-    for (const int64_t dim : spec.shape) count *= dim;
-    summary.vision.parameters += count;
-  }
+  summary.vision.parameters = ParameterCount(open.plan->vision_tensors);
   return summary;
 }
 
@@ -197,7 +190,7 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   VideoCost cost;
   cost.media.kind = media.kind;
   cost.media.frames = frames;
-  cost.media.grid = {media.grid.t, media.grid.h, media.grid.w};
+  cost.media.grid = {media.grid().t, media.grid().h, media.grid().w};
   cost.media.tokens = media.tokens;
   cost.media.sample_fps = media.sample_fps;
   cost.height = media.frames.height;
@@ -233,7 +226,7 @@ GenerateOptions Model::generation_defaults(bool* present) const {
 
 std::map<std::string, std::string> KernelChoices(const Model& model) {
   std::map<std::string, std::string> choices;
-  for (const KernelChoice& choice : model.internals().Kernels()) {
+  for (const KernelChoice& choice : KernelsOf(model.internals().decoder(), model.internals().sees())) {
     std::string text = choice.kernel;
     for (size_t i = 0; i < choice.refused.size(); ++i) text += (i == 0 ? "; refused " : ", ") + choice.refused[i];
     choices[choice.primitive] = std::move(text);

@@ -41,7 +41,7 @@ bool PrefillPass::Step() {
       const StageTimer timer(&workspace.observe_seconds);
       observer->Queries(layer_, block, projected.q);
     }
-    decoder.Rotate(projected, parts_.sequence.tokens().positions, block, workspace);
+    decoder.Rotate(layer_, projected, parts_.sequence.tokens().positions, block, workspace);
     parts_.sequence.cache().Append(layer_, projected.k, projected.v, block);
   }
   Attend(tokens, qkv);

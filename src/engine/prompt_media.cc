@@ -33,7 +33,7 @@ void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
     MediaInfo& added = info->media.emplace_back();
     added.kind = one.kind;
     added.frames = one.frames.count;
-    added.grid = {one.grid.t, one.grid.h, one.grid.w};
+    added.grid = {one.grid().t, one.grid().h, one.grid().w};
     added.tokens = one.tokens;
     added.sample_fps = one.sample_fps;
     if (one.source) {
@@ -48,7 +48,7 @@ void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
   }
 }
 
-Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& prompt,
+Matrix<float> EmbedPrompt(const LanguageModel& model, const PromptTokens& prompt,
                           const std::vector<PreparedMedia>& media, const VisionProgress& progress, StageTimes* times) {
   const Decoder& decoder = model.decoder();
   const auto count = static_cast<int64_t>(prompt.ids.size());
@@ -56,7 +56,7 @@ Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& 
   decoder.Embed(prompt.ids, hidden.View());
   const StageTimer timer(&times->vision_s);
   int64_t total = 0;
-  for (const PreparedMedia& one : media) total += one.grid.patches();
+  for (const PreparedMedia& one : media) total += one.grid().patches();
   int64_t before = 0;
   for (size_t item = 0; item < media.size(); ++item) {
     const PreparedMedia& one = media[item];
@@ -83,7 +83,7 @@ Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& 
       std::memcpy(hidden.Row(rows[i]), apart.Row(static_cast<int64_t>(i)),
                   static_cast<size_t>(hidden.cols()) * sizeof(float));
     }
-    before += one.grid.patches();
+    before += one.grid().patches();
     if (one.source) {  // the tower waited for the frames: that time is theirs
       times->media_s += one.source->seconds() - decoded;
       times->vision_s -= one.source->seconds() - decoded;

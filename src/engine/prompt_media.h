@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/matrix.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/session.h"
 
 namespace purekv {
@@ -23,7 +23,7 @@ void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info);
 
 // Embeddings of a prompt, visual tokens where they belong: [tokens, hidden]. Frames are decoded and freed on the way.
 // progress(done, total patches): false stops, and Cancelled is thrown; may be empty. times: media_s and vision_s grow.
-Matrix<float> EmbedPrompt(const VisionLanguageModel& model, const PromptTokens& prompt,
+Matrix<float> EmbedPrompt(const LanguageModel& model, const PromptTokens& prompt,
                           const std::vector<PreparedMedia>& media, const VisionProgress& progress, StageTimes* times);
 
 }  // namespace purekv

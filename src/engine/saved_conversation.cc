@@ -48,12 +48,12 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
 }
 
 // The media and prompt ids that the file names, laid out anew: every token must be what this model makes of them.
-void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, const std::string& path) {
+void CheckLayout(const PkvContents& contents, const LanguageModel& model, const std::string& path) {
   std::vector<PreparedMedia> media;
   for (const MediaInfo& one : contents.media) {
     PreparedMedia& medium = media.emplace_back();
     medium.kind = one.kind;
-    medium.grid = {one.grid[0], one.grid[1], one.grid[2]};
+    medium.tiles = {{{}, {one.grid[0], one.grid[1], one.grid[2]}}};
     medium.tokens = one.tokens;
     medium.sample_fps = one.sample_fps;
   }
@@ -62,7 +62,7 @@ void CheckLayout(const PkvContents& contents, const VisionLanguageModel& model, 
   try {
     for (size_t item = 0; item < media.size(); ++item) {
       where = StrCat(path, ": media[", item, "]: ");
-      const int64_t tokens = model.TokensOfGrid(media[item].grid);
+      const int64_t tokens = model.TokensOfGrid(media[item].grid());
       if (tokens != media[item].tokens)
         Fail("tokens: ", media[item].tokens, "; the model makes ", tokens, " of its grid");
     }
@@ -239,7 +239,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const DecoderConfig& config = model->internals().decoder().config();
   try {
     const Compression compression(options.kv, model->internals().decoder().cache_spec(), config.heads,
-                                  config.rope.inv_freq);
+                                  config.rope(0).inv_freq);
     MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error);

@@ -54,7 +54,7 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
   int64_t width = 1;
   for (const auto& [slice, grid] : cells) {
     const PreparedMedia& one = media.at(static_cast<size_t>(slice.first));
-    const int64_t per_slice = std::max<int64_t>(1, one.frames.count / std::max<int64_t>(1, one.grid.t));
+    const int64_t per_slice = std::max<int64_t>(1, one.frames.count / std::max<int64_t>(1, one.grid().t));
     frames.emplace_back(slice.first, std::min(slice.second * per_slice, one.frames.count - 1));
     sheet.cells.push_back(grid);
     height = std::max(height, one.frames.height);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/token_layout.h"
 
 namespace purekv {

@@ -16,17 +16,30 @@ int64_t BytesOf(const Size& size) {
   return size.height * size.width * 3;
 }
 
+// One frame, resized where its size is another.
+void Copy(const uint8_t* frame, const Size& from, uint8_t* to, const Size& size, Resizer* resize) {
+  if (from == size) {
+    std::copy_n(frame, BytesOf(size), to);
+  } else {
+    resize(frame, from.height, from.width, to, size.height, size.width, 0);
+  }
+}
+
 class MemoryStream : public FrameStream {
  public:
-  explicit MemoryStream(Frames frames)
-      : FrameStream(frames.count, {frames.height, frames.width}, {}), frames_(std::move(frames)) {}
+  MemoryStream(std::shared_ptr<const Frames> frames, const Size& size, Resizer* resize)
+      : FrameStream(frames->count, size, {}), frames_(std::move(frames)), resize_(resize) {}
 
  private:
   void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) override {
-    std::copy_n(frames_.rgb.data() + first * BytesOf(size()), count * BytesOf(size()), to);
-    done();
+    const Size from{frames_->height, frames_->width};
+    for (int64_t i = first; i < first + count; ++i, to += BytesOf(size())) {
+      Copy(frames_->rgb.data() + i * BytesOf(from), from, to, size(), resize_);
+      done();
+    }
   }
-  Frames frames_;
+  std::shared_ptr<const Frames> frames_;
+  Resizer* resize_;
 };
 
 class NpyStream : public FrameStream {
@@ -36,14 +49,8 @@ class NpyStream : public FrameStream {
 
  private:
   void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) override {
-    const Size from = frames_.size();
     for (int64_t i = first; i < first + count; ++i, to += BytesOf(size())) {
-      const std::span<const uint8_t> frame = frames_.Frame(i);
-      if (from == size()) {
-        std::copy(frame.begin(), frame.end(), to);
-      } else {
-        resize_(frame.data(), from.height, from.width, to, size().height, size().width, 0);
-      }
+      Copy(frames_.Frame(i).data(), frames_.size(), to, size(), resize_);
       frames_.Drop(i);
       done();
     }
@@ -71,6 +78,20 @@ class VideoStream : public FrameStream {
   std::unique_ptr<VideoReader> video_;
 };
 
+// Count, height and width come from the caller: their product may be anything.
+void CheckPixels(const Frames& frames, const std::string& name) {
+  uint64_t left = frames.rgb.size();
+  bool fits = left % 3 == 0;
+  left /= 3;
+  for (const int64_t dim : {frames.count, frames.height, frames.width}) {
+    fits = fits && dim >= 1 && left % static_cast<uint64_t>(dim) == 0;
+    if (fits) left /= static_cast<uint64_t>(dim);
+  }
+  if (fits && left == 1) return;
+  FailUsage(name, ": ", frames.count, " frames of ", frames.height, " x ", frames.width, " RGB pixels do not make the ",
+            frames.rgb.size(), " bytes there are; at least one pixel is needed");
+}
+
 }  // namespace
 
 void FrameStream::Read(int64_t first, int64_t count, Frames* out) {
@@ -88,7 +109,16 @@ void FrameStream::Read(int64_t first, int64_t count, Frames* out) {
 }
 
 std::unique_ptr<FrameStream> StreamOf(Frames frames) {
-  return std::make_unique<MemoryStream>(std::move(frames));
+  const Size size{frames.height, frames.width};
+  return std::make_unique<MemoryStream>(std::make_shared<const Frames>(std::move(frames)), size, nullptr);
+}
+
+std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name,
+                                          Resizer* resize,
+                                          const std::function<Size(int64_t, int64_t, int64_t)>& choose) {
+  CheckPixels(*frames, name);
+  const Size size = choose(frames->count, frames->height, frames->width);
+  return std::make_unique<MemoryStream>(std::move(frames), size, resize);
 }
 
 std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer* resize,

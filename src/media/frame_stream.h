@@ -53,6 +53,12 @@ class FrameStream {
 // Pictures in memory, as they are.
 std::unique_ptr<FrameStream> StreamOf(Frames frames);
 
+// Frames in memory, resized by `resize` when they are read; otherwise as StreamNpy. `name` stands for the file in
+// messages. Throws Error (kUsage) when count, height and width do not fit the pixels.
+std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name,
+                                          Resizer* resize,
+                                          const std::function<Size(int64_t, int64_t, int64_t)>& choose);
+
 // uint8 [T, H, W, 3] of a .npy file, mapped and read slice by slice, resized by `resize`. `choose` gets the file's
 // frames, height and width and says the size to resize to.
 std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer* resize,

@@ -1,4 +1,4 @@
-// Pixels to patches: normalisation and the patch order of the Qwen-VL towers.
+// Pixels to patches: normalisation, and an order in which the patches that become one visual token lie together.
 #pragma once
 
 #include <array>
@@ -19,11 +19,13 @@ struct Grid {
 };
 
 struct PatchSpec {
-  int64_t patch_size = 14;
-  int64_t temporal_patch_size = 2;
-  int64_t merge_size = 2;
+  int64_t patch_size = 14;          // pixels per side
+  int64_t temporal_patch_size = 2;  // frames that one patch spans
+  int64_t merge_size = 2;           // patches per side of a block, whose rows lie one after another; 1: raster order
   std::array<float, 3> mean{};
   std::array<float, 3> std{};
+  // Of one patch.
+  int64_t values() const { return 3 * temporal_patch_size * patch_size * patch_size; }
 };
 
 // Grid of `count` frames of height x width (multiples of patch_size * merge_size); a count that temporal_patch_size

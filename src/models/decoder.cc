@@ -18,6 +18,20 @@ std::string LayerName(int64_t layer, const char* rest) {
   return StrCat("model.layers.", layer, ".", rest);
 }
 
+// Norm of every head by itself, in place. x [rows, heads * head_dim]
+void NormHeads(MatrixView<float> x, int64_t heads, std::span<const float> weight, float eps) {
+  const auto dim = static_cast<int64_t>(weight.size());
+  const auto norm = [&](MatrixView<float> one) {
+    RmsNorm(one, weight, eps, {one.data, Dtype::kF32, one.rows, one.cols, one.stride});
+  };
+  // The heads of a row are rows themselves, and so is a head of all rows: whichever makes fewer calls.
+  if (x.rows < heads) {
+    for (int64_t row = 0; row < x.rows; ++row) norm({x.Row(row), heads, dim, dim});
+  } else {
+    for (int64_t head = 0; head < heads; ++head) norm(x.Cols(head * dim, dim));
+  }
+}
+
 }  // namespace
 
 std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
@@ -40,6 +54,10 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
       add("self_attn.k_proj.bias", {kv});
       add("self_attn.v_proj.bias", {kv});
     }
+    if (config.layer(layer).qk_norm) {
+      add("self_attn.q_norm.weight", {config.head_dim});
+      add("self_attn.k_norm.weight", {config.head_dim});
+    }
     add("self_attn.o_proj.weight", {config.hidden, q});
     add("mlp.gate_proj.weight", {config.intermediate, config.hidden});
     add("mlp.up_proj.weight", {config.intermediate, config.hidden});
@@ -51,12 +69,18 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
 Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype compute)
     : config_(config), compute_(compute) {
   using Names = std::vector<std::string>;
+  PUREKV_CHECK(static_cast<int64_t>(config.per_layer.size()) == config.layers, config.per_layer.size(), " of ",
+               config.layers);
   layers_.resize(static_cast<size_t>(config.layers));
   for (int64_t i = 0; i < config.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];
     const auto name = [i](const char* rest) { return LayerName(i, rest); };
     layer.input_norm = ReadFloats(source, name("input_layernorm.weight"));
     layer.post_norm = ReadFloats(source, name("post_attention_layernorm.weight"));
+    if (config.layer(i).qk_norm) {
+      layer.q_norm = ReadFloats(source, name("self_attn.q_norm.weight"));
+      layer.k_norm = ReadFloats(source, name("self_attn.k_norm.weight"));
+    }
     const Names biases = config.qkv_bias ? Names{name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
                                                  name("self_attn.v_proj.bias")}
                                          : Names{};
@@ -78,6 +102,14 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
   packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
   embedding_ = source.Read("model.embed_tokens.weight");
   embedding_name_ = source.Describe("model.embed_tokens.weight") + ": tensor model.embed_tokens.weight";
+}
+
+KvCacheSpec Decoder::cache_spec() const {
+  std::vector<KvLayerSpec> layers;
+  for (const LayerConfig& layer : config_.per_layer) {
+    layers.push_back({config_.kv_heads, config_.head_dim, FormatOf(compute_), layer.window, layer.reads_layer});
+  }
+  return KvCacheSpec(std::move(layers));
 }
 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
@@ -104,8 +136,10 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_ro
   if (workspace.rows < rows) {
     workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
     workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
-    workspace.cos = Matrix<float>(rows, config_.rope.pairs());
-    workspace.sin = Matrix<float>(rows, config_.rope.pairs());
+    int64_t pairs = 0;
+    for (const RopeSpec& rope : config_.ropes) pairs = std::max(pairs, rope.pairs());
+    workspace.cos = Matrix<float>(rows, pairs);
+    workspace.sin = Matrix<float>(rows, pairs);
     workspace.rows = rows;
   }
   if (workspace.span_rows < span_rows) {
@@ -124,19 +158,27 @@ Decoder::Projected Decoder::Project(int64_t layer, MatrixView<const float> hidde
   const Layer& weights = layers_[static_cast<size_t>(layer)];
   const AnyMatrixView normed = workspace.normed.View().Rows(0, hidden.rows);
   RmsNorm(hidden, weights.input_norm, config_.rms_eps, normed);
-  const StageTimer timer(&workspace.matmul_seconds);
-  weights.qkv.Run(normed, qkv, false, workspace.row_sums);
-  return {qkv.Cols(0, q_cols), qkv.Cols(q_cols, kv_cols), qkv.Cols(q_cols + kv_cols, kv_cols)};
+  {
+    const StageTimer timer(&workspace.matmul_seconds);
+    weights.qkv.Run(normed, qkv, false, workspace.row_sums);
+  }
+  const Projected projected = {qkv.Cols(0, q_cols), qkv.Cols(q_cols, kv_cols), qkv.Cols(q_cols + kv_cols, kv_cols)};
+  if (!weights.q_norm.empty()) {
+    NormHeads(projected.q, config_.heads, weights.q_norm, config_.rms_eps);
+    NormHeads(projected.k, config_.kv_heads, weights.k_norm, config_.rms_eps);
+  }
+  return projected;
 }
 
-void Decoder::Rotate(const Projected& projected, std::span<const Position> positions, std::span<const int32_t> tokens,
-                     DecoderWorkspace& workspace) const {
+void Decoder::Rotate(int64_t layer, const Projected& projected, std::span<const Position> positions,
+                     std::span<const int32_t> tokens, DecoderWorkspace& workspace) const {
   const int64_t rows = projected.q.rows;
-  const MatrixView<float> cos = workspace.cos.View().Rows(0, rows);
-  const MatrixView<float> sin = workspace.sin.View().Rows(0, rows);
+  const RopeSpec& rope = config_.rope(layer);
+  const MatrixView<float> cos = workspace.cos.View().Rows(0, rows).Cols(0, rope.pairs());
+  const MatrixView<float> sin = workspace.sin.View().Rows(0, rows).Cols(0, rope.pairs());
   workspace.positions.clear();
   for (const int32_t token : tokens) workspace.positions.push_back(positions[static_cast<size_t>(token)]);
-  RopeTables(config_.rope, workspace.positions, cos, sin);
+  RopeTables(rope, workspace.positions, cos, sin);
   ApplyRope(projected.q, config_.heads, config_.head_dim, cos, sin);
   ApplyRope(projected.k, config_.kv_heads, config_.head_dim, cos, sin);
 }

@@ -17,6 +17,14 @@
 
 namespace purekv {
 
+// What may differ from layer to layer.
+struct LayerConfig {
+  int64_t window = 0;        // a row sees keys i with row - i < window, its own included; 0: all before it
+  int64_t reads_layer = -1;  // whose keys and values it attends to, and has none of its own; -1: its own
+  size_t rope = 0;           // which of DecoderConfig::ropes rotates q and k
+  bool qk_norm = false;      // RMSNorm of each query and key head before the rotation (Qwen3, Gemma 3)
+};
+
 struct DecoderConfig {
   int64_t hidden = 0;
   int64_t layers = 0;
@@ -29,13 +37,17 @@ struct DecoderConfig {
   float rms_eps = 1e-6F;
   bool qkv_bias = false;
   bool tied_embeddings = false;
-  RopeSpec rope;
+  std::vector<RopeSpec> ropes;         // at least one
+  std::vector<LayerConfig> per_layer;  // [layers]
+
+  const LayerConfig& layer(int64_t i) const { return per_layer.at(static_cast<size_t>(i)); }
+  const RopeSpec& rope(int64_t layer_index) const { return ropes.at(layer(layer_index).rope); }
 };
 
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
 struct DecoderWorkspace {
   AnyMatrix normed, activated;  // [block, hidden | intermediate], compute dtype
-  Matrix<float> cos, sin;       // [block, rotary / 2]
+  Matrix<float> cos, sin;       // [block, rotary / 2], the most of any layer's rope
   AnyMatrix attended;           // [span, heads * head_dim], compute dtype; a span attends at a time: a block, or more
   Matrix<float> qkv;            // [span, (heads + 2 kv_heads) * head_dim]
   Matrix<float> lse;            // [span, heads]
@@ -57,9 +69,8 @@ class Decoder {
 
   const DecoderConfig& config() const { return config_; }
   Dtype compute() const { return compute_; }
-  KvCacheSpec cache_spec() const {
-    return KvCacheSpec::Uniform(config_.layers, config_.kv_heads, config_.head_dim, FormatOf(compute_));
-  }
+  // What the cache of a sequence keeps, in the format that the decoder computes in.
+  KvCacheSpec cache_spec() const;
   int64_t packed_bytes() const { return packed_bytes_; }
 
   // Rows of the embedding table. ids in [0, vocabulary); out [ids.size(), hidden].
@@ -73,13 +84,13 @@ class Decoder {
   struct Projected {
     MatrixView<float> q, k, v;  // [rows, heads * head_dim], [rows, kv_heads * head_dim] twice: columns of `qkv`
   };
-  // Norm and products of a block, not rotated yet. hidden [rows, hidden]; qkv [rows, (heads + 2 kv_heads) * head_dim],
-  // written.
+  // Norm, products and, where the layer has them, norms of the heads of a block, not rotated yet. hidden [rows,
+  // hidden]; qkv [rows, (heads + 2 kv_heads) * head_dim], written.
   Projected Project(int64_t layer, MatrixView<const float> hidden, MatrixView<float> qkv,
                     DecoderWorkspace& workspace) const;
-  // Rotates q and k of a block. positions: by sequence index; tokens [rows]: the rows' own.
-  void Rotate(const Projected& projected, std::span<const Position> positions, std::span<const int32_t> tokens,
-              DecoderWorkspace& workspace) const;
+  // Rotates q and k of a block by the layer's rope. positions: by sequence index; tokens [rows]: the rows' own.
+  void Rotate(int64_t layer, const Projected& projected, std::span<const Position> positions,
+              std::span<const int32_t> tokens, DecoderWorkspace& workspace) const;
   // A block behind its attention: output projection, norm and feed-forward, added to `hidden` [rows, hidden].
   // attended [rows, heads * head_dim], compute dtype.
   void Finish(int64_t layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
@@ -92,6 +103,7 @@ class Decoder {
  private:
   struct Layer {
     std::vector<float> input_norm, post_norm;  // [hidden]
+    std::vector<float> q_norm, k_norm;         // [head_dim]; empty: none
     Linear qkv;                                // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows
     Linear output;                             // [hidden, heads * head_dim]
     GatedLinear gate_up;                       // 2 x [intermediate, hidden]

@@ -1,17 +1,13 @@
 #include "models/qwen_config.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "base/error.h"
-#include "base/file.h"
+#include "models/chat_texts.h"
 
 namespace purekv {
 namespace {
 
 constexpr int64_t kMaxWidth = 1 << 20;
 constexpr int64_t kMaxDepth = 4096;
-constexpr int64_t kMaxPixelCount = int64_t{1} << 31;
 
 // The sectioned rotary embedding: in rope_scaling (as published) or rope_parameters (transformers 5), at either level.
 struct RopeFields {
@@ -84,7 +80,8 @@ DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenC
     Fail(text.where(), ": mrope_section has ", rope.sections.size(), " parts that sum to ", sum,
          "; 3 parts that sum to ", decoder.head_dim / 2, " (half the head dim) are needed");
   }
-  decoder.rope = SectionedRope(decoder.head_dim, rope.theta, rope.sections);
+  decoder.ropes = {SectionedRope(decoder.head_dim, rope.theta, rope.sections)};
+  decoder.per_layer.resize(static_cast<size_t>(decoder.layers));
   config.rope_theta = rope.theta;
   config.sections = rope.sections;
   for (const JsonFields* level : {&text, &root}) {
@@ -143,66 +140,6 @@ int32_t SpecialId(const JsonFields& root, const char* key, int64_t vocabulary) {
   return static_cast<int32_t>(root.Int(key, 0, vocabulary - 1));
 }
 
-// A number or a list of numbers.
-std::vector<int32_t> IdList(const JsonFields& fields, const char* key, int64_t vocabulary) {
-  std::vector<int32_t> ids;
-  if (!fields.Has(key)) return ids;
-  if (fields.raw().at(key).is_array()) {
-    for (const int64_t id : fields.Ints(key, 0, vocabulary - 1)) ids.push_back(static_cast<int32_t>(id));
-  } else {
-    ids.push_back(static_cast<int32_t>(fields.Int(key, 0, vocabulary - 1)));
-  }
-  return ids;
-}
-
-PixelLimits ReadLimits(const JsonFields& fields, const PixelLimits& fallback) {
-  PixelLimits limits = fallback;
-  if (fields.Has("size")) {  // re-saved files: these hold the pixel counts
-    const JsonFields size = fields.Object("size");
-    limits.min_pixels = size.Int("shortest_edge", 1, kMaxPixelCount, limits.min_pixels);
-    limits.max_pixels = size.Int("longest_edge", 1, kMaxPixelCount, limits.max_pixels);
-  }
-  limits.min_pixels = fields.Int("min_pixels", 1, kMaxPixelCount, limits.min_pixels);
-  limits.max_pixels = fields.Int("max_pixels", 1, kMaxPixelCount, limits.max_pixels);
-  if (limits.min_pixels > limits.max_pixels) {
-    Fail(fields.where(), ": min_pixels ", limits.min_pixels, " exceeds max_pixels ", limits.max_pixels);
-  }
-  return limits;
-}
-
-void CheckEqual(const JsonFields& fields, const char* key, int64_t expected) {
-  if (const int64_t value = fields.Int(key, 1, 1 << 16, expected); value != expected) {
-    Fail(fields.where(), ": ", key, " ", value, " contradicts config.json's ", expected);
-  }
-}
-
-void ReadMeanStd(const JsonFields& fields, PatchSpec& patches) {
-  for (const auto& [key, target] : {std::pair{"image_mean", &patches.mean}, std::pair{"image_std", &patches.std}}) {
-    if (!fields.Has(key)) continue;
-    const std::vector<double> values = fields.Numbers(key, -1e3, 1e3);
-    if (values.size() != 3) Fail(fields.where(), ": ", key, " has ", values.size(), " values; 3 are needed");
-    for (size_t c = 0; c < 3; ++c) (*target)[c] = static_cast<float>(values[c]);
-  }
-  for (const float value : patches.std) {
-    if (value <= 0) Fail(fields.where(), ": image_std must be positive, got ", value);
-  }
-}
-
-// The steps of the published processor are built in; a file that leaves one out or does it differently is refused.
-void CheckSteps(const JsonFields& fields) {
-  for (const char* key : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) {
-    if (!fields.Bool(key, true)) Fail(fields.where(), ": ", key, " false is not supported; true is");
-  }
-  constexpr double kRescale = 1.0 / 255;
-  if (const double factor = fields.Number("rescale_factor", 0, 1e3, kRescale); std::abs(factor - kRescale) > 1e-6) {
-    Fail(fields.where(), ": rescale_factor ", factor, " is not supported; 1/255 is");
-  }
-  constexpr int64_t kBicubic = 3;
-  if (const int64_t filter = fields.Int("resample", 0, 100, kBicubic); filter != kBicubic) {
-    Fail(fields.where(), ": resample ", filter, " is not supported; 3 (bicubic) is");
-  }
-}
-
 }  // namespace
 
 QwenConfig ParseQwenConfig(const Json& json, QwenVersion version, const std::string& path) {
@@ -219,52 +156,9 @@ QwenConfig ParseQwenConfig(const Json& json, QwenVersion version, const std::str
   if (config.image_id == config.video_id) Fail(path, ": image_token_id and video_token_id are both ", config.image_id);
   if (root.Has("vision_start_token_id")) config.vision_start_id = SpecialId(root, "vision_start_token_id", vocabulary);
   if (root.Has("vision_end_token_id")) config.vision_end_id = SpecialId(root, "vision_end_token_id", vocabulary);
-  config.eos_ids = IdList(root, "eos_token_id", vocabulary);
-  if (config.eos_ids.empty()) config.eos_ids = IdList(text, "eos_token_id", vocabulary);
+  config.eos_ids = ReadIdList(root, "eos_token_id", vocabulary);
+  if (config.eos_ids.empty()) config.eos_ids = ReadIdList(text, "eos_token_id", vocabulary);
   return config;
-}
-
-QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVisionConfig& vision) {
-  QwenPreprocessing result;
-  PatchSpec& patches = result.patches;
-  patches.patch_size = vision.patch_size;
-  patches.temporal_patch_size = vision.temporal_patch_size;
-  patches.merge_size = vision.merge_size;
-  // CLIP's constants, and the limits of the published preprocessor_config.json.
-  patches.mean = {0.48145466F, 0.4578275F, 0.40821073F};
-  patches.std = {0.26862954F, 0.26130258F, 0.27577711F};
-  result.image = {4 * 28 * 28, 16384 * 28 * 28};
-  const auto check = [&](const JsonFields& fields) {
-    CheckEqual(fields, "patch_size", vision.patch_size);
-    CheckEqual(fields, "temporal_patch_size", vision.temporal_patch_size);
-    CheckEqual(fields, "merge_size", vision.merge_size);
-    CheckSteps(fields);
-  };
-  if (const std::string path = JoinPath(dir, "preprocessor_config.json"); !dir.empty() && FileExists(path)) {
-    const Json json = ReadJson(path);
-    const JsonFields fields(json, path);
-    check(fields);
-    ReadMeanStd(fields, patches);
-    result.image = ReadLimits(fields, result.image);
-  }
-  if (const std::string path = JoinPath(dir, "video_preprocessor_config.json"); !dir.empty() && FileExists(path)) {
-    const Json json = ReadJson(path);
-    const JsonFields fields(json, path);
-    check(fields);
-    result.video = ReadLimits(fields, {128 * 28 * 28, 768 * 28 * 28});
-  }
-  return result;
-}
-
-std::vector<int32_t> ReadStopIds(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
-  std::vector<int32_t> ids;
-  if (const std::string path = JoinPath(dir, "generation_config.json"); !dir.empty() && FileExists(path)) {
-    const Json json = ReadJson(path);
-    ids = IdList(JsonFields(json, path), "eos_token_id", vocabulary);
-  }
-  if (ids.empty()) ids = config_eos;
-  std::sort(ids.begin(), ids.end());
-  return ids;
 }
 
 }  // namespace purekv

@@ -1,5 +1,4 @@
-// config.json and preprocessor files of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions
-// re-save them.
+// config.json of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions re-save it.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +7,6 @@
 #include <vector>
 
 #include "checkpoint/json.h"
-#include "media/patches.h"
 #include "models/decoder.h"
 
 namespace purekv {
@@ -45,23 +43,5 @@ struct QwenConfig {
 
 // Checks every value it uses and refuses what is not implemented by name. Throws Error naming `path` and the field.
 QwenConfig ParseQwenConfig(const Json& root, QwenVersion version, const std::string& path);
-
-struct PixelLimits {
-  int64_t min_pixels = 0;
-  int64_t max_pixels = 0;
-};
-
-struct QwenPreprocessing {
-  PatchSpec patches;
-  PixelLimits image;
-  std::optional<PixelLimits> video;  // unset: qwen-vl-utils' rule
-};
-
-// `dir`/preprocessor_config.json and video_preprocessor_config.json; published defaults where there is none. Throws
-// Error.
-QwenPreprocessing ReadQwenPreprocessing(const std::string& dir, const QwenVisionConfig& vision);
-
-// Stop ids of `dir`/generation_config.json (a number or a list), else those of config.json.
-std::vector<int32_t> ReadStopIds(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary);
 
 }  // namespace purekv

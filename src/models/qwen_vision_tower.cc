@@ -57,14 +57,10 @@ WindowPlan PlanWindows(const Grid& grid, const QwenVisionConfig& config) {
 std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config) {
   const int64_t d = config.hidden;
   const int64_t i = config.intermediate;
-  const int64_t wide = d * config.merge_size * config.merge_size;
   const bool newer = config.version == QwenVersion::kQwen2_5;
   std::vector<TensorSpec> specs = {
       {"visual.patch_embed.proj.weight", {d, 3, config.temporal_patch_size, config.patch_size, config.patch_size}}};
-  const auto norm = [&](const std::string& name) {
-    specs.push_back({name + ".weight", {d}});
-    if (!newer) specs.push_back({name + ".bias", {d}});
-  };
+  const auto norm = [&](const std::string& name) { Norm::AddSpecs(name, d, !newer, &specs); };
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
     specs.push_back({name + ".weight", {out, in}});
     specs.push_back({name + ".bias", {out}});
@@ -83,17 +79,7 @@ std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config)
       linear(BlockName(block, "mlp.fc2"), d, i);
     }
   }
-  norm("visual.merger.ln_q");
-  linear("visual.merger.mlp.0", wide, wide);
-  linear("visual.merger.mlp.2", config.out_hidden, wide);
   return specs;
-}
-
-QwenVisionTower::Norm QwenVisionTower::ReadNorm(const TensorSource& source, const std::string& name) const {
-  Norm norm;
-  norm.weight = ReadFloats(source, name + ".weight");
-  if (config_.version == QwenVersion::kQwen2) norm.bias = ReadFloats(source, name + ".bias");
-  return norm;
 }
 
 QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, Dtype compute)
@@ -111,11 +97,12 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
   // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
   patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, compute);
   packed_bytes_ += static_cast<int64_t>(patch_embed_.packed_bytes());
+  const bool with_bias = config.version == QwenVersion::kQwen2;
   blocks_.resize(static_cast<size_t>(config.depth));
   for (int64_t i = 0; i < config.depth; ++i) {
     Block& block = blocks_[static_cast<size_t>(i)];
-    block.norm1 = ReadNorm(source, BlockName(i, "norm1"));
-    block.norm2 = ReadNorm(source, BlockName(i, "norm2"));
+    block.norm1 = Norm::Read(source, BlockName(i, "norm1"), with_bias);
+    block.norm2 = Norm::Read(source, BlockName(i, "norm2"), with_bias);
     block.qkv = read({BlockName(i, "attn.qkv")});
     block.proj = read({BlockName(i, "attn.proj")});
     if (config.version == QwenVersion::kQwen2_5) {
@@ -128,9 +115,6 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
       block.down = read({BlockName(i, "mlp.fc2")});
     }
   }
-  merger_norm_ = ReadNorm(source, "visual.merger.ln_q");
-  merger_in_ = read({"visual.merger.mlp.0"});
-  merger_out_ = read({"visual.merger.mlp.2"});
 }
 
 // Consecutive rows that attend to no others: whole segments, as many as kBlockRows hold, at least one.
@@ -162,23 +146,14 @@ struct QwenVisionTower::Scratch {
   AttentionWorkspace attention;
 };
 
-void QwenVisionTower::ApplyNorm(const Norm& norm, MatrixView<const float> x, AnyMatrixView out) const {
-  if (norm.bias.empty()) {
-    RmsNorm(x, norm.weight, kNormEps, out);
-  } else {
-    LayerNorm(x, norm.weight, norm.bias, kNormEps, out);
-  }
-}
-
-bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, MatrixView<float> out,
-                             const std::function<bool()>& keep_going) const {
+std::optional<Matrix<float>> QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid,
+                                                     const std::function<bool()>& keep_going) const {
   const int64_t rows = grid.patches();
   const int64_t merge = config_.merge_size;
   const int64_t unit_rows = merge * merge;
   const int64_t dim = config_.head_dim();
   PUREKV_CHECK(patches.rows == rows && patches.cols == config_.patch_values(), patches.rows, " x ", patches.cols);
   PUREKV_CHECK(grid.h % merge == 0 && grid.w % merge == 0, grid.h, " x ", grid.w);
-  PUREKV_CHECK(out.rows == rows / unit_rows && out.cols == config_.out_hidden, out.rows, " x ", out.cols);
   const WindowPlan plan = PlanWindows(grid, config_);
 
   const std::vector<RowGroup> windows = GroupRows(plan.windows);
@@ -227,10 +202,20 @@ bool QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid, 
     for (const RowGroup& group : windowed ? windows : slices) {
       RunBlock(blocks_[static_cast<size_t>(i)], group, scratch);
     }
-    if (keep_going && !keep_going()) return false;
+    if (keep_going && !keep_going()) return std::nullopt;
   }
-  Merge(scratch, plan, out);
-  return true;
+  Matrix<float> ordered = std::move(scratch.x);
+  if (config_.window_size == 0) return ordered;
+  scratch = {};  // before as much again is taken
+  Matrix<float> x(rows, config_.hidden);
+  const auto unit_values = static_cast<size_t>(unit_rows * config_.hidden);
+  ParallelForRanges(rows / unit_rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      std::memcpy(x.Row(plan.unit_order[static_cast<size_t>(unit)] * unit_rows), ordered.Row(unit * unit_rows),
+                  unit_values * sizeof(float));
+    }
+  });
+  return x;
 }
 
 // Queries and keys, rotated, and values in the compute dtype: what the product makes in f32 is rounded once.
@@ -258,7 +243,7 @@ void QwenVisionTower::RunBlock(const Block& block, const RowGroup& group, Scratc
   const MatrixView<float> x = scratch.x.View().Rows(group.begin, group.rows);
   const AnyMatrixView normed = scratch.normed.View().Rows(0, group.rows);
   const int64_t d = config_.hidden;
-  ApplyNorm(block.norm1, x, normed);
+  block.norm1.Apply(x, kNormEps, normed);
   RotatedQkv(block, group, scratch);
   const AnyMatrixView qkv = scratch.qkv.View().Rows(0, group.rows);
   SegmentAttentionArgs attention;
@@ -274,7 +259,7 @@ void QwenVisionTower::RunBlock(const Block& block, const RowGroup& group, Scratc
   SegmentAttention(attention);
   block.proj.Run(normed, x, /*accumulate=*/true);
 
-  ApplyNorm(block.norm2, x, normed);
+  block.norm2.Apply(x, kNormEps, normed);
   for (int64_t row = 0; row < x.rows; row += kBlockRows) {
     const int64_t count = std::min(kBlockRows, x.rows - row);
     const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
@@ -284,32 +269,6 @@ void QwenVisionTower::RunBlock(const Block& block, const RowGroup& group, Scratc
       block.up.RunActivated(Activation::kQuickGelu, normed.Rows(row, count), activated);
     }
     block.down.Run(activated, x.Rows(row, count), /*accumulate=*/true);
-  }
-}
-
-void QwenVisionTower::Merge(Scratch& scratch, const WindowPlan& plan, MatrixView<float> out) const {
-  const int64_t unit_rows = config_.merge_size * config_.merge_size;
-  const int64_t wide = config_.hidden * unit_rows;
-  const int64_t block_units = std::min(out.rows, std::max<int64_t>(1, kBlockRows / unit_rows));
-  AnyMatrix normed(compute_, block_units * unit_rows, config_.hidden);
-  AnyMatrix activated(compute_, block_units, wide);
-  Matrix<float> projected(block_units, config_.out_hidden);
-  for (int64_t first = 0; first < out.rows; first += block_units) {
-    const int64_t units = std::min(block_units, out.rows - first);
-    ApplyNorm(merger_norm_, scratch.x.View().Rows(first * unit_rows, units * unit_rows),
-              normed.View().Rows(0, units * unit_rows));
-    // The rows of a cell lie one after another: the same memory is one long row per cell.
-    AnyMatrixView cells = normed.View();
-    cells.rows = units;
-    cells.cols = cells.stride = wide;
-    merger_in_.RunActivated(Activation::kGeluErf, cells, activated.View().Rows(0, units));
-    merger_out_.Run(activated.View().Rows(0, units), projected.View().Rows(0, units));
-    ParallelForRanges(units, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        std::memcpy(out.Row(plan.unit_order[static_cast<size_t>(first + unit)]), projected.Row(unit),
-                    static_cast<size_t>(config_.out_hidden) * sizeof(float));
-      }
-    });
   }
 }
 

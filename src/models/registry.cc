@@ -1,8 +1,33 @@
 #include "models/registry.h"
 
+#include <iterator>
+#include <map>
+#include <utility>
+
 #include "base/error.h"
+#include "models/weights.h"
 
 namespace purekv {
+
+void ModelPlan::SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec> connector) {
+  vision_tensors = std::move(tower);
+  vision_tensors.insert(vision_tensors.end(), std::make_move_iterator(connector.begin()),
+                        std::make_move_iterator(connector.end()));
+  tensors = Decoder::Tensors(decoder);
+  tensors.insert(tensors.end(), vision_tensors.begin(), vision_tensors.end());
+}
+
+PreparedMedia ModelPlan::PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const {
+  const auto preprocessor = ReadPreprocessor();
+  if (!preprocessor) RefuseMedia(Say(dir));
+  return preprocessor->PlanVideo(frames, height, width, options);
+}
+
+std::unique_ptr<const LanguageModel> ModelPlan::Load(const TensorSource& source, Dtype compute) const {
+  CheckTensors(source, tensors, dir.empty() ? "random weights" : dir);
+  FamilyParts parts = ReadParts(source, compute);
+  return std::make_unique<const LanguageModel>(std::move(parts), Decoder(decoder, source, compute));
+}
 
 // A list and not self-registration: a linker drops files of a static library that nothing names.
 const std::vector<ModelFamily>& ModelFamilies() {
@@ -25,6 +50,18 @@ const ModelFamily& FindFamily(const Json& config, const std::string& path) {
   }
   Fail(path, ": architectures: \"", architecture.empty() ? model_type : architecture,
        "\" is not supported; supported: ", known);
+}
+
+Json PublishedConfig(const std::string& name) {
+  std::map<std::string, Json> shapes;
+  for (const ModelFamily& family : ModelFamilies()) {
+    for (PublishedShape& shape : family.shapes()) shapes[shape.name] = std::move(shape.config);
+  }
+  const auto it = shapes.find(name);
+  if (it != shapes.end()) return it->second;
+  std::string known;
+  for (const auto& [shape, config] : shapes) known += (known.empty() ? "" : ", ") + shape;
+  FailUsage(Field{"shape"}, " ", name, ": unknown; known shapes: ", known);
 }
 
 }  // namespace purekv

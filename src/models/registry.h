@@ -8,7 +8,7 @@
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/tensor_source.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/dtype.h"
 #include "purekv/media.h"
 #include "purekv/model_info.h"
@@ -19,15 +19,31 @@ namespace purekv {
 struct ModelPlan {
   virtual ~ModelPlan() = default;
   std::string family;     // "qwen2_5_vl"
+  std::string dir;        // empty: a shape without files
   DecoderConfig decoder;  // tied_embeddings decided
   double rope_theta = 0;
   std::vector<int64_t> mrope_sections;
-  ModelSummary::Vision vision;  // `parameters` not filled in
-  std::vector<TensorSpec> tensors;
-  // Tokens and size of a video of already sampled frames.
-  virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
+  ModelSummary::Vision vision;             // `parameters` not filled in
+  std::vector<TensorSpec> tensors;         // all, the decoder's first
+  std::vector<TensorSpec> vision_tensors;  // of them, those of tower and connector
+
+  // Null: the family reads text alone. Throws Error.
+  virtual std::unique_ptr<const Preprocessor> ReadPreprocessor() const { return nullptr; }
+  // Small files first, then weights. Throws Error.
+  virtual FamilyParts ReadParts(const TensorSource& source, Dtype compute) const = 0;
+
+  // Lists the tensors of `decoder`, then these.
+  void SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec> connector);
+  // Tiles, tokens and size of a video of already sampled frames. Throws Error.
+  PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const;
   // Packs the weights. Checks names and shapes first.
-  virtual std::unique_ptr<const VisionLanguageModel> Load(const TensorSource& source, Dtype compute) const = 0;
+  std::unique_ptr<const LanguageModel> Load(const TensorSource& source, Dtype compute) const;
+};
+
+// A published size, so that a machine can be measured without downloading anything.
+struct PublishedShape {
+  std::string name;  // "qwen2.5-vl-3b"
+  Json config;       // its config.json
 };
 
 struct ModelFamily {
@@ -36,6 +52,7 @@ struct ModelFamily {
   // `dir` empty: a shape without files. `has_lm_head`: the checkpoint holds one (decides tying where the config is
   // silent).
   std::unique_ptr<ModelPlan> (*plan)(const Json& config, const std::string& dir, bool has_lm_head);
+  std::vector<PublishedShape> (*shapes)();
 };
 
 const std::vector<ModelFamily>& ModelFamilies();

@@ -283,7 +283,7 @@ TEST(KvCache, WhatAForkHoldsCountsAsIfItWereAlone) {
 }
 
 TEST(KvCache, LayersMayDifferAndReadOneAnother) {
-  const KvCacheSpec spec({{2, 16, KvFormat::kF32}, {2, 16, KvFormat::kBF16}, {2, 16, KvFormat::kF32, 0}});
+  const KvCacheSpec spec({{2, 16, KvFormat::kF32}, {2, 16, KvFormat::kBF16}, {2, 16, KvFormat::kF32, 0, 0}});
   EXPECT_FALSE(spec.uniform());
   EXPECT_EQ(spec.token_bytes(), 2 * 2 * 16 * 4 + 2 * 2 * 16 * 2);
   KvCache cache(spec);

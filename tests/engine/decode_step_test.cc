@@ -11,7 +11,7 @@
 #include "engine/prefill_attention.h"
 #include "engine/prefill_pass.h"
 #include "kernels/testing.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/model.h"
 #include "support/reference_model.h"
 
@@ -49,7 +49,7 @@ Sequence Read(const Decoder& decoder, const KvOptions& kv, int64_t tokens, uint3
     ids.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(config.vocabulary)));
     positions.push_back({i, i, i});
   }
-  Sequence sequence(decoder.cache_spec(), {kv, decoder.cache_spec(), config.heads, config.rope.inv_freq});
+  Sequence sequence(decoder.cache_spec(), {kv, decoder.cache_spec(), config.heads, config.rope(0).inv_freq});
   sequence.compression().SetPrefix(tokens);
   sequence.compression().BeginPrefix(0, tokens);
   sequence.Append(ids, TokenLayout(ids.size()), positions);

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/json.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/session.h"
 #include "support/broken_model.h"
 #include "support/reference_model.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "checkpoint/random_tensors.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "purekv/session.h"
 #include "support/arrays.h"
 #include "support/reference_model.h"

@@ -1,8 +1,7 @@
 // Positions and windows against Hugging Face's own functions (tests/data/reference), and what a prompt must not hold.
-#include "models/qwen_layout.h"
-
 #include <gtest/gtest.h>
 
+#include "models/qwen_prompt.h"
 #include "models/qwen_vision_tower.h"
 #include "support/reference_model.h"
 
@@ -27,10 +26,15 @@ QwenConfig Config(double tokens_per_second) {
 PreparedMedia Media(const Grid& grid, double seconds_per_slice) {
   PreparedMedia media;
   media.kind = grid.t > 1 ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage;
-  media.grid = grid;
+  media.tiles = {{{}, grid}};
   media.tokens = grid.patches() / 4;
   media.sample_fps = 2 / seconds_per_slice;
   return media;
+}
+
+PromptTokens LayOut(const QwenConfig& config, const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                    int32_t next_position) {
+  return QwenPrompt(config, {}).LayOut(ids, media, next_position);
 }
 
 TEST(QwenLayout, TimeStepsAreTruncatedFloat32Products) {
@@ -40,7 +44,7 @@ TEST(QwenLayout, TimeStepsAreTruncatedFloat32Products) {
     const auto steps = entry.at("t").get<std::vector<int32_t>>();
     const PreparedMedia media = Media({static_cast<int64_t>(steps.size()), 2, 2}, entry.at("s").get<double>());
     const PromptTokens prompt =
-        LayOutQwen(Config(entry.at("tokens_per_second").get<double>()), {kVideo}, std::span(&media, 1), 0);
+        LayOut(Config(entry.at("tokens_per_second").get<double>()), {kVideo}, std::span(&media, 1), 0);
     ASSERT_EQ(prompt.positions.size(), steps.size());
     for (size_t t = 0; t < steps.size(); ++t)
       EXPECT_EQ(prompt.positions[t].t, steps[t]) << entry.at("name") << " slice " << t;
@@ -63,7 +67,7 @@ TEST(QwenLayout, PositionsEqualHuggingFaces) {
       media.push_back(Media({sides[0], sides[1], sides[2]}, entry.at("s").get<double>()));
       ids.push_back(sides[0] > 1 ? kVideo : kImage);
     }
-    const PromptTokens prompt = LayOutQwen(Config(entry.at("tokens_per_second").get<double>()), ids, media, 0);
+    const PromptTokens prompt = LayOut(Config(entry.at("tokens_per_second").get<double>()), ids, media, 0);
     const auto expected = entry.at("position_ids").get<std::vector<std::vector<int32_t>>>();
     ASSERT_EQ(prompt.positions.size(), expected[0].size());
     ASSERT_EQ(prompt.layout.size(), expected[0].size());
@@ -77,11 +81,11 @@ TEST(QwenLayout, PositionsEqualHuggingFaces) {
 
 TEST(QwenLayout, TheClosingMarkerBelongsToTheMedia) {
   const std::vector<PreparedMedia> media = {Media({1, 4, 4}, 1), Media({2, 4, 4}, 1)};
-  const PromptTokens prompt = LayOutQwen(Config(2), {1, kImage, kEnd, 2, kVideo, kEnd, 3, 4}, media, 0);
+  const PromptTokens prompt = LayOut(Config(2), {1, kImage, kEnd, 2, kVideo, kEnd, 3, 4}, media, 0);
   EXPECT_EQ(prompt.ids.size(), 1u + 4 + 1 + 1 + 8 + 1 + 2);
   EXPECT_EQ(prompt.media_end, 1 + 4 + 1 + 1 + 8 + 1);
-  EXPECT_EQ(LayOutQwen(Config(2), {1, kImage, 5, kVideo}, media, 0).media_end, 1 + 4 + 1 + 8);
-  EXPECT_EQ(LayOutQwen(Config(2), {1, 2, 3}, {}, 7).media_end, 0);
+  EXPECT_EQ(LayOut(Config(2), {1, kImage, 5, kVideo}, media, 0).media_end, 1 + 4 + 1 + 8);
+  EXPECT_EQ(LayOut(Config(2), {1, 2, 3}, {}, 7).media_end, 0);
   EXPECT_EQ(prompt.layout[5].kind, TokenRecord::Kind::kText);
   EXPECT_EQ(prompt.layout[4].kind, TokenRecord::Kind::kImage);
   EXPECT_EQ(prompt.layout[4].row, 1);
@@ -92,9 +96,9 @@ TEST(QwenLayout, TheClosingMarkerBelongsToTheMedia) {
 
 TEST(QwenLayout, MarkersWithoutMediaAreRefused) {
   const std::vector<PreparedMedia> media = {Media({1, 4, 4}, 1)};
-  EXPECT_THROW(LayOutQwen(Config(2), {1, kImage, kImage}, media, 0), Error);
-  EXPECT_THROW(LayOutQwen(Config(2), {1, kVideo}, media, 0), Error);
-  EXPECT_THROW(LayOutQwen(Config(2), {1, 2}, media, 0), Error);
+  EXPECT_THROW(LayOut(Config(2), {1, kImage, kImage}, media, 0), Error);
+  EXPECT_THROW(LayOut(Config(2), {1, kVideo}, media, 0), Error);
+  EXPECT_THROW(LayOut(Config(2), {1, 2}, media, 0), Error);
 }
 
 TEST(QwenVisionTower, WindowsEqualHuggingFaces) {

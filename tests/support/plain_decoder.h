@@ -72,17 +72,26 @@ class PlainDecoder {
     return y;
   }
 
-  void Rotate(std::vector<double>& heads, const Position& position) const {
-    const auto pairs = static_cast<size_t>(c_.rope.pairs());
+  void Rotate(int64_t layer, std::vector<double>& heads, const Position& position) const {
+    const RopeSpec& rope = c_.rope(layer);
+    const auto half = static_cast<size_t>(c_.head_dim / 2);
     for (size_t begin = 0; begin < heads.size(); begin += static_cast<size_t>(c_.head_dim)) {
-      for (size_t f = 0; f < pairs; ++f) {
-        const int32_t at = c_.rope.axis[f] == 0 ? position.t : c_.rope.axis[f] == 1 ? position.h : position.w;
+      for (size_t f = 0; f < rope.inv_freq.size(); ++f) {
+        const int32_t at = rope.axis[f] == 0 ? position.t : rope.axis[f] == 1 ? position.h : position.w;
         // The angle is rounded to f32, as in the reference implementation.
-        const auto angle = double(float(at) * c_.rope.inv_freq[f]);
-        const double a = heads[begin + f], b = heads[begin + f + pairs];
+        const auto angle = double(float(at) * rope.inv_freq[f]);
+        const double a = heads[begin + f], b = heads[begin + f + half];
         heads[begin + f] = a * std::cos(angle) - b * std::sin(angle);
-        heads[begin + f + pairs] = b * std::cos(angle) + a * std::sin(angle);
+        heads[begin + f + half] = b * std::cos(angle) + a * std::sin(angle);
       }
+    }
+  }
+
+  // Each head's own norm.
+  void NormHeads(std::vector<double>& heads, const std::string& name) const {
+    for (auto head = heads.begin(); head != heads.end(); head += c_.head_dim) {
+      const std::vector<double> normed = Normed({head, head + c_.head_dim}, name);
+      std::copy(normed.begin(), normed.end(), head);
     }
   }
 
@@ -101,8 +110,12 @@ class PlainDecoder {
       q.push_back(project("q_proj", normed, c_.heads));
       k.push_back(project("k_proj", normed, c_.kv_heads));
       v.push_back(project("v_proj", normed, c_.kv_heads));
-      Rotate(q.back(), positions[i]);
-      Rotate(k.back(), positions[i]);
+      if (c_.layer(layer).qk_norm) {
+        NormHeads(q.back(), prefix + "self_attn.q_norm.weight");
+        NormHeads(k.back(), prefix + "self_attn.k_norm.weight");
+      }
+      Rotate(layer, q.back(), positions[i]);
+      Rotate(layer, k.back(), positions[i]);
     }
     LayerRecord record;
     record.received.assign(static_cast<size_t>(c_.kv_heads), std::vector<double>(hidden.size(), 0.0));

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/random_model.h"
-#include "models/vision_language_model.h"
+#include "models/language_model.h"
 #include "support/broken_model.h"
 #include "support/reference_model.h"
 
@@ -46,7 +46,7 @@ class SmallModel {
   }
   const std::shared_ptr<const Model>& model() const { return model_; }
   const std::string& directory() const { return directory_.path(); }
-  const VisionLanguageModel& internals() const { return model_->internals(); }
+  const LanguageModel& internals() const { return model_->internals(); }
   Turn VideoTurn() const { return files_.TurnNamed("video"); }
   PreparedMedia Video() const {
     const Turn turn = VideoTurn();

@@ -1,10 +1,21 @@
-#include "models/vision_language_model.h"
+#include "models/prepared_media.h"
 
 #include <algorithm>
 
 #include "base/error.h"
 
 namespace purekv {
+
+Grid PreparedMedia::grid() const {
+  PUREKV_CHECK(!tiles.empty(), path);
+  Grid all = tiles.front().grid;
+  for (size_t i = 1; i < tiles.size(); ++i) {
+    const Grid& one = tiles[i].grid;
+    PUREKV_CHECK(one.h == all.h && one.w == all.w, path, ": tile ", i, ": ", one.h, " x ", one.w);
+    all.t += one.t;
+  }
+  return all;
+}
 
 int64_t MergedTokens(const Grid& grid, int64_t merge) {
   constexpr int64_t kMost = 1 << 20;  // per side: their product stays far from 2^63
@@ -16,12 +27,8 @@ int64_t MergedTokens(const Grid& grid, int64_t merge) {
   return grid.patches() / (merge * merge);
 }
 
-void PromptTokens::Append(PromptTokens later) {
-  if (later.media_end > 0) media_end = static_cast<int64_t>(ids.size()) + later.media_end;
-  ids.insert(ids.end(), later.ids.begin(), later.ids.end());
-  layout.insert(layout.end(), later.layout.begin(), later.layout.end());
-  positions.insert(positions.end(), later.positions.begin(), later.positions.end());
-  next_position = later.next_position;
+void RefuseMedia(const Message& what) {
+  FailUsage(what, ": this model reads text alone: it sees no images or videos");
 }
 
 }  // namespace purekv

@@ -1,0 +1,109 @@
+// The parts that a model family is made of, beside the decoder that all share. A part of one family may serve another:
+// the family's own file (registry.h) says which it takes. What runs them is LanguageModel.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/matrix.h"
+#include "media/patches.h"
+#include "models/chat_texts.h"
+#include "models/prepared_media.h"
+#include "models/prompt_tokens.h"
+#include "purekv/media.h"
+
+namespace purekv {
+
+// Patches to rows of features. Read-only after construction: any number of threads may use one.
+class VisionTower {
+ public:
+  virtual ~VisionTower() = default;
+
+  // Columns of its rows.
+  virtual int64_t hidden() const = 0;
+  // Blocks that it runs one after another.
+  virtual int64_t blocks() const = 0;
+  virtual int64_t packed_bytes() const = 0;
+  // Whole slices of one tile, a few at a time: attention never crosses them. patches [grid.patches(), values of a
+  // patch], normalised, in the order of media/patches.h. Returns one row per patch, in the patches' order,
+  // [grid.patches(), hidden()]. `keep_going` (may be empty) is asked behind every block; false ends the call with
+  // nothing.
+  virtual std::optional<Matrix<float>> Encode(MatrixView<const float> patches, const Grid& grid,
+                                              const std::function<bool()>& keep_going) const = 0;
+};
+
+// Rows of the tower to rows that the decoder reads. Read-only after construction.
+class Connector {
+ public:
+  virtual ~Connector() = default;
+
+  virtual int64_t packed_bytes() const = 0;
+  // False: a slice's rows depend on that slice alone, and every slice makes the same number: a few slices of one tile
+  // come at a time, so that a long video's features never lie in memory together. True (pooling over time, tiles put
+  // together as one picture): all slices of all tiles of a medium come in one call.
+  virtual bool MixesSlices() const = 0;
+  // rows [patches of `tiles`, tower hidden], tile after tile, in the patches' order; out [tokens, decoder hidden],
+  // written, any stride. The tokens of a medium are the Preprocessor's to say (PreparedMedia::tokens).
+  virtual void Connect(MatrixView<const float> rows, std::span<const Tile> tiles, MatrixView<float> out) const = 0;
+};
+
+// Files to frames of the right size: which frames, resized how, cut into which tiles. Knows no weights: what a video
+// costs can be told without them.
+class Preprocessor {
+ public:
+  explicit Preprocessor(const PatchSpec& patches) : patches_(patches) {}
+  virtual ~Preprocessor() = default;
+
+  // How frames become patches.
+  const PatchSpec& patches() const { return patches_; }
+  // Opens the file, chooses frames, and knows size and tokens; pixels come later, through PreparedMedia::source, which
+  // calls progress(done, total frames) as they do: what it refers to must live as long. It may be empty. Throws Error
+  // naming the file.
+  virtual PreparedMedia Load(const MediaSource& source, const MediaOptions& options,
+                             const FrameProgress& progress) const = 0;
+  // Tiles, tokens and size of a video of already sampled frames. Throws Error.
+  virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
+  // Visual tokens of a video of one tile. Throws Error (kUsage) naming the grid when no video makes it.
+  virtual int64_t TokensOfGrid(const Grid& grid) const = 0;
+
+ private:
+  PatchSpec patches_;
+};
+
+// The tokens that surround one medium in a prompt.
+struct MediaMarkers {
+  int32_t placeholder = -1;  // stands for the medium where ids are laid out; -1: there is none
+  std::optional<int32_t> before, after;
+};
+
+// Texts to ids, and ids to a laid-out prompt: what each token is, and where it stands.
+class PromptFormat {
+ public:
+  explicit PromptFormat(ChatTexts texts) : texts_(std::move(texts)) {}
+  virtual ~PromptFormat() = default;
+
+  const ChatTexts& texts() const { return texts_; }
+  virtual MediaMarkers Markers(bool video) const = 0;
+  // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. Throws Error
+  // (kUsage) when placeholders and media do not match.
+  virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                              int32_t next_position) const = 0;
+
+ private:
+  ChatTexts texts_;
+};
+
+// A family of text alone has a prompt format and no other part; else all four are there.
+struct FamilyParts {
+  std::unique_ptr<const PromptFormat> prompt;
+  std::unique_ptr<const Preprocessor> preprocessor;
+  std::unique_ptr<const VisionTower> tower;
+  std::unique_ptr<const Connector> connector;
+};
+
+}  // namespace purekv

@@ -1,0 +1,160 @@
+#include "models/language_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kTowerRows = 4096;  // patch rows encoded at a time, at least one slice
+
+// Slices first .. first + count of a tile, which the tower takes at a time, and the patch rows before them.
+struct Piece {
+  const Tile* tile = nullptr;
+  int64_t first = 0;
+  int64_t count = 0;
+  int64_t rows_before = 0;
+
+  Grid grid() const { return {count, tile->grid.h, tile->grid.w}; }
+};
+
+std::vector<Piece> PiecesOf(const PreparedMedia& media) {
+  std::vector<Piece> pieces;
+  int64_t rows = 0;
+  for (const Tile& tile : media.tiles) {
+    const Grid& grid = tile.grid;
+    const int64_t at_a_time = std::clamp<int64_t>(kTowerRows / (grid.h * grid.w), 1, grid.t);
+    for (int64_t first = 0; first < grid.t; first += at_a_time) {
+      pieces.push_back({&tile, first, std::min(at_a_time, grid.t - first), rows});
+      rows += pieces.back().grid().patches();
+    }
+  }
+  return pieces;
+}
+
+// `frames` is room.
+void ReadPatches(const PreparedMedia& media, const Piece& piece, const PatchSpec& spec, Frames* frames,
+                 MatrixView<float> out) {
+  PUREKV_CHECK(media.source, media.path, ": its frames are gone");
+  const FrameRange& of = piece.tile->frames;
+  const int64_t begin = piece.first * spec.temporal_patch_size;
+  const int64_t end = std::min((piece.first + piece.count) * spec.temporal_patch_size, of.count);
+  media.source->Read(of.first + begin, end - begin, frames);
+  WritePatches(*frames, spec, 0, piece.count, out);
+}
+
+// What no family can make sense of.
+void CheckSource(const MediaSource& source) {
+  if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
+    FailUsage(source.path, ": start and end choose frames of a video file, which this is not");
+  }
+  if (source.frames && source.kind != MediaSource::Kind::kFrames) {
+    FailUsage(source.path, ": frames in memory are of MediaSource::Kind::kFrames");
+  }
+  if (source.fps && !source.frames) {
+    FailUsage(source.path, ": MediaSource::fps is the rate of frames in memory; a file has MediaOptions::fps");
+  }
+  if (source.fps && !(*source.fps > 0 && *source.fps <= 1000)) {
+    FailUsage(source.path, ": fps ", *source.fps, ": out of range (0, 1000]");
+  }
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(FamilyParts parts, Decoder decoder)
+    : parts_(std::move(parts)), decoder_(std::move(decoder)) {
+  PUREKV_CHECK(parts_.prompt, "no prompt format");
+  const bool sees = parts_.tower != nullptr;
+  PUREKV_CHECK(sees == (parts_.connector != nullptr) && sees == (parts_.preprocessor != nullptr),
+               "some parts of seeing, not all");
+}
+
+int64_t LanguageModel::packed_bytes() const {
+  return decoder_.packed_bytes() + (sees() ? parts_.tower->packed_bytes() + parts_.connector->packed_bytes() : 0);
+}
+
+std::vector<int32_t> LanguageModel::MediaIds(bool video) const {
+  const MediaMarkers markers = parts_.prompt->Markers(video);
+  std::vector<int32_t> ids;
+  if (markers.before) ids.push_back(*markers.before);
+  if (markers.placeholder >= 0) ids.push_back(markers.placeholder);
+  if (markers.after) ids.push_back(*markers.after);
+  return ids;
+}
+
+const Preprocessor& LanguageModel::NeedPreprocessor(const std::string& path) const {
+  if (!sees()) RefuseMedia(Say(path));
+  return *parts_.preprocessor;
+}
+
+PreparedMedia LanguageModel::LoadMedia(const MediaSource& source, const MediaOptions& options,
+                                       const FrameProgress& progress) const {
+  const Preprocessor& preprocessor = NeedPreprocessor(source.path);
+  CheckSource(source);
+  return preprocessor.Load(source, options, progress);
+}
+
+PreparedMedia LanguageModel::PlanVideo(int64_t frames, int64_t height, int64_t width,
+                                       const MediaOptions& options) const {
+  return NeedPreprocessor("video").PlanVideo(frames, height, width, options);
+}
+
+int64_t LanguageModel::TokensOfGrid(const Grid& grid) const {
+  return NeedPreprocessor("video").TokensOfGrid(grid);
+}
+
+Matrix<float> LanguageModel::Pixels(const PreparedMedia& media) const {
+  const PatchSpec& spec = NeedPreprocessor(media.path).patches();
+  Matrix<float> pixels(media.grid().patches(), spec.values());
+  Frames frames;
+  for (const Piece& piece : PiecesOf(media)) {
+    ReadPatches(media, piece, spec, &frames, pixels.View().Rows(piece.rows_before, piece.grid().patches()));
+  }
+  return pixels;
+}
+
+bool LanguageModel::Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const {
+  const PatchSpec& spec = NeedPreprocessor(media.path).patches();
+  const Grid all = media.grid();
+  const std::vector<Piece> pieces = PiecesOf(media);
+  const bool mixes = parts_.connector->MixesSlices();
+  PUREKV_CHECK(out.rows == media.tokens && out.cols == decoder_.config().hidden, out.rows, " x ", out.cols);
+  PUREKV_CHECK(mixes || out.rows % all.t == 0, out.rows, " tokens of ", all.t, " slices");
+  int64_t most = 0;
+  for (const Piece& piece : pieces) most = std::max(most, piece.grid().patches());
+  Frames frames;
+  Matrix<float> patches(most, spec.values());
+  Matrix<float> kept;  // the tower's rows of all pieces, where the connector wants them together
+  if (mixes) kept = Matrix<float>(all.patches(), parts_.tower->hidden());
+  int64_t written = 0;  // rows of out
+  for (const Piece& piece : pieces) {
+    const Grid grid = piece.grid();
+    const MatrixView<float> taken = patches.View().Rows(0, grid.patches());
+    ReadPatches(media, piece, spec, &frames, taken);
+    int64_t blocks = 0;
+    const auto keep_going = [&] {
+      ++blocks;
+      const int64_t done = piece.rows_before + grid.patches() * blocks / parts_.tower->blocks();
+      return !progress || progress(done, all.patches());
+    };
+    const std::optional<Matrix<float>> rows = parts_.tower->Encode(taken, grid, keep_going);
+    if (!rows) return false;
+    PUREKV_CHECK(rows->rows() == grid.patches() && rows->cols() == parts_.tower->hidden(), rows->rows(), " x ",
+                 rows->cols());
+    if (mixes) {
+      std::memcpy(kept.Row(piece.rows_before), rows->data(), static_cast<size_t>(rows->size()) * sizeof(float));
+      continue;
+    }
+    const int64_t tokens = grid.t * (out.rows / all.t);
+    const Tile part{{piece.tile->frames.first + piece.first * spec.temporal_patch_size, frames.count}, grid};
+    parts_.connector->Connect(rows->View(), {&part, 1}, out.Rows(written, tokens));
+    written += tokens;
+  }
+  if (mixes) parts_.connector->Connect(std::as_const(kept).View(), media.tiles, out);
+  return true;
+}
+
+}  // namespace purekv

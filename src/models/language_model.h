@@ -1,0 +1,62 @@
+// A model as the engine uses it: the decoder and the parts of its family. Read-only after construction: any number of
+// threads may use it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "models/decoder.h"
+#include "models/family.h"
+
+namespace purekv {
+
+// done / total patches; false stops.
+using VisionProgress = std::function<bool(int64_t done, int64_t total)>;
+
+class LanguageModel final {
+ public:
+  LanguageModel(FamilyParts parts, Decoder decoder);
+
+  const Decoder& decoder() const { return decoder_; }
+  const FamilyParts& parts() const { return parts_; }
+  // Whether it takes images and videos; false: a family of text alone, whose media functions throw Error (kUsage).
+  bool sees() const { return parts_.tower != nullptr; }
+  int64_t packed_bytes() const;
+
+  // ChatTexts, one by one.
+  const Tokenizer* tokenizer() const { return parts_.prompt->texts().tokenizer.get(); }
+  const ChatTemplate& chat_template() const { return parts_.prompt->texts().chat_template; }
+  const std::vector<int32_t>& stop_ids() const { return parts_.prompt->texts().stop_ids; }
+  int32_t end_of_turn_id() const { return parts_.prompt->texts().end_of_turn_id; }
+
+  // As PromptFormat.
+  PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                      int32_t next_position) const {
+    return parts_.prompt->LayOut(ids, media, next_position);
+  }
+  // The token that stands for one medium where ids are laid out; -1: there is none.
+  int32_t PlaceholderId(bool video) const { return parts_.prompt->Markers(video).placeholder; }
+  // The placeholder for one medium with its markers around it, where there is no tokenizer to write them.
+  std::vector<int32_t> MediaIds(bool video) const;
+
+  // As Preprocessor.
+  PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress) const;
+  PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const;
+  int64_t TokensOfGrid(const Grid& grid) const;
+
+  // Normalised patches of a medium, as the reference processor gives them. [patches of its tiles, patch values]
+  Matrix<float> Pixels(const PreparedMedia& media) const;
+  // Visual embeddings in the order of the medium's tokens. out [media.tokens, decoder hidden]. Reads the frames group
+  // by group and frees them. False when progress stopped it; throws what reading them throws.
+  bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const;
+
+ private:
+  const Preprocessor& NeedPreprocessor(const std::string& path) const;
+
+  FamilyParts parts_;
+  Decoder decoder_;
+};
+
+}  // namespace purekv
