@@ -19,6 +19,20 @@
 
 namespace purekv {
 
+// Where the rows go that a medium brings to the decoder.
+struct MediaFeatures {
+  MatrixView<float> rows;  // [tokens, decoder hidden], in the order of the medium's tokens; any stride
+  // Further sets of as many rows, each for the output of one more of the decoder's first layers (Qwen3-VL); most
+  // families have none.
+  std::vector<MatrixView<float>> deep;
+
+  MediaFeatures Rows(int64_t first, int64_t count) const {
+    MediaFeatures part{rows.Rows(first, count), {}};
+    for (const MatrixView<float>& set : deep) part.deep.push_back(set.Rows(first, count));
+    return part;
+  }
+};
+
 // Patches to rows of features. Read-only after construction: any number of threads may use one.
 class VisionTower {
  public:
@@ -28,13 +42,15 @@ class VisionTower {
   virtual int64_t hidden() const = 0;
   // Blocks that it runs one after another.
   virtual int64_t blocks() const = 0;
+  // Sets of rows that it makes: those behind its last block, then those of earlier blocks that the connector takes too.
+  virtual int64_t sets() const { return 1; }
   virtual int64_t packed_bytes() const = 0;
   // Whole slices of one tile, a few at a time: attention never crosses them. patches [grid.patches(), values of a
-  // patch], normalised, in the order of media/patches.h. Returns one row per patch, in the patches' order,
-  // [grid.patches(), hidden()]. `keep_going` (may be empty) is asked behind every block; false ends the call with
-  // nothing.
-  virtual std::optional<Matrix<float>> Encode(MatrixView<const float> patches, const Grid& grid,
-                                              const std::function<bool()>& keep_going) const = 0;
+  // patch], normalised, in the order of media/patches.h. Returns sets(), each one row per patch, in the patches'
+  // order, [grid.patches(), hidden()]. `keep_going` (may be empty) is asked behind every block; false ends the call
+  // with nothing.
+  virtual std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
+                                                           const std::function<bool()>& keep_going) const = 0;
 };
 
 // Rows of the tower to rows that the decoder reads. Read-only after construction.
@@ -47,9 +63,12 @@ class Connector {
   // come at a time, so that a long video's features never lie in memory together. True (pooling over time, tiles put
   // together as one picture): all slices of all tiles of a medium come in one call.
   virtual bool MixesSlices() const = 0;
-  // rows [patches of `tiles`, tower hidden], tile after tile, in the patches' order; out [tokens, decoder hidden],
-  // written, any stride. The tokens of a medium are the Preprocessor's to say (PreparedMedia::tokens).
-  virtual void Connect(MatrixView<const float> rows, std::span<const Tile> tiles, MatrixView<float> out) const = 0;
+  // MediaFeatures::deep of its output.
+  virtual int64_t deep_sets() const { return 0; }
+  // sets: the tower's, each [patches of `tiles`, tower hidden], tile after tile, in the patches' order; all of `out` is
+  // written. The tokens of a medium are the Preprocessor's to say (PreparedMedia::tokens).
+  virtual void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+                       const MediaFeatures& out) const = 0;
 };
 
 // Files to frames of the right size: which frames, resized how, cut into which tiles. Knows no weights: what a video

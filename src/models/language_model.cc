@@ -46,6 +46,12 @@ void ReadPatches(const PreparedMedia& media, const Piece& piece, const PatchSpec
   WritePatches(*frames, spec, 0, piece.count, out);
 }
 
+std::vector<MatrixView<const float>> ViewsOf(const std::vector<Matrix<float>>& sets) {
+  std::vector<MatrixView<const float>> views;
+  for (const Matrix<float>& set : sets) views.push_back(set.View());
+  return views;
+}
+
 // What no family can make sense of.
 void CheckSource(const MediaSource& source) {
   if (source.kind != MediaSource::Kind::kVideo && (source.start || source.end)) {
@@ -116,19 +122,27 @@ Matrix<float> LanguageModel::Pixels(const PreparedMedia& media) const {
   return pixels;
 }
 
-bool LanguageModel::Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const {
+bool LanguageModel::Encode(const PreparedMedia& media, const MediaFeatures& out, const VisionProgress& progress) const {
   const PatchSpec& spec = NeedPreprocessor(media.path).patches();
+  const VisionTower& tower = *parts_.tower;
+  const Connector& connector = *parts_.connector;
   const Grid all = media.grid();
   const std::vector<Piece> pieces = PiecesOf(media);
-  const bool mixes = parts_.connector->MixesSlices();
-  PUREKV_CHECK(out.rows == media.tokens && out.cols == decoder_.config().hidden, out.rows, " x ", out.cols);
-  PUREKV_CHECK(mixes || out.rows % all.t == 0, out.rows, " tokens of ", all.t, " slices");
+  const auto check = [&](MatrixView<float> rows) {
+    PUREKV_CHECK(rows.rows == media.tokens && rows.cols == decoder_.config().hidden, rows.rows, " x ", rows.cols);
+  };
+  check(out.rows);
+  PUREKV_CHECK(static_cast<int64_t>(out.deep.size()) == connector.deep_sets(), out.deep.size(), " deep sets");
+  for (const MatrixView<float>& set : out.deep) check(set);
+  PUREKV_CHECK(connector.MixesSlices() || media.tokens % all.t == 0, media.tokens, " tokens of ", all.t, " slices");
   int64_t most = 0;
   for (const Piece& piece : pieces) most = std::max(most, piece.grid().patches());
   Frames frames;
   Matrix<float> patches(most, spec.values());
-  Matrix<float> kept;  // the tower's rows of all pieces, where the connector wants them together
-  if (mixes) kept = Matrix<float>(all.patches(), parts_.tower->hidden());
+  std::vector<Matrix<float>> kept;  // the tower's rows of all pieces, where the connector wants them together
+  for (int64_t set = 0; set < tower.sets() && connector.MixesSlices(); ++set) {
+    kept.emplace_back(all.patches(), tower.hidden());
+  }
   int64_t written = 0;  // rows of out
   for (const Piece& piece : pieces) {
     const Grid grid = piece.grid();
@@ -137,23 +151,26 @@ bool LanguageModel::Encode(const PreparedMedia& media, MatrixView<float> out, co
     int64_t blocks = 0;
     const auto keep_going = [&] {
       ++blocks;
-      const int64_t done = piece.rows_before + grid.patches() * blocks / parts_.tower->blocks();
+      const int64_t done = piece.rows_before + grid.patches() * blocks / tower.blocks();
       return !progress || progress(done, all.patches());
     };
-    const std::optional<Matrix<float>> rows = parts_.tower->Encode(taken, grid, keep_going);
-    if (!rows) return false;
-    PUREKV_CHECK(rows->rows() == grid.patches() && rows->cols() == parts_.tower->hidden(), rows->rows(), " x ",
-                 rows->cols());
-    if (mixes) {
-      std::memcpy(kept.Row(piece.rows_before), rows->data(), static_cast<size_t>(rows->size()) * sizeof(float));
-      continue;
+    const std::optional<std::vector<Matrix<float>>> sets = tower.Encode(taken, grid, keep_going);
+    if (!sets) return false;
+    PUREKV_CHECK(static_cast<int64_t>(sets->size()) == tower.sets(), sets->size(), " of ", tower.sets());
+    for (const Matrix<float>& rows : *sets) {
+      PUREKV_CHECK(rows.rows() == grid.patches() && rows.cols() == tower.hidden(), rows.rows(), " x ", rows.cols());
     }
-    const int64_t tokens = grid.t * (out.rows / all.t);
+    for (size_t set = 0; set < kept.size(); ++set) {
+      const Matrix<float>& rows = (*sets)[set];
+      std::memcpy(kept[set].Row(piece.rows_before), rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
+    }
+    if (!kept.empty()) continue;
+    const int64_t tokens = grid.t * (media.tokens / all.t);
     const Tile part{{piece.tile->frames.first + piece.first * spec.temporal_patch_size, frames.count}, grid};
-    parts_.connector->Connect(rows->View(), {&part, 1}, out.Rows(written, tokens));
+    connector.Connect(ViewsOf(*sets), {&part, 1}, out.Rows(written, tokens));
     written += tokens;
   }
-  if (mixes) parts_.connector->Connect(std::as_const(kept).View(), media.tiles, out);
+  if (!kept.empty()) connector.Connect(ViewsOf(kept), media.tiles, out);
   return true;
 }
 

@@ -48,9 +48,15 @@ class LanguageModel final {
 
   // Normalised patches of a medium, as the reference processor gives them. [patches of its tiles, patch values]
   Matrix<float> Pixels(const PreparedMedia& media) const;
-  // Visual embeddings in the order of the medium's tokens. out [media.tokens, decoder hidden]. Reads the frames group
-  // by group and frees them. False when progress stopped it; throws what reading them throws.
-  bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const;
+  // Sets of MediaFeatures::deep that a medium brings.
+  int64_t deep_sets() const { return sees() ? parts_.connector->deep_sets() : 0; }
+  // Visual embeddings: out.rows [media.tokens, decoder hidden], and deep_sets() of the same size. Reads the frames
+  // group by group and frees them. False when progress stopped it; throws what reading them throws.
+  bool Encode(const PreparedMedia& media, const MediaFeatures& out, const VisionProgress& progress) const;
+  // The same for a model without deep sets.
+  bool Encode(const PreparedMedia& media, MatrixView<float> out, const VisionProgress& progress) const {
+    return Encode(media, MediaFeatures{out, {}}, progress);
+  }
 
  private:
   const Preprocessor& NeedPreprocessor(const std::string& path) const;

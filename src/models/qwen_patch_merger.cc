@@ -44,7 +44,10 @@ int64_t QwenPatchMerger::packed_bytes() const {
   return static_cast<int64_t>(in_.packed_bytes() + out_.packed_bytes());
 }
 
-void QwenPatchMerger::Connect(MatrixView<const float> rows, std::span<const Tile>, MatrixView<float> out) const {
+void QwenPatchMerger::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>,
+                              const MediaFeatures& features) const {
+  const MatrixView<const float> rows = sets.front();
+  const MatrixView<float> out = features.rows;
   PUREKV_CHECK(rows.rows == out.rows * cell_rows_ && rows.cols == hidden_ && out.cols == out_.out(), rows.rows, " x ",
                rows.cols, " to ", out.rows, " x ", out.cols);
   const int64_t wide = hidden_ * cell_rows_;

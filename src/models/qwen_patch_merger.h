@@ -20,7 +20,8 @@ class QwenPatchMerger final : public Connector {
   int64_t packed_bytes() const override;
   bool MixesSlices() const override { return false; }
   // Cells in raster order (t, y, x).
-  void Connect(MatrixView<const float> rows, std::span<const Tile> tiles, MatrixView<float> out) const override;
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+               const MediaFeatures& features) const override;
 
  private:
   int64_t hidden_;

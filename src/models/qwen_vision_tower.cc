@@ -146,8 +146,8 @@ struct QwenVisionTower::Scratch {
   AttentionWorkspace attention;
 };
 
-std::optional<Matrix<float>> QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid,
-                                                     const std::function<bool()>& keep_going) const {
+std::optional<std::vector<Matrix<float>>> QwenVisionTower::Encode(MatrixView<const float> patches, const Grid& grid,
+                                                                  const std::function<bool()>& keep_going) const {
   const int64_t rows = grid.patches();
   const int64_t merge = config_.merge_size;
   const int64_t unit_rows = merge * merge;
@@ -204,10 +204,14 @@ std::optional<Matrix<float>> QwenVisionTower::Encode(MatrixView<const float> pat
     }
     if (keep_going && !keep_going()) return std::nullopt;
   }
-  Matrix<float> ordered = std::move(scratch.x);
-  if (config_.window_size == 0) return ordered;
+  std::vector<Matrix<float>> sets;
+  if (config_.window_size == 0) {
+    sets.push_back(std::move(scratch.x));
+    return sets;
+  }
+  const Matrix<float> ordered = std::move(scratch.x);
   scratch = {};  // before as much again is taken
-  Matrix<float> x(rows, config_.hidden);
+  Matrix<float>& x = sets.emplace_back(rows, config_.hidden);
   const auto unit_values = static_cast<size_t>(unit_rows * config_.hidden);
   ParallelForRanges(rows / unit_rows, 8, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -215,7 +219,7 @@ std::optional<Matrix<float>> QwenVisionTower::Encode(MatrixView<const float> pat
                   unit_values * sizeof(float));
     }
   });
-  return x;
+  return sets;
 }
 
 // Queries and keys, rotated, and values in the compute dtype: what the product makes in f32 is rounded once.

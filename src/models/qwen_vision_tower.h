@@ -36,8 +36,8 @@ class QwenVisionTower final : public VisionTower {
   int64_t hidden() const override { return config_.hidden; }
   int64_t blocks() const override { return config_.depth; }
   int64_t packed_bytes() const override { return packed_bytes_; }
-  std::optional<Matrix<float>> Encode(MatrixView<const float> patches, const Grid& grid,
-                                      const std::function<bool()>& keep_going) const override;
+  std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
+                                                   const std::function<bool()>& keep_going) const override;
 
  private:
   struct Block {

@@ -52,22 +52,26 @@ class PixelPreprocessor final : public Preprocessor {
   int64_t TokensOfGrid(const Grid& grid) const override { return MergedTokens(grid, 1); }
 };
 
-// A row is the patch, and the grid that came with it.
+// A row is the patch, and the grid that came with it; in a second set twice that.
 class PlainTower final : public VisionTower {
  public:
   int64_t hidden() const override { return 4; }
   int64_t blocks() const override { return 2; }
+  int64_t sets() const override { return 2; }
   int64_t packed_bytes() const override { return 1000; }
-  std::optional<Matrix<float>> Encode(MatrixView<const float> patches, const Grid& grid,
-                                      const std::function<bool()>& keep_going) const override {
+  std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
+                                                   const std::function<bool()>& keep_going) const override {
     EXPECT_EQ(patches.rows, grid.patches());
-    Matrix<float> rows(patches.rows, 4);
-    for (int64_t i = 0; i < patches.rows; ++i) {
-      std::copy_n(patches.Row(i), 3, rows.Row(i));
-      rows.Row(i)[3] = static_cast<float>(grid.t);
+    std::vector<Matrix<float>> sets;
+    for (const float times : {1.0F, 2.0F}) {
+      Matrix<float>& rows = sets.emplace_back(patches.rows, 4);
+      for (int64_t i = 0; i < patches.rows; ++i) {
+        for (int64_t c = 0; c < 3; ++c) rows.Row(i)[c] = times * patches.Row(i)[c];
+        rows.Row(i)[3] = times * static_cast<float>(grid.t);
+      }
     }
     if (keep_going && (!keep_going() || !keep_going())) return std::nullopt;
-    return rows;
+    return sets;
   }
 };
 
@@ -76,17 +80,23 @@ class PlainConnector final : public Connector {
   explicit PlainConnector(bool mixes) : mixes_(mixes) {}
   int64_t packed_bytes() const override { return 100; }
   bool MixesSlices() const override { return mixes_; }
-  void Connect(MatrixView<const float> rows, std::span<const Tile> tiles, MatrixView<float> out) const override {
-    ASSERT_EQ(rows.rows, out.rows);
-    int64_t row = 0;
-    for (size_t i = 0; i < tiles.size(); ++i) {
-      for (int64_t p = 0; p < tiles[i].grid.patches(); ++p, ++row) {
-        std::copy_n(rows.Row(row), 4, out.Row(row));
-        out.Row(row)[4] = static_cast<float>(tiles[i].frames.first);
-        out.Row(row)[5] = static_cast<float>(tiles.size());
+  int64_t deep_sets() const override { return 1; }
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+               const MediaFeatures& out) const override {
+    ASSERT_EQ(sets.size(), 2u);
+    ASSERT_EQ(out.deep.size(), 1u);
+    for (const auto& [rows, to] : {std::pair(sets[0], out.rows), std::pair(sets[1], out.deep[0])}) {
+      ASSERT_EQ(rows.rows, to.rows);
+      int64_t row = 0;
+      for (const Tile& tile : tiles) {
+        for (int64_t p = 0; p < tile.grid.patches(); ++p, ++row) {
+          std::copy_n(rows.Row(row), 4, to.Row(row));
+          to.Row(row)[4] = static_cast<float>(tile.frames.first);
+          to.Row(row)[5] = static_cast<float>(tiles.size());
+        }
       }
+      EXPECT_EQ(row, rows.rows);
     }
-    EXPECT_EQ(row, rows.rows);
   }
 
  private:
@@ -122,9 +132,11 @@ TEST(Family, TilesAreEncodedOneAfterAnother) {
     const LanguageModel model = Seeing(mixes);
     EXPECT_EQ(model.packed_bytes(), model.decoder().packed_bytes() + 1100);
     const Matrix<float> pixels = model.Pixels(media);
-    Matrix<float> out(media.tokens, kHidden);
+    EXPECT_EQ(model.deep_sets(), 1);
+    Matrix<float> out(media.tokens, kHidden), deep(media.tokens, kHidden);
+    const MediaFeatures features{out.View(), {deep.View()}};
     std::vector<int64_t> done;
-    ASSERT_TRUE(model.Encode(media, out.View(), [&](int64_t now, int64_t total) {
+    ASSERT_TRUE(model.Encode(media, features, [&](int64_t now, int64_t total) {
       EXPECT_EQ(total, 10800);
       done.push_back(now);
       return true;
@@ -147,11 +159,21 @@ TEST(Family, TilesAreEncodedOneAfterAnother) {
       ASSERT_EQ(out.Row(row)[3], pair ? 2.0F : 1.0F);  // slices that the tower saw together
       ASSERT_EQ(out.Row(row)[4], static_cast<float>(mixes ? tile_first : piece_first)) << row;
       ASSERT_EQ(out.Row(row)[5], mixes ? 3.0F : 1.0F);
+      for (int64_t c = 0; c < kHidden; ++c) ASSERT_EQ(deep.Row(row)[c], out.Row(row)[c] * (c < 4 ? 2.0F : 1.0F)) << row;
     }
     int asked = 0;
-    EXPECT_FALSE(model.Encode(media, out.View(), [&](int64_t, int64_t) { return ++asked < 5; }));
+    EXPECT_FALSE(model.Encode(media, features, [&](int64_t, int64_t) { return ++asked < 5; }));
     EXPECT_EQ(asked, 5);
   }
+}
+
+// Rows for deeper layers must not be forgotten by who asks for the first ones alone.
+TEST(FamilyDeathTest, DeepSetsAreNotForgotten) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const LanguageModel model = Seeing(false);
+  const PreparedMedia media = ThreeTiles();
+  Matrix<float> out(media.tokens, kHidden);
+  EXPECT_DEATH(model.Encode(media, out.View(), {}), "0 deep sets");
 }
 
 TEST(Family, MediaMadeUpFitTheirGrid) {
@@ -171,6 +193,7 @@ TEST(Family, WithoutEyesItReadsText) {
   parts.prompt = std::make_unique<const TextPrompt>(std::move(texts));
   const LanguageModel model(std::move(parts), MakeDecoder());
   EXPECT_FALSE(model.sees());
+  EXPECT_EQ(model.deep_sets(), 0);
   EXPECT_EQ(model.packed_bytes(), model.decoder().packed_bytes());
   EXPECT_EQ(model.stop_ids(), std::vector<int32_t>{7});
   EXPECT_EQ(model.tokenizer(), nullptr);
