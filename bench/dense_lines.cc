@@ -72,9 +72,10 @@ Line DenseLine(Dtype dtype, bool gated, int64_t rows, int64_t in, int64_t out) {
     const AnyMatrixView weights = layer->weights.View();
     const WeightRows all = {weights.data, dtype, to};
     if (gated) {
-      layer->gated = GatedLinear(all, {weights.Rows(to, to).data, dtype, to}, from, {}, dtype);
+      layer->gated =
+          GatedLinear(all, {weights.Rows(to, to).data, dtype, to}, from, {}, NumberFormats::Of(dtype).weights, dtype);
     } else {
-      layer->linear = Linear(std::span(&all, 1), from, {}, dtype);
+      layer->linear = Linear(std::span(&all, 1), from, {}, NumberFormats::Of(dtype).weights, dtype);
     }
     const auto matmul = std::make_shared<OneDnnMatmul>(dtype, n, from, weight_rows);
     Trial trial;

@@ -127,7 +127,8 @@ Line MatrixVectorLine(int64_t rows, int64_t out, int64_t in) {
     const WeightRows part = {problem->weights.View().data, Dtype::kBF16, to};
     size_t bytes = 0;
     for (int i = 0; i < (options.tiny ? 2 : 6); ++i) {
-      problem->layers.emplace_back(std::span(&part, 1), from, std::span<const float>(), Dtype::kBF16);
+      problem->layers.emplace_back(std::span(&part, 1), from, std::span<const float>(), WeightFormat::kBF16,
+                                   Dtype::kBF16);
       bytes += problem->layers.back().packed_bytes();
     }
     problem->other.Resize(bytes);

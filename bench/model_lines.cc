@@ -29,7 +29,7 @@ constexpr int kDecoderLayers = 4;
 const std::shared_ptr<const Model>& TheModel(int threads) {
   static auto& model = *new std::shared_ptr<const Model>();
   if (model == nullptr)
-    model = Model::Random("qwen2.5-vl-3b", kDecoderLayers, {.dtype = Dtype::kBF16, .threads = threads});
+    model = Model::Random("qwen2.5-vl-3b", kDecoderLayers, {.activations = Dtype::kBF16, .threads = threads});
   return model;
 }
 

@@ -1,5 +1,5 @@
-// Number formats: of activations and stored tensors, of weights as they are packed, of the KV cache. Three types, because
-// each has forms that the others lack.
+// Number formats: of activations and stored tensors, of weights as they are packed, of the KV cache. Three types,
+// because each has forms that the others lack.
 #pragma once
 
 #include <cstddef>
@@ -19,32 +19,46 @@ enum class KvFormat : uint8_t { kF32, kBF16 };
 // No default in these: a format that is added is missed by the compiler in each of them.
 constexpr size_t DtypeSize(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF32: return 4;
-    case Dtype::kBF16: return 2;
-    case Dtype::kF16: return 2;
+    case Dtype::kF32:
+      return 4;
+    case Dtype::kBF16:
+      return 2;
+    case Dtype::kF16:
+      return 2;
   }
   __builtin_unreachable();
 }
 constexpr const char* DtypeName(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF32: return "f32";
-    case Dtype::kBF16: return "bf16";
-    case Dtype::kF16: return "f16";
+    case Dtype::kF32:
+      return "f32";
+    case Dtype::kBF16:
+      return "bf16";
+    case Dtype::kF16:
+      return "f16";
+  }
+  __builtin_unreachable();
+}
+// What packed weights are rounded to, where they are plain numbers.
+constexpr Dtype ElementDtype(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return Dtype::kF32;
+    case WeightFormat::kBF16:
+      return Dtype::kBF16;
   }
   __builtin_unreachable();
 }
 constexpr const char* FormatName(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kF32: return "f32";
-    case WeightFormat::kBF16: return "bf16";
-  }
-  __builtin_unreachable();
+  return DtypeName(ElementDtype(format));
 }
 // What an element of the cache is to arithmetic.
 constexpr Dtype ElementDtype(KvFormat format) {
   switch (format) {
-    case KvFormat::kF32: return Dtype::kF32;
-    case KvFormat::kBF16: return Dtype::kBF16;
+    case KvFormat::kF32:
+      return Dtype::kF32;
+    case KvFormat::kBF16:
+      return Dtype::kBF16;
   }
   __builtin_unreachable();
 }
@@ -55,5 +69,17 @@ constexpr KvFormat FormatOf(Dtype dtype) {
 constexpr const char* FormatName(KvFormat format) {
   return DtypeName(ElementDtype(format));
 }
+
+// What a loaded model works with.
+struct NumberFormats {
+  Dtype activations = Dtype::kF32;  // f32 or bf16
+  WeightFormat weights = WeightFormat::kF32;
+  KvFormat cache = KvFormat::kF32;
+
+  // All three alike.
+  static constexpr NumberFormats Of(Dtype dtype) {
+    return {dtype, dtype == Dtype::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16, FormatOf(dtype)};
+  }
+};
 
 }  // namespace purekv

@@ -12,9 +12,11 @@ namespace purekv {
 
 // A loaded model, or one that could be.
 struct ModelInfo {
-  std::string directory;  // or the shape's name for random weights
-  std::string family;     // "qwen2_5_vl", "qwen2_vl"
-  Dtype dtype = Dtype::kF32;
+  std::string directory;                      // or the shape's name for random weights
+  std::string family;                         // "qwen2_5_vl", "qwen2_vl"
+  Dtype dtype = Dtype::kF32;                  // of activations
+  WeightFormat weights = WeightFormat::kF32;  // packed
+  KvFormat cache = KvFormat::kF32;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;  // packed, in memory
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, max_positions = 0;

@@ -78,12 +78,16 @@ void Attention(const AttentionArgs& args) {
   if (rows == 0) return;
   const int64_t group = args.heads / kv_heads;
   const bool bf16 = args.kv[0].format == KvFormat::kBF16 && !HasBias(args.kv);
-  const AttentionMethod method = ChooseMethod(bf16, true, rows * group, args.head_dim);
+  PUREKV_CHECK(args.window >= 0 && (args.window == 0 || args.causal), "window ", args.window);
+  // The kernels that read the cache in place know no beginnings, but where a single row's keys begin.
+  const bool in_place = args.window == 0 || rows == 1;
+  const AttentionMethod method = ChooseMethod(bf16, in_place, rows * group, args.head_dim);
   const int64_t tile_rows = std::max<int64_t>(1, method.tile_rows() / group);
   const int64_t row_tiles = CeilDiv(rows, tile_rows);
   const int64_t tiles = kv_heads * row_tiles;
   int64_t longest = 0;
   for (const KvHeadView& kv : args.kv) longest = std::max(longest, kv.length);
+  if (args.window > 0) longest = std::min(longest, args.window + std::min(rows, tile_rows));
   const int64_t wanted = tiles >= kEnoughTiles ? 1 : CeilDiv(kWantedTasks, tiles);
   const int64_t splits = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, longest / kSplitKeys));
   const int64_t most_rows = std::min(rows, tile_rows) * group;
@@ -113,6 +117,12 @@ void Attention(const AttentionArgs& args) {
     tile.key_end = kv.length;
     tile.first_limit = args.causal ? kv.length - rows + first_row + 1 : kv.length;
     tile.limit_step = args.causal ? 1 : 0;
+    if (args.window > 0) {
+      tile.window = args.window;
+      tile.key_end = std::clamp<int64_t>(tile.limit(tile.q_rows - 1), 0, kv.length);
+      // Packed keys come in groups.
+      tile.key_begin = method.prepares() ? tile.begin(0) / kSplitStep * kSplitStep : tile.begin(0);
+    }
     return tile;
   };
   const auto finish = [&](int64_t t, const AttentionTile& tile, const PartialState& state) {
@@ -146,9 +156,11 @@ void Attention(const AttentionArgs& args) {
   ParallelFor(tiles * splits, [&](int64_t task) {
     AttentionTile tile = tile_at(task / splits);
     const int64_t split = task % splits;
-    const int64_t length = tile.kv.length;
-    tile.key_begin = length * split / splits / kSplitStep * kSplitStep;
-    if (split + 1 < splits) tile.key_end = length * (split + 1) / splits / kSplitStep * kSplitStep;
+    const int64_t first = tile.key_begin;
+    const int64_t length = tile.key_end - first;
+    const auto range_begin = [&](int64_t s) { return first + length * s / splits / kSplitStep * kSplitStep; };
+    if (split + 1 < splits) tile.key_end = range_begin(split + 1);
+    tile.key_begin = range_begin(split);
     method.Attend(tile, head_of(task / splits), state_of(task, tile.rows()), ThreadScratch(scratch_bytes));
   });
   const auto merge = [&](int64_t t) {

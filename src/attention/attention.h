@@ -30,6 +30,8 @@ struct AttentionArgs {
   // true: the last `rows` entries of every KV head are the rows' own keys, so row i sees the first
   // length - rows + i + 1 entries. false: every row sees everything.
   bool causal = true;
+  // > 0, with causal: of the entries that a row sees only the last `window`, its own among them.
+  int64_t window = 0;
   AnyMatrixView out;     // [rows, heads * head_dim], f32 or bf16, written
   float* lse = nullptr;  // [rows, heads], written when given: log sum exp of the scaled logits (natural log)
   AttentionWorkspace* workspace = nullptr;  // null: a fresh one for this call

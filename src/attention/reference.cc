@@ -73,8 +73,10 @@ void Attention(const AttentionArgs& args) {
     for (int64_t h = 0; h < args.heads; ++h) {
       const KvHeadView& kv = args.kv[static_cast<size_t>(h / (args.heads / kv_heads))];
       const int64_t keys = args.causal ? kv.length - args.q.rows + i + 1 : kv.length;
-      const double lse = AttendRow(args.q.Row(i) + h * args.head_dim, kv, keys, args.head_dim,
-                                   static_cast<double>(args.scale), values);
+      const int64_t first = args.window > 0 ? std::max<int64_t>(0, keys - args.window) : 0;
+      const double lse = AttendEntries(
+          args.q.Row(i) + h * args.head_dim, kv, keys - first, [first](int64_t k) { return first + k; }, args.head_dim,
+          static_cast<double>(args.scale), values);
       StoreRow(values, args.out, i, h * args.head_dim);
       if (args.lse != nullptr) args.lse[i * args.heads + h] = static_cast<float>(lse);
     }

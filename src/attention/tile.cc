@@ -113,7 +113,8 @@ int64_t TileScratchFloats(int64_t rows, int64_t head_dim) {
 void AttendTile(const AttentionTile& tile, const PartialState& state, float* scratch) {
   PUREKV_CHECK(state.o.rows == tile.rows() && state.o.cols == tile.head_dim, "state and tile of different shapes");
   PUREKV_CHECK(state.o.stride >= PaddedRows(tile.head_dim), "state rows are not padded");
-  if (tile.rows() <= kFewRows && tile.ends == nullptr) {
+  // The kernel for few rows knows no beginnings; a single row's is key_begin.
+  if (tile.rows() <= kFewRows && tile.ends == nullptr && (tile.window == 0 || tile.q_rows == 1)) {
     AttendFewRows(tile, state, scratch);
   } else {
     HWY_DYNAMIC_DISPATCH(AttendTileRows)(tile, state, scratch);

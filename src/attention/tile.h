@@ -24,6 +24,7 @@ struct AttentionTile {
   int64_t key_end = 0;
   int64_t first_limit = 0;
   int64_t limit_step = 0;
+  int64_t window = 0;  // > 0: of those only the last so many
   // In place of first_limit and limit_step where keys were chosen row by row: query row i sees keys
   // [begins[i], ends[i]) of `kv`. Both ascending; begins may be null (0).
   const int32_t* begins = nullptr;
@@ -36,7 +37,10 @@ struct AttentionTile {
            static_cast<size_t>(r / group * q_stride + r % group * head_dim) * DtypeSize(q_dtype);
   }
   // Keys [begin(i), limit(i)) are what query row i sees of the range; both never fall with i.
-  int64_t begin(int64_t i) const { return begins != nullptr ? begins[i] : 0; }
+  int64_t begin(int64_t i) const {
+    if (begins != nullptr) return begins[i];
+    return window > 0 && limit(i) > window ? limit(i) - window : 0;
+  }
   int64_t limit(int64_t i) const { return ends != nullptr ? ends[i] : first_limit + i * limit_step; }
 };
 

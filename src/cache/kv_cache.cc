@@ -1,5 +1,6 @@
 #include "cache/kv_cache.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -111,6 +112,18 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries
   one.Keep(entries, spare, bytes_);
 }
 
+void KvCache::SlideWindow(int64_t layer, int64_t slack) {
+  const KvLayerSpec& spec = spec_[layer];
+  if (spec.window == 0 || spec.reads_layer >= 0) return;
+  for (int64_t head = 0; head < spec.kv_heads; ++head) {
+    const int64_t length = Length(layer, head);
+    if (length <= spec.window + slack) continue;
+    std::vector<int32_t> newest(static_cast<size_t>(spec.window));
+    std::iota(newest.begin(), newest.end(), static_cast<int32_t>(length - spec.window));
+    Keep(layer, head, newest, slack);
+  }
+}
+
 void KvCache::Truncate(int64_t count) {
   PUREKV_CHECK(count >= 0 && count <= tokens_, count, " of ", tokens_);
   for (auto& heads : layers_) {
@@ -124,7 +137,8 @@ int64_t KvCache::FullBytes(const KvCacheSpec& spec, int64_t tokens) {
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const KvLayerSpec& one = spec[layer];
     if (one.reads_layer >= 0) continue;
-    bytes += 2 * one.kv_heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(tokens * one.row_bytes())));
+    const int64_t kept = one.window > 0 ? std::min(tokens, one.window) : tokens;
+    bytes += 2 * one.kv_heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(kept * one.row_bytes())));
   }
   return bytes;
 }

@@ -64,6 +64,9 @@ class KvCache {
   // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but
   // for the room of `spare` more: what is evicted at every step of decoding is wanted again at the next one.
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare = 0);
+  // Of a layer with a window, gives back what no later row will see; `slack`: entries beyond the window that may stay,
+  // so that not every token moves all others.
+  void SlideWindow(int64_t layer, int64_t slack);
   // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back) and gives their memory back.
   void Truncate(int64_t tokens);
   // Entries that Keep has removed so far: while it stands still, Truncate leads back to what was there.

@@ -36,6 +36,11 @@ class KvCacheSpec {
 
   int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
   const KvLayerSpec& operator[](int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  // Whether every layer keeps all entries of its own.
+  bool plain() const {
+    return std::all_of(layers_.begin(), layers_.end(),
+                       [](const KvLayerSpec& one) { return one.window == 0 && one.reads_layer < 0; });
+  }
   // Whether all layers are alike and each has entries of its own.
   bool uniform() const {
     return std::all_of(layers_.begin(), layers_.end(),

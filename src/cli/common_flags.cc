@@ -80,7 +80,7 @@ void AddModelFlags(FlagTable& table, ModelFlags* flags) {
   table.Value(kModel, "--dtype", "bf16|f32",
               "format of weights, activations and cache (default: bf16 where the machine has fast bf16, else f32)",
               [flags](const std::string& name, const std::string& text) {
-                flags->load.dtype = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
+                flags->load.activations = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
               });
   table.Switch(kModel, "--verbose", "say which kernel each primitive picked and why the others refused",
                &flags->verbose);

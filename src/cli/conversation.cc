@@ -26,7 +26,7 @@ auto Timed(double* seconds, const auto& work) {
 
 std::shared_ptr<const Model> LoadConversationModel(const ConversationFlags& flags, Progress* progress) {
   return LoadModel(flags.model, progress, [&](LoadOptions options) {
-    if (!flags.cache.empty() && !options.dtype) options.dtype = InspectCache(flags.cache).dtype;
+    if (!flags.cache.empty() && !options.activations) options.activations = InspectCache(flags.cache).dtype;
     return Model::Load(flags.model.directory, options);
   });
 }
@@ -60,9 +60,9 @@ void CheckCacheFile(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
   CheckReadableFile(flags.cache);
   const SavedCache cache = InspectCache(flags.cache);
-  if (flags.model.load.dtype && *flags.model.load.dtype != cache.dtype) {
+  if (flags.model.load.activations && *flags.model.load.activations != cache.dtype) {
     Fail(flags.cache, ": holds ", DtypeName(cache.dtype), " entries; ", table.Name("--dtype"), " ",
-         DtypeName(*flags.model.load.dtype), " asks for others");
+         DtypeName(*flags.model.load.activations), " asks for others");
   }
 }
 

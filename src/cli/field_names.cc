@@ -37,7 +37,9 @@ const std::vector<FieldName>& FieldNames() {
       {"generate.top_p", "--top-p"},
       {"generate.repetition_penalty", "--repetition-penalty"},
       // LoadOptions, Model::Random, SessionOptions
-      {"load.dtype", "--dtype"},
+      {"load.activations", "--dtype"},
+      {"load.weights", "--dtype"},
+      {"load.cache", "--dtype"},
       {"load.threads", "--threads"},
       {"shape", "--shape"},
       {"layers", "--layers"},

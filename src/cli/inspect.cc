@@ -164,12 +164,12 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
   Findings findings;
   findings.summary = Model::Inspect(directory);
   ModelInfo& info = findings.summary.info;
-  if (flags.model.load.dtype) info.dtype = *flags.model.load.dtype;
+  if (flags.model.load.activations) info.dtype = *flags.model.load.activations;
   findings.kv_bytes_per_token =
       info.layers * info.kv_heads * info.head_dim * 2 * static_cast<int64_t>(DtypeSize(info.dtype));
   if (flags.frames) {
     findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media,
-                                        flags.prompt, flags.model.load.dtype);
+                                        flags.prompt, flags.model.load.activations);
   }
   if (flags.tensors) findings.tensors = Model::ListTensors(directory);
   if (flags.json != "-") Print(FindingsText(findings));
@@ -188,10 +188,11 @@ Command AddInspect(CLI::App& parent) {
   constexpr char kVideo[] = "Video";
   table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published",
               [into](const std::string&, const std::string& text) { into->model.directory = text; });
-  table.Value(kModel, "--dtype", "bf16|f32", "format of the cache (default: what ask would choose here)",
-              [into](const std::string& name, const std::string& text) {
-                into->model.load.dtype = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
-              });
+  table.Value(
+      kModel, "--dtype", "bf16|f32", "format of the cache (default: what ask would choose here)",
+      [into](const std::string& name, const std::string& text) {
+        into->model.load.activations = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
+      });
   table.Switch(kModel, "--tensors", "list every tensor: name, dtype, shape, file", &into->tensors);
   table.Value(
       kVideo, "--frames-count", "N", "sampled frames of a video",

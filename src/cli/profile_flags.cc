@@ -34,7 +34,7 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
       SetPath(&flags->file));
   table.TypedWins({"--kv-policy"}, {"--profile"});
   table.TypedWins({"--profile"}, [kv](const FlagTable& all) {
-    return all.Typed("--kv-policy") && kv->policy != "purekv" ? "--kv-policy " + kv->policy : "";
+    return all.Typed("--kv-policy") && kv->policy != CalibratedPolicy().name ? "--kv-policy " + kv->policy : "";
   });
   table.TypedWins({"--drop-layers"}, [kv](const FlagTable& all) {
     return all.Typed("--kv-policy") && kv->policy == "full" ? "--kv-policy full" : "";
@@ -54,8 +54,9 @@ void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const 
     }
     return CheckKvFlags(table, asked);
   }
-  if (table.Given("--kv-policy") && kv.policy != "purekv") {
-    FailUsage(table.Name("--profile"), ": is for policy purekv; ", table.Name("--kv-policy"), " asks for ", kv.policy);
+  if (table.Given("--kv-policy") && kv.policy != CalibratedPolicy().name) {
+    FailUsage(table.Name("--profile"), ": is for policy ", CalibratedPolicy().name, "; ", table.Name("--kv-policy"),
+              " asks for ", kv.policy);
   }
   CheckReadableFile(flags.file);
   CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags)));

@@ -11,6 +11,7 @@
 #include "engine/calibration_run.h"
 #include "engine/rank_correlation.h"
 #include "policy/budget.h"
+#include "policy/registry.h"
 
 namespace purekv {
 namespace {
@@ -77,7 +78,7 @@ void AddKept(const SampleObservation& seen, double budget, double weight, Calibr
 
 KvOptions OptionsOf(const CalibrationTrial& trial) {
   KvOptions kv;
-  kv.policy = "purekv";
+  kv.policy = CalibratedPolicy().name;
   kv.budget = trial.budget;
   kv.options = trial.options;
   for (const int64_t source : trial.sources) {

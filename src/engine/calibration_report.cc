@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "checkpoint/json.h"
 #include "engine/profile_format.h"
+#include "policy/registry.h"
 #include "purekv/calibrate.h"
 
 namespace purekv {
@@ -178,7 +179,7 @@ std::string ProfileJson(const Calibration& calibration) {
   json["format"] = kProfileFormat;
   json["version"] = kProfileVersion;
   json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
-  json["settings"] = {{"policy", "purekv"},
+  json["settings"] = {{"policy", CalibratedPolicy().name},
                       {"budget", profile.budget},
                       {"sources", profile.sources},
                       {"options", profile.options},

@@ -10,6 +10,9 @@
 
 namespace purekv {
 
+// Entries beyond a layer's window before it moves: a move copies the whole window.
+constexpr int64_t kWindowSlack = 64;
+
 void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, DecoderWorkspace& workspace) {
   const DecoderConfig& config = decoder.config();
   const auto count = static_cast<int64_t>(rows.size());
@@ -48,7 +51,9 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       const std::span<const int32_t> token(&tokens[i], 1);
       // What a policy that holds lets go behind the step leaves room for the next one: no layer ever grows by more.
       if (sequence.compression().holds()) sequence.cache().Reserve(layer, 1);
-      sequence.cache().Append(layer, projected.k.Rows(r, 1), projected.v.Rows(r, 1), token);
+      if (sequence.cache().spec()[layer].reads_layer < 0) {
+        sequence.cache().Append(layer, projected.k.Rows(r, 1), projected.v.Rows(r, 1), token);
+      }
       LayerObserver* const observer = &observers[i];
       const bool wanted = observer->Wants(layer).attended;
       AttendRows(
@@ -65,6 +70,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
     const StageTimer timer(&workspace.evict_seconds);
     for (const DecodeRow& row : rows) {
       row.sequence->compression().AfterLayer(layer, row.sequence->cache(), row.sequence->tokens());
+      row.sequence->SlideWindow(layer, kWindowSlack);
     }
   }
   for (int64_t r = 0; r < count; ++r) {

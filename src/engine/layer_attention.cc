@@ -16,6 +16,7 @@ void AttendRows(const DecoderConfig& config, const KvCache& cache, const Attendi
   args.heads = config.heads;
   args.head_dim = config.head_dim;
   args.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+  args.window = cache.spec()[rows.layer].window;
   args.out = rows.out;
   args.lse = observers.empty() && rows.n == 0 ? nullptr : rows.lse;
   args.workspace = &workspace.attention;

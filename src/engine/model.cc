@@ -50,18 +50,26 @@ OpenDirectory Open(const std::string& directory) {
   return open;
 }
 
-Dtype ChooseDtype(const LoadOptions& options) {
-  if (!options.dtype) return HasFastBF16() ? Dtype::kBF16 : Dtype::kF32;
-  if (*options.dtype == Dtype::kF16) FailUsage(Field{"load.dtype"}, " f16: the engine computes in bf16 or f32");
-  return *options.dtype;
+NumberFormats ChooseFormats(const LoadOptions& options) {
+  const Dtype activations = options.activations.value_or(HasFastBF16() ? Dtype::kBF16 : Dtype::kF32);
+  if (activations == Dtype::kF16) FailUsage(Field{"load.activations"}, " f16: the engine computes in bf16 or f32");
+  NumberFormats formats = NumberFormats::Of(activations);
+  if (options.weights && *options.weights != formats.weights) {
+    FailUsage(Field{"load.weights"}, " ", FormatName(*options.weights), ": activations of ", DtypeName(activations),
+              " are multiplied by weights of ", FormatName(formats.weights));
+  }
+  if (options.cache) formats.cache = *options.cache;
+  return formats;
 }
 
-ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dtype) {
+ModelInfo Describe(const ModelPlan& plan, const std::string& directory, const NumberFormats& formats) {
   const DecoderConfig& decoder = plan.decoder;
   ModelInfo info;
   info.directory = directory;
   info.family = plan.family;
-  info.dtype = dtype;
+  info.dtype = formats.activations;
+  info.weights = formats.weights;
+  info.cache = formats.cache;
   info.layers = decoder.layers;
   info.hidden = decoder.hidden;
   info.heads = decoder.heads;
@@ -70,7 +78,7 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, Dtype dt
   info.vocabulary = decoder.vocabulary;
   info.max_positions = decoder.max_positions;
   info.kv_bytes_per_token =
-      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, FormatOf(dtype)).token_bytes();
+      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, formats.cache).token_bytes();
   info.parameters = ParameterCount(plan.tensors);
   return info;
 }
@@ -116,12 +124,12 @@ Model::~Model() = default;
 
 std::shared_ptr<const Model> Model::Load(const std::string& directory, const LoadOptions& options) {
   CheckLoadOptions(options);
-  const Dtype dtype = ChooseDtype(options);
+  const NumberFormats formats = ChooseFormats(options);
   const OpenDirectory open = Open(directory);
-  ModelInfo info = Describe(*open.plan, directory, dtype);
+  ModelInfo info = Describe(*open.plan, directory, formats);
   WarnOfUnused(*open.tensors, *open.plan, &info);
   const CancelScope cancel(options.cancel);
-  auto internals = open.plan->Load(WatchedTensors(*open.tensors, info.parameters, options), dtype);
+  auto internals = open.plan->Load(WatchedTensors(*open.tensors, info.parameters, options), formats);
   // Behind the packing, which has just read these bytes.
   info.fingerprint = Fingerprint(open.config, open.plan->tensors, open.tensors.get());
   info.weight_bytes = internals->packed_bytes();
@@ -130,18 +138,18 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
 
 std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers, const LoadOptions& options) {
   CheckLoadOptions(options);
-  const Dtype dtype = ChooseDtype(options);
+  const NumberFormats formats = ChooseFormats(options);
   Json config = PublishedConfig(shape);
   const auto all = config.at("num_hidden_layers").get<int64_t>();
   if (layers < 0 || layers > all)
     FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
   if (layers > 0) config["num_hidden_layers"] = layers;
   const auto plan = FindFamily(config, shape).plan(config, "", false);
-  ModelInfo info = Describe(*plan, shape, dtype);
+  ModelInfo info = Describe(*plan, shape, formats);
   info.fingerprint = Fingerprint(config.dump(), plan->tensors, nullptr);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
   const CancelScope cancel(options.cancel);
-  auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), dtype);
+  auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), formats);
   info.weight_bytes = internals->packed_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
@@ -149,7 +157,7 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
 ModelSummary Model::Inspect(const std::string& directory) {
   const OpenDirectory open = Open(directory);
   ModelSummary summary;
-  summary.info = Describe(*open.plan, directory, ChooseDtype({}));
+  summary.info = Describe(*open.plan, directory, ChooseFormats({}));
   summary.tied_embeddings = open.plan->decoder.tied_embeddings;
   summary.intermediate = open.plan->decoder.intermediate;
   summary.rope_theta = open.plan->rope_theta;
@@ -197,8 +205,8 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   cost.width = media.frames.width;
   cost.prompt_tokens = media.tokens + TextTokens(directory, prompt);
   const DecoderConfig& decoder = open.plan->decoder;
-  const auto spec =
-      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, FormatOf(ChooseDtype({.dtype = dtype})));
+  const auto spec = KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim,
+                                         ChooseFormats({.activations = dtype}).cache);
   for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
     KvOptions options_of;
     options_of.budget = budget;

@@ -42,7 +42,9 @@ bool PrefillPass::Step() {
       observer->Queries(layer_, block, projected.q);
     }
     decoder.Rotate(layer_, projected, parts_.sequence.tokens().positions, block, workspace);
-    parts_.sequence.cache().Append(layer_, projected.k, projected.v, block);
+    if (parts_.sequence.cache().spec()[layer_].reads_layer < 0) {
+      parts_.sequence.cache().Append(layer_, projected.k, projected.v, block);
+    }
   }
   Attend(tokens, qkv);
   for (int64_t row = 0; row < rows; row += block_rows_) {
@@ -84,7 +86,10 @@ void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float
        .out = parts_.workspace.attended.View().Rows(0, qkv.rows),
        .lse = parts_.workspace.lse.data(),
        .n = parts_.sequence.compression().n_attn()},
-      [&](const AttentionArgs& args) { parts_.attention.Run(layer_, tokens, args, cache, parts_.sequence.layout()); },
+      [&](const AttentionArgs& args) {
+        if (args.window > 0) return Attention(args);  // sparse enough
+        parts_.attention.Run(layer_, tokens, args, cache, parts_.sequence.layout());
+      },
       attended_, parts_.workspace);
 }
 
@@ -94,6 +99,7 @@ void PrefillPass::EndLayer() {
   {
     const StageTimer timer(&parts_.workspace.evict_seconds);
     compression.AfterLayer(layer_, parts_.sequence.cache(), parts_.sequence.tokens());
+    parts_.sequence.SlideWindow(layer_, 0);
   }
   const std::span<const int32_t> alive = compression.Alive(layer_ + 1);
   if (alive.empty()) return;

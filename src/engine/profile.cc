@@ -5,6 +5,7 @@
 #include "checkpoint/json.h"
 #include "engine/profile_format.h"
 #include "policy/drop.h"
+#include "policy/registry.h"
 
 namespace purekv {
 
@@ -24,7 +25,8 @@ Profile ReadProfile(const std::string& path) {
   profile.family = model.String("family");
   profile.layers = model.Int("layers", 1, 10'000);
   const JsonFields settings = fields.Object("settings");
-  if (settings.String("policy") != "purekv") Fail(path, ": settings: policy: \"purekv\" is expected");
+  const std::string& policy = CalibratedPolicy().name;
+  if (settings.String("policy") != policy) Fail(path, ": settings: policy: \"", policy, "\" is expected");
   profile.budget = settings.Number("budget", 1e-9, 1);
   profile.sources = settings.Ints("sources", 0, profile.layers - 1);
   if (profile.sources.empty()) Fail(path, ": settings: sources: at least one layer is expected");
@@ -67,8 +69,9 @@ void CheckProfileFits(const Profile& profile, const std::string& path, const Mod
 }
 
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {
-  if (kv.policy == "full") kv.policy = "purekv";
-  if (kv.policy != "purekv") FailUsage("a profile is for policy purekv, not ", kv.policy);
+  const std::string& policy = CalibratedPolicy().name;
+  if (kv.policy == KvOptions().policy) kv.policy = policy;
+  if (kv.policy != policy) FailUsage("a profile is for policy ", policy, ", not ", kv.policy);
   if (!kv.budget && !kv.tokens && !kv.bytes) kv.budget = profile.budget;
   std::string sources;
   for (const int64_t layer : profile.sources) sources += StrCat(sources.empty() ? "" : ",", layer);

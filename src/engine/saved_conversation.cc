@@ -21,9 +21,9 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
   if (contents.model != info.fingerprint) {
     Fail(path, ": made with another model than ", info.directory, ": configuration or weights differ");
   }
-  if (contents.dtype != info.dtype) {
-    Fail(path, ": holds ", DtypeName(contents.dtype), " entries, the model is loaded as ", DtypeName(info.dtype), "; ",
-         Field{"load.dtype"}, " ", DtypeName(contents.dtype), " is right");
+  if (contents.dtype != ElementDtype(info.cache)) {
+    Fail(path, ": holds ", DtypeName(contents.dtype), " entries, the model is loaded as ", FormatName(info.cache), "; ",
+         Field{"load.cache"}, " ", DtypeName(contents.dtype), " is right");
   }
   if (contents.layers != info.layers || contents.kv_heads != info.kv_heads || contents.head_dim != info.head_dim) {
     Fail(path, ": ", contents.layers, " layers of ", contents.kv_heads, " heads of ", contents.head_dim,
@@ -163,7 +163,7 @@ void Conversation::TakeSnapshot() {
   earlier_peak_ = PeakBytes();
   sequence_.cache().RestartPeak();  // a copy may lie beside it from here on
   snapshot_ = Snapshot{sequence_.Here(), dialogue_, stats_, std::nullopt};
-  if (sequence_.compression().steps_alone()) snapshot_->fork = sequence_.Fork();
+  if (!sequence_.only_grows()) snapshot_->fork = sequence_.Fork();
 }
 
 void Conversation::Rollback() {
@@ -183,7 +183,9 @@ int64_t Conversation::Save(const std::string& path) const {
   if (!sequence_.whole() || !dialogue_.open())
     FailUsage("a session is saved right after ReadMedia, before its question");
   const KvCacheSpec& spec = cache().spec();
-  PUREKV_CHECK(spec.uniform(), "a .pkv file holds layers of one kind");
+  if (!spec.uniform() || !spec.plain()) {
+    FailUsage("a .pkv file holds layers of one kind, each with a cache of its own; this model has others");
+  }
   const Dialogue::OpenTurn& open = *dialogue_.open();
   PkvContents contents;
   contents.model = model_->info().fingerprint;

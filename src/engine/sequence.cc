@@ -34,6 +34,16 @@ void Sequence::Finish(int32_t next_position, std::span<const float> hidden) {
   whole_ = true;
 }
 
+void Sequence::SlideWindow(int64_t layer, int64_t slack) {
+  const KvCacheSpec& spec = cache_.spec();
+  // Those that others read wait for the last of them.
+  const int64_t own = spec[layer].reads_layer < 0 ? layer : spec[layer].reads_layer;
+  for (int64_t above = layer + 1; above < spec.layers(); ++above) {
+    if (spec[above].reads_layer == own) return;
+  }
+  cache_.SlideWindow(own, slack);
+}
+
 Sequence Sequence::Fork() const {
   PUREKV_CHECK(whole_, "a sequence in the middle of an Append");
   Sequence fork(cache_.spec(), compression_);

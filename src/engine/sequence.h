@@ -45,6 +45,12 @@ class Sequence {
   // What was read is not to be believed.
   void Spoil() { whole_ = false; }
 
+  // Whether forgetting what is appended from now on leads back to here: nothing is evicted by steps, or by windows.
+  bool only_grows() const { return !compression_.steps_alone() && cache_.spec().plain(); }
+  // When `layer` holds all rows that pass: entries that its window has left go (KvCache::SlideWindow), once no higher
+  // layer will read them any more.
+  void SlideWindow(int64_t layer, int64_t slack);
+
   // The same a second time. Entries are shared until one of the two changes them.
   Sequence Fork() const;
 

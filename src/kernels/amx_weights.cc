@@ -111,7 +111,7 @@ class AmxWeights : public PackedWeights {
 }  // namespace
 
 std::unique_ptr<PackedWeights> PackForAmx(const LayerSource& source, std::string* why) {
-  *why = source.compute() == Dtype::kBF16 ? WhyNot(CpuLevel::kAmxBf16) : "f32 weights";
+  *why = source.format() == WeightFormat::kBF16 ? WhyNot(CpuLevel::kAmxBf16) : "f32 weights";
   if (!why->empty()) return nullptr;
   return std::make_unique<AmxWeights>(source);
 }

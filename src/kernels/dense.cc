@@ -11,23 +11,23 @@ namespace purekv {
 struct Linear::Impl {
   int64_t in = 0;
   int64_t out = 0;
-  Dtype compute = Dtype::kF32;
+  Dtype input = Dtype::kF32;
   bool gated = false;
   std::unique_ptr<PackedWeights> weights;
   std::vector<float> bias;
   std::vector<std::string> refused;
 
-  Impl(std::span<const WeightRows> parts, int64_t in_features, std::span<const float> given_bias, Dtype dtype,
-       bool is_gated)
-      : in(in_features), compute(dtype), gated(is_gated) {
-    PUREKV_CHECK(compute != Dtype::kF16, "compute is f32 or bf16");
+  Impl(std::span<const WeightRows> parts, int64_t in_features, std::span<const float> given_bias, WeightFormat format,
+       Dtype of_input, bool is_gated)
+      : in(in_features), input(of_input), gated(is_gated) {
+    PUREKV_CHECK(input == ElementDtype(format), DtypeName(input), " rows by weights of ", FormatName(format));
     int64_t rows = 0;
     for (const WeightRows& part : parts) rows += part.rows;
     out = gated ? rows / 2 : rows;
     PUREKV_CHECK(in > 0 && out > 0, in, " -> ", out);
     PUREKV_CHECK(given_bias.empty() || static_cast<int64_t>(given_bias.size()) == rows, given_bias.size(),
                  " biases for ", rows);
-    const LayerSource source(parts, in, compute, gated);
+    const LayerSource source(parts, in, format, gated);
     bias = source.Bias(given_bias, (source.rows() + kBiasPadding - 1) / kBiasPadding * kBiasPadding);
     weights = PackWeights(source, &refused);
   }
@@ -35,7 +35,7 @@ struct Linear::Impl {
   void Run(AnyMatrixView x, Epilogue epilogue) const {
     PUREKV_CHECK(x.rows == epilogue.out.rows && x.cols == in && epilogue.out.cols == out, x.rows, " x ", x.cols,
                  " into ", epilogue.out.rows, " x ", epilogue.out.cols, " by a layer ", in, " -> ", out);
-    PUREKV_CHECK(x.dtype == compute, DtypeName(x.dtype), " rows for a ", DtypeName(compute), " layer");
+    PUREKV_CHECK(x.dtype == input, DtypeName(x.dtype), " rows for a ", DtypeName(input), " layer");
     PUREKV_CHECK(epilogue.out.dtype != Dtype::kF16, "results are f32 or bf16");
     epilogue.bias = bias.empty() ? nullptr : bias.data();
     epilogue.gated = gated;
@@ -48,8 +48,9 @@ Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;
 
-Linear::Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, Dtype compute)
-    : impl_(std::make_unique<Impl>(parts, in, bias, compute, false)) {}
+Linear::Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, WeightFormat format,
+               Dtype input)
+    : impl_(std::make_unique<Impl>(parts, in, bias, format, input, false)) {}
 
 Linear::Linear(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
@@ -76,8 +77,8 @@ int64_t Linear::in() const {
 int64_t Linear::out() const {
   return impl_->out;
 }
-Dtype Linear::compute() const {
-  return impl_->compute;
+Dtype Linear::input() const {
+  return impl_->input;
 }
 size_t Linear::packed_bytes() const {
   return impl_->weights->bytes() + impl_->bias.capacity() * sizeof(float);
@@ -94,9 +95,9 @@ const std::vector<std::string>& Linear::Refused() const {
 GatedLinear::GatedLinear() = default;
 
 GatedLinear::GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias,
-                         Dtype compute) {
+                         WeightFormat format, Dtype input) {
   const WeightRows parts[] = {gate, up};
-  layer_ = Linear(std::make_unique<Linear::Impl>(parts, in, bias, compute, true));
+  layer_ = Linear(std::make_unique<Linear::Impl>(parts, in, bias, format, input, true));
 }
 
 void GatedLinear::Run(Activation activation, AnyMatrixView x, AnyMatrixView out, RowSums sums) const {

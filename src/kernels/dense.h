@@ -40,12 +40,12 @@ class Linear {
   Linear(Linear&&) noexcept;
   Linear& operator=(Linear&&) noexcept;
 
-  // Packs the parts stacked along the output dimension (q, k, v become one product). `compute` is f32 or bf16: the
-  // format of packed weights and of the input rows. `bias` is empty or [sum of rows], f32. Holds no reference to the
-  // parts afterwards, and never a copy of more than 512 rows beside the packed matrix.
-  Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, Dtype compute);
+  // Packs the parts stacked along the output dimension (q, k, v become one product) as `format`, for input rows of
+  // `input`; implementations take f32 with f32 and bf16 with bf16. `bias` is empty or [sum of rows], f32. Holds no
+  // reference to the parts afterwards, and never a copy of more than 512 rows beside the packed matrix.
+  Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, WeightFormat format, Dtype input);
 
-  // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype compute(); y [n, out]
+  // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype input(); y [n, out]
   // f32. n may be 0. x and y must not overlap; both may have any stride.
   void Run(AnyMatrixView x, MatrixView<float> y, bool accumulate = false, RowSums sums = RowSums::kFastest) const;
 
@@ -54,7 +54,7 @@ class Linear {
 
   int64_t in() const;
   int64_t out() const;
-  Dtype compute() const;
+  Dtype input() const;
   size_t packed_bytes() const;
   // Which implementation runs for `rows` input rows, e.g. "amx_bf16 (own)".
   std::string Implementation(int64_t rows) const;
@@ -75,14 +75,15 @@ class GatedLinear {
   GatedLinear();
 
   // gate, up: [out, in] each. `bias` is empty or [2 * out]: the gate's, then the up projection's.
-  GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias, Dtype compute);
+  GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias,
+              WeightFormat format, Dtype input);
 
-  // x [n, in] of dtype compute(), out [n, out()] f32 or bf16; any strides; n may be 0.
+  // x [n, in] of dtype input(), out [n, out()] f32 or bf16; any strides; n may be 0.
   void Run(Activation activation, AnyMatrixView x, AnyMatrixView out, RowSums sums = RowSums::kFastest) const;
 
   int64_t in() const { return layer_.in(); }
   int64_t out() const { return layer_.out(); }
-  Dtype compute() const { return layer_.compute(); }
+  Dtype input() const { return layer_.input(); }
   size_t packed_bytes() const { return layer_.packed_bytes(); }
   std::string Implementation(int64_t rows) const { return layer_.Implementation(rows); }
   const std::vector<std::string>& Refused() const { return layer_.Refused(); }

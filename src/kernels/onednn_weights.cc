@@ -62,7 +62,7 @@ class OneDnnWeights : public PackedWeights {
     const onednn::OwnThreads one(1);
     in_ = source.in();
     out_ = source.rows();
-    dtype_ = source.compute();
+    dtype_ = ElementDtype(source.format());
     try {
       const auto desc = Desc(kTypicalRows, onednn::AnyMatrixDesc(dtype_, in_, out_));
       const std::string name = desc.impl_info_str();
@@ -252,7 +252,7 @@ class OneDnnWeights : public PackedWeights {
 
 std::unique_ptr<PackedWeights> PackForOneDnn(const LayerSource& source, std::string* why) {
   // Below, oneDNN has no blocked kernels: weights stay plain rows and pass through its f32 product.
-  *why = WhyNot(source.compute() == Dtype::kBF16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512);
+  *why = WhyNot(source.format() == WeightFormat::kBF16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512);
   if (!why->empty()) return nullptr;
   auto weights = std::make_unique<OneDnnWeights>();
   if (!weights->ChooseLayout(source, why)) return nullptr;

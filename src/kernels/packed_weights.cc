@@ -36,8 +36,8 @@ void ConvertWeights(const char* from, Dtype dtype, int64_t count, Dtype compute,
 
 }  // namespace
 
-LayerSource::LayerSource(std::span<const WeightRows> parts, int64_t in, Dtype compute, bool gated)
-    : parts_(parts), in_(in), compute_(compute), gated_(gated) {
+LayerSource::LayerSource(std::span<const WeightRows> parts, int64_t in, WeightFormat format, bool gated)
+    : parts_(parts), in_(in), format_(format), gated_(gated) {
   if (gated) {
     PUREKV_CHECK(parts.size() == 2 && parts[0].rows == parts[1].rows, parts.size(), " parts");
     rows_ = (parts[0].rows + kGateGroup - 1) / kGateGroup * 2 * kGateGroup;
@@ -68,7 +68,7 @@ const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer&
            static_cast<size_t>(place.row * in_) * DtypeSize(place.part->dtype);
   };
   const Place whole = Find(first);
-  if (whole.part != nullptr && whole.count >= count && whole.part->dtype == dtype && compute_ == dtype &&
+  if (whole.part != nullptr && whole.count >= count && whole.part->dtype == dtype && ElementDtype(format_) == dtype &&
       reinterpret_cast<uintptr_t>(source(whole)) % DtypeSize(dtype) == 0) {
     return source(whole);
   }
@@ -81,7 +81,7 @@ const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer&
       if (place.part == nullptr) {
         std::memset(to, 0, row_bytes);
       } else {
-        ConvertWeights(source(place), place.part->dtype, in_, compute_, dtype, to);
+        ConvertWeights(source(place), place.part->dtype, in_, ElementDtype(format_), dtype, to);
       }
     }
   });

@@ -26,14 +26,14 @@ constexpr int64_t kMatrixVectorRows = 8;
 class LayerSource {
  public:
   // gated: parts are the gate matrix and the up matrix, of one shape.
-  LayerSource(std::span<const WeightRows> parts, int64_t in, Dtype compute, bool gated);
+  LayerSource(std::span<const WeightRows> parts, int64_t in, WeightFormat format, bool gated);
 
   int64_t in() const { return in_; }
-  Dtype compute() const { return compute_; }
+  WeightFormat format() const { return format_; }
   // Rows in packed order; with gates a multiple of 32, rows of zeros among them where the matrices end.
   int64_t rows() const { return rows_; }
-  // Packed rows [first, first + count) in `dtype` (compute(), or f32 rounded to it), dense: in `block`, or where they
-  // are already. Split over the threads.
+  // Packed rows [first, first + count) in `dtype` (the format's elements, or f32 rounded to them), dense: in `block`,
+  // or where they are already. Split over the threads.
   const void* Rows(int64_t first, int64_t count, Dtype dtype, Buffer& block) const;
   // `bias` (of the parts, stacked; or empty) in packed order, zeros up to `size` (a multiple of the block size).
   std::vector<float> Bias(std::span<const float> bias, int64_t size) const;
@@ -49,7 +49,7 @@ class LayerSource {
   std::span<const WeightRows> parts_;
   int64_t in_;
   int64_t rows_ = 0;
-  Dtype compute_;
+  WeightFormat format_;
   bool gated_;
 };
 
@@ -81,7 +81,7 @@ void Finish(const float* sums, int64_t stride, int64_t rows, int64_t cols, int64
 class PackedWeights {
  public:
   virtual ~PackedWeights() = default;
-  // x [n, in], n >= 1, compute dtype, any stride.
+  // x [n, in], n >= 1, of the layer's input dtype, any stride.
   virtual void Run(AnyMatrixView x, const Epilogue& epilogue) const = 0;
   virtual size_t bytes() const = 0;
   virtual std::string Name(int64_t rows) const = 0;

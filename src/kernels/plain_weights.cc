@@ -23,7 +23,8 @@ constexpr int64_t kChunksPerThread = 4;
 
 class PlainWeights : public PackedWeights {
  public:
-  explicit PlainWeights(const LayerSource& source) : in_(source.in()), out_(source.rows()), dtype_(source.compute()) {
+  explicit PlainWeights(const LayerSource& source)
+      : in_(source.in()), out_(source.rows()), dtype_(ElementDtype(source.format())) {
     const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
     rows_.Resize(static_cast<size_t>(out_) * row_bytes);
     Buffer block;

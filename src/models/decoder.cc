@@ -66,8 +66,8 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
   return specs;
 }
 
-Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype compute)
-    : config_(config), compute_(compute) {
+Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const NumberFormats& formats)
+    : config_(config), compute_(formats.activations), cache_format_(formats.cache) {
   using Names = std::vector<std::string>;
   PUREKV_CHECK(static_cast<int64_t>(config.per_layer.size()) == config.layers, config.per_layer.size(), " of ",
                config.layers);
@@ -87,10 +87,10 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
     layer.qkv = ReadLinear(
         source,
         Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
-        biases, compute);
-    layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, compute);
-    layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, compute);
-    layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, compute);
+        biases, formats);
+    layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, formats);
+    layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, formats);
+    layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, formats);
     for (const Linear* linear : {&layer.qkv, &layer.output, &layer.down}) {
       packed_bytes_ += static_cast<int64_t>(linear->packed_bytes());
     }
@@ -98,7 +98,7 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
   }
   final_norm_ = ReadFloats(source, "model.norm.weight");
   head_ =
-      ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, compute);
+      ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, formats);
   packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
   embedding_ = source.Read("model.embed_tokens.weight");
   embedding_name_ = source.Describe("model.embed_tokens.weight") + ": tensor model.embed_tokens.weight";
@@ -107,7 +107,7 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, Dtype 
 KvCacheSpec Decoder::cache_spec() const {
   std::vector<KvLayerSpec> layers;
   for (const LayerConfig& layer : config_.per_layer) {
-    layers.push_back({config_.kv_heads, config_.head_dim, FormatOf(compute_), layer.window, layer.reads_layer});
+    layers.push_back({config_.kv_heads, config_.head_dim, cache_format_, layer.window, layer.reads_layer});
   }
   return KvCacheSpec(std::move(layers));
 }

@@ -64,12 +64,12 @@ class Decoder {
   // Tensor names and shapes of the published layout ("model.layers.0.self_attn.q_proj.weight" ...).
   static std::vector<TensorSpec> Tensors(const DecoderConfig& config);
 
-  // Packs all weights for `compute` (f32 or bf16). Throws Error naming file and tensor.
-  Decoder(const DecoderConfig& config, const TensorSource& source, Dtype compute);
+  // Packs all weights. Throws Error naming file and tensor.
+  Decoder(const DecoderConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   const DecoderConfig& config() const { return config_; }
   Dtype compute() const { return compute_; }
-  // What the cache of a sequence keeps, in the format that the decoder computes in.
+  // What the cache of a sequence keeps.
   KvCacheSpec cache_spec() const;
   int64_t packed_bytes() const { return packed_bytes_; }
 
@@ -110,7 +110,8 @@ class Decoder {
     Linear down;                               // [hidden, intermediate]
   };
   DecoderConfig config_;
-  Dtype compute_;
+  Dtype compute_;  // of activations
+  KvFormat cache_format_;
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;
   std::string embedding_name_;  // file and tensor, for messages

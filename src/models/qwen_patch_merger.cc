@@ -13,10 +13,10 @@ namespace {
 constexpr float kNormEps = 1e-6F;     // fixed in the published code, not in the config
 constexpr int64_t kBlockRows = 1024;  // of the tower, that pass through together
 
-Linear ReadLayer(const TensorSource& source, const std::string& name, Dtype compute) {
+Linear ReadLayer(const TensorSource& source, const std::string& name, const NumberFormats& formats) {
   const std::string weight = name + ".weight";
   const std::string bias = name + ".bias";
-  return ReadLinear(source, {&weight, 1}, {&bias, 1}, compute);
+  return ReadLinear(source, {&weight, 1}, {&bias, 1}, formats);
 }
 
 }  // namespace
@@ -32,13 +32,14 @@ std::vector<TensorSpec> QwenPatchMerger::Tensors(const QwenVisionConfig& config)
   return specs;
 }
 
-QwenPatchMerger::QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source, Dtype compute)
+QwenPatchMerger::QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source,
+                                 const NumberFormats& formats)
     : hidden_(config.hidden),
       cell_rows_(config.merge_size * config.merge_size),
-      compute_(compute),
+      compute_(formats.activations),
       norm_(Norm::Read(source, "visual.merger.ln_q", config.version == QwenVersion::kQwen2)),
-      in_(ReadLayer(source, "visual.merger.mlp.0", compute)),
-      out_(ReadLayer(source, "visual.merger.mlp.2", compute)) {}
+      in_(ReadLayer(source, "visual.merger.mlp.0", formats)),
+      out_(ReadLayer(source, "visual.merger.mlp.2", formats)) {}
 
 int64_t QwenPatchMerger::packed_bytes() const {
   return static_cast<int64_t>(in_.packed_bytes() + out_.packed_bytes());

@@ -15,7 +15,7 @@ namespace purekv {
 class QwenPatchMerger final : public Connector {
  public:
   static std::vector<TensorSpec> Tensors(const QwenVisionConfig& config);
-  QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source, Dtype compute);
+  QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   int64_t packed_bytes() const override;
   bool MixesSlices() const override { return false; }

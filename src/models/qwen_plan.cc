@@ -13,13 +13,13 @@ struct QwenPlan final : ModelPlan {
   QwenConfig config;
 
   std::unique_ptr<const Preprocessor> ReadPreprocessor() const override { return QwenPreprocessor::Read(config, dir); }
-  FamilyParts ReadParts(const TensorSource& source, Dtype compute) const override {
+  FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
     // The small files come before the weights: what is wrong with them shows at once.
     FamilyParts parts;
     parts.preprocessor = ReadPreprocessor();
     parts.prompt = QwenPrompt::Read(config, dir);
-    parts.tower = std::make_unique<const QwenVisionTower>(config.vision, source, compute);
-    parts.connector = std::make_unique<const QwenPatchMerger>(config.vision, source, compute);
+    parts.tower = std::make_unique<const QwenVisionTower>(config.vision, source, formats);
+    parts.connector = std::make_unique<const QwenPatchMerger>(config.vision, source, formats);
     return parts;
   }
 };

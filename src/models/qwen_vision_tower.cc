@@ -82,20 +82,21 @@ std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config)
   return specs;
 }
 
-QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, Dtype compute)
-    : config_(config), compute_(compute) {
+QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source,
+                                 const NumberFormats& formats)
+    : config_(config), compute_(formats.activations) {
   const auto read = [&](const Names& names) {
     Names weights, biases;
     for (const std::string& name : names) {
       weights.push_back(name + ".weight");
       biases.push_back(name + ".bias");
     }
-    Linear linear = ReadLinear(source, weights, biases, compute);
+    Linear linear = ReadLinear(source, weights, biases, formats);
     packed_bytes_ += static_cast<int64_t>(linear.packed_bytes());
     return linear;
   };
   // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
-  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, compute);
+  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, formats);
   packed_bytes_ += static_cast<int64_t>(patch_embed_.packed_bytes());
   const bool with_bias = config.version == QwenVersion::kQwen2;
   blocks_.resize(static_cast<size_t>(config.depth));
@@ -107,7 +108,7 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
     block.proj = read({BlockName(i, "attn.proj")});
     if (config.version == QwenVersion::kQwen2_5) {
       block.gate_up =
-          ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, compute);
+          ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, formats);
       packed_bytes_ += static_cast<int64_t>(block.gate_up.packed_bytes());
       block.down = read({BlockName(i, "mlp.down_proj")});
     } else {

@@ -31,7 +31,7 @@ WindowPlan PlanWindows(const Grid& grid, const QwenVisionConfig& config);
 class QwenVisionTower final : public VisionTower {
  public:
   static std::vector<TensorSpec> Tensors(const QwenVisionConfig& config);
-  QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, Dtype compute);
+  QwenVisionTower(const QwenVisionConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   int64_t hidden() const override { return config_.hidden; }
   int64_t blocks() const override { return config_.depth; }

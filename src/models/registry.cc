@@ -23,10 +23,10 @@ PreparedMedia ModelPlan::PlanVideo(int64_t frames, int64_t height, int64_t width
   return preprocessor->PlanVideo(frames, height, width, options);
 }
 
-std::unique_ptr<const LanguageModel> ModelPlan::Load(const TensorSource& source, Dtype compute) const {
+std::unique_ptr<const LanguageModel> ModelPlan::Load(const TensorSource& source, const NumberFormats& formats) const {
   CheckTensors(source, tensors, dir.empty() ? "random weights" : dir);
-  FamilyParts parts = ReadParts(source, compute);
-  return std::make_unique<const LanguageModel>(std::move(parts), Decoder(decoder, source, compute));
+  FamilyParts parts = ReadParts(source, formats);
+  return std::make_unique<const LanguageModel>(std::move(parts), Decoder(decoder, source, formats));
 }
 
 // A list and not self-registration: a linker drops files of a static library that nothing names.

@@ -30,14 +30,14 @@ struct ModelPlan {
   // Null: the family reads text alone. Throws Error.
   virtual std::unique_ptr<const Preprocessor> ReadPreprocessor() const { return nullptr; }
   // Small files first, then weights. Throws Error.
-  virtual FamilyParts ReadParts(const TensorSource& source, Dtype compute) const = 0;
+  virtual FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const = 0;
 
   // Lists the tensors of `decoder`, then these.
   void SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec> connector);
   // Tiles, tokens and size of a video of already sampled frames. Throws Error.
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const;
   // Packs the weights. Checks names and shapes first.
-  std::unique_ptr<const LanguageModel> Load(const TensorSource& source, Dtype compute) const;
+  std::unique_ptr<const LanguageModel> Load(const TensorSource& source, const NumberFormats& formats) const;
 };
 
 // A published size, so that a machine can be measured without downloading anything.

@@ -127,17 +127,17 @@ class LayerTensors {
 }  // namespace
 
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
-                  std::span<const std::string> bias_names, Dtype compute) {
+                  std::span<const std::string> bias_names, const NumberFormats& formats) {
   const LayerTensors tensors(source, names, bias_names);
-  return {tensors.parts, tensors.in, tensors.bias, compute};
+  return {tensors.parts, tensors.in, tensors.bias, formats.weights, formats.activations};
 }
 
 GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
-                            Dtype compute) {
+                            const NumberFormats& formats) {
   const std::vector<std::string> names = {gate + ".weight", up + ".weight"};
   const std::vector<std::string> biases = {gate + ".bias", up + ".bias"};
   const LayerTensors tensors(source, names, std::span(biases).first(with_bias ? 2 : 0));
-  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, compute};
+  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, formats.weights, formats.activations};
 }
 
 }  // namespace purekv

@@ -25,10 +25,10 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
 // Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else
 // one per weight), packed. The source's pages are dropped tensor by tensor.
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
-                  std::span<const std::string> bias_names, Dtype compute);
+                  std::span<const std::string> bias_names, const NumberFormats& formats);
 
 // The projections `gate` and `up` (names without ".weight" and ".bias") as one layer, in the same way.
 GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
-                            Dtype compute);
+                            const NumberFormats& formats);
 
 }  // namespace purekv

@@ -9,6 +9,10 @@ namespace purekv {
 
 Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq)
     : setup_(MakePolicy(options, spec)), options_(options), spec_(spec), heads_(heads), inv_freq_(std::move(inv_freq)) {
+  if (active() && !spec.plain()) {
+    FailUsage(Field{"kv.policy"}, " ", options.policy,
+              ": this model has layers with a window, or that read another's cache; policy full alone runs on it");
+  }
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
     if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;

@@ -85,8 +85,9 @@ struct PolicyInfo {
   std::string summary;  // one line
   std::string paper;    // "" when there is none
   std::vector<PolicyOption> options;
-  bool ada = false;    // has scores that can be compared between heads, as the ada allocator and dropping need
-  bool holds = false;  // scores and evicts at every decode step, so that the cache stops growing
+  bool ada = false;         // has scores that can be compared between heads, as the ada allocator and dropping need
+  bool calibrated = false;  // `purekv calibrate` finds its options; there is one such policy
+  bool holds = false;       // scores and evicts at every decode step, so that the cache stops growing
   // Advice behind "needs the scores of the last layer" and "judges a key by queries of the whole part"; "": there is
   // none.
   Message score_lower, score_window;

@@ -118,6 +118,7 @@ PolicyInfo PureKvPolicy() {
                   WordOption("vnorm", {"1", "0"}),      WordOption("below", {"window", "vnorm", "wait"})};
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
+  info.calibrated = true;
   info.score_lower = Say("give it lower ", Field{"kv.option.sources"});
   info.score_window = Say(Field{"kv.option.window"}, "=32 looks at the last queries of each chunk");
   info.make = [](const OptionValues& values, const KvCacheSpec& spec) {

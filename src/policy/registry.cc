@@ -173,6 +173,13 @@ const PolicyInfo& FindPolicy(const std::string& name) {
   FailUsage(Field{"kv.policy"}, " ", name, ": unknown; known policies: ", Joined(known));
 }
 
+const PolicyInfo& CalibratedPolicy() {
+  const auto& all = Policies();
+  const auto it = std::find_if(all.begin(), all.end(), [](const PolicyInfo& one) { return one.calibrated; });
+  PUREKV_CHECK(it != all.end(), "of ", all.size(), " policies");
+  return *it;
+}
+
 const std::vector<CommonOption>& CommonOptions() {
   static const std::vector<CommonOption> options = {
       {RealOption("n-attn", "0", 0, 1'000'000),

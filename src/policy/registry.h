@@ -14,6 +14,8 @@ namespace purekv {
 const std::vector<PolicyInfo>& Policies();
 // Throws Error (kUsage) that lists the known ones.
 const PolicyInfo& FindPolicy(const std::string& name);
+// The one that profiles are for.
+const PolicyInfo& CalibratedPolicy();
 
 // An option that does not belong to one policy.
 struct CommonOption {

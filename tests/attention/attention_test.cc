@@ -35,6 +35,7 @@ struct Case {
   Dtype out_dtype = Dtype::kF32;
   int64_t extra = 0;  // elements behind each row, everywhere
   float deviation = 1.0f;
+  int64_t window = 0;
 };
 
 std::string Describe(const Case& c) {
@@ -71,6 +72,7 @@ class Problem {
     args.head_dim = case_.head_dim;
     args.scale = 1.0f / std::sqrt(static_cast<float>(case_.head_dim));
     args.causal = case_.causal;
+    args.window = case_.window;
     args.out = out.View();
     args.lse = lse;
     return args;
@@ -336,6 +338,22 @@ TEST(SegmentAttention, SameBitsOnAnyNumberOfThreads) {
   };
   const Guarded first = run(1);
   for (const int count : {2, 3, 7}) EXPECT_TRUE(run(count).SameBits(first)) << count;
+}
+
+TEST(Attention, Windows) {
+  for (const Dtype kv : {Dtype::kF32, Dtype::kBF16}) {
+    for (const int64_t window : {1, 7, 128, 300}) {
+      for (const int64_t rows : {1, 2, 9, 70, 300}) {
+        Check({.rows = rows,
+               .lengths = {rows + 1500, rows},
+               .group = 2,
+               .head_dim = 64,
+               .kv_dtype = kv,
+               .window = window});
+      }
+      Check({.rows = 1, .lengths = {2000}, .group = 20, .head_dim = 32, .kv_dtype = kv, .window = window});
+    }
+  }
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ std::unique_ptr<ReferenceModel> BadModelTest::original_;
 TEST_P(BadModelTest, IsRefusedByName) {
   const ModelCopy copy(original_->directory());
   GetParam().damage(copy.path());
-  ExpectError(GetParam().words, [&] { Model::Load(copy.path(), {.dtype = Dtype::kF32, .threads = 1}); });
+  ExpectError(GetParam().words, [&] { Model::Load(copy.path(), {.activations = Dtype::kF32, .threads = 1}); });
 }
 
 std::string NameOf(const testing::TestParamInfo<BadModel>& info) {
@@ -405,7 +405,9 @@ class UnusedUntilAskedTest : public testing::Test {
  protected:
   UnusedUntilAskedTest() : original_("qwen2_5_vl_flat"), copy_(original_.directory()) {}
   std::string File(const std::string& name) const { return JoinPath(copy_.path(), name); }
-  std::shared_ptr<const Model> Load() const { return Model::Load(copy_.path(), {.dtype = Dtype::kF32, .threads = 1}); }
+  std::shared_ptr<const Model> Load() const {
+    return Model::Load(copy_.path(), {.activations = Dtype::kF32, .threads = 1});
+  }
 
   ReferenceModel original_;
   ModelCopy copy_;

@@ -57,7 +57,7 @@ class BadRequestTest : public testing::Test {
     files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
     EditJson(files_->directory() + "/config.json",
              [](Json& config) { config["max_position_embeddings"] = kMaxPositions; });
-    model_ = Model::Load(files_->directory(), {.dtype = Dtype::kF32, .threads = 1});
+    model_ = Model::Load(files_->directory(), {.activations = Dtype::kF32, .threads = 1});
   }
   static void TearDownTestSuite() {
     model_.reset();

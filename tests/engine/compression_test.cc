@@ -27,7 +27,7 @@ class CompressionTest : public testing::TestWithParam<std::string> {
  protected:
   static void SetUpTestSuite() {
     files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
-    model_ = Model::Load(files_->directory(), {.dtype = Dtype::kF32});
+    model_ = Model::Load(files_->directory(), {.activations = Dtype::kF32});
   }
   static void TearDownTestSuite() {
     model_.reset();

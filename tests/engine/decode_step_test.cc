@@ -96,7 +96,7 @@ TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
   constexpr int kSteps = 5;
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
     testing::ForEachCpuLevel([&](CpuLevel) {
-      const auto model = Model::Load(files.directory(), {.dtype = dtype, .threads = 2});
+      const auto model = Model::Load(files.directory(), {.activations = dtype, .threads = 2});
       const Decoder& decoder = model->internals().decoder();
       std::vector<Sequence> read;
       for (size_t i = 0; i < settings.size(); ++i) {
@@ -144,7 +144,7 @@ TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
 
 TEST(DecodeStepDeath, ASequenceIsThereOnce) {
   const ReferenceModel files("qwen2_5_vl_flat");
-  const auto model = Model::Load(files.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const auto model = Model::Load(files.directory(), {.activations = Dtype::kF32, .threads = 1});
   const Decoder& decoder = model->internals().decoder();
   Sequence sequence = Read(decoder, {}, 10, 1);
   DecoderWorkspace workspace;
@@ -154,7 +154,7 @@ TEST(DecodeStepDeath, ASequenceIsThereOnce) {
 
 TEST(Sequence, AForkGoesItsOwnWay) {
   const ReferenceModel files("qwen2_5_vl_flat");
-  const auto model = Model::Load(files.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const auto model = Model::Load(files.directory(), {.activations = Dtype::kF32, .threads = 1});
   const Decoder& decoder = model->internals().decoder();
   DecoderWorkspace workspace;
   const auto step = [&](Sequence& sequence, int32_t id) {

@@ -21,7 +21,7 @@ class EditedTemplateTest : public ::testing::Test {
       EXPECT_NE(text, before);
       json["chat_template"] = text;
     });
-    return Model::Load(copy_.path(), {.dtype = Dtype::kF32, .threads = 1});
+    return Model::Load(copy_.path(), {.activations = Dtype::kF32, .threads = 1});
   }
 
   static void Replace(std::string* text, const std::string& from, const std::string& to) {
@@ -97,7 +97,7 @@ TEST_F(EditedTemplateTest, OneTurnOnly) {
 }
 
 TEST_F(EditedTemplateTest, BadBytesNameTheirField) {
-  const auto model = Model::Load(files_.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const auto model = Model::Load(files_.directory(), {.activations = Dtype::kF32, .threads = 1});
   const auto error_of = [&](const Turn& turn) {
     Session session(model, {});
     try {
@@ -126,7 +126,7 @@ TEST_F(EditedTemplateTest, PlacesForMediaAreChecked) {
     Replace(text, "<|video_pad|>", "");
   });
   ExpectError({"chat_template.json: chat template: writes 0 of the "}, [&] { Session(without, {}).Read(turn); });
-  const auto model = Model::Load(files_.directory(), {.dtype = Dtype::kF32, .threads = 1});
+  const auto model = Model::Load(files_.directory(), {.activations = Dtype::kF32, .threads = 1});
   turn.prompt = "What is <|video_pad|>?";
   ExpectError({"turn.prompt: holds <|video_pad|>, a marker reserved"}, [&] { Session(model, {}).Read(turn); });
   turn.prompt = "What?";

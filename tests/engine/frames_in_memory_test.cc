@@ -35,7 +35,9 @@ void WriteFrames(const std::string& path, const Frames& frames) {
 class FramesInMemory : public testing::Test {
  protected:
   FramesInMemory()
-      : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.dtype = Dtype::kF32})), turn_(Base()) {}
+      : files_("qwen2_5_vl_flat"),
+        model_(Model::Load(files_.directory(), {.activations = Dtype::kF32})),
+        turn_(Base()) {}
 
   Turn Base() const {
     Turn turn = files_.TurnNamed("video");

@@ -8,7 +8,9 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "purekv/model.h"
+#include "purekv/session.h"
 #include "support/broken_model.h"
+#include "support/expect_error.h"
 
 namespace purekv {
 namespace {
@@ -91,6 +93,30 @@ TEST_F(LoadTest, RotaryTablesAndTheHeadOfTiedEmbeddingsAreKnown) {
   WriteWeights(path, weights);
   EXPECT_THAT(Warnings(), ElementsAre(HasSubstr("1 tensor that the model of config.json lacks "
                                                 "(model.layers.0.self_attn.extra) will not be used")));
+}
+
+TEST_F(LoadTest, FormatsAreChosenApart) {
+  ExpectUsageError("load.activations", "f16",
+                   [&] { Model::Load(copy_.path(), {.activations = Dtype::kF16, .threads = 1}); });
+  ExpectUsageError("load.weights", "f32 are multiplied by weights of f32", [&] {
+    Model::Load(copy_.path(), {.activations = Dtype::kF32, .weights = WeightFormat::kBF16, .threads = 1});
+  });
+  const std::vector<int32_t> ids = {5, 9, 3, 7, 11, 2}, answer = {4, 8, 6};
+  std::vector<float> exact;
+  for (const KvFormat cache : {KvFormat::kF32, KvFormat::kBF16}) {
+    const auto model = Model::Load(copy_.path(), {.activations = Dtype::kF32, .cache = cache, .threads = 1});
+    EXPECT_EQ(model->info().dtype, Dtype::kF32);
+    EXPECT_EQ(model->info().cache, cache);
+    const ModelInfo& info = model->info();
+    EXPECT_EQ(info.kv_bytes_per_token, info.layers * info.kv_heads * info.head_dim * (cache == KvFormat::kF32 ? 8 : 4));
+    Session session(model, {});
+    session.ReadIds(ids);
+    const ScoreResult score = session.Score(answer, false);
+    if (exact.empty()) exact = score.logprobs;
+    // Rounded keys and values: near, and not the same.
+    for (size_t i = 0; i < exact.size(); ++i) EXPECT_NEAR(score.logprobs[i], exact[i], 0.05);
+    EXPECT_EQ(score.logprobs == exact, cache == KvFormat::kF32);
+  }
 }
 
 }  // namespace

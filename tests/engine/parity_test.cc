@@ -43,7 +43,9 @@ class Parity : public testing::TestWithParam<Place> {
         golden_(ReadJson(golden_path_ + "/golden.json")),
         dump_("dump") {}
 
-  std::shared_ptr<const Model> Load(Dtype dtype) const { return Model::Load(model_.directory(), {.dtype = dtype}); }
+  std::shared_ptr<const Model> Load(Dtype dtype) const {
+    return Model::Load(model_.directory(), {.activations = dtype});
+  }
   std::vector<int32_t> Ids(const char* key) const { return golden_.at(key).get<std::vector<int32_t>>(); }
 
   // Compares dumped `stage` with the reference's projection of every row.

@@ -268,10 +268,10 @@ TEST_F(SavedCacheTest, DamageIsFoundBeforeUse) {
 
 TEST_F(SavedCacheTest, AnotherModelIsRefused) {
   const std::string path = Save(Options("snapkv"));
-  ExpectError({path, "f32", "bf16", "load.dtype"}, [&] { Session::Open(models_[Dtype::kBF16], path, Plain()); });
+  ExpectError({path, "f32", "bf16", "load.cache"}, [&] { Session::Open(models_[Dtype::kBF16], path, Plain()); });
 
   const auto refused = [&](const ModelCopy& copy) {
-    const auto model = Model::Load(copy.path(), {.dtype = Dtype::kF32, .threads = 1});
+    const auto model = Model::Load(copy.path(), {.activations = Dtype::kF32, .threads = 1});
     EXPECT_NE(model->info().fingerprint, models_[Dtype::kF32]->info().fingerprint);
     ExpectError({path, "another model"}, [&] { Session::Open(model, path, Plain()); });
   };
@@ -293,7 +293,7 @@ TEST_F(SavedCacheTest, AnotherModelIsRefused) {
   const ModelCopy shards(files_->directory());
   std::filesystem::remove(shards.path() + "/model.safetensors");
   WriteRandomWeights(shards.path(), {.seed = files_->json().at("seed").get<uint64_t>(), .shards = 3});
-  const auto model = Model::Load(shards.path(), {.dtype = Dtype::kF32, .threads = 1});
+  const auto model = Model::Load(shards.path(), {.activations = Dtype::kF32, .threads = 1});
   EXPECT_EQ(Session::Open(model, path, Plain()).kv_options().policy, "snapkv");
 
   // Another template says the turn in other words.
@@ -307,7 +307,7 @@ TEST_F(SavedCacheTest, AnotherModelIsRefused) {
   Session first(models_[Dtype::kF32], Options("snapkv"));
   first.ReadMedia(silent);
   first.Save(path);
-  Session second = Session::Open(Model::Load(words.path(), {.dtype = Dtype::kF32, .threads = 1}), path, Plain());
+  Session second = Session::Open(Model::Load(words.path(), {.activations = Dtype::kF32, .threads = 1}), path, Plain());
   ExpectError({"chat template"}, [&] { second.Read(Question("What?")); });
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 class SessionTest : public testing::Test {
  protected:
-  SessionTest() : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.dtype = Dtype::kF32})) {}
+  SessionTest() : files_("qwen2_5_vl_flat"), model_(Model::Load(files_.directory(), {.activations = Dtype::kF32})) {}
   Turn VideoTurn() const { return files_.TurnNamed("video"); }
   Turn TextTurn(const std::string& text) const { return {.prompt = text}; }
 

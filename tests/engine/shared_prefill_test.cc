@@ -11,6 +11,7 @@
 #include "policy/registry.h"
 #include "purekv/error.h"
 #include "support/broken_model.h"
+#include "support/expect_error.h"
 #include "support/flat_model_test.h"
 
 namespace purekv {
@@ -183,9 +184,9 @@ TEST_F(SharedPrefillTest, RefusesWhatChangesThePrefill) {
     }
   }
   SharedPrefill shared(models_[Dtype::kF32], Threads(), {Setting("snapkv", KvOptions::When::kPrompt)});
-  EXPECT_THROW(shared.Compress(0), Error);
+  ExpectUsageError("", "nothing has been read", [&] { shared.Compress(0); });
   shared.ReadMedia(MediaTurn());
-  EXPECT_THROW(shared.Compress(0), Error);
+  ExpectUsageError("", "the question comes first", [&] { shared.Compress(0); });
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ class SparsePrefillTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
-    model_ = Model::Load(files_->directory(), {.dtype = Dtype::kF32});
+    model_ = Model::Load(files_->directory(), {.activations = Dtype::kF32});
   }
   static void TearDownTestSuite() {
     model_.reset();

@@ -75,7 +75,7 @@ void Check(const Case& c, const std::vector<int64_t>& rows_list) {
   for (float& b : bias) b = std::normal_distribution<float>()(random);
   std::vector<AtLevel<Linear>> layers;
   ForEachCpuLevel([&](CpuLevel level) {
-    layers.push_back({level, Linear(rows, c.in, bias, c.compute)});
+    layers.push_back({level, Linear(rows, c.in, bias, NumberFormats::Of(c.compute).weights, c.compute)});
     EXPECT_EQ(layers.back().layer.in(), c.in);
     EXPECT_EQ(layers.back().layer.out(), out);
     EXPECT_GE(layers.back().layer.packed_bytes(), static_cast<size_t>(c.in * out) * DtypeSize(c.compute));
@@ -148,13 +148,38 @@ TEST(Linear, EveryCountOfFewRows) {
   }
 }
 
+// Rows of different sequences: the bits of a row alone, whatever lies beside it.
+TEST(Linear, FewRowsAsEachWouldBeAlone) {
+  std::mt19937 random(5);
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const auto& [in, out] : {std::pair<int64_t, int64_t>{7, 3}, {64, 130}, {515, 97}, {300, 32}, {1024, 257}}) {
+      const Part part(random, dtype, out, in, 0);
+      const WeightRows rows = part.Rows();
+      Guarded x(dtype, 8, in, 3);
+      x.Fill(random);
+      ForEachCpuLevel([&, in = in, out = out](CpuLevel) {
+        const Linear layer({&rows, 1}, in, {}, NumberFormats::Of(dtype).weights, dtype);
+        Matrix<float> alone(8, out), together(8, out);
+        for (int64_t i = 0; i < 8; ++i) layer.Run(x.View().Rows(i, 1), alone.View().Rows(i, 1));
+        for (int64_t count = 1; count <= 8; ++count) {
+          layer.Run(x.View().Rows(8 - count, count), together.View().Rows(0, count), false, RowSums::kAsAlone);
+          for (int64_t i = 0; i < count; ++i) {
+            ASSERT_EQ(0, std::memcmp(together.Row(i), alone.Row(8 - count + i), static_cast<size_t>(out) * 4))
+                << DtypeName(dtype) << ", " << in << " -> " << out << ", row " << i << " of " << count;
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST(Linear, NeverFallsBackToTheSlowImplementation) {
   std::mt19937 random(1);
   const Part part(random, Dtype::kBF16, 640, 256, 0);
   const WeightRows rows = part.Rows();
   ForEachCpuLevel([&](CpuLevel level) {
     for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
-      const Linear linear({&rows, 1}, 256, {}, compute);
+      const Linear linear({&rows, 1}, 256, {}, NumberFormats::Of(compute).weights, compute);
       for (const int64_t n : {1, 2, 8, 63, 64, 256, 511, 2048}) {
         const std::string name = linear.Implementation(n);
         EXPECT_EQ(name.find("ref") != std::string::npos, level == CpuLevel::kReference) << n << " rows: " << name;
@@ -168,12 +193,12 @@ TEST(Linear, SaysWhatRunsAndWhy) {
   const Part part(random, Dtype::kBF16, 64, 64, 0);
   const WeightRows rows = part.Rows();
   if (Cpu() != CpuLevel::kAmxBf16) GTEST_SKIP() << "needs AMX";
-  const Linear best({&rows, 1}, 64, {}, Dtype::kBF16);
+  const Linear best({&rows, 1}, 64, {}, WeightFormat::kBF16, Dtype::kBF16);
   EXPECT_EQ(best.Implementation(9), "amx_bf16 (own)");
   EXPECT_EQ(best.Implementation(8), "avx512_bf16 matrix-vector (own)");
   EXPECT_TRUE(best.Refused().empty());
   const testing::ScopedCpuLevel level(CpuLevel::kAvx2);
-  const Linear plain({&rows, 1}, 64, {}, Dtype::kBF16);
+  const Linear plain({&rows, 1}, 64, {}, WeightFormat::kBF16, Dtype::kBF16);
   EXPECT_EQ(plain.Implementation(1), "highway AVX2 matrix-vector (bf16 weights, widened)");
   EXPECT_EQ(plain.Refused(), (std::vector<std::string>{"amx_bf16: PUREKV_CPU=avx2", "onednn packed: PUREKV_CPU=avx2"}));
 }
@@ -188,8 +213,8 @@ void CheckGated(int64_t in, int64_t out, Dtype compute, bool with_bias, const st
   std::vector<AtLevel<GatedLinear>> gated;
   std::vector<AtLevel<Linear>> stacked;
   ForEachCpuLevel([&](CpuLevel level) {
-    gated.push_back({level, GatedLinear(parts[0], parts[1], in, bias, compute)});
-    stacked.push_back({level, Linear(parts, in, bias, compute)});
+    gated.push_back({level, GatedLinear(parts[0], parts[1], in, bias, NumberFormats::Of(compute).weights, compute)});
+    stacked.push_back({level, Linear(parts, in, bias, NumberFormats::Of(compute).weights, compute)});
   });
   for (const int64_t n : rows_list) {
     for (const int64_t extra : {0, 5}) {
@@ -253,7 +278,7 @@ TEST(Linear, ManyThreadsShareOne) {
   const Part part(random, Dtype::kF32, 333, 190, 0);
   const WeightRows rows = part.Rows();
   for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
-    const Linear linear({&rows, 1}, 190, {}, compute);
+    const Linear linear({&rows, 1}, 190, {}, NumberFormats::Of(compute).weights, compute);
     Guarded x(compute, 70, 190, 0);
     x.Fill(random);
     Guarded want(Dtype::kF32, 70, 333, 0);
@@ -280,7 +305,7 @@ TEST(Linear, AgreesOnAnyNumberOfThreads) {
   ForEachCpuLevel([&](CpuLevel level) {
     if (level == CpuLevel::kReference) return;
     for (const Dtype compute : {Dtype::kF32, Dtype::kBF16}) {
-      const Linear linear({&rows, 1}, 1283, {}, compute);
+      const Linear linear({&rows, 1}, 1283, {}, NumberFormats::Of(compute).weights, compute);
       for (const int64_t n : {1, 5, 9, 300, 520}) {
         const bool own = linear.Implementation(n).find("onednn") == std::string::npos;
         Guarded x(compute, n, 1283, 0);

@@ -81,7 +81,7 @@ TEST(Decoder, LayersDifferInNormsAndRopes) {
     SCOPED_TRACE(testing::Message() << c.heads << "/" << c.kv_heads << " heads of " << c.head_dim << ", " << c.rows);
     const DecoderConfig config = Config(c);
     const auto source = RandomTensors(Decoder::Tensors(config), kSeed, Dtype::kF32);
-    const Decoder decoder(config, *source, Dtype::kF32);
+    const Decoder decoder(config, *source, NumberFormats::Of(Dtype::kF32));
     const PlainDecoder plain(config, kSeed);
     std::vector<int32_t> ids;
     std::vector<Position> positions;
@@ -125,19 +125,6 @@ TEST(Decoder, NormsOfHeadsAreTensorsOfTheirLayers) {
   EXPECT_EQ(norms, (std::vector<std::string>{
                        "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight",
                        "model.layers.3.self_attn.q_norm.weight", "model.layers.3.self_attn.k_norm.weight"}));
-}
-
-// Nothing attends in windows or reads another layer's keys yet: a config that asks for it must not run as if it did
-// not.
-TEST(DecoderDeathTest, WindowsAndSharedLayersAreNotForgotten) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");  // reading weights has started threads
-  for (const LayerConfig& unsupported : {LayerConfig{.window = 8}, LayerConfig{.reads_layer = 0}}) {
-    DecoderConfig config = Config({4, 2, 6, 1});
-    config.per_layer[1] = unsupported;
-    const auto source = RandomTensors(Decoder::Tensors(config), kSeed, Dtype::kF32);
-    const Decoder decoder(config, *source, Dtype::kF32);
-    EXPECT_DEATH(decoder.cache_shape(), "window");
-  }
 }
 
 }  // namespace

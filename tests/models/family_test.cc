@@ -36,7 +36,7 @@ DecoderConfig Config() {
 
 Decoder MakeDecoder() {
   const auto source = RandomTensors(Decoder::Tensors(Config()), 1, Dtype::kF32);
-  return Decoder(Config(), *source, Dtype::kF32);
+  return Decoder(Config(), *source, NumberFormats::Of(Dtype::kF32));
 }
 
 // Patches of one pixel and one frame, which become one token each: the rows say what they were made of.

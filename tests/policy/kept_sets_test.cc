@@ -5,6 +5,7 @@
 
 #include "policy/policy_reference.h"
 #include "policy/policy_testing.h"
+#include "support/expect_error.h"
 
 namespace purekv::testing {
 namespace {
@@ -55,10 +56,6 @@ const std::vector<Case>& Cases() {
       {"purekv", {{"sources", "2,1"}, {"heads", "mean"}, {"normalise", "1"}, {"window", "20"}}},
   };
   return cases;
-}
-
-bool TakesAda(const std::string& policy) {
-  return policy != "uniform" && policy != "streaming-llm" && policy != "tova" && policy != "csp";
 }
 
 // Equal, or different only in tokens whose scores are the same but for rounding: expected-attention computes in f32,
@@ -112,7 +109,7 @@ void CompareAll(const Problem& problem, const std::vector<double>& budgets, int6
     ada.options["alpha"] = "0.6";
     Compare(problem, one, "pyramid", budgets[0], block);
     Compare(problem, pyramid, "pyramid", budgets[budgets.size() / 2], block);
-    if (!TakesAda(one.policy)) continue;
+    if (!FindPolicy(one.policy).ada) continue;
     Compare(problem, one, "ada", budgets[0], block);
     Compare(problem, ada, "ada", budgets[budgets.size() / 2], block);
   }
@@ -186,7 +183,7 @@ TEST(KeptSets, TokensAndBytes) {
     EXPECT_EQ(by_bytes.ReadPart(80), b);
     options.bytes = 64 * lists - 1;
     SmallEngine none(problem, options);
-    EXPECT_THROW(none.compression.SetPrefix(80), Error);
+    ExpectUsageError("kv.bytes", "too little", [&] { none.compression.SetPrefix(80); });
   }
 }
 
@@ -195,7 +192,7 @@ TEST(KeptSets, BytesWithEveryAllocator) {
     const Problem problem({.kv_heads = 3, .group = 1, .head_dim = dim, .tokens = 120}, uint32_t(dim));
     for (const char* const policy : {"vnorm", "h2o", "uniform"}) {
       for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
-        if (std::string(allocator) == "ada" && !TakesAda(policy)) continue;
+        if (std::string(allocator) == "ada" && !FindPolicy(policy).ada) continue;
         const int64_t all = 3 * 3 * 2 * dim * 4 * 120;
         for (const int64_t bytes : {all / 40, all / 12, all / 3, all - 1, all + 3 * 3 * 2 * 4096}) {
           SCOPED_TRACE(std::string(policy) + " " + allocator + " " + std::to_string(dim) + " " + std::to_string(bytes));
@@ -204,7 +201,7 @@ TEST(KeptSets, BytesWithEveryAllocator) {
           Reference reference(problem, options, 120);
           SmallEngine engine(problem, options);
           if (reference.base() == 0) {
-            EXPECT_THROW(engine.compression.SetPrefix(120), Error);
+            ExpectUsageError("kv.bytes", "too little", [&] { engine.compression.SetPrefix(120); });
             continue;
           }
           EXPECT_EQ(engine.ReadPart(120), reference.base());

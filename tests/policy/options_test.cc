@@ -5,6 +5,7 @@
 #include "policy/budget.h"
 #include "policy/registry.h"
 #include "purekv/error.h"
+#include "support/expect_error.h"
 
 namespace purekv {
 namespace {
@@ -91,7 +92,7 @@ TEST(KvOptions, SourcesMustBeLayersOfTheModel) {
   const KvOptions options = Given("purekv", {{"sources", "1,28"}});
   const auto spec = KvCacheSpec::Uniform(28, 4, 128, KvFormat::kBF16);
   EXPECT_EQ(Refusal(options), "");
-  EXPECT_THROW(MakePolicy(options, spec), Error);
+  ExpectUsageError("kv.option.sources", "0 .. 27", [&] { MakePolicy(options, spec); });
   EXPECT_NO_THROW(MakePolicy(Given("purekv", {{"sources", "1,27"}}), spec));
 }
 

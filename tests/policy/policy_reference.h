@@ -42,17 +42,20 @@ class Reference {
     return kept;
   }
 
+  // Whether the policy has such an option.
+  bool Takes(const std::string& option) const {
+    const auto& options = FindPolicy(o_.policy).options;
+    return std::any_of(options.begin(), options.end(), [&](const PolicyOption& one) { return one.name == option; });
+  }
+
   // After KeptTokens: the scores it used (first plane). [layer][KV head][token]
   std::vector<std::vector<std::vector<double>>> scores;
 
   int64_t sinks() const {
-    const std::set<std::string> with = {"random",  "uniform", "streaming-llm",      "knorm",
-                                        "keydiff", "vnorm",   "expected-attention", "purekv"};
-    return with.contains(o_.policy) ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0;
+    return Takes("sinks") ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0;
   }
   int64_t recent() const {
-    const std::set<std::string> with = {"random", "uniform", "knorm", "keydiff", "vnorm", "purekv"};
-    if (with.contains(o_.policy)) return std::min<int64_t>(Int("recent", 32), b_ / 2);
+    if (Takes("recent")) return std::min<int64_t>(Int("recent", 32), b_ / 2);
     if (o_.policy == "snapkv") return std::min<int64_t>(Int("window", 32), b_ / 2);
     if (o_.policy == "h2o" || o_.policy == "csp")
       return std::min<int64_t>(Floor(Real("recent_ratio", 0.5) * double(b_)), b_ / 2);

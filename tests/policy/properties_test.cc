@@ -10,6 +10,7 @@
 #include "policy/scores.h"
 #include "policy/selector.h"
 #include "purekv/error.h"
+#include "support/expect_error.h"
 
 namespace purekv::testing {
 namespace {
@@ -34,9 +35,8 @@ TEST(PolicyProperties, CountsAreExactAndProtectedTokensStay) {
         for (const int64_t base : {1, 2, 3, 4, 8, 15, 30, 99, 100, 1000}) {
           KvOptions options = Options(policy, {}, allocator);
           options.tokens = base;
-          if (std::string(allocator) == "ada" &&
-              std::string("random uniform streaming-llm tova csp").find(policy) != std::string::npos) {
-            EXPECT_THROW(CheckKvOptions(options), Error);
+          if (std::string(allocator) == "ada" && !FindPolicy(policy).ada) {
+            ExpectUsageError("kv.allocator", policy, [&] { CheckKvOptions(options); });
             continue;
           }
           SCOPED_TRACE(policy + " " + allocator + " " + std::to_string(base) + " of " + std::to_string(tokens));

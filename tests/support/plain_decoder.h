@@ -8,6 +8,8 @@
 #include <map>
 #include <span>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/random_tensors.h"
@@ -101,6 +103,7 @@ class PlainDecoder {
     const auto dim = static_cast<size_t>(c_.head_dim);
     const auto group = static_cast<size_t>(c_.heads / c_.kv_heads);
     Rows q, k, v;
+    const LayerConfig& own = c_.layer(layer);
     const auto project = [&](const char* name, const std::vector<double>& x, int64_t heads) {
       const std::string full = prefix + "self_attn." + name;
       return Product(full + ".weight", c_.qkv_bias ? full + ".bias" : "", x, heads * c_.head_dim);
@@ -117,6 +120,15 @@ class PlainDecoder {
       Rotate(layer, q.back(), positions[i]);
       Rotate(layer, k.back(), positions[i]);
     }
+    // A layer that reads another's keys and values makes none that count.
+    if (own.reads_layer >= 0) {
+      std::tie(k, v) = made_.at(own.reads_layer);
+    } else {
+      made_[layer] = {k, v};
+    }
+    const auto sees = [&](size_t g, size_t i, size_t j) {
+      return (own.window == 0 || i - j < static_cast<size_t>(own.window)) && masks.sees(layer, int64_t(g), i, j);
+    };
     LayerRecord record;
     record.received.assign(static_cast<size_t>(c_.kv_heads), std::vector<double>(hidden.size(), 0.0));
     record.norms = record.received;
@@ -134,13 +146,13 @@ class PlainDecoder {
         std::vector<double> weight(i + 1, 0.0);
         double most = -1e300, total = 0;
         for (size_t j = 0; j <= i; ++j) {
-          if (!masks.sees(layer, int64_t(g), i, j)) continue;
+          if (!sees(g, i, j)) continue;
           for (size_t d = 0; d < dim; ++d) weight[j] += q[i][h * dim + d] * k[j][g * dim + d];
           weight[j] /= std::sqrt(double(dim));
           most = std::max(most, weight[j]);
         }
         for (size_t j = 0; j <= i; ++j) {
-          weight[j] = masks.sees(layer, int64_t(g), i, j) ? std::exp(weight[j] - most) : 0.0;
+          weight[j] = sees(g, i, j) ? std::exp(weight[j] - most) : 0.0;
           total += weight[j];
         }
         for (size_t j = 0; j <= i && total > 0; ++j) {
@@ -165,6 +177,7 @@ class PlainDecoder {
 
   DecoderConfig c_;
   std::map<std::string, std::vector<float>> tensors_;
+  mutable std::map<int64_t, std::pair<Rows, Rows>> made_;  // keys and values of the layers of a run
 };
 
 }  // namespace purekv

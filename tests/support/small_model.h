@@ -42,7 +42,7 @@ class SmallModel {
     });
     WriteRandomWeights(directory_.path(), {.seed = kSeed, .dtype = Dtype::kF32});
     if (edit) edit(directory_.File("model.safetensors"));
-    model_ = Model::Load(directory_.path(), {.dtype = Dtype::kF32});
+    model_ = Model::Load(directory_.path(), {.activations = Dtype::kF32});
   }
   const std::shared_ptr<const Model>& model() const { return model_; }
   const std::string& directory() const { return directory_.path(); }
