@@ -12,6 +12,10 @@
 namespace purekv {
 namespace {
 
+// Up to so many bytes of keys, and of values, a shared head is copied when it grows: less than what a segment of its
+// own would leave unused in pages, soon, and what is read at every step then lies together.
+constexpr int64_t kSmallHead = 64 << 10;
+
 // What keys and values of exactly `length` entries take.
 int64_t Exactly(int64_t length, int64_t row) {
   return 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
@@ -67,7 +71,8 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
 
 void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
   const bool in_file = !segments_.empty() && segments_.back().memory->file;
-  if (in_file) {
+  const bool small = !segments_.empty() && !OwnsTail() && length() * row_ <= kSmallHead;
+  if (in_file || small) {
     // The whole head, so that what is read at every step lies together in memory.
     std::vector<int32_t> all(tokens_.size());
     std::iota(all.begin(), all.end(), 0);

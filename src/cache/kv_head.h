@@ -24,7 +24,7 @@ struct KvByteCount {
 
 // A list of segments: memory that grows, memory that another head shares, stretches of a file. Nobody writes to a
 // segment that somebody else sees; who changes entries that lie in one takes memory of its own for what it keeps, and
-// who appends behind one begins another. So that almost always there is one segment, which grows in place.
+// who appends behind one begins another, unless all of it is small. So that almost always there is one segment, which grows in place.
 class KvHead {
  public:
   explicit KvHead(const KvLayerSpec& spec) : head_dim_(spec.head_dim), row_(spec.row_bytes()), format_(spec.format) {}

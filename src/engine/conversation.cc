@@ -66,7 +66,7 @@ Conversation Conversation::Fork() const {
   fork.dialogue_ = dialogue_;
   fork.file_ = file_;
   fork.stats_ = stats_;
-  fork.earlier_peak_ = earlier_peak_;
+  fork.earlier_peak_ = PeakBytes();  // it has been through the same reading
   fork.kept_ = kept_;
   return fork;
 }

@@ -192,7 +192,7 @@ bool Shares(const KvCache& a, const KvCache& b, int64_t layer, int64_t head, int
 
 TEST(KvCache, AForkCopiesOnlyWhatItChanges) {
   for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
-    KvCache cache(KvCacheSpec::Uniform(2, 2, 16, format));
+    KvCache cache(KvCacheSpec::Uniform(2, 2, 80, format));
     AppendMarked(cache, 700);
     KvCache fork = cache.Fork(500);
     EXPECT_EQ(fork.tokens(), 500);
@@ -238,6 +238,21 @@ TEST(KvCache, AForkCopiesOnlyWhatItChanges) {
     ExpectMarked(fork);
     ExpectMarked(cache);
   }
+}
+
+TEST(KvCache, ASmallHeadIsCopiedWhenItGrows) {
+  KvCache cache(KvCacheSpec::Uniform(1, 2, 16, KvFormat::kF32));
+  AppendMarked(cache, 300);
+  KvCache fork = cache.Fork(300);
+  EXPECT_TRUE(Shares(fork, cache, 0, 0, 0));
+  fork.Reserve(0, 20);
+  AppendMarked(fork, 20);
+  EXPECT_TRUE(fork.Head(0, 0).contiguous());
+  EXPECT_FALSE(Shares(fork, cache, 0, 0, 0));
+  EXPECT_EQ(fork.AllocatedBytes(), KvCache::FullBytes(cache.spec(), 320));
+  EXPECT_EQ(fork.PeakBytes(), fork.AllocatedBytes());
+  ExpectMarked(fork);
+  ExpectMarked(cache);
 }
 
 TEST(KvCache, AForkOutlivesWhatItCameFromAndGrowsInPlaceThen) {
