@@ -22,7 +22,6 @@ constexpr size_t DtypeSize(Dtype dtype) {
     case Dtype::kF32:
       return 4;
     case Dtype::kBF16:
-      return 2;
     case Dtype::kF16:
       return 2;
   }
