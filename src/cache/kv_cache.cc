@@ -76,7 +76,7 @@ void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens,
     PUREKV_CHECK(token > last && token < tokens_, "token ", token, " after ", last, " of ", tokens_);
     last = token;
   }
-  At(layer, head).View(tokens, keys, values, std::move(hold), bytes_);
+  At(layer, head).ViewFile(tokens, keys, values, std::move(hold), bytes_);
 }
 
 void KvCache::Reserve(int64_t layer, int64_t count) {

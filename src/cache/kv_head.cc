@@ -12,8 +12,8 @@
 namespace purekv {
 namespace {
 
-// Up to so many bytes of keys, and of values, a shared head is copied when it grows: less than what a segment of its
-// own would leave unused in pages, soon, and what is read at every step then lies together.
+// Up to so many bytes of keys, and of values, a shared head is copied when it grows: a segment of its own would take a
+// page or more for each, and what is read at every step lies together.
 constexpr int64_t kSmallHead = 64 << 10;
 
 // What keys and values of exactly `length` entries take.
@@ -192,8 +192,8 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   ListSegments();
 }
 
-void KvHead::View(std::span<const int32_t> tokens, const void* keys, const void* values,
-                  std::shared_ptr<const void> hold, KvByteCount& bytes) {
+void KvHead::ViewFile(std::span<const int32_t> tokens, const void* keys, const void* values,
+                      std::shared_ptr<const void> hold, KvByteCount& bytes) {
   PUREKV_CHECK(tokens_.empty() && segments_.empty() && hold != nullptr, tokens_.size(), " entries already");
   if (tokens.empty()) return;
   tokens_.assign(tokens.begin(), tokens.end());

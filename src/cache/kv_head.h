@@ -24,7 +24,8 @@ struct KvByteCount {
 
 // A list of segments: memory that grows, memory that another head shares, stretches of a file. Nobody writes to a
 // segment that somebody else sees; who changes entries that lie in one takes memory of its own for what it keeps, and
-// who appends behind one begins another, unless all of it is small. So that almost always there is one segment, which grows in place.
+// who appends behind one begins another, unless all of it is small. So that almost always there is one segment, which
+// grows in place.
 class KvHead {
  public:
   explicit KvHead(const KvLayerSpec& spec) : head_dim_(spec.head_dim), row_(spec.row_bytes()), format_(spec.format) {}
@@ -46,8 +47,8 @@ class KvHead {
   void Truncate(int32_t token, KvByteCount& bytes);
 
   // Fills the empty head with entries that lie in a file: [tokens, head_dim], 64-byte aligned, alive while `hold` is.
-  void View(std::span<const int32_t> tokens, const void* keys, const void* values, std::shared_ptr<const void> hold,
-            KvByteCount& bytes);
+  void ViewFile(std::span<const int32_t> tokens, const void* keys, const void* values, std::shared_ptr<const void> hold,
+                KvByteCount& bytes);
   // Fills the empty head with another's entries of tokens before `token`, shared until one of the two changes them.
   // What is shared counts in both, as if each had taken exactly what it needs.
   void Share(const KvHead& from, int32_t token, KvByteCount& bytes);

@@ -161,14 +161,7 @@ SampleObservation CalibrationRun::Observe() {
   const Decoder& decoder = internals_.decoder();
   const DecoderConfig& config = decoder.config();
   PromptTokens all = prompt_;
-  PromptTokens answer;
-  answer.next_position = prompt_.next_position;
-  answer.ids.assign(answer_.begin(), answer_.end() - (answer_.empty() ? 0 : 1));
-  answer.layout.resize(answer.ids.size());
-  for (size_t i = 0; i < answer.ids.size(); ++i, ++answer.next_position) {
-    answer.positions.push_back({answer.next_position, answer.next_position, answer.next_position});
-  }
-  all.Append(std::move(answer));
+  for (size_t i = 0; i + 1 < answer_.size(); ++i) all.AddText(answer_[i]);
   StageTimes times;
   Matrix<float> hidden = EmbedPrompt(internals_, all, media_, {}, &times);
   Sequence sequence(decoder.cache_spec(), Compression({}, decoder.cache_spec(), config.heads, config.rope(0).inv_freq));

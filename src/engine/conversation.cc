@@ -96,12 +96,8 @@ Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer&
 
 PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids) const {
   PromptTokens tokens;
-  tokens.ids = ids;
-  tokens.layout.resize(ids.size());
   tokens.next_position = sequence_.next_position();
-  for (size_t i = 0; i < ids.size(); ++i, ++tokens.next_position) {
-    tokens.positions.push_back({tokens.next_position, tokens.next_position, tokens.next_position});
-  }
+  for (const int32_t id : ids) tokens.AddText(id);
   return tokens;
 }
 

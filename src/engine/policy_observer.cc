@@ -1,7 +1,5 @@
 #include "engine/policy_observer.h"
 
-#include <vector>
-
 #include "engine/column_sums.h"
 
 namespace purekv {
@@ -17,16 +15,12 @@ void PolicyObserver::Queries(int64_t layer, std::span<const int32_t> tokens, Mat
 }
 
 void PolicyObserver::Attended(const AttendedRows& rows) {
-  const RowRange range = sequence_.compression().observations().SumRows(rows.layer, rows.tokens);
+  Observations& observations = sequence_.compression().observations();
+  const RowRange range = observations.SumRows(rows.layer, rows.tokens);
   if (range.count == 0) return;
   const auto queries = rows.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
-  const Observer observer = sequence_.compression().observations().Request(rows.layer);
-  AttentionSums& into = sequence_.compression().observations().AnnounceSums(rows.layer, queries, sequence_.cache());
-  std::vector<double*> sums;
-  for (int64_t plane = 0; plane < observer.planes(); ++plane) {
-    for (int64_t head = 0; head < config_.kv_heads; ++head) sums.push_back(into.Plane(plane, head).data());
-  }
-  AddColumnSums(rows, range, observer, sequence_.layout(), config_, sums, workspace_);
+  AddColumnSums(rows, range, observations.Request(rows.layer), sequence_.layout(), config_,
+                observations.AnnounceSums(rows.layer, queries, sequence_.cache()).Lists(), workspace_);
 }
 
 }  // namespace purekv

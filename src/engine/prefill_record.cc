@@ -20,14 +20,6 @@ void CopyRows(MatrixView<const float> from, int64_t first, int64_t count, Matrix
   }
 }
 
-std::vector<double*> Lists(AttentionSums& sums) {
-  std::vector<double*> lists;
-  for (int64_t plane = 0; plane < sums.planes(); ++plane) {
-    for (int64_t head = 0; head < sums.kv_heads(); ++head) lists.push_back(sums.Plane(plane, head).data());
-  }
-  return lists;
-}
-
 }  // namespace
 
 PrefillRecord::PrefillRecord(const Decoder& decoder)
@@ -223,13 +215,13 @@ void PrefillRecord::Replay(int64_t layer, std::span<const TokenRecord> layout, O
   RowRange range = observations.SumRows(layer, block.tokens);
   if (observer.sums_all()) {
     const auto& media = FindSums(observer)->sums[static_cast<size_t>(layer)];
-    const std::vector<double*> into = Lists(observations.AnnounceSums(layer, Tokens(0, media_tokens_), cache));
+    const std::vector<double*> into = observations.AnnounceSums(layer, Tokens(0, media_tokens_), cache).Lists();
     for (size_t i = 0; i < into.size(); ++i) std::copy(media[i].begin(), media[i].end(), into[i]);
     range = {media_tokens_ - rows.first_token, tokens - media_tokens_};
   }
   if (range.count == 0) return;
   const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
-  const std::vector<double*> into = Lists(observations.AnnounceSums(layer, queries, cache));
+  const std::vector<double*> into = observations.AnnounceSums(layer, queries, cache).Lists();
   AddColumnSums(block, range, observer, layout, decoder_.config(), into, &workspace_);
 }
 

@@ -36,8 +36,9 @@ void Sequence::Finish(int32_t next_position, std::span<const float> hidden) {
 
 void Sequence::SlideWindow(int64_t layer, int64_t slack) {
   const KvCacheSpec& spec = cache_.spec();
-  // Those that others read wait for the last of them.
   const int64_t own = spec[layer].reads_layer < 0 ? layer : spec[layer].reads_layer;
+  if (spec[own].window == 0) return;
+  // Entries that others read wait for the last of them.
   for (int64_t above = layer + 1; above < spec.layers(); ++above) {
     if (spec[above].reads_layer == own) return;
   }

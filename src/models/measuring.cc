@@ -33,13 +33,17 @@ PreparedMedia RandomMedia(const Preprocessor& preprocessor, const Grid& grid) {
 
 std::vector<KernelChoice> KernelsOf(const Decoder& decoder, bool sees) {
   const GatedLinear& wide = decoder.gate_up(0);
-  const bool bf16 = decoder.compute() == Dtype::kBF16;
+  // The decoder attends in the format of its cache, the tower in that of its activations.
+  const bool bf16 = decoder.cache_spec()[0].format == KvFormat::kBF16;
+  const bool tower_bf16 = decoder.compute() == Dtype::kBF16;
   const std::vector<std::string> refused = RefusedAttention(bf16);
   std::vector<KernelChoice> kernels = {{"matmul", wide.Implementation(256), wide.Refused()},
                                        {"matmul.decode", wide.Implementation(1), wide.Refused()},
                                        {"attention.prefill", AttentionImplementation(bf16), refused},
                                        {"attention.decode", DecodeAttentionImplementation(bf16), refused}};
-  if (sees) kernels.push_back({"attention.vision", AttentionImplementation(bf16), refused});
+  if (sees) {
+    kernels.push_back({"attention.vision", AttentionImplementation(tower_bf16), RefusedAttention(tower_bf16)});
+  }
   kernels.push_back(SimdKernel("elementwise"));
   return kernels;
 }

@@ -57,6 +57,12 @@ void AttentionSums::Announce(std::span<const int32_t> queries, std::span<const i
   }
 }
 
+std::vector<double*> AttentionSums::Lists() {
+  std::vector<double*> lists;
+  for (auto& sums : sums_) lists.push_back(sums.data());
+  return lists;
+}
+
 void AttentionSums::Keep(int64_t head, std::span<const int32_t> entries) {
   for (int64_t plane = 0; plane < planes_; ++plane) {
     auto& sums = sums_[Index(plane, head)];

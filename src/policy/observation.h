@@ -53,6 +53,9 @@ class AttentionSums {
   std::span<double> Plane(int64_t plane, int64_t head) { return sums_[Index(plane, head)]; }
   std::span<const double> Plane(int64_t plane, int64_t head) const { return sums_[Index(plane, head)]; }
 
+  // All planes' lists, plane by plane. [planes * kv_heads]
+  std::vector<double*> Lists();
+
   // Follows an eviction: only these entries (ascending) of a head remain.
   void Keep(int64_t head, std::span<const int32_t> entries);
   // Forgets all queries and entries.
