@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const purekv::Dataset set = purekv::ParseDataset(text, "fuzz.jsonl", options);
     if (!options.keep_going && !set.problems.empty()) std::abort();
     for (const auto& problem : set.problems) {
-      if (problem.what.find('\n') != std::string::npos) std::abort();
+      if (problem.what.text.find('\n') != std::string::npos) std::abort();
     }
     for (const auto& question : set.questions) {
       if (question.id.empty() || question.prompt.empty() || question.answer.empty() || question.media.empty())
