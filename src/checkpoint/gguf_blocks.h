@@ -45,7 +45,7 @@ enum class GgmlType : uint32_t {
   kMXFP4 = 39,
 };
 
-// "Q4_K"; "type 99" for a number that is not in the list.
+// "Q4_K"; "unknown" for a number that is not in the list.
 std::string GgmlTypeName(GgmlType type);
 // Numbers, and bytes, of one block; of a plain type 1 and the size of a number. 0: a type that is not in the list.
 int64_t GgmlBlockElements(GgmlType type);
