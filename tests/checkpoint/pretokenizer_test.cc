@@ -31,7 +31,7 @@ std::string RegexError(const std::string& pattern) {
 }
 
 TEST(QwenPretokenizer, CutsLikeTheRule) {
-  const auto qwen = MakeQwenPretokenizer();
+  const auto qwen = MakeKnownPretokenizer(kQwenPattern);
   EXPECT_TRUE(Split(*qwen, "").empty());
   EXPECT_THAT(Split(*qwen, "Hello  world, it's 12 o'clock!\n\n  x"),
               ElementsAre("Hello", " ", " world", ",", " it", "'s", " ", "1", "2", " o", "'clock", "!\n\n", " ", " x"));
@@ -41,7 +41,7 @@ TEST(QwenPretokenizer, CutsLikeTheRule) {
 
 // The twin: the same rule through PCRE2, on every character in every neighbourhood that the rule distinguishes.
 TEST(QwenPretokenizer, EqualsTheRegexOnEveryCharacter) {
-  const auto qwen = MakeQwenPretokenizer(), regex = MakeRegexPretokenizer(kQwenPattern, "x");
+  const auto qwen = MakeKnownPretokenizer(kQwenPattern), regex = MakeRegexPretokenizer(kQwenPattern, "x");
   // Beyond U+323FF there are no letters or numbers: samples do.
   for (char32_t code = 0; code < 0x110000; code += code < 0x32400 ? 1 : 61) {
     if (code >= 0xd800 && code < 0xe000) continue;
@@ -53,7 +53,7 @@ TEST(QwenPretokenizer, EqualsTheRegexOnEveryCharacter) {
 }
 
 TEST(QwenPretokenizer, EqualsTheRegexOnRandomText) {
-  const auto qwen = MakeQwenPretokenizer(), regex = MakeRegexPretokenizer(kQwenPattern, "x");
+  const auto qwen = MakeKnownPretokenizer(kQwenPattern), regex = MakeRegexPretokenizer(kQwenPattern, "x");
   const std::vector<std::string> parts = {
       " ",      " ",      "\n",     "\r",     "\t",     "a",      "Z",          "1",      "9",      "'",
       "s",      "S",      "\u017f", "re",     "VE",     "m",      "ll",         "d",      "!",      "?.",
