@@ -304,9 +304,9 @@ bool GgmlReadable(GgmlType type) {
 
 void ExpandGgml(GgmlType type, std::span<const std::byte> blocks, std::span<float> out) {
   const Expander expand = ExpanderOf(type);
-  PUREKV_CHECK(expand != nullptr, GgmlTypeName(type));
   const auto elements = static_cast<size_t>(GgmlBlockElements(type));
   const auto bytes = static_cast<size_t>(GgmlBlockBytes(type));
+  PUREKV_CHECK(expand != nullptr && elements > 0 && bytes > 0, GgmlTypeName(type), " is not readable");
   PUREKV_CHECK(
       out.size() % elements == 0 && blocks.size() % bytes == 0 && blocks.size() / bytes == out.size() / elements,
       blocks.size(), " bytes to ", out.size(), " numbers of ", GgmlTypeName(type));

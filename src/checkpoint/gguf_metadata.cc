@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "base/error.h"
 
@@ -121,7 +122,9 @@ std::optional<uint64_t> GgufMetadata::FindUnsigned(std::string_view key) const {
   uint64_t result = 0;
   const bool numbers = ForEachNumber(*value, [&](auto number, size_t) {
     if (number < 0) Fail(path_, ": metadata ", key, " is ", +number, "; it cannot be negative");
-    result = static_cast<uint64_t>(number);
+    if constexpr (std::is_integral_v<decltype(number)>) {
+      result = static_cast<std::make_unsigned_t<decltype(number)>>(number);
+    }
   });
   if (!numbers) FailKind(*value, kExpected);
   return result;

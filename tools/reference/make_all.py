@@ -10,6 +10,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import PIL
 
 import chat_templates
+import gguf_blocks
 import make_cases
 import make_vision_math
 import media
@@ -32,6 +33,7 @@ def main() -> None:
     make_vision_math.main()
     tokenizer_strings.main()
     chat_templates.main()
+    gguf_blocks.main()
     make_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
