@@ -46,9 +46,8 @@ std::vector<PieceEntry> ReadEntries(const GgufMetadata& metadata, bool scored) {
   for (size_t i = 0; i < entries.size(); ++i) entries[i].text = (*tokens)[i];
   if (const auto types = metadata.FindInts(Key("token_type"))) {
     check_size("token_type", types->size());
-    for (size_t i = 0; i < entries.size(); ++i) {
-      entries[i].type = ToPieceType((*types)[i], StrCat(Where(metadata, "token_type"), ": token ", i));
-    }
+    const std::string where = Where(metadata, "token_type");
+    for (size_t i = 0; i < entries.size(); ++i) entries[i].type = ToPieceType((*types)[i], where, i);
   }
   if (!scored) return entries;
   const auto scores = metadata.FindFloats(Key("scores"));
@@ -95,10 +94,11 @@ void UseByteLevel(const GgufMetadata& metadata, TokenizerParts* parts) {
   if (!merges) Fail(Where(metadata, "merges"), " is missing");
   parts->merges.reserve(merges->size());
   std::string left, right;
+  const std::string where_merges = Where(metadata, "merges");
   for (size_t i = 0; i < merges->size(); ++i) {
     if (!SplitMerge(std::string((*merges)[i]), &left, &right))
-      Fail(Where(metadata, "merges"), ": merge ", i, " is not of the form \"a b\"");
-    AddMerge(left, right, Where(metadata, "merges"), parts);
+      Fail(where_merges, ": merge ", i, " is not of the form \"a b\"");
+    AddMerge(left, right, where_merges, parts);
   }
   UsePretokenizer(metadata, parts);
   parts->byte_level = parts->decoder.byte_level = true;

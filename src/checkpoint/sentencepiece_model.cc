@@ -85,13 +85,13 @@ bool Is(const ProtoField& field, uint64_t number, ProtoField::Wire wire) {
 
 using Wire = ProtoField::Wire;
 
-PieceEntry ReadPiece(std::string_view message, const std::string& where) {
+PieceEntry ReadPiece(std::string_view message, const std::string& where, size_t id) {
   PieceEntry entry;
   ProtoReader reader(message, where);
   while (const auto field = reader.Next()) {
     if (Is(*field, 1, Wire::kBytes)) entry.text = field->bytes;
     if (Is(*field, 2, Wire::kFixed32)) entry.score = std::bit_cast<float>(static_cast<uint32_t>(field->value));
-    if (Is(*field, 3, Wire::kInteger)) entry.type = ToPieceType(static_cast<int64_t>(field->value), where);
+    if (Is(*field, 3, Wire::kInteger)) entry.type = ToPieceType(static_cast<int64_t>(field->value), where, id);
   }
   return entry;
 }
@@ -132,8 +132,7 @@ TokenizerParts ParseSentencePieceModel(std::string_view bytes, const std::string
   std::string_view trainer, normalizer;
   ProtoReader reader(bytes, path);
   while (const auto field = reader.Next()) {
-    if (Is(*field, 1, Wire::kBytes))
-      entries.push_back(ReadPiece(field->bytes, StrCat(path, ": piece ", entries.size())));
+    if (Is(*field, 1, Wire::kBytes)) entries.push_back(ReadPiece(field->bytes, path, entries.size()));
     if (Is(*field, 2, Wire::kBytes)) trainer = field->bytes;
     if (Is(*field, 3, Wire::kBytes)) normalizer = field->bytes;
     if (entries.size() > static_cast<size_t>(kMaxTokenId)) Fail(path, ": more than ", kMaxTokenId, " pieces");
@@ -144,7 +143,7 @@ TokenizerParts ParseSentencePieceModel(std::string_view bytes, const std::string
   parts.path = path;
   UsePieces(entries, prefix, path, &parts);
   if (prefix && first_only) {
-    parts.normalizer.clear();
+    std::erase_if(parts.normalizer, [](const NormalizerStep& s) { return s.kind == NormalizerStep::Kind::kPrepend; });
     parts.metaspace = {"\u2581", Metaspace::Prepend::kFirst, false};
   }
   return parts;

@@ -10,8 +10,8 @@ namespace purekv {
 
 // Types of tokens, as sentencepiece_model.proto and GGUF number them.
 enum class PieceType { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
-// Throws Error, "WHERE: type N ...".
-PieceType ToPieceType(int64_t number, const std::string& where);
+// Throws Error, "WHERE: token ID: type N ...".
+PieceType ToPieceType(int64_t number, const std::string& where, size_t id);
 
 // A token; its id is its place in the list.
 struct PieceEntry {

@@ -11,26 +11,22 @@ constexpr char kSpace[] = "\u2581";
 // Merging looks up stretches of a text up to the longest piece.
 constexpr size_t kMaxPiece = 1024;
 
-void AddToken(const std::string& text, int32_t id, bool special, const std::string& where, TokenizerParts* parts) {
+// Where a token stands, for messages. Put together only when there is one: vocabularies are long.
+std::string Name(const std::string& where, size_t id) {
+  return StrCat(where, ": token ", id);
+}
+
+void AddToken(const std::string& text, size_t id, bool special, const std::string& where, TokenizerParts* parts) {
   if (text.empty() || text.size() > kMaxAddedToken)
-    Fail(where, " has ", text.size(), " bytes; expected 1 to ", kMaxAddedToken);
-  AddedToken token;
-  token.id = id;
-  token.content = text;
-  token.special = special;
-  parts->added.push_back(token);
-  if (special) return;
+    Fail(Name(where, id), " has ", text.size(), " bytes; expected 1 to ", kMaxAddedToken);
   // User-defined tokens stand for a text with its spaces, whichever of the two they are written with.
-  for (const std::string& other : {ReplaceAll(text, " ", kSpace), ReplaceAll(text, kSpace, " ")}) {
-    token.content = other;
-    if (other != text) parts->spellings.push_back(token);
-  }
+  parts->added.push_back({static_cast<int32_t>(id), text, false, false, !special, special});
 }
 
 }  // namespace
 
-PieceType ToPieceType(int64_t number, const std::string& where) {
-  if (number < 1 || number > 6) Fail(where, ": type ", number, " is none of 1 to 6");
+PieceType ToPieceType(int64_t number, const std::string& where, size_t id) {
+  if (number < 1 || number > 6) Fail(Name(where, id), ": type ", number, " is none of 1 to 6");
   return static_cast<PieceType>(number);
 }
 
@@ -50,27 +46,27 @@ void UsePieces(const std::vector<PieceEntry>& entries, bool space_prefix, const 
   for (size_t i = 0; i < entries.size(); ++i) {
     const PieceEntry& entry = entries[i];
     const auto id = static_cast<int32_t>(i);
-    const std::string name = StrCat(where, ": token ", i);
     PutToken(entry.text, id, where, parts);
-    if (std::isnan(entry.score)) Fail(name, ": its score is not a number");
+    if (std::isnan(entry.score)) Fail(Name(where, i), ": its score is not a number");
     switch (entry.type) {
       case PieceType::kByte: {
         const int byte = ByteTokenValue(entry.text);
-        if (byte < 0) Fail(name, ", \"", entry.text.substr(0, 200), "\", is a byte; expected <0x00> to <0xFF>");
+        if (byte < 0)
+          Fail(Name(where, i), ", \"", entry.text.substr(0, 200), "\", is a byte; expected <0x00> to <0xFF>");
         if (unknown.byte_ids[static_cast<size_t>(byte)] < 0) ++bytes;
         unknown.byte_ids[static_cast<size_t>(byte)] = id;
         break;
       }
       case PieceType::kControl:
-        AddToken(entry.text, id, true, name, parts);
+        AddToken(entry.text, i, true, where, parts);
         break;
       case PieceType::kUnknown:
-        if (unknown.id >= 0) Fail(name, " is an unknown token, as token ", unknown.id, " is; expected one");
+        if (unknown.id >= 0) Fail(Name(where, i), " is an unknown token, as token ", unknown.id, " is; expected one");
         unknown.id = id;
-        AddToken(entry.text, id, true, name, parts);
+        AddToken(entry.text, i, true, where, parts);
         break;
       case PieceType::kUserDefined:
-        AddToken(entry.text, id, false, name, parts);
+        AddToken(entry.text, i, false, where, parts);
         break;
       case PieceType::kNormal:
       case PieceType::kUnused:
@@ -80,7 +76,7 @@ void UsePieces(const std::vector<PieceEntry>& entries, bool space_prefix, const 
         entry.type == PieceType::kNormal || entry.type == PieceType::kUnused || entry.type == PieceType::kUserDefined;
     if (!piece || entry.text.empty()) continue;
     if (entry.text.size() > kMaxPiece)
-      Fail(name, " has ", entry.text.size(), " bytes; at most ", kMaxPiece, " are supported");
+      Fail(Name(where, i), " has ", entry.text.size(), " bytes; at most ", kMaxPiece, " are supported");
     parts->pieces.push_back({ReplaceAll(entry.text, " ", kSpace), id, entry.score, entry.type == PieceType::kUnused});
   }
   if (unknown.id < 0 && bytes < 256) {

@@ -177,13 +177,16 @@ std::unique_ptr<Tokenizer> Tokenizer::FromParts(TokenizerParts parts) {
 
   impl->tokens.reserve(parts.vocabulary.size() + parts.added.size());
   for (const auto& [token, id] : parts.vocabulary) impl->tokens.emplace(id, impl->Decoded(token, false));
-  std::vector<AddedToken> raw = parts.spellings, normalized;
+  std::vector<NormalizerStep> of_tokens = impl->normalizer;
+  if (!parts.pieces.empty())
+    std::erase_if(of_tokens, [](const NormalizerStep& step) { return step.kind == NormalizerStep::Kind::kPrepend; });
+  std::vector<AddedToken> raw, normalized;
   impl->ids = std::move(parts.vocabulary);
   for (AddedToken& token : parts.added) {
     impl->ids[token.content] = token.id;
     impl->added.push_back(token.content);
     impl->tokens[token.id] = impl->Decoded(token.content, token.special);
-    if (token.normalized) token.content = Normalize(impl->normalizer, token.content);
+    if (token.normalized) token.content = Normalize(of_tokens, token.content);
     (token.normalized ? normalized : raw).push_back(token);
   }
   impl->raw_added = AddedTokenMatcher(raw);

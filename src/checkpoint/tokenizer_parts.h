@@ -55,14 +55,14 @@ struct TokenizerParts {
   std::string path;                                     // the file that names the parts, for messages
   std::unordered_map<std::string, int32_t> vocabulary;  // ids in [0, kMaxTokenId], each once
   std::vector<AddedToken> added;
-  std::vector<AddedToken> spellings;  // other texts that are found as added tokens
 
   std::vector<NormalizerStep> normalizer;
   Metaspace metaspace;            // before the rules
   std::vector<SplitRule> splits;  // each applied to the pieces of the one before
   bool byte_level = false;        // pieces are bytes written in GPT-2's alphabet; else characters
 
-  // Merging by rank; with `pieces`, by the score of what comes out.
+  // Merging by rank; with `pieces`, by the score of what comes out. SentencePiece then looks for normalised added
+  // tokens as they are, without what the normalizer prepends to a text.
   std::vector<MergeRule> merges;
   bool ignore_merges = false;  // a piece that is a token is that token
   std::vector<SentencePiece> pieces;
