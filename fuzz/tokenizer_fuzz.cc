@@ -1,19 +1,25 @@
-// Three things, chosen by the first byte: any text through a small tokenizer (ids in range, decoding gives the text
-// back); any bytes as tokenizer.json; any split regex over any text.
+// Chosen by the first byte: any text through small tokenizers, byte-level and SentencePiece's (ids in range, decoding
+// gives the text back); any bytes as tokenizer.json, as tokenizer.model or as the metadata of a GGUF file; any split
+// regex over any text.
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 
+#include "base/utf8.h"
 #include "checkpoint/bpe.h"
+#include "checkpoint/gguf_header.h"
+#include "checkpoint/gguf_tokenizer.h"
 #include "checkpoint/json.h"
 #include "checkpoint/normalizer.h"
 #include "checkpoint/pretokenizer.h"
+#include "checkpoint/sentencepiece_model.h"
 #include "checkpoint/tokenizer.h"
-#include "base/utf8.h"
 #include "purekv/error.h"
 
 namespace {
@@ -58,18 +64,40 @@ Json SmallTokenizer() {
           {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
 }
 
+// SentencePiece's: all bytes, a few pieces, one of them unused, a user-defined one, no space before a text.
+std::unique_ptr<Tokenizer> SmallPieces() {
+  std::vector<purekv::PieceEntry> entries = {{"<s>", 0, purekv::PieceType::kControl}};
+  for (int byte = 0; byte < 256; ++byte) {
+    char name[8];
+    std::snprintf(name, sizeof(name), "<0x%02X>", byte);
+    entries.push_back({name, 0, purekv::PieceType::kByte});
+  }
+  for (const char* piece : {"a", "b", "\u2581", "ab", "aa", "\u2581a", "aaaa", "\u00e9"}) {
+    entries.push_back({piece, -static_cast<float>(entries.size() % 5), purekv::PieceType::kNormal});
+  }
+  entries.push_back({"aab", 0, purekv::PieceType::kUnused});
+  entries.push_back({"\u2581\u2581", 0, purekv::PieceType::kUserDefined});
+  purekv::TokenizerParts parts;
+  purekv::UsePieces(entries, false, "fuzz", &parts);
+  return Tokenizer::FromParts(std::move(parts));
+}
+
 void CheckText(const Tokenizer& tokenizer, std::string_view text) {
   const auto ids = tokenizer.Encode(text);
   for (int32_t id : ids) {
     if (id < 0 || id >= tokenizer.size()) std::abort();
   }
-  // Normalisation works on the gaps between added tokens, decoding on the whole: equal without them.
-  const auto plain = tokenizer.EncodePlain(text);
-  if (tokenizer.Decode(plain, false) != purekv::NormalizeNfc(text)) std::abort();
+  tokenizer.EncodePlain(text);
   purekv::TextStream stream(tokenizer);
   std::string streamed;
   for (int32_t id : ids) streamed += stream.Push(id);
   if (streamed + stream.Finish() != tokenizer.Decode(ids, true)) std::abort();
+}
+
+// Normalisation works on the gaps between added tokens, decoding on the whole: equal without them.
+void CheckRoundTrip(const Tokenizer& tokenizer, std::string_view text, const std::string& expected) {
+  CheckText(tokenizer, text);
+  if (tokenizer.Decode(tokenizer.EncodePlain(text), false) != expected) std::abort();
 }
 
 void CheckRegex(std::string_view pattern, std::string_view text) {
@@ -94,28 +122,42 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     directory.Write(small);
     return Tokenizer::Load(directory.path.string());
   }();
+  static const std::unique_ptr<Tokenizer> pieces = SmallPieces();
   if (size == 0) return 0;
   const std::string_view input(reinterpret_cast<const char*>(data) + 1, size - 1);
+  constexpr std::string_view kText = "a<s>\u00e9 b";
   try {
-    switch (data[0] % 4) {
+    switch (data[0] % 7) {
       case 0:
-        CheckText(*tokenizer, input);
+        CheckRoundTrip(*tokenizer, input, purekv::NormalizeNfc(input));
         break;
       case 1:
         directory.Write(std::string(input));
-        CheckText(*Tokenizer::Load(directory.path.string()), "a<s>\u00e9 b");
+        CheckText(*Tokenizer::Load(directory.path.string()), kText);
         break;
       case 2: {  // part of a good file replaced: gets past the outer checks
         std::string text = small;
         const size_t at = input.empty() ? 0 : static_cast<unsigned char>(input[0]) * text.size() / 256;
         text.replace(at, std::min<size_t>(8, text.size() - at), input.substr(std::min<size_t>(1, input.size())));
         directory.Write(text);
-        Tokenizer::Load(directory.path.string())->Encode("a<s>\u00e9 b");
+        Tokenizer::Load(directory.path.string())->Encode(kText);
         break;
       }
-      default: {
+      case 3: {
         const size_t cut = input.find('\n');
         CheckRegex(input.substr(0, cut), cut == input.npos ? "" : input.substr(cut + 1));
+        break;
+      }
+      case 4:
+        // A U+2581 in the text is a space.
+        CheckRoundTrip(*pieces, input, purekv::ReplaceAll(input, "\u2581", " "));
+        break;
+      case 5:
+        CheckText(*Tokenizer::FromParts(purekv::ParseSentencePieceModel(input, "fuzz", false)), kText);
+        break;
+      default: {
+        const auto bytes = std::as_bytes(std::span(input));
+        CheckText(*purekv::ReadGgufTokenizer(purekv::ParseGgufHeader(bytes, "fuzz").metadata).tokenizer, kText);
       }
     }
   } catch (const purekv::Error&) {

@@ -62,25 +62,29 @@ char32_t ByteCharacter(unsigned char byte) {
   return TheAlphabet().character[byte];
 }
 
-std::string TokenBytes(std::string_view token) {
+std::optional<std::string> AlphabetBytes(std::string_view token) {
   std::string bytes;
   for (size_t at = 0; at < token.size();) {
     const Utf8Char c = DecodeUtf8(token, at);
     const auto& byte = TheAlphabet().byte;
-    if (c.length == 0 || c.code >= byte.size() || byte[c.code] < 0) return std::string(token);
+    if (c.length == 0 || c.code >= byte.size() || byte[c.code] < 0) return std::nullopt;
     bytes += static_cast<char>(byte[c.code]);
     at += c.length;
   }
   return bytes;
 }
 
-BytePairEncoder::BytePairEncoder(const std::array<int32_t, 256>& byte_ids, const std::vector<MergeRule>& merges,
-                                 std::unordered_map<std::string, int32_t> whole_pieces)
-    : byte_ids_(byte_ids), whole_pieces_(std::move(whole_pieces)) {
-  merges_.reserve(merges.size());
-  for (size_t rank = 0; rank < merges.size(); ++rank) {
-    merges_[PairKey(merges[rank].left, merges[rank].right)] = {static_cast<int32_t>(rank), merges[rank].merged};
+std::string TokenBytes(std::string_view token) {
+  return AlphabetBytes(token).value_or(std::string(token));
+}
+
+BytePairEncoder::BytePairEncoder(BytePairRules rules) : rules_(std::move(rules)) {
+  merges_.reserve(rules_.merges.size());
+  for (size_t rank = 0; rank < rules_.merges.size(); ++rank) {
+    const MergeRule& rule = rules_.merges[rank];
+    merges_[PairKey(rule.left, rule.right)] = {static_cast<int32_t>(rank), rule.merged};
   }
+  rules_.merges = {};
 }
 
 const BytePairEncoder::Target* BytePairEncoder::Find(int32_t left, int32_t right) const {
@@ -88,28 +92,88 @@ const BytePairEncoder::Target* BytePairEncoder::Find(int32_t left, int32_t right
   return found == merges_.end() ? nullptr : &found->second;
 }
 
+struct BytePairEncoder::Beginning {
+  std::vector<int32_t> ids;
+  std::vector<size_t> cuts;  // nothing merges across these places in `ids`; ascending, the last is the end
+};
+
+BytePairEncoder::Beginning BytePairEncoder::Begin(std::string_view piece) const {
+  Beginning begin;
+  begin.ids.reserve(piece.size());
+  int64_t unknown = 0;  // unknown tokens that wait for the next character of the vocabulary
+  const auto flush = [&] {
+    begin.ids.insert(begin.ids.end(), static_cast<size_t>(unknown), rules_.unknown.id);
+    unknown = 0;
+  };
+  char32_t last = 0;        // the character of the last id
+  bool last_known = false;  // which is its own token
+  for (size_t at = 0; at < piece.size();) {
+    const auto byte = static_cast<unsigned char>(piece[at]);
+    const Utf8Char c = rules_.by_character ? DecodeUtf8(piece, at) : Utf8Char{ByteCharacter(byte), 1};
+    PUREKV_CHECK(c.length > 0, "piece that is no UTF-8");
+    at += c.length;
+    int32_t id = -1;
+    if (rules_.by_character) {
+      const auto found = rules_.character_ids.find(c.code);
+      if (found != rules_.character_ids.end()) id = found->second;
+    } else {
+      id = rules_.byte_ids[byte];
+    }
+    if (id >= 0) {
+      const bool apart = last_known && unknown == 0 && !rules_.joints.empty() &&
+                         !rules_.joints.contains(uint64_t{last} << 32 | c.code);
+      if (apart) begin.cuts.push_back(begin.ids.size());
+      flush();
+      begin.ids.push_back(id);
+      last = c.code;
+      last_known = true;
+      continue;
+    }
+    std::string character;
+    AppendUtf8(c.code, &character);
+    // Hugging Face leaves unknown characters waiting behind the bytes of later ones: so do we.
+    if (rules_.unknown.AppendBytes(character, &begin.ids)) {
+      last_known = false;
+    } else if (rules_.unknown.id >= 0) {
+      if (unknown == 0 || !rules_.unknown.fuse) ++unknown;
+    }
+  }
+  flush();
+  begin.cuts.push_back(begin.ids.size());
+  return begin;
+}
+
 void BytePairEncoder::Encode(std::string_view piece, std::vector<int32_t>* ids) const {
-  if (!whole_pieces_.empty()) {
-    if (const auto found = whole_pieces_.find(std::string(piece)); found != whole_pieces_.end()) {
+  if (!rules_.whole_pieces.empty()) {
+    if (const auto found = rules_.whole_pieces.find(piece); found != rules_.whole_pieces.end()) {
       ids->push_back(found->second);
       return;
     }
   }
-  if (piece.size() > size_t{INT32_MAX})
-    FailUsage("text of ", piece.size(), " bytes without a place to cut; at most 2 GiB");
-  const auto count = static_cast<int32_t>(piece.size());
-  std::vector<Symbol> symbols(piece.size());
+  // A character may begin as four ids, which are counted in 32 bits.
+  if (piece.size() > size_t{INT32_MAX} / 4)
+    FailUsage("text of ", piece.size(), " bytes without a place to cut; at most 512 MiB");
+  const Beginning begin = Begin(piece);
+  size_t from = 0;
+  for (size_t to : begin.cuts) {
+    Merge(begin.ids.data() + from, begin.ids.data() + to, ids);
+    from = to;
+  }
+}
+
+void BytePairEncoder::Merge(const int32_t* begin, const int32_t* end, std::vector<int32_t>* ids) const {
+  const auto count = static_cast<int32_t>(end - begin);
+  if (count == 1) return ids->push_back(*begin);
+  std::vector<Symbol> symbols(static_cast<size_t>(count));
   std::vector<Candidate> heap;
-  heap.reserve(piece.size());
+  heap.reserve(symbols.size());
   std::priority_queue<Candidate, std::vector<Candidate>, Later> queue(Later(), std::move(heap));
   const auto consider = [&](int32_t position, int32_t next) {
     const Target* target = Find(symbols[static_cast<size_t>(position)].id, symbols[static_cast<size_t>(next)].id);
     if (target != nullptr) queue.push({target->rank, position, target->merged});
   };
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t id = byte_ids_[static_cast<unsigned char>(piece[static_cast<size_t>(i)])];
-    PUREKV_CHECK(id >= 0, "byte without a token in well-formed UTF-8");
-    symbols[static_cast<size_t>(i)] = {id, i - 1, i + 1 < count ? i + 1 : -1, false};
+    symbols[static_cast<size_t>(i)] = {begin[i], i - 1, i + 1 < count ? i + 1 : -1, false};
     if (i > 0) consider(i - 1, i);
   }
   while (!queue.empty()) {

@@ -46,11 +46,16 @@ void CheckUserText(std::string_view text, const char* field) {
 }
 
 ChatTemplate ChatTemplate::Load(const std::string& dir, const std::vector<std::string>& added_tokens) {
-  ChatTemplate result;
   ChatTemplateSource source = ReadChatTemplate(dir);
-  result.template_ = jinja::Template::Parse(source.text, source.where + ": chat template");
-  result.source_ = std::move(source.text);
-  result.special_tokens_ = ReadSpecialTokens(dir);
+  return FromText(std::move(source.text), source.where + ": chat template", ReadSpecialTokens(dir), added_tokens);
+}
+
+ChatTemplate ChatTemplate::FromText(std::string text, std::string where, jinja::Variables special_tokens,
+                                    const std::vector<std::string>& added_tokens) {
+  ChatTemplate result;
+  result.template_ = jinja::Template::Parse(text, where);
+  result.source_ = std::move(text);
+  result.special_tokens_ = std::move(special_tokens);
   // Templates of vision-language models may walk over parts only, and over the characters of a plain text in vain.
   const std::string probe = result.Unused({});
   if (!result.Shows(probe)) {

@@ -28,11 +28,16 @@ void CheckUserText(std::string_view text, const char* field);
 
 class ChatTemplate {
  public:
-  ChatTemplate() = default;  // to be assigned from Load
+  ChatTemplate() = default;  // to be assigned from Load or FromText
 
   // Reads the template of `dir`; without any, Qwen's. `added_tokens`: the texts of the tokenizer's added tokens, among
   // which end_of_turn() is found. Throws Error naming the file, and the template's line where it has one.
   static ChatTemplate Load(const std::string& dir, const std::vector<std::string>& added_tokens = {});
+
+  // A template that stands elsewhere, as in a GGUF file. `where` is for messages; `special_tokens`: the variables
+  // bos_token, eos_token, ... Throws Error as Load.
+  static ChatTemplate FromText(std::string text, std::string where, jinja::Variables special_tokens,
+                               const std::vector<std::string>& added_tokens);
 
   // The first turn: system message (if any; a template may have its own default), one user message, and what begins the
   // answer. Texts of the user's are data: nothing in them is run. Throws Error; kUsage where a text is not UTF-8,

@@ -73,4 +73,33 @@ std::string NormalizeNfc(std::string_view text) {
   return out;
 }
 
+std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  out.reserve(text.size());
+  size_t done = 0;
+  for (size_t at = text.find(from); at != text.npos; at = text.find(from, done)) {
+    out.append(text.substr(done, at - done)).append(to);
+    done = at + from.size();
+  }
+  return out.append(text.substr(done));
+}
+
+std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text) {
+  std::string out(text);
+  for (const NormalizerStep& step : steps) {
+    switch (step.kind) {
+      case NormalizerStep::Kind::kNfc:
+        out = NormalizeNfc(out);
+        break;
+      case NormalizerStep::Kind::kPrepend:
+        if (!out.empty()) out.insert(0, step.to);
+        break;
+      case NormalizerStep::Kind::kReplace:
+        out = ReplaceAll(out, step.from, step.to);
+        break;
+    }
+  }
+  return out;
+}
+
 }  // namespace purekv

@@ -17,6 +17,14 @@ std::array<int32_t, 256> PlainBytes() {
   return ids;
 }
 
+BytePairEncoder Encoder(std::vector<MergeRule> merges, TokenIds whole_pieces = {}) {
+  BytePairRules rules;
+  rules.byte_ids = PlainBytes();
+  rules.merges = std::move(merges);
+  rules.whole_pieces = std::move(whole_pieces);
+  return BytePairEncoder(std::move(rules));
+}
+
 std::vector<int32_t> Encode(const BytePairEncoder& encoder, std::string_view piece) {
   std::vector<int32_t> ids;
   encoder.Encode(piece, &ids);
@@ -36,7 +44,7 @@ TEST(Bpe, AlphabetIsGpt2s) {
 }
 
 TEST(Bpe, MergesByRankThenFromTheLeft) {
-  const BytePairEncoder encoder(PlainBytes(), {{'b', 'c', 256}, {'a', 'b', 257}, {'a', 'a', 258}, {258, 'a', 259}}, {});
+  const BytePairEncoder encoder = Encoder({{'b', 'c', 256}, {'a', 'b', 257}, {'a', 'a', 258}, {258, 'a', 259}});
   EXPECT_TRUE(Encode(encoder, "").empty());
   EXPECT_THAT(Encode(encoder, "x"), ElementsAre('x'));
   EXPECT_THAT(Encode(encoder, "abc"), ElementsAre('a', 256));
@@ -46,7 +54,7 @@ TEST(Bpe, MergesByRankThenFromTheLeft) {
 }
 
 TEST(Bpe, LooksWholePiecesUpFirst) {
-  const BytePairEncoder encoder(PlainBytes(), {{'a', 'b', 256}}, {{"abx", 300}});
+  const BytePairEncoder encoder = Encoder({{'a', 'b', 256}}, {{"abx", 300}});
   EXPECT_THAT(Encode(encoder, "abx"), ElementsAre(300));
   EXPECT_THAT(Encode(encoder, "abxx"), ElementsAre(256, 'x', 'x'));
 }
@@ -83,7 +91,7 @@ TEST(Bpe, EqualsTheDefinition) {
       merges.push_back({known[random() % known.size()], known[random() % known.size()], merged});
       known.push_back(merged);
     }
-    const BytePairEncoder encoder(PlainBytes(), merges, {});
+    const BytePairEncoder encoder = Encoder(merges);
     for (int i = 0; i < 30; ++i) {
       std::string piece;
       const size_t length = random() % 40;
@@ -96,7 +104,7 @@ TEST(Bpe, EqualsTheDefinition) {
 TEST(Bpe, IsNotQuadratic) {
   std::vector<MergeRule> merges{{'a', 'a', 256}};
   for (int32_t i = 256; i < 276; ++i) merges.push_back({i, i, i + 1});
-  const BytePairEncoder encoder(PlainBytes(), merges, {});
+  const BytePairEncoder encoder = Encoder(merges);
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(Encode(encoder, std::string(1 << 20, 'a')).size(), 1u);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));

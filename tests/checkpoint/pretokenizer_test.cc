@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
 #include <random>
 
 #include "base/utf8.h"
@@ -31,7 +32,7 @@ std::string RegexError(const std::string& pattern) {
 }
 
 TEST(QwenPretokenizer, CutsLikeTheRule) {
-  const auto qwen = MakeQwenPretokenizer();
+  const auto qwen = MakeKnownPretokenizer(kQwenPattern);
   EXPECT_TRUE(Split(*qwen, "").empty());
   EXPECT_THAT(Split(*qwen, "Hello  world, it's 12 o'clock!\n\n  x"),
               ElementsAre("Hello", " ", " world", ",", " it", "'s", " ", "1", "2", " o", "'clock", "!\n\n", " ", " x"));
@@ -40,20 +41,23 @@ TEST(QwenPretokenizer, CutsLikeTheRule) {
 }
 
 // The twin: the same rule through PCRE2, on every character in every neighbourhood that the rule distinguishes.
-TEST(QwenPretokenizer, EqualsTheRegexOnEveryCharacter) {
-  const auto qwen = MakeQwenPretokenizer(), regex = MakeRegexPretokenizer(kQwenPattern, "x");
+class KnownPretokenizer : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(KnownPretokenizer, EqualsTheRegexOnEveryCharacter) {
+  const auto known = MakeKnownPretokenizer(GetParam()), regex = MakeRegexPretokenizer(GetParam(), "x");
   // Beyond U+323FF there are no letters or numbers: samples do.
   for (char32_t code = 0; code < 0x110000; code += code < 0x32400 ? 1 : 61) {
     if (code >= 0xd800 && code < 0xe000) continue;
     std::string c;
     AppendUtf8(code, &c);
-    const std::string text = "a" + c + "b 1" + c + " " + c + c + "\n" + c + "'" + c + "'l" + c + "!" + c + "  " + c;
-    ASSERT_EQ(Split(*qwen, text), Split(*regex, text)) << "U+" << std::hex << static_cast<uint32_t>(code);
+    const std::string text =
+        "a" + c + "b 12345" + c + "1 " + c + c + "\n" + c + "'" + c + "'l" + c + "!" + c + "  " + c;
+    ASSERT_EQ(Split(*known, text), Split(*regex, text)) << "U+" << std::hex << static_cast<uint32_t>(code);
   }
 }
 
-TEST(QwenPretokenizer, EqualsTheRegexOnRandomText) {
-  const auto qwen = MakeQwenPretokenizer(), regex = MakeRegexPretokenizer(kQwenPattern, "x");
+TEST_P(KnownPretokenizer, EqualsTheRegexOnRandomText) {
+  const auto known = MakeKnownPretokenizer(GetParam()), regex = MakeRegexPretokenizer(GetParam(), "x");
   const std::vector<std::string> parts = {
       " ",      " ",      "\n",     "\r",     "\t",     "a",      "Z",          "1",      "9",      "'",
       "s",      "S",      "\u017f", "re",     "VE",     "m",      "ll",         "d",      "!",      "?.",
@@ -63,8 +67,38 @@ TEST(QwenPretokenizer, EqualsTheRegexOnRandomText) {
     std::string text;
     const size_t length = random() % 12;
     for (size_t j = 0; j < length; ++j) text += parts[random() % parts.size()];
-    ASSERT_EQ(Split(*qwen, text), Split(*regex, text)) << text;
+    ASSERT_EQ(Split(*known, text), Split(*regex, text)) << text;
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(QwenLlama3Gpt2, KnownPretokenizer,
+                         ::testing::Values(kQwenPattern, kLlama3Pattern, kGpt2Pattern));
+
+TEST(KnownPretokenizers, AreThree) {
+  EXPECT_EQ(MakeKnownPretokenizer("\\p{L}+"), nullptr);
+}
+
+TEST(Llama3Pretokenizer, CutsThreeDigitsAtATime) {
+  EXPECT_THAT(Split(*MakeKnownPretokenizer(kLlama3Pattern), "a1234567 it'S 12 "),
+              ElementsAre("a", "123", "456", "7", " it", "'S", " ", "12", " "));
+}
+
+TEST(Gpt2Pretokenizer, CutsLikeTheRule) {
+  EXPECT_THAT(Split(*MakeKnownPretokenizer(kGpt2Pattern), "it's IT'S  a1234\n\n x!\n "),
+              ElementsAre("it", "'s", " IT", "'", "S", " ", " a", "1234", "\n\n", " x", "!", "\n "));
+}
+
+TEST(DigitsPretokenizer, CutsNumbersOut) {
+  EXPECT_THAT(Split(*MakeDigitsPretokenizer(true), "12a\u00bd\u0663b"),
+              ElementsAre("1", "2", "a", "\u00bd", "\u0663", "b"));
+  EXPECT_THAT(Split(*MakeDigitsPretokenizer(false), "12a\u00bd\u0663b"), ElementsAre("12", "a", "\u00bd\u0663", "b"));
+  EXPECT_TRUE(Split(*MakeDigitsPretokenizer(true), "").empty());
+}
+
+TEST(LiteralPretokenizer, CutsAroundOrBehindMatches) {
+  EXPECT_THAT(Split(*MakeLiteralPretokenizer(" ", true), " a  b "), ElementsAre(" ", "a ", " ", "b "));
+  EXPECT_THAT(Split(*MakeLiteralPretokenizer("ab", false), "abcabab"), ElementsAre("ab", "c", "ab", "ab"));
+  EXPECT_THAT(Split(*MakeWordBeginPretokenizer("_"), "a_b__"), ElementsAre("a", "_b", "_", "_"));
 }
 
 TEST(RegexPretokenizer, IsolatesMatchesAndKeepsTheRest) {

@@ -150,7 +150,7 @@ class TokenizerFilesTest : public ::testing::Test {
     return Tokenizer::Load(dir_.path());
   }
   // Sets the value at a JSON pointer and gives the error of loading; the next call begins from a good file again.
-  std::string ErrorWith(const char* pointer, const Json& value) {
+  std::string ErrorWith(const std::string& pointer, const Json& value) {
     const Json good = parts_.json;
     parts_.json[Json::json_pointer(pointer)] = value;
     const std::string message = ErrorOf([&] { Load(); });
@@ -211,16 +211,23 @@ TEST_F(TokenizerFilesTest, RefusesPartsThatAreNotImplemented) {
   EXPECT_THAT(ErrorWith("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Lowercase"}}}}}),
               HasSubstr("Lowercase"));
   EXPECT_THAT(ErrorWith("/pre_tokenizer", nullptr), HasSubstr("pre_tokenizer"));
-  EXPECT_THAT(ErrorWith("/pre_tokenizer/type", "Metaspace"), HasSubstr("Metaspace"));
-  EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/type", "Digits"), HasSubstr("Digits"));
+  EXPECT_THAT(ErrorWith("/pre_tokenizer/type", "Whitespace"), HasSubstr("\"Whitespace\" is not supported"));
+  EXPECT_THAT(ErrorWith(sequence + "/0/type", "Punctuation"), HasSubstr("\"Punctuation\" is not supported"));
+  EXPECT_THAT(ErrorWith(sequence + "/1/type", "Metaspace"), HasSubstr("\"Metaspace\" is not supported"));
+  EXPECT_THAT(ErrorWith(sequence + "/0/type", "ByteLevel"), HasSubstr("\"ByteLevel\" is not supported"));
   EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/behavior", "Removed"), HasSubstr("Removed"));
   EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/invert", true), HasSubstr("invert"));
-  EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/pattern", {{"String", " "}}), HasSubstr("Regex"));
+  EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/pattern", {{"Other", " "}}), HasSubstr("Regex"));
+  EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/pattern", {{"String", ""}}), HasSubstr("0 bytes"));
+  EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/behavior", "MergedWithPrevious"),
+              HasSubstr("MergedWithPrevious"));
   EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/0/pattern/Regex", "^a"), HasSubstr("regex"));
   EXPECT_THAT(ErrorWith("/pre_tokenizer/pretokenizers/1/add_prefix_space", true), HasSubstr("add_prefix_space"));
   EXPECT_THAT(ErrorWith("/post_processor", {{"type", "TemplateProcessing"}}), HasSubstr("TemplateProcessing"));
+  EXPECT_THAT(ErrorWith("/post_processor", {{"type", "RobertaProcessing"}}), HasSubstr("RobertaProcessing"));
   EXPECT_THAT(ErrorWith("/decoder", nullptr), HasSubstr("decoder"));
-  EXPECT_THAT(ErrorWith("/decoder/type", "ByteFallback"), HasSubstr("ByteFallback"));
+  EXPECT_THAT(ErrorWith("/decoder/type", "ByteFallback"), HasSubstr("pre_tokenizer is ByteLevel"));
+  EXPECT_THAT(ErrorWith("/decoder/type", "Metaspace"), HasSubstr("\"Metaspace\" is not supported"));
   EXPECT_THAT(ErrorWith("/added_tokens/0/single_word", true), HasSubstr("single_word"));
 }
 
@@ -234,13 +241,20 @@ TEST_F(TokenizerFilesTest, RefusesWrongVocabularies) {
   EXPECT_THAT(ErrorWith("/model/vocab", Json::array()), HasSubstr("vocab"));
   EXPECT_THAT(ErrorWith("/model/vocab", Json::object()), HasSubstr("no tokens"));
   EXPECT_THAT(ErrorWith("/model", 3), HasSubstr("model"));
-  Json vocabulary = parts_.vocabulary;
-  vocabulary.erase("!");
-  EXPECT_THAT(ErrorWith("/model/vocab", vocabulary), HasSubstr("no token \"!\" for byte 33"));
-  // Holes are fine, and so are bytes that no UTF-8 text has.
+  // Holes are fine, and so are bytes without a token.
   parts_.json["model"]["vocab"].erase("\u00ff");
   parts_.json["model"]["vocab"]["abc"] = 9'999'999;
   EXPECT_EQ(Load()->size(), 10'000'000);
+}
+
+TEST_F(TokenizerFilesTest, DropsBytesWithoutAToken) {
+  parts_.json["model"]["vocab"].erase("x");
+  EXPECT_THAT(Load()->Encode("axbx<s>x"), ElementsAre(256, 300));  // its neighbours then merge
+  parts_.json["model"]["unk_token"] = "!";
+  EXPECT_THAT(Load()->Encode("axbxx"), ElementsAre('a', '!', 'b', '!', '!'));
+  parts_.json["model"]["fuse_unk"] = true;
+  EXPECT_THAT(Load()->Encode("axbxx"), ElementsAre('a', '!', 'b', '!'));
+  EXPECT_THAT(ErrorWith("/model/unk_token", "x"), HasSubstr("\"unk_token\" \"x\" is not in the vocabulary"));
 }
 
 TEST_F(TokenizerFilesTest, RefusesWrongMerges) {

@@ -14,11 +14,12 @@ import gguf_blocks
 import make_cases
 import make_vision_math
 import media
+import text_tokenizers
 import tokenizer_files
 import tokenizer_strings
 from layout import OUT
 
-LIMIT = 2_800_000  # bytes; the data lives in git
+LIMIT = 3_200_000  # bytes; the data lives in git
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
     media.write_decode_goldens()
     make_vision_math.main()
     tokenizer_strings.main()
+    text_tokenizers.main()
     chat_templates.main()
     gguf_blocks.main()
     make_cases.main()
