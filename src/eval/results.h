@@ -24,7 +24,7 @@ struct EvalSetting {
   double budget = 1;
   KvOptions kv;
   bool full() const { return kv.policy == "full"; }
-  bool at_media() const { return kv.when == KvOptions::When::kMedia; }
+  bool at_media() const { return kv.when == KvOptions::When::kContext; }
   const char* when() const { return at_media() ? "media" : "prompt"; }
 };
 

@@ -37,7 +37,7 @@ struct Sample {
     c.kv.policy = with_sums ? "h2o" : "full";
     if (with_sums) c.kv.budget = 0.3;
     if (with_sums) c.kv.options["recent_ratio"] = "0.25";
-    c.kv.when = KvOptions::When::kMedia;
+    c.kv.when = KvOptions::When::kContext;
     c.stats = {.tokens_full = 6,
                .tokens_compressed = 6,
                .tokens_kept_mean = 2.25,

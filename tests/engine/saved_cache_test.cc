@@ -61,7 +61,7 @@ class SavedCacheTest : public FlatModelTest<SavedCacheTest> {
     if (policy != "full") options.kv.budget = 0.3;
     options.kv.options = values;
     options.kv.allocator = allocator;
-    options.kv.when = KvOptions::When::kMedia;
+    options.kv.when = KvOptions::When::kContext;
     return options;
   }
   static SessionOptions Plain() {
@@ -371,7 +371,7 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
   refused("KV head 0", [](PkvContents& c) { c.kv.budget = 0.1; });
   refused("keeps all", [](PkvContents& c) {
     c.kv = {};
-    c.kv.when = KvOptions::When::kMedia;
+    c.kv.when = KvOptions::When::kContext;
   });
   refused("sums", [](PkvContents& c) { c.kv.policy = "tova"; });
   refused("sums", [](PkvContents& c) { c.sums.assign(c.sums.size(), {}); });

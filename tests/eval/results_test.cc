@@ -139,7 +139,7 @@ TEST(ResultStore, SortsWithoutLosingAnything) {
 }
 
 TEST(Settings, AreReadFromTheirNames) {
-  const EvalSetting one = MakeSetting("snapkv+ada:window=16:pool=max", 0.2, KvOptions::When::kMedia);
+  const EvalSetting one = MakeSetting("snapkv+ada:window=16:pool=max", 0.2, KvOptions::When::kContext);
   EXPECT_EQ(one.kv.policy, "snapkv");
   EXPECT_EQ(one.kv.allocator, "ada");
   EXPECT_EQ(one.kv.options.at("window"), "16");
