@@ -240,7 +240,7 @@ TEST_F(SavedCacheTest, WrongOrderIsRefused) {
   SessionOptions at_prompt = Options("snapkv");
   at_prompt.kv.when = KvOptions::When::kPrompt;
   Session other(model, at_prompt);
-  ExpectError({"kMedia"}, [&] { other.ReadMedia(MediaTurn()); });
+  ExpectError({"kContext"}, [&] { other.ReadMedia(MediaTurn()); });
   ExpectError({path, "its own"}, [&] { Session::Open(model, path, at_prompt); });
   ExpectError({"/nowhere/x.pkv"}, [&] { Session::Open(model, "/nowhere/x.pkv", Plain()); });
 }
