@@ -90,9 +90,9 @@ class Session {
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
 
-  // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
-  // end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a
-  // cancel until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
+  // Reads a user turn into the cache: the first one with its media and context, later ones behind the answers so far (a
+  // missing end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a cancel
+  // until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
   PromptInfo Read(const Turn& turn);
   // Reads a first turn without its question, up to the end of its last medium and its context text, and compresses it
   // there: up to the last token that lies in the context whatever the question begins with. Needs
