@@ -23,11 +23,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (problem.what.text.find('\n') != std::string::npos) std::abort();
     }
     for (const auto& question : set.questions) {
-      if (question.id.empty() || question.prompt.empty() || question.answer.empty() || question.media.empty())
+      if (question.id.empty() || question.prompt.empty() || question.answer.empty() || question.video.empty())
         std::abort();
-      for (const auto& medium : question.media) {
-        if (!medium.path.starts_with("root/") || medium.path.find("/../") != std::string::npos) std::abort();
-      }
+      const bool text = !question.text.empty() || !question.text_file.empty();
+      if (question.media.empty() && !text) std::abort();
+      const auto check = [](const std::string& path) {
+        if (!path.starts_with("root/") || path.find("/../") != std::string::npos) std::abort();
+      };
+      for (const auto& medium : question.media) check(medium.path);
+      if (!question.text_file.empty()) check(question.text_file);
     }
   } catch (const purekv::Error&) {
   }

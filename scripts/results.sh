@@ -10,11 +10,11 @@ purekv=build/release/bin/purekv
 scripts/build.sh --target purekv_cli
 
 "$purekv" eval -m models/demo --data models/demo/eval/questions.jsonl --policies "random,uniform,streaming-llm,h2o,snapkv,keydiff,purekv,purekv:sources=4:heads=mean:below=wait" \
-  --budgets 0.5,0.2,0.1,0.05 --when prompt,media -o "$run" "${flags[@]}"
+  --budgets 0.5,0.2,0.1,0.05 --when prompt,context -o "$run" "${flags[@]}"
 "$purekv" report "$run" -o "$run/report.html" --svg "$run/charts"
 
 mkdir -p docs/results
-cp "$run/charts/quality-prompt.svg" "$run/charts/quality-media.svg" docs/results/
+cp "$run/charts/quality-prompt.svg" "$run/charts/quality-context.svg" docs/results/
 # The tables stand between two comments, with the command that made them.
 {
   # shellcheck disable=SC2016  # the backquotes are Markdown

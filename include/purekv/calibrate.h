@@ -1,4 +1,5 @@
-// Measuring a model on a few videos, to set up compression and dropping for it (docs/purekv.md, "Calibration").
+// Measuring a model on a few videos or texts, to set up compression and dropping for it (docs/purekv.md,
+// "Calibration").
 #pragma once
 
 #include <array>
@@ -15,7 +16,8 @@
 
 namespace purekv {
 
-// One question about some media.
+// One question about some media, or about a context text. Where there are media, the measures below are about their
+// tokens, without, about those of the context; nothing of a context is dropped.
 struct CalibrationSample {
   std::string name;
   Turn turn;
@@ -46,11 +48,11 @@ struct Calibration {
   Profile profile;
   int64_t samples = 0, answer_tokens = 0;
   double visual_tokens = 0, prompt_tokens = 0;  // means over the samples
-  // [source layer s][layer l >= s]: Spearman correlation over visual tokens of A_s ||v_l|| with layer l's own A_l
+  // [source layer s][layer l >= s]: Spearman correlation over measured tokens of A_s ||v_l|| with layer l's own A_l
   // ||v_l||, and with what l's answer queries read times ||v_l||. Means over KV heads and samples.
   std::vector<std::vector<double>> own, read;
   // [source layer s][layer l]: what l's answer queries read (weighted as above) that is kept when every head keeps the
-  // first budget's share of visual tokens by the mean of A_s over s's heads times ||v_l||. Layers below s included:
+  // first budget's share of measured tokens by the mean of A_s over s's heads times ||v_l||. Layers below s included:
   // they can wait for s.
   std::vector<std::vector<double>> kept;
   // Share of the attention of visual queries that each pattern of the sparse prefill keeps. [patterns][layers]

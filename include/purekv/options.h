@@ -26,7 +26,9 @@ struct KvOptions {
   std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
   std::optional<int64_t> bytes;   // or the most bytes allocated for keys and values in all, before what comes on top
   std::string allocator = "uniform";
-  enum class When { kPrompt, kMedia } when = When::kPrompt;
+  // When the first prompt has been read, or right behind its media and context text, before any question is seen.
+  // kMedia: the older name of the latter.
+  enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;
   // Cut the cache to the budget (tokens or bytes) after every so many prompt tokens, so that a prompt of any length
   // needs no more than the budget and one such chunk (`bytes`: no more than the budget, chunk included); 0: once, when
   // the part has been read.

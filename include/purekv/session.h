@@ -39,11 +39,14 @@ struct SessionOptions {
   const std::atomic<bool>* cancel = nullptr;
 };
 
-// One user turn. System message and media belong to the first turn only.
+// One user turn. System message, media and context belong to the first turn only.
 struct Turn {
   std::optional<std::string> system{};
   std::vector<MediaSource> media{};
   MediaOptions media_options{};
+  // A text that the question is about, UTF-8, not empty: it stands behind the media and before the prompt, in the same
+  // message, with a blank line ("\n\n") between.
+  std::optional<std::string> context{};
   std::string prompt{};
 };
 
@@ -87,13 +90,14 @@ class Session {
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
 
-  // Reads a user turn into the cache: the first one with its media, later ones behind the answers so far (a missing
-  // end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a
-  // cancel until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
+  // Reads a user turn into the cache: the first one with its media and context, later ones behind the answers so far (a
+  // missing end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a cancel
+  // until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
   PromptInfo Read(const Turn& turn);
-  // Reads a first turn without its question, up to the end of its last medium, and compresses it there: needs
-  // KvOptions::When::kMedia. The next Read brings the question (a prompt and nothing else); both together are what one
-  // Read of the whole turn is, bit for bit. Returns what was read so far; the next Read returns all of the turn.
+  // Reads a first turn without its question, up to the end of its last medium and its context text, and compresses it
+  // there: up to the last token that lies in the context whatever the question begins with. Needs
+  // KvOptions::When::kContext. The next Read brings the question (a prompt and nothing else); both together are what
+  // one Read of the whole turn is, bit for bit. Returns what was read so far; the next Read returns all of the turn.
   PromptInfo ReadMedia(const Turn& turn);
   // Writes the session, as it is right after ReadMedia, to a .pkv file, atomically; returns its bytes. Throws Error.
   int64_t Save(const std::string& path) const;

@@ -10,7 +10,7 @@ namespace purekv {
 // The key-value cache, counted over layers and KV heads.
 struct KvStats {
   int64_t tokens_full = 0;  // prompt tokens at the end of the prefill
-  // Of them, the part that compression looked at: all, or with When::kMedia those up to the media's end.
+  // Of them, the part that compression looked at: all, or with When::kContext those up to the end of media and context.
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;             // over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0;  // at the end of the first prefill; real allocations

@@ -121,9 +121,14 @@ jinja::Value ChatTemplate::ToValue(const ChatMessage& message) const {
 
 std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
                                  const jinja::Variables& more) const {
+  return Render(messages, add_generation_prompt, more, std::time(nullptr));
+}
+
+std::string ChatTemplate::Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                                 const jinja::Variables& more, std::time_t now) const {
   jinja::Values values;
   for (const ChatMessage& message : messages) values.push_back(ToValue(message));
-  return Render(Value::List(std::move(values)), add_generation_prompt, more, std::time(nullptr));
+  return Render(Value::List(std::move(values)), add_generation_prompt, more, now);
 }
 
 std::string ChatTemplate::Render(const Value& messages, bool add_generation_prompt, const jinja::Variables& more,
@@ -139,10 +144,15 @@ std::string ChatTemplate::Render(const Value& messages, bool add_generation_prom
 
 std::string ChatTemplate::FirstTurn(const std::optional<std::string>& system,
                                     const std::vector<ContentPart>& user) const {
+  return FirstTurn(system, user, std::time(nullptr));
+}
+
+std::string ChatTemplate::FirstTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user,
+                                    std::time_t now) const {
   CheckUserTexts(system, user);
   std::vector<ChatMessage> messages = Begin(system);
   messages.push_back({"user", user});
-  return Render(messages, true);
+  return Render(messages, true, {}, now);
 }
 
 std::string ChatTemplate::AfterAnswer(const std::optional<std::string>& system,

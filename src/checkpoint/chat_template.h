@@ -2,6 +2,7 @@
 // file is taken and what a template is given: docs/chat-templates.md.
 #pragma once
 
+#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -43,6 +44,11 @@ class ChatTemplate {
   // answer. Texts of the user's are data: nothing in them is run. Throws Error; kUsage where a text is not UTF-8,
   // naming "system message" or "prompt".
   std::string FirstTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user) const;
+  // The same at a given time, which a template may tell.
+  std::string FirstTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user,
+                        std::time_t now) const;
+  // Whether it asks for the time: the same turn may be another text tomorrow.
+  bool tells_time() const { return source_.find("strftime_now") != source_.npos; }
 
   // What stands between an answer that was closed by end_of_turn() and the next answer: what the template puts behind
   // the closing token, the user's message, and what begins an answer. `system` as of the first turn. It is found by
@@ -59,6 +65,8 @@ class ChatTemplate {
   // also replace others.
   std::string Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
                      const jinja::Variables& more = {}) const;
+  std::string Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt, const jinja::Variables& more,
+                     std::time_t now) const;
   // Messages as transformers' callers give them. `now` is the time that strftime_now tells.
   std::string Render(const jinja::Value& messages, bool add_generation_prompt, const jinja::Variables& more,
                      std::time_t now) const;

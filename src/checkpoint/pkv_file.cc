@@ -16,10 +16,12 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
-constexpr uint64_t kMaxDescription = uint64_t{16} << 20;
+// A context is most of it, which may be written as \u00NN throughout.
+constexpr uint64_t kMaxDescription = uint64_t{128} << 20;
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
 constexpr int64_t kMaxSide = 1 << 16;  // layers, heads, head_dim
 constexpr int64_t kMaxInt = int64_t{1} << 53;
+constexpr int64_t kMaxTime = 253402300799;  // the end of the year 9999
 constexpr int64_t kMaxPosition = int64_t{1} << 30;
 constexpr std::array<const char*, PkvHeader::kSections> kNames = {"description", "tokens", "index", "sums", "entries"};
 
@@ -102,6 +104,9 @@ class Parser {
     prompt_ids_ = fields.Int("prompt_ids", 1, kMaxTokens);
     out_.next_position = fields.Int("next_position", 0, kMaxPosition);
     if (fields.Has("system")) out_.system = fields.String("system");
+    if (fields.Has("context")) out_.context = fields.String("context");
+    if (out_.context && out_.context->empty()) Fail(where, ": context: empty");
+    if (fields.Has("time")) out_.time = fields.Int("time", 0, kMaxTime);
     ReadKv(fields.Object("kv"));
     if (fields.Has("prefill")) ReadPrefill(fields.Object("prefill"));
     ReadStats(fields.Object("stats"));
@@ -234,7 +239,7 @@ class Parser {
     if (fields.Has("bytes")) kv.bytes = fields.Int("bytes", 1, std::numeric_limits<int64_t>::max());
     if (kv.bytes && fields.Has("base")) out_.base = fields.Int("base", 1, tokens_);
     kv.allocator = fields.String("allocator");
-    kv.when = KvOptions::When::kMedia;
+    kv.when = KvOptions::When::kContext;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
     if (!fields.Has("drop_layers")) return;
@@ -285,7 +290,7 @@ class Parser {
       info.cut_off = item.Bool("cut_off", false);
       out_.media.push_back(info);
     }
-    if (out_.media.empty()) Fail(where, ": media: the list is empty");
+    if (out_.media.empty() && !out_.context) Fail(where, ": media: the list is empty, and there is no context");
   }
 
   void CheckAscending(std::span<const int32_t> tokens, size_t head) const {

@@ -34,7 +34,7 @@ struct PkvSums {
   std::vector<std::span<const double>> lists;  // [planes * kv_heads][length of the head]
 };
 
-// A first turn read up to the end of its media. Spans view the file, or whatever is to be written.
+// A first turn read up to the end of its media and context. Spans view the file, or whatever is to be written.
 struct PkvContents {
   std::string model;  // ModelInfo::fingerprint
   Dtype dtype = Dtype::kF32;
@@ -45,6 +45,8 @@ struct PkvContents {
   PrefillOptions prefill;
   KvStats stats;
   std::optional<std::string> system;
+  std::optional<std::string> context;
+  std::optional<int64_t> time;  // that the chat template told, seconds since 1970; where it tells one
   std::vector<MediaInfo> media;
   std::span<const int32_t> prompt_ids;  // with one placeholder per medium
   std::span<const int32_t> ids;         // [tokens] with placeholders repeated

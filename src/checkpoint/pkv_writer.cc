@@ -105,6 +105,8 @@ std::string Description(const PkvContents& contents) {
     json["prefill"] = {{"kind", contents.prefill.kind}, {"options", options}};
   }
   if (contents.system) json["system"] = *contents.system;
+  if (contents.context) json["context"] = *contents.context;
+  if (contents.time) json["time"] = *contents.time;
   return json.dump();
 }
 

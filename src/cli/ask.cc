@@ -16,15 +16,15 @@ constexpr char kExample[] = R"(Example:
   purekv ask -m Qwen2.5-VL-3B-Instruct --video cat.mp4 --fps 1 \
       -p "What does the cat do?" -p "And what colour is it?" -n 64
 asks two questions about one video, which is read once; the answers go to stdout, one summary line to stderr.
---report FILE.html shows which parts of the frames were kept, beside the full cache's answer. --independent answers every -p from the same media (with --kv-when media, or --cache FILE.pkv of purekv ingest).
+--report FILE.html shows which parts of the frames were kept, beside the full cache's answer. --independent answers every -p from the same media and context (with --kv-when context, or --cache FILE.pkv of purekv ingest).
 Every flag --a-b can also be set by the environment variable PUREKV_A_B. Ctrl-C stops and keeps what was generated.)";
 
 void CheckIndependent(const FlagTable& table, const ConversationFlags& flags) {
   if (!flags.independent) return;
-  if (flags.cache.empty() && (flags.prompt.media.empty() || flags.kv.when != KvOptions::When::kMedia)) {
+  if (flags.cache.empty() && (!flags.prompt.has_context() || flags.kv.when != KvOptions::When::kContext)) {
     FailUsage(table.Name("--independent"),
-              ": needs --kv-when media with --video, --image or --frames (or --cache): else the first question decides "
-              "what is kept for all");
+              ": needs --kv-when context with --video, --image, --frames or --context (or --cache): else the first "
+              "question decides what is kept for all");
   }
   table.Refuse("--dump", "with " + table.Name("--independent") + " there is no one first prompt");
 }
@@ -71,10 +71,11 @@ int RunAsk(const FlagTable& table, const AskFlags& ask) {
 }  // namespace
 
 Command AddAsk(CLI::App& parent) {
-  Command command = MakeCommand(parent, "ask", "answer questions about videos and images", kExample);
+  Command command = MakeCommand(parent, "ask", "answer questions about videos, images and texts", kExample);
   const auto flags = std::make_shared<AskFlags>();
   AddConversationFlags(*command.flags, &flags->conversation);
-  command.flags->Switch("Prompt", "--independent", "every question starts behind the media, none sees another's answer",
+  command.flags->Switch("Prompt", "--independent",
+                        "every question starts behind media and context, none sees another's answer",
                         &flags->conversation.independent);
   command.flags->Value("Output", "--report", "FILE.html", "a page that shows which parts of the frames were kept",
                        SetPath(&flags->report));

@@ -1,4 +1,4 @@
-// purekv calibrate: measures a model on a few videos and writes the profile that --profile takes.
+// purekv calibrate: measures a model on a few videos or texts and writes the profile that --profile takes.
 #include "purekv/calibrate.h"
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "engine/context_text.h"
 #include "policy/drop.h"
 
 namespace purekv::cli {
@@ -27,7 +28,8 @@ constexpr char kExample[] = R"(Example:
   purekv ask -m Qwen2.5-VL-3B-Instruct --profile profile.json --video cat.mp4 -p "What does the cat do?"
 asks every question about every video over a full cache, looks at all of its attention, and searches for the cheapest source
 layer, budget and drop layers that agree with it. --set FILE.jsonl reads samples instead: {"video": "a.mp4", "prompt": "...",
-"evidence": [[slice, row, column], ...]} a line, videos beside the file, evidence optional.
+"evidence": [[slice, row, column], ...]} a line, videos beside the file, evidence optional. In place of a video or image, or
+behind it, "text" or "text_file" is a text to ask about, as --context is.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct CalibrateFlags {
@@ -39,6 +41,13 @@ struct CalibrateFlags {
   std::string output, picture;
 };
 
+// A line of --set, and what it reads.
+struct SetSample {
+  CalibrationSample sample;
+  std::vector<std::string> files;
+  std::string text_file;  // one of them; empty: the text, if any, is in the sample
+};
+
 // "a.json" -> "a.svg"
 std::string PictureName(const CalibrateFlags& flags) {
   if (!flags.picture.empty()) return flags.picture;
@@ -46,15 +55,17 @@ std::string PictureName(const CalibrateFlags& flags) {
 }
 
 // No output replaces an input; `samples` are those of --set, once they are known.
-void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::vector<CalibrationSample>& samples) {
+void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::vector<SetSample>& samples) {
   IoCheck io;
   io.ModelDirectory(table.Name("--model"), flags.model.directory);
   for (const MediaSource& media : flags.prompt.media) io.Input(MediaFlagName(table, media.kind), media.path);
+  if (flags.prompt.context.given()) io.Input(table.Name("--context"), flags.prompt.context.path());
   if (!flags.set.empty()) io.Input(table.Name("--set"), flags.set);
   std::set<std::string> seen;
-  for (const CalibrationSample& sample : samples) {
-    const std::string& path = sample.turn.media[0].path;
-    if (seen.insert(path).second) io.Input(table.Name("--set"), path);
+  for (const SetSample& sample : samples) {
+    for (const std::string& path : sample.files) {
+      if (seen.insert(path).second) io.Input(table.Name("--set"), path);
+    }
   }
   io.Output("--picture", PictureName(flags));
   io.Output(table.Name("--output"), flags.output);
@@ -66,11 +77,13 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   if (flags.output.empty()) FailUsage("--output: missing; name the profile to write with -o FILE.json");
   if (flags.set.empty()) {
     table.Refuse("--samples", "there is no --set");
-    if (flags.prompt.media.empty())
-      FailUsage("--video: missing; give what to calibrate with: --video, --image, --frames or --set");
+    if (!flags.prompt.has_context()) {
+      FailUsage("--video: missing; give what to calibrate with: --video, --image, --frames, --context or --set");
+    }
     CheckPromptFlags(table, flags.prompt);
   } else {
-    for (const char* const flag : {"--video", "--video-start", "--video-end", "--image", "--frames", "--prompt"}) {
+    for (const char* const flag :
+         {"--video", "--video-start", "--video-end", "--image", "--frames", "--context", "--prompt"}) {
       table.Refuse(flag, "the samples of " + table.Name("--set") + " bring their own");
     }
   }
@@ -87,43 +100,56 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   CheckWritableFile("--picture", PictureName(flags));
 }
 
-// Every question about every medium.
+// Every question about every medium, the context behind it; or about the context alone.
 std::vector<CalibrationSample> SamplesOfFlags(const PromptFlags& prompt) {
   std::vector<CalibrationSample> samples;
-  for (const MediaSource& media : prompt.media) {
+  const auto add = [&](const std::string& name, std::vector<MediaSource> media) {
     for (const std::string& question : prompt.prompts) {
       CalibrationSample& sample = samples.emplace_back();
-      sample.name = media.path;
-      sample.turn = {
-          .system = prompt.system, .media = {media}, .media_options = prompt.media_options, .prompt = question};
+      sample.name = name;
+      sample.turn = {.system = prompt.system,
+                     .media = media,
+                     .media_options = prompt.media_options,
+                     .context = prompt.context.Text(),
+                     .prompt = question};
     }
-  }
+  };
+  for (const MediaSource& media : prompt.media) add(media.path, {media});
+  if (prompt.media.empty()) add(prompt.context.path(), {});
   return samples;
 }
 
-CalibrationSample ReadSample(const Json& json, const std::string& where, const CalibrateFlags& flags) {
+SetSample ReadSample(const Json& json, const std::string& where, const CalibrateFlags& flags) {
   const JsonFields fields(json, where);
-  CalibrationSample sample;
+  SetSample read;
+  CalibrationSample& sample = read.sample;
   sample.name = fields.String("id", where);
   sample.turn.system = flags.prompt.system;
   sample.turn.media_options = flags.prompt.media_options;
   sample.turn.prompt = fields.String("prompt");
-  const bool video = fields.Has("video");
-  const std::filesystem::path file = fields.String(video ? "video" : "image");
-  MediaSource& source = sample.turn.media.emplace_back();
-  source.kind = video ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage;
-  source.path = (std::filesystem::path(flags.set).parent_path() / file).string();
-  constexpr double kMostSeconds = 1e7;
-  if (fields.Has("start")) source.start = fields.Number("start", 0, kMostSeconds);
-  if (fields.Has("end")) source.end = fields.Number("end", 0, kMostSeconds);
-  if (!fields.Has("evidence")) return sample;
+  const auto beside = [&](const std::string& file) {
+    return read.files.emplace_back((std::filesystem::path(flags.set).parent_path() / file).string());
+  };
+  if (fields.Has("text_file")) read.text_file = beside(fields.String("text_file"));
+  if (fields.Has("text")) sample.turn.context = fields.String("text");
+  if (sample.turn.context && !read.text_file.empty()) Fail(where, ": text and text_file: one of them is needed");
+  const bool video = fields.Has("video"), text = sample.turn.context || !read.text_file.empty();
+  if (video || fields.Has("image") || !text) {
+    MediaSource& source = sample.turn.media.emplace_back();
+    source.kind = video ? MediaSource::Kind::kVideo : MediaSource::Kind::kImage;
+    source.path = beside(fields.String(video ? "video" : "image"));
+    constexpr double kMostSeconds = 1e7;
+    if (fields.Has("start")) source.start = fields.Number("start", 0, kMostSeconds);
+    if (fields.Has("end")) source.end = fields.Number("end", 0, kMostSeconds);
+  }
+  if (!fields.Has("evidence")) return read;
   for (const Json& cell : json["evidence"]) {
     const bool sound = cell.is_array() && cell.size() == 3 && cell[0].is_number_integer() &&
                        cell[1].is_number_integer() && cell[2].is_number_integer();
     if (!sound) Fail(where, ": evidence: a list of [slice, row, column] is expected");
     sample.evidence.push_back({cell[0].get<int32_t>(), cell[1].get<int32_t>(), cell[2].get<int32_t>()});
   }
-  return sample;
+  return read;
 }
 
 // `count` of the numbers below `all`, ascending: drawn, always the same ones. Evenly spaced ones would all be of one
@@ -144,7 +170,8 @@ std::vector<size_t> Draw(size_t count, size_t all) {
 // `limit` of the file's samples.
 std::vector<CalibrationSample> SamplesOfSet(const FlagTable& table, const CalibrateFlags& flags) {
   const std::string text = ReadFile(flags.set, int64_t{64} << 20);
-  std::vector<CalibrationSample> all, samples;
+  std::vector<SetSample> all;
+  std::vector<CalibrationSample> samples;
   size_t line = 0;
   for (size_t begin = 0; begin < text.size(); ++line) {
     const size_t end = std::min(text.find('\n', begin), text.size());
@@ -158,8 +185,11 @@ std::vector<CalibrationSample> SamplesOfSet(const FlagTable& table, const Calibr
   if (all.empty()) Fail(flags.set, ": holds no sample; one JSON object a line is expected");
   CheckFiles(table, flags, all);
   const size_t count = std::min(static_cast<size_t>(flags.limit), all.size());
-  for (const size_t i : Draw(count, all.size())) samples.push_back(all[i]);
-  for (const CalibrationSample& sample : samples) CheckReadableFile(sample.turn.media[0].path);
+  for (const size_t i : Draw(count, all.size())) {
+    for (const std::string& file : all[i].files) CheckReadableFile(file);
+    if (!all[i].text_file.empty()) all[i].sample.turn.context = ReadContextFile(all[i].text_file);
+    samples.push_back(std::move(all[i].sample));
+  }
   return samples;
 }
 
@@ -226,10 +256,11 @@ Command AddCalibrate(CLI::App& parent) {
               [into](const std::string& name, const std::string& text) {
                 into->request.answer_tokens = ParseInt(name, text, 1, 100'000);
               });
-  table.Value(kGroup, "--kv-when", "prompt|media",
-              "compress when the prompt has been read (default), or right after the media",
+  table.Value(kGroup, "--kv-when", "prompt|context",
+              "compress when the prompt has been read (default), or right after media and context",
               [into](const std::string& name, const std::string& text) { into->request.when = ParseWhen(name, text); });
-  const std::vector<std::string> own = {"--video", "--video-start", "--video-end", "--image", "--frames", "--prompt"};
+  const std::vector<std::string> own = {"--video",  "--video-start", "--video-end", "--image",
+                                        "--frames", "--context",     "--prompt"};
   table.TypedWins(own, {"--set"});
   table.TypedWins({"--set", "--samples"}, own);
   table.Value("Output", "-o,--output", "FILE.json", "the profile to write", SetPath(&into->output));

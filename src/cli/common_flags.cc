@@ -127,6 +127,8 @@ void AddMediaFlags(FlagTable& table, PromptFlags* flags) {
                 &flags->media_options);
   table.Value(kPrompt, "--system", "TEXT", "system message (default: the chat template's own)",
               Utf8([flags](const std::string&, const std::string& text) { flags->system = text; }));
+  table.Value(kPrompt, "--context", "FILE", "a text that the question is about (UTF-8); it comes behind the media",
+              SetPath(flags->context.mutable_path()));
 
   // Media that are typed are all that is looked at; what could not apply to them is not taken from the environment.
   const std::vector<std::string> kinds = {"--video", "--image", "--frames"};
@@ -250,11 +252,12 @@ GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model) 
 }
 
 KvOptions::When ParseWhen(const std::string& name, const std::string& text) {
-  return ParseChoice(name, text, {"prompt", "media"}) == 0 ? KvOptions::When::kPrompt : KvOptions::When::kMedia;
+  if (text == "media") return KvOptions::When::kContext;
+  return ParseChoice(name, text, {"prompt", "context"}) == 0 ? KvOptions::When::kPrompt : KvOptions::When::kContext;
 }
 
 const char* WhenName(KvOptions::When when) {
-  return when == KvOptions::When::kPrompt ? "prompt" : "media";
+  return when == KvOptions::When::kPrompt ? "prompt" : "context";
 }
 
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
@@ -291,8 +294,8 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
                     return all.Typed("--kv-policy") && options->policy == "full" ? "--kv-policy full" : "";
                   });
   if (!when) return;
-  table.Value(kCache, "--kv-when", "prompt|media",
-              "compress when the first prompt has been read (default), or right after the media",
+  table.Value(kCache, "--kv-when", "prompt|context",
+              "compress when the first prompt has been read (default), or right after media and context",
               [options](const std::string& name, const std::string& text) { options->when = ParseWhen(name, text); });
 }
 
@@ -340,6 +343,7 @@ void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump) {
 void CheckInputs(const ModelFlags& model, const PromptFlags& prompt) {
   CheckReadableDirectory(model.directory);
   for (const MediaSource& media : prompt.media) CheckReadableFile(media.path);
+  prompt.context.Text();
 }
 
 void CheckOutputs(const OutputFlags& outputs) {

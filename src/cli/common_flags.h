@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/context_file.h"
 #include "cli/flag_table.h"
 #include "purekv/model.h"
 
@@ -26,10 +27,14 @@ struct PromptFlags {
   std::vector<MediaSource> media;                // in the order typed, across --video, --image and --frames
   std::optional<double> video_start, video_end;  // seconds; in `media` too
   MediaOptions media_options;
+  ContextFile context;
   std::vector<std::string> prompts;
+
+  // Whether there is anything in front of the question.
+  bool has_context() const { return !media.empty() || context.given(); }
 };
 // --video, --image, --frames, --fps, --max-frames, --video-start, --video-end, --min-pixels, --max-pixels, --sampling,
-// --system.
+// --system, --context.
 void AddMediaFlags(FlagTable& table, PromptFlags* flags);
 void CheckMediaFlags(const FlagTable& table, const PromptFlags& flags);
 // The flag that gave media of this kind, as the user gave it.
@@ -55,7 +60,8 @@ void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags);
 // Defaults, then the model's generation_config.json when asked for, then what was typed.
 GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model);
 
-// When the cache is compressed, by its name in flags and results: "prompt" or "media".
+// When the cache is compressed, by its name in flags and results: "prompt" or "context", of
+// which "media" is an older name.
 KvOptions::When ParseWhen(const std::string& name, const std::string& text);
 const char* WhenName(KvOptions::When when);
 // --kv-policy, --kv-budget, --kv-tokens, --kv-bytes, --kv-option, --kv-allocator; with `when` --kv-when too.
@@ -75,8 +81,8 @@ struct OutputFlags {
 // --json, --kept; with `dump` --dump too.
 void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump);
 
-// Exit-status-1 checks that come before any long work: the model directory and the media are there, outputs can be
-// written. Throws Error naming the first that fails.
+// Exit-status-1 checks that come before any long work: the model directory, the media and the context are there and
+// the latter is a text, outputs can be written. Throws Error naming the first that fails.
 void CheckInputs(const ModelFlags& model, const PromptFlags& prompt);
 void CheckOutputs(const OutputFlags& outputs);
 

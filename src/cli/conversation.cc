@@ -40,11 +40,12 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
 }
 
 // What a saved cache fixes.
-const std::vector<std::string> kFixedByCache = {
-    "--video",     "--image",      "--frames",         "--fps",         "--max-frames",   "--video-start",
-    "--video-end", "--min-pixels", "--max-pixels",     "--sampling",    "--system",       "--kv-policy",
-    "--kv-budget", "--kv-tokens",  "--kv-bytes",       "--kv-option",   "--kv-allocator", "--kv-chunk",
-    "--kv-when",   "--prefill",    "--prefill-option", "--drop-layers", "--profile"};
+const std::vector<std::string> kFixedByCache = {"--video",      "--image",          "--frames",      "--fps",
+                                                "--max-frames", "--video-start",    "--video-end",   "--min-pixels",
+                                                "--max-pixels", "--sampling",       "--system",      "--context",
+                                                "--kv-policy",  "--kv-budget",      "--kv-tokens",   "--kv-bytes",
+                                                "--kv-option",  "--kv-allocator",   "--kv-chunk",    "--kv-when",
+                                                "--prefill",    "--prefill-option", "--drop-layers", "--profile"};
 
 // It cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
@@ -80,8 +81,8 @@ void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddPrefillFlags(table, &flags->prefill);
   AddProfileFlags(table, &flags->profile, &flags->kv);
   AddOutputFlags(table, &flags->outputs, true);
-  table.Value("KV cache", "--cache", "FILE.pkv", "media already read, by purekv ingest: only questions are asked",
-              SetPath(&flags->cache));
+  table.Value("KV cache", "--cache", "FILE.pkv",
+              "media and context already read, by purekv ingest: only questions are asked", SetPath(&flags->cache));
   table.TypedWins(kFixedByCache, {"--cache"});
   table.TypedWins({"--cache"}, kFixedByCache);
   table.TypedWins({"--dump"}, {"--cache"});
@@ -104,8 +105,8 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   }
   CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, !flags.prompt.media.empty());
-  if (flags.kv.when == KvOptions::When::kMedia && flags.prompt.media.empty()) {
-    table.Refuse("--kv-when", "media needs --video, --image or --frames");
+  if (flags.kv.when == KvOptions::When::kContext && !flags.prompt.has_context()) {
+    table.Refuse("--kv-when", "context needs --video, --image, --frames or --context");
   }
   CheckInputs(flags.model, flags.prompt);
   CheckCacheFile(table, flags);
@@ -115,6 +116,7 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
 void RegisterFiles(const FlagTable& table, const ConversationFlags& flags, IoCheck* io) {
   io->ModelDirectory(table.Name("--model"), flags.model.directory);
   for (const MediaSource& media : flags.prompt.media) io->Input(MediaFlagName(table, media.kind), media.path);
+  if (flags.prompt.context.given()) io->Input(table.Name("--context"), flags.prompt.context.path());
   if (!flags.cache.empty()) io->Input(table.Name("--cache"), flags.cache);
   if (!flags.profile.file.empty()) io->Input(table.Name("--profile"), flags.profile.file);
   if (!flags.outputs.json.empty()) io->Output(table.Name("--json"), flags.outputs.json);
@@ -138,6 +140,7 @@ Turn MediaTurn(const ConversationFlags& flags) {
   turn.system = flags.prompt.system;
   turn.media = flags.prompt.media;
   turn.media_options = flags.prompt.media_options;
+  turn.context = flags.prompt.context.Text();
   return turn;
 }
 
@@ -169,7 +172,7 @@ const PromptInfo& Conversation::Read(size_t index) {
   } else if (flags_.independent) {
     session_.Rollback();
   }
-  // The media are read already, here or by ingest: a question alone.
+  // Media and context are read already, here or by ingest: a question alone.
   const bool alone = flags_.independent || !flags_.cache.empty();
   Turn turn = index == 0 && !alone ? MediaTurn(flags_) : Turn();
   turn.prompt = flags_.prompt.prompts[index];

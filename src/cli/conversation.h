@@ -23,8 +23,8 @@ struct ConversationFlags {
   PrefillOptions prefill;
   ProfileFlags profile;
   OutputFlags outputs;
-  std::string cache;         // --cache: a .pkv file in place of media, system message and --kv- flags
-  bool independent = false;  // --independent: every question starts behind the media
+  std::string cache;         // --cache: a .pkv file in place of media, context, system message and --kv- flags
+  bool independent = false;  // --independent: every question starts behind media and context
 };
 void AddConversationFlags(FlagTable& table, ConversationFlags* flags);
 // Every check that needs no file, then that no output replaces anything (`io` holds the command's own files), that
@@ -46,9 +46,9 @@ class Conversation {
   // Loads the model; prints the kernels chosen when asked to.
   explicit Conversation(const ConversationFlags& flags);
 
-  // Reads the media without a question (for ingest, and for --independent).
+  // Reads media and context without a question (for ingest, and for --independent).
   const PromptInfo& ReadMedia();
-  // Reads turn `index` (system message and media with the first; --independent: behind the media). Throws Error,
+  // Reads turn `index` (system message, media and context with the first; --independent: behind them). Throws Error,
   // Cancelled.
   const PromptInfo& Read(size_t index);
   // Answers the turn read last. on_text as in Session::Generate.

@@ -35,11 +35,12 @@ namespace {
 
 constexpr char kExample[] = R"(Example:
   purekv eval -m models/demo --data models/demo/eval/questions.jsonl \
-      --policies uniform,snapkv,keydiff,purekv:window=32 --budgets 0.5,0.2,0.1,0.05 --when prompt,media -o RUN
+      --policies uniform,snapkv,keydiff,purekv:window=32 --budgets 0.5,0.2,0.1,0.05 --when prompt,context -o RUN
   purekv report RUN -o report.html
 asks every question under every policy and budget, and the full cache besides. RUN/results.jsonl gets one line per question and
 setting, RUN/summary.csv and summary.md the means with 95 % intervals over videos, RUN/run.json command, versions and machine.
-Stopped or killed, the same command goes on where it was. A policy may bring an allocator and options: snapkv+ada:window=16.
+Stopped or killed, the same command goes on where it was. A policy may bring an allocator and options: snapkv+ada:window=16; in
+a list of layers + stands for the comma, or all is quoted: purekv:sources=4+9, "purekv:sources=4,9".
 Formats and metrics: docs/evaluation.md. Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct EvalFlags {
@@ -74,6 +75,22 @@ std::vector<std::string> SplitList(const std::string& name, const std::string& t
   return parts;
 }
 
+// A list whose elements may be quoted. A comma in quotation marks is part of a value; as "+", which MakeSetting takes
+// for one, so that either way of writing gives the same results.
+std::vector<std::string> SplitPolicies(const std::string& name, const std::string& text) {
+  std::string plain;
+  bool quoted = false;
+  for (const char c : text) {
+    if (c == '"') {
+      quoted = !quoted;
+    } else {
+      plain += quoted && c == ',' ? '+' : c;
+    }
+  }
+  if (quoted) FailUsage(name, ": a quotation mark is not closed (\"purekv:sources=4,9\",snapkv)");
+  return SplitList(name, plain);
+}
+
 std::vector<double> ParseBudgets(const std::string& name, const std::string& text) {
   std::vector<double> budgets;
   for (const std::string& part : SplitList(name, text)) {
@@ -93,6 +110,9 @@ void CheckFiles(const FlagTable& table, const EvalFlags& flags, const std::vecto
   for (const EvalQuestion& question : questions) {
     for (const MediaSource& media : question.media) {
       if (seen.insert(media.path).second) io.Input(table.Name("--data"), media.path);
+    }
+    if (!question.text_file.empty() && seen.insert(question.text_file).second) {
+      io.Input(table.Name("--data"), question.text_file);
     }
   }
   for (const char* const name :
@@ -334,7 +354,7 @@ void AddDataFlags(FlagTable& table, EvalFlags* into) {
               "what the file is (default: seen from it)", [into](const std::string& name, const std::string& text) {
                 into->format = static_cast<DataFormat>(ParseChoice(name, text, DataFormatNames()));
               });
-  table.Value(kData, "--media-root", "DIR", "where videos and images lie (default: beside the file)",
+  table.Value(kData, "--media-root", "DIR", "where videos, images and texts lie (default: beside the file)",
               SetPath(&into->media_root));
   table.Value(kData, "--types", "A,B", "only questions of these types", SetList(&into->types));
   table.Value(kData, "--lengths", "A,B", "only videos of these lengths", SetList(&into->lengths));
@@ -353,13 +373,20 @@ void AddDataFlags(FlagTable& table, EvalFlags* into) {
 void AddSettingFlags(FlagTable& table, EvalFlags* into) {
   constexpr char kSettings[] = "Settings";
   table.Value(kSettings, "--policies", "A,B",
-              "cache policies, with allocator and options if wanted: snapkv+ada:window=16", SetList(&into->policies));
+              "cache policies, with allocator and options if wanted: snapkv+ada:window=16,purekv:sources=4+9",
+              [into](const std::string& name, const std::string& text) { into->policies = SplitPolicies(name, text); });
   table.Value(kSettings, "--budgets", "F,F", "shares of the tokens that are kept (default 0.5,0.2,0.1,0.05)",
               [into](const std::string& name, const std::string& text) { into->budgets = ParseBudgets(name, text); });
-  table.Value(kSettings, "--when", "prompt,media", "compress behind the question (default), before it, or both",
+  table.Value(kSettings, "--when", "prompt,context", "compress behind the question (default), before it, or both",
               [into](const std::string& name, const std::string& text) {
                 into->when.clear();
-                for (const std::string& part : SplitList(name, text)) into->when.push_back(ParseWhen(name, part));
+                for (const std::string& part : SplitList(name, text)) {
+                  const KvOptions::When when = ParseWhen(name, part);
+                  if (std::count(into->when.begin(), into->when.end(), when) > 0) {
+                    FailUsage(name, ": '", WhenName(when), "' is given twice, by two names");
+                  }
+                  into->when.push_back(when);
+                }
               });
   table.Value(kSettings, "-n,--max-new-tokens", "N", "most tokens to generate per answer (default 128)",
               [into](const std::string& name, const std::string& text) {

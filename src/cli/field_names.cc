@@ -29,6 +29,7 @@ const std::vector<FieldName>& FieldNames() {
       {"media.max_pixels", "--max-pixels"},
       // Turn
       {"turn.system", "--system"},
+      {"turn.context", "--context"},
       {"turn.prompt", "--prompt"},
       // GenerateOptions
       {"generate.max_new_tokens", "--max-new-tokens"},

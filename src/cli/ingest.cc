@@ -1,4 +1,4 @@
-// purekv ingest: reads media once and writes the compressed cache, from which ask and score go on.
+// purekv ingest: reads media and context once and writes the compressed cache, from which ask and score go on.
 #include <cstdio>
 
 #include "base/error.h"
@@ -26,14 +26,16 @@ void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   const ConversationFlags& common = flags.conversation;
   CheckModelFlags(table, common.model);
   if (flags.output.empty()) FailUsage("--output: missing; name the file to write with -o FILE.pkv");
-  if (common.prompt.media.empty()) FailUsage("--video: missing; give what to read with --video, --image or --frames");
+  if (!common.prompt.has_context()) {
+    FailUsage("--video: missing; give what to read with --video, --image, --frames or --context");
+  }
   CheckMediaFlags(table, common.prompt);
   IoCheck io;
   RegisterFiles(table, common, &io);
   io.Output(table.Name("--output"), flags.output);
   io.Check();
   CheckProfileFlags(table, common.profile, common.kv);
-  CheckPrefillFlags(table, common.prefill, true);
+  CheckPrefillFlags(table, common.prefill, !common.prompt.media.empty());
   CheckInputs(common.model, common.prompt);
   CheckWritableFile(table.Name("--output"), flags.output);
   CheckOutputs(common.outputs);
@@ -59,9 +61,9 @@ int RunIngest(const FlagTable& table, const IngestFlags& flags) {
 }  // namespace
 
 Command AddIngest(CLI::App& parent) {
-  Command command = MakeCommand(parent, "ingest", "read media once, write the compressed cache", kExample);
+  Command command = MakeCommand(parent, "ingest", "read media or a text once, write the compressed cache", kExample);
   const auto flags = std::make_shared<IngestFlags>();
-  flags->conversation.kv.when = KvOptions::When::kMedia;
+  flags->conversation.kv.when = KvOptions::When::kContext;
   FlagTable& table = *command.flags;
   ConversationFlags* const common = &flags->conversation;
   AddModelFlags(table, &common->model);

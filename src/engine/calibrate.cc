@@ -99,6 +99,7 @@ class Search {
   void Run() {
     CalibrationTrial base = ChooseBudget();
     result_.chosen = base;
+    if (result_.visual_tokens == 0) return;  // text is never dropped
     for (int64_t layer = base.sources[0] + 1; layer < config_.layers; ++layer) {
       result_.drop_losses.push_back(With(base, {{layer, Rounded(base.budget)}}));
     }
@@ -261,7 +262,7 @@ int64_t SparseFrom(const Calibration& result, double min_mass) {
 }
 
 void CheckRequest(const std::vector<CalibrationSample>& samples, const CalibrationRequest& request) {
-  if (samples.empty()) FailUsage("calibrate: no samples; give videos and a question, or an evaluation set");
+  if (samples.empty()) FailUsage("calibrate: no samples; give videos or texts and a question, or an evaluation set");
   if (request.budgets.empty()) FailUsage("calibrate: no budget");
   for (size_t i = 0; i < request.budgets.size(); ++i) {
     const double budget = request.budgets[i];
@@ -291,6 +292,7 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
   result.mass.assign(result.patterns.size(), std::vector<double>(layers, 0.0));
   std::vector<CalibrationRun> runs;
   const double weight = 1.0 / static_cast<double>(samples.size());
+  double with_media = 0;
   for (const CalibrationSample& sample : samples) {
     CalibrationRun& run = runs.emplace_back(model, sample, request, options);
     const SampleObservation seen = run.Observe();
@@ -299,10 +301,16 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
     for (size_t p = 0; p < seen.mass.size(); ++p) {
       for (size_t l = 0; l < layers; ++l) result.mass[p][l] += weight * seen.mass[p][l];
     }
+    if (run.visual_tokens() > 0) ++with_media;
     result.answer_tokens += run.answer_tokens();
     result.prompt_tokens += weight * static_cast<double>(run.prompt_tokens());
     result.visual_tokens += weight * static_cast<double>(run.visual_tokens());
     if (options.progress) options.progress("measure", static_cast<int64_t>(runs.size()), result.samples);
+  }
+  // Shares of the attention of visual queries: texts have none.
+  const double of_all = with_media > 0 ? static_cast<double>(samples.size()) / with_media : 1;
+  for (auto& pattern : result.mass) {
+    for (double& share : pattern) share *= of_all;
   }
   Search(runs, config, request, options, &result).Run();
   double with_evidence = 0;

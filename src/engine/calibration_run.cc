@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "engine/column_sums.h"
+#include "engine/context_text.h"
 #include "engine/conversation.h"
 #include "engine/prefill_pass.h"
 #include "engine/prompt_media.h"
@@ -48,16 +49,22 @@ CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const Calibra
   options_.threads = options.threads;
   options_.cancel = options.cancel;
   SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
-  if (sample.turn.media.empty()) FailUsage("sample ", sample.name, ": no video or image to calibrate with");
+  if (sample.turn.media.empty() && !sample.turn.context) {
+    FailUsage("sample ", sample.name, ": no video, image or text to calibrate with");
+  }
   Encode(sample);
-  prompt_ = internals_.LayOut(ids_, media_, 0);
-  part_ = request.when == KvOptions::When::kMedia ? prompt_.media_end : prompt_tokens();
-  for (int64_t i = 0; i < part_; ++i) {
-    if (IsVisual(prompt_.layout[static_cast<size_t>(i)])) visual_.push_back(static_cast<int32_t>(i));
+  prompt_ = LayOutTurn(internals_, ids_, media_, 0, context_ids_);
+  part_ = request.when == KvOptions::When::kContext ? prompt_.context_end() : prompt_tokens();
+  const bool text_alone = media_.empty();
+  for (int64_t i = 0; i < (text_alone ? prompt_.text_end : part_); ++i) {
+    const bool counts = text_alone || IsVisual(prompt_.layout[static_cast<size_t>(i)]);
+    if (counts) measured_.push_back(static_cast<int32_t>(i));
   }
   FindEvidence(sample);
-  const auto probes = std::min<size_t>(static_cast<size_t>(request.mass_queries), visual_.size());
-  for (size_t i = 0; i < probes; ++i) probed_.push_back(visual_[(2 * i + 1) * visual_.size() / (2 * probes)]);
+  // The patterns are sparse among visual tokens: of text alone there is nothing to tell.
+  const auto visual = static_cast<size_t>(visual_tokens());
+  const auto probes = std::min<size_t>(static_cast<size_t>(request.mass_queries), visual);
+  for (size_t i = 0; i < probes; ++i) probed_.push_back(measured_[(2 * i + 1) * visual / (2 * probes)]);
   Conversation full(model_, options_);
   full.ReadPrompt(ids_, media_);
   const Answer answer = full.Generate({.max_new_tokens = request.answer_tokens}, nullptr);
@@ -70,7 +77,7 @@ CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const Calibra
 
 void CalibrationRun::Encode(const CalibrationSample& sample) {
   if (internals_.tokenizer() == nullptr) Fail(model_->info().directory, ": no tokenizer: questions cannot be read");
-  std::vector<ContentPart> parts;
+  if (sample.turn.context) CheckContext(*sample.turn.context);
   for (const MediaSource& source : sample.turn.media) {
     PreparedMedia media = internals_.LoadMedia(source, sample.turn.media_options, {});
     auto embedded = std::make_shared<Matrix<float>>(media.tokens, internals_.decoder().config().hidden);
@@ -79,20 +86,21 @@ void CalibrationRun::Encode(const CalibrationSample& sample) {
     media.embedded = std::move(embedded);
     media.source.reset();
     media_.push_back(std::move(media));
-    const bool image = source.kind == MediaSource::Kind::kImage;
-    parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
-  parts.push_back({ContentPart::Kind::kText, sample.turn.prompt});
-  ids_ = internals_.tokenizer()->Encode(internals_.chat_template().FirstTurn(sample.turn.system, parts));
+  const Dialogue dialogue(*model_);
+  const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);
+  ids_ = dialogue.FirstTurn(texts);
+  context_ids_ = dialogue.CountContextIds(texts, ids_);
 }
 
 void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
   for (const auto& cell : sample.evidence) {
-    const auto found = std::find_if(visual_.begin(), visual_.end(), [&](int32_t token) {
+    const auto found = std::find_if(measured_.begin(), measured_.end(), [&](int32_t token) {
       const TokenRecord& one = prompt_.layout[static_cast<size_t>(token)];
       return one.item == 0 && one.slice == cell[0] && one.row == cell[1] && one.column == cell[2];
     });
-    if (found == visual_.end()) {
+    if (found == measured_.end()) {
+      if (media_.empty()) Fail("sample ", sample.name, ": evidence: cells of a medium, and there is none");
       Fail("sample ", sample.name, ": evidence [", cell[0], ", ", cell[1], ", ", cell[2],
            "] is outside its first medium, ", media_[0].grid().t, " slices of ", media_[0].tokens / media_[0].grid().t,
            " cells");
@@ -113,7 +121,7 @@ class CalibrationRun::Probe : public LayerObserver {
   }
   void Attended(const AttendedRows& rows) override {
     // The last row of the part is the first that reads what was kept of it.
-    const int64_t read_from = run_.request_.when == KvOptions::When::kMedia ? run_.part_ : run_.part_ - 1;
+    const int64_t read_from = run_.request_.when == KvOptions::When::kContext ? run_.part_ : run_.part_ - 1;
     const int64_t first = rows.tokens.front();
     const int64_t asked = std::clamp<int64_t>(run_.part_ - first, 0, rows.q.rows);
     const int64_t unread = std::clamp<int64_t>(read_from - first, 0, rows.q.rows);
@@ -127,8 +135,8 @@ class CalibrationRun::Probe : public LayerObserver {
     entries.head_dim = config().head_dim;
     entries.kv = sequence_.cache().Heads(layer);
     sums_.norms = ValueNorms(entries);
-    seen_.layers.push_back(
-        {AtTokens(sums_.asked, run_.visual_), AtTokens(sums_.read, run_.visual_), AtTokens(sums_.norms, run_.visual_)});
+    seen_.layers.push_back({AtTokens(sums_.asked, run_.measured_), AtTokens(sums_.read, run_.measured_),
+                            AtTokens(sums_.norms, run_.measured_)});
     sums_ = {};
     for (int64_t g = 0; g < config().kv_heads; ++g) sequence_.cache().Keep(layer, g, {});
   }
@@ -222,7 +230,7 @@ int64_t CalibrationRun::Agreeing(const KvOptions& kv) {
   options.kv = kv;
   options.kv.when = request_.when;
   Conversation conversation(model_, options);
-  conversation.ReadPrompt(ids_, media_);
+  conversation.ReadPrompt(ids_, media_, nullptr, context_ids_);
   kept_ = conversation.kept();
   const std::vector<int32_t> top1 = conversation.Score(answer_, false).top1;
   int64_t equal = 0;

@@ -1,5 +1,5 @@
-// One calibration sample at work: its media read and encoded once, its answer by the full cache, what each layer's
-// attention does with it, and how well a compressed run agrees.
+// One calibration sample at work: its media read and encoded once (or its context text), its answer by the full cache,
+// what each layer's attention does with it, and how well a compressed run agrees.
 #pragma once
 
 #include <array>
@@ -15,9 +15,10 @@
 
 namespace purekv {
 
-// What a layer's attention gave each visual token of the part, and how large its values are.
+// What a layer's attention gave each measured token, and how large its values are: the visual tokens of the part, or of
+// a sample without media the tokens up to the end of its context.
 struct LayerObservation {
-  using PerHead = std::vector<std::vector<double>>;  // [kv_heads][visual tokens of the part]
+  using PerHead = std::vector<std::vector<double>>;  // [kv_heads][measured tokens]
   PerHead asked;                                     // attention from all queries of the part, summed
   PerHead read;                                      // from the queries behind it, its last one and the answer's
   PerHead norms;                                     // L2 norm of the value
@@ -50,7 +51,7 @@ class CalibrationRun {
   bool has_evidence() const { return !evidence_.empty(); }
   int64_t answer_tokens() const { return static_cast<int64_t>(answer_.size()); }
   int64_t prompt_tokens() const { return static_cast<int64_t>(prompt_.ids.size()); }
-  int64_t visual_tokens() const { return static_cast<int64_t>(visual_.size()); }
+  int64_t visual_tokens() const { return media_.empty() ? 0 : static_cast<int64_t>(measured_.size()); }
 
  private:
   class Probe;
@@ -63,11 +64,12 @@ class CalibrationRun {
   SessionOptions options_;
   CalibrationRequest request_;
   std::vector<int32_t> ids_;  // with placeholders
+  int64_t context_ids_ = 0;   // of them, those up to the end of the context's text; 0: there is none
   std::vector<PreparedMedia> media_;
   PromptTokens prompt_;
-  int64_t part_ = 0;             // tokens that are compressed
-  std::vector<int32_t> visual_;  // of the part
-  std::vector<int32_t> probed_;  // visual queries whose attention mass is measured, ascending
+  int64_t part_ = 0;               // tokens that are compressed
+  std::vector<int32_t> measured_;  // ascending
+  std::vector<int32_t> probed_;    // visual queries whose attention mass is measured, ascending
   std::vector<int32_t> answer_, top1_;
   std::vector<int32_t> evidence_;  // tokens
   std::vector<std::vector<std::vector<int32_t>>> kept_;

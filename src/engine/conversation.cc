@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
+#include "engine/context_text.h"
 #include "engine/policy_observer.h"
 #include "engine/prefill_pass.h"
 #include "engine/prompt_media.h"
@@ -131,23 +132,26 @@ std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
 PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
   Begin();
   const bool first = !started();
-  if (!first && (turn.system || !turn.media.empty())) {
-    FailUsage("a later turn cannot bring a system message or media: they belong to the first");
+  if (!first && (turn.system || !turn.media.empty() || turn.context)) {
+    FailUsage("a later turn cannot bring a system message or media, nor a context: they belong to the first");
   }
   CheckUserText(turn.prompt, "prompt");  // before minutes are spent on a video
   if (turn.system) CheckUserText(*turn.system, "system message");
+  if (turn.context) CheckContext(*turn.context);
   if (first) dialogue_.SetSystem(turn.system);
   if (dialogue_.open()) {
     dialogue_.SetSystem(dialogue_.open()->system);
     return ReadPrompt(dialogue_.Question(turn.prompt, file_), {}, recorder);
   }
   std::vector<PreparedMedia> media = LoadMedia(turn);
-  const std::vector<int32_t> ids =
-      first ? dialogue_.FirstTurn(turn.system, KindsOf(turn.media), turn.prompt) : dialogue_.NextTurn(turn.prompt);
+  const Dialogue::FirstTexts texts = Dialogue::TextsOf(turn);
+  const std::vector<int32_t> ids = first ? dialogue_.FirstTurn(texts) : dialogue_.NextTurn(turn.prompt);
+  const bool split = first && options_.kv.when == KvOptions::When::kContext;
+  const int64_t context_ids = split ? dialogue_.CountContextIds(texts, ids) : 0;
   const std::vector<int32_t> said = dialogue_.pending();
   if (!first) dialogue_.CloseAnswer(sequence_.ids().back());
   try {
-    return ReadPrompt(ids, std::move(media), recorder);
+    return ReadPrompt(ids, std::move(media), recorder, context_ids);
   } catch (...) {
     if (sequence_.whole()) dialogue_.SetPending(said);  // refused: the answer stays open
     throw;
@@ -155,7 +159,7 @@ PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
 }
 
 PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
-                                    LayerObserver* recorder) {
+                                    LayerObserver* recorder, int64_t context_ids) {
   Begin();
   for (const int32_t id : ids) {
     if (id < 0 || id >= model_->info().vocabulary) {
@@ -166,7 +170,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   for (const PreparedMedia& one : media) visual += one.tokens;
   CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
   PromptTokens prompt = PlainTokens(dialogue_.pending());
-  prompt.Append(internals().LayOut(ids, media, prompt.next_position));
+  prompt.Append(LayOutTurn(internals(), ids, media, prompt.next_position, context_ids));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
   // Here, so that a budget that does not fit is refused before the vision tower works for it.
   if (!started()) sequence_.compression().SetPrefix(CompressedPrefix(prompt));
@@ -194,7 +198,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     Extend(reading);
     dialogue_.TakePending();
   }
-  if (dialogue_.open()) {  // the media came before
+  if (dialogue_.open()) {  // media and context came before
     PromptInfo before = dialogue_.Close().info;
     info.ids.insert(info.ids.begin(), before.ids.begin(), before.ids.end());
     info.media = std::move(before.media);
@@ -214,12 +218,11 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   return info;
 }
 
-// Where compression looks at the cache: behind the media, or at the end.
+// Where compression looks at the cache: behind media and context, or at the end.
 int64_t Conversation::CompressedPrefix(const PromptTokens& prompt) const {
   const auto count = static_cast<int64_t>(prompt.ids.size());
-  const bool after_media =
-      options_.kv.when == KvOptions::When::kMedia && prompt.media_end > 0 && prompt.media_end < count;
-  return after_media ? prompt.media_end : count;
+  const int64_t end = options_.kv.when == KvOptions::When::kContext ? prompt.context_end() : 0;
+  return end > 0 && end < count ? end : count;
 }
 
 void Conversation::Extend(Reading& reading) {

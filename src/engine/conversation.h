@@ -42,8 +42,9 @@ class Conversation {
   void TakeSnapshot();
   void Rollback();
   // Appends ids that hold one placeholder per medium, behind what is pending.
+  // context_ids: how many of them are in front of a first turn's question, if it has a context text; else 0.
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
-                        LayerObserver* recorder = nullptr);
+                        LayerObserver* recorder = nullptr, int64_t context_ids = 0);
   Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
   ScoreResult Score(const std::vector<int32_t>& ids, bool keep_logits);
   // Puts one token behind the sequence and returns the logits of the next. [vocabulary]

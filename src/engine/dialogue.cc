@@ -5,9 +5,18 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/context_text.h"
 #include "engine/prompt_media.h"
 
 namespace purekv {
+namespace {
+
+[[noreturn]] void FailPrompt() {
+  FailUsage(Field{"turn.prompt"}, ": what it begins with changes the tokens of the context before it; begin it with a ",
+            "letter");
+}
+
+}  // namespace
 
 const Tokenizer& Dialogue::tokenizer() const {
   if (model_->internals().tokenizer() == nullptr) {
@@ -23,32 +32,67 @@ Dialogue::OpenTurn Dialogue::Close() {
   return turn;
 }
 
-std::vector<int32_t> Dialogue::FirstTurn(const std::optional<std::string>& system,
-                                         const std::vector<MediaSource::Kind>& media, const std::string& prompt) const {
-  tokenizer();  // a directory without one has no template either
-  std::vector<ContentPart> parts;
-  parts.reserve(media.size() + 1);
-  for (const MediaSource::Kind kind : media) {
-    parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
-  }
-  parts.push_back({ContentPart::Kind::kText, prompt});
-  return Encoded(model_->internals().chat_template().FirstTurn(system, parts), media, system, prompt);
+Dialogue::FirstTexts Dialogue::TextsOf(const Turn& turn) {
+  return {.system = turn.system, .media = KindsOf(turn.media), .context = turn.context, .prompt = turn.prompt};
 }
 
-std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
-                                       const std::optional<std::string>& system, const std::string& prompt) const {
+std::string Dialogue::Rendered(const FirstTexts& texts) const {
+  tokenizer();  // a directory without one has no template either
+  std::vector<ContentPart> parts;
+  parts.reserve(texts.media.size() + 1);
+  for (const MediaSource::Kind kind : texts.media) {
+    parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+  }
+  std::string text = texts.context ? *texts.context + std::string(kContextEnd) : "";
+  parts.push_back({ContentPart::Kind::kText, text + texts.prompt});
+  return model_->internals().chat_template().FirstTurn(texts.system, parts, texts.now);
+}
+
+std::vector<int32_t> Dialogue::FirstTurn(const FirstTexts& texts) const {
+  return Encoded(Rendered(texts), texts);
+}
+
+std::vector<int32_t> Dialogue::ContextIds(const FirstTexts& texts) const {
+  std::vector<std::string> rendered;
+  std::vector<std::vector<int32_t>> encoded;
+  FirstTexts probe = texts;
+  for (const std::string_view prompt : kProbes) {
+    probe.prompt = prompt;
+    rendered.push_back(Rendered(probe));
+    encoded.push_back(Encoded(rendered.back(), probe));
+  }
+  std::vector<int32_t> ids = IdsOfContext(tokenizer(), rendered, encoded);
+  if (ids.empty()) {
+    Fail(model_->internals().chat_template().where(), ": does not write a user's text as it is, a blank line in it; a ",
+         "context could not be told from its question");
+  }
+  return ids;
+}
+
+int64_t Dialogue::CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const {
+  if (!texts.context) return 0;
+  const std::vector<int32_t> context = ContextIds(texts);
+  if (ids.size() >= context.size() && std::equal(context.begin(), context.end(), ids.begin())) {
+    return static_cast<int64_t>(context.size());
+  }
+  FailPrompt();
+}
+
+std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const FirstTexts& texts) const {
   const int32_t image = model_->internals().PlaceholderId(false);
   const int32_t video = model_->internals().PlaceholderId(true);
   std::vector<int32_t> ids = tokenizer().Encode(rendered);
   std::vector<int32_t> expected;
-  expected.reserve(media.size());
-  for (const MediaSource::Kind kind : media) expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
+  expected.reserve(texts.media.size());
+  for (const MediaSource::Kind kind : texts.media)
+    expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
   std::vector<int32_t> found;
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
   for (const auto& [field, text] :
-       {std::pair{Field{"turn.system"}, system.value_or("")}, std::pair{Field{"turn.prompt"}, prompt}}) {
+       {std::pair{Field{"turn.system"}, texts.system.value_or("")},
+        std::pair{Field{"turn.context"}, texts.context.value_or("")}, std::pair{Field{"turn.prompt"}, texts.prompt}}) {
     for (const int32_t id : tokenizer().Encode(text)) {
       if (id != image && id != video) continue;
       FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
@@ -60,13 +104,20 @@ std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const std::v
 
 std::vector<int32_t> Dialogue::NextTurn(const std::string& prompt) const {
   const std::vector<ContentPart> question = {{ContentPart::Kind::kText, prompt}};
-  return Encoded(model_->internals().chat_template().NextTurn(system_, question), {}, system_, prompt);
+  return Encoded(model_->internals().chat_template().NextTurn(system_, question),
+                 {.system = system_, .media = {}, .context = {}, .prompt = prompt});
 }
 
 std::vector<int32_t> Dialogue::Question(const std::string& prompt, const std::string& file) const {
-  std::vector<int32_t> ids = FirstTurn(open_->system, KindsOf(open_->info.media), prompt);
+  const FirstTexts texts = {.system = open_->system,
+                            .media = KindsOf(open_->info.media),
+                            .context = open_->context,
+                            .prompt = prompt,
+                            .now = open_->now};
+  std::vector<int32_t> ids = FirstTurn(texts);
   const std::vector<int32_t>& read = open_->prompt_ids;
   if (ids.size() < read.size() || !std::equal(read.begin(), read.end(), ids.begin())) {
+    if (open_->context && ContextIds(texts) == read) FailPrompt();
     const std::string where = file.empty() ? "" : file + ": was made with other texts, or is damaged: ";
     Fail(where, model_->info().directory,
          ": tokenizer or chat template are not those that the media were read with: the same turn gives other tokens");

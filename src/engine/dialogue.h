@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,9 +22,21 @@ class Dialogue {
   // Throws Error where the directory has none.
   const Tokenizer& tokenizer() const;
 
-  // A first turn whose media have been read and whose question has not.
+  // What a first turn says.
+  struct FirstTexts {
+    std::optional<std::string> system;
+    std::vector<MediaSource::Kind> media;
+    std::optional<std::string> context;
+    std::string prompt;
+    std::time_t now = std::time(nullptr);  // what a template tells as the time
+  };
+  static FirstTexts TextsOf(const Turn& turn);
+
+  // A first turn whose media and context have been read and whose question has not.
   struct OpenTurn {
     std::optional<std::string> system;
+    std::optional<std::string> context;
+    std::time_t now = 0;
     std::vector<int32_t> prompt_ids;  // with one placeholder per medium
     PromptInfo info;                  // of what was read
   };
@@ -34,12 +47,16 @@ class Dialogue {
 
   // Ids of a first turn; one placeholder per medium. Throws Error (kUsage) for a text that holds a marker reserved for
   // media, kFailed where the template does not write as many as it should.
-  std::vector<int32_t> FirstTurn(const std::optional<std::string>& system, const std::vector<MediaSource::Kind>& media,
-                                 const std::string& prompt) const;
+  std::vector<int32_t> FirstTurn(const FirstTexts& texts) const;
+  // Of a first turn with a context text, the ids up to the context's end, whatever the prompt, which is not looked at
+  // (engine/context_text.h). Throws as FirstTurn does.
+  std::vector<int32_t> ContextIds(const FirstTexts& texts) const;
+  // How many of the turn's `ids` those are; 0 without a context text.
+  int64_t CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const;
   // Of a later one.
   std::vector<int32_t> NextTurn(const std::string& prompt) const;
-  // What is behind the media of an open turn. file: what it was opened from, for messages; empty: none. Throws Error
-  // where the same turn gives other tokens than those that were read.
+  // What is behind the media and context of an open turn. file: what it was opened from, for messages; empty: none.
+  // Throws Error where the same turn gives other tokens than those that were read.
   std::vector<int32_t> Question(const std::string& prompt, const std::string& file) const;
 
   // Of the first turn: templates may look at it again later.
@@ -53,8 +70,8 @@ class Dialogue {
   void CloseAnswer(int32_t last);
 
  private:
-  std::vector<int32_t> Encoded(const std::string& rendered, const std::vector<MediaSource::Kind>& media,
-                               const std::optional<std::string>& system, const std::string& prompt) const;
+  std::string Rendered(const FirstTexts& texts) const;
+  std::vector<int32_t> Encoded(const std::string& rendered, const FirstTexts& texts) const;
 
   const Model* model_;
   std::optional<std::string> system_;

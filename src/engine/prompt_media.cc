@@ -28,6 +28,15 @@ std::string Warning(const PreparedMedia& media, const MediaInfo& info) {
 
 }  // namespace
 
+PromptTokens LayOutTurn(const LanguageModel& model, const std::vector<int32_t>& ids,
+                        const std::vector<PreparedMedia>& media, int32_t next_position, int64_t context_ids) {
+  PromptTokens prompt = model.LayOut(ids, media, next_position);
+  if (context_ids == 0) return prompt;
+  prompt.text_end = context_ids - static_cast<int64_t>(media.size());
+  for (const PreparedMedia& one : media) prompt.text_end += one.tokens;
+  return prompt;
+}
+
 void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
   for (const PreparedMedia& one : media) {
     MediaInfo& added = info->media.emplace_back();

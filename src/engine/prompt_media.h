@@ -17,6 +17,11 @@ std::vector<MediaSource::Kind> KindsOf(const auto& media) {
   return kinds;
 }
 
+// A turn's ids, one placeholder per medium, laid out as the family does it. context_ids: how many of them are in front
+// of the question, where there is a context text; else 0.
+PromptTokens LayOutTurn(const LanguageModel& model, const std::vector<int32_t>& ids,
+                        const std::vector<PreparedMedia>& media, int32_t next_position, int64_t context_ids);
+
 // Adds what a user is told of the media, with a warning for each that is not all there. Behind decoding: before, nobody
 // knows what it will meet.
 void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info);

@@ -1,10 +1,11 @@
-// Conversations around a compressed media cache: reading the media without a question, saving and opening, snapshots.
+// Conversations around a compressed context: reading media and text without a question, saving and opening, snapshots.
 #include <algorithm>
 #include <cstring>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
+#include "engine/context_text.h"
 #include "engine/conversation.h"
 #include "engine/prompt_media.h"
 #include "policy/registry.h"
@@ -72,7 +73,9 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
     Fail(where, error);
   }
   const auto tokens = static_cast<size_t>(contents.tokens());
-  if (prompt.ids.size() != tokens || prompt.media_end != contents.tokens()) {
+  // A context's text goes on behind the media; where it ends shows when its question comes.
+  const bool ends = contents.context ? prompt.media_end <= contents.tokens() : prompt.media_end == contents.tokens();
+  if (prompt.ids.size() != tokens || !ends) {
     Fail(path, ": section tokens: ", tokens, " tokens; the media end behind ", prompt.media_end);
   }
   if (prompt.next_position != contents.next_position) {
@@ -140,20 +143,31 @@ std::shared_ptr<const void> HoldStretch(const std::shared_ptr<const MappedFile>&
 
 PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
   Begin();
-  if (started()) FailUsage("the media come first: this session has read something already");
-  if (turn.media.empty()) FailUsage("there are no media to read: a video or an image is needed");
+  if (started()) FailUsage("media and context come first: this session has read something already");
+  if (turn.media.empty() && !turn.context) {
+    FailUsage("there are no media and no context to read: a video, an image or a text is needed");
+  }
   if (!turn.prompt.empty()) FailUsage("the question comes after ReadMedia, with Read");
-  if (options_.kv.when != KvOptions::When::kMedia) FailUsage("reading media apart needs KvOptions::When::kMedia");
+  if (options_.kv.when != KvOptions::When::kContext)
+    FailUsage("reading media and context apart needs KvOptions::When::kContext");
   if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
   if (turn.system) CheckUserText(*turn.system, "system message");
+  if (turn.context) CheckContext(*turn.context);
   std::vector<PreparedMedia> media = LoadMedia(turn);
-  std::vector<int32_t> ids = dialogue_.FirstTurn(turn.system, KindsOf(turn.media), "");
-  const PromptTokens prompt = internals().LayOut(ids, media, 0);
-  int64_t repeated = -static_cast<int64_t>(media.size());  // tokens that LayOut added
-  for (const PreparedMedia& one : media) repeated += one.tokens;
-  ids.resize(static_cast<size_t>(prompt.media_end - repeated));
-  const PromptInfo info = ReadPrompt(ids, std::move(media), recorder);
-  dialogue_.Open({turn.system, std::move(ids), info});
+  const Dialogue::FirstTexts texts = Dialogue::TextsOf(turn);
+  std::vector<int32_t> ids;
+  if (turn.context) {
+    ids = dialogue_.ContextIds(texts);
+  } else {
+    ids = dialogue_.FirstTurn(texts);
+    const PromptTokens prompt = internals().LayOut(ids, media, 0);
+    int64_t repeated = -static_cast<int64_t>(media.size());  // tokens that LayOut added
+    for (const PreparedMedia& one : media) repeated += one.tokens;
+    ids.resize(static_cast<size_t>(prompt.media_end - repeated));
+  }
+  const int64_t context_ids = turn.context ? static_cast<int64_t>(ids.size()) : 0;
+  const PromptInfo info = ReadPrompt(ids, std::move(media), recorder, context_ids);
+  dialogue_.Open({turn.system, turn.context, texts.now, std::move(ids), info});
   return info;
 }
 
@@ -199,6 +213,8 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.prefill = options_.prefill;
   contents.stats = stats_;
   contents.system = open.system;
+  contents.context = open.context;
+  if (internals().chat_template().tells_time()) contents.time = open.now;
   contents.media = open.info.media;
   contents.prompt_ids = open.prompt_ids;
   contents.ids = sequence_.ids();
@@ -299,7 +315,11 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   RecordCompression(contents.tokens());
   stats_.tokens_alive = contents.stats.tokens_alive;
   sequence_.Finish(static_cast<int32_t>(contents.next_position), {});
-  Dialogue::OpenTurn open{contents.system, {contents.prompt_ids.begin(), contents.prompt_ids.end()}, {}};
+  Dialogue::OpenTurn open{.system = contents.system,
+                          .context = contents.context,
+                          .now = contents.time.value_or(std::time(nullptr)),
+                          .prompt_ids = {contents.prompt_ids.begin(), contents.prompt_ids.end()},
+                          .info = {}};
   open.info.ids = sequence_.ids();
   open.info.media = contents.media;
   for (const MediaInfo& one : contents.media) open.info.visual_tokens += one.tokens;

@@ -10,7 +10,7 @@ namespace {
 
 SessionOptions FullOptions(SessionOptions options) {
   options.kv = {};
-  options.kv.when = KvOptions::When::kMedia;  // so that the media can be read apart
+  options.kv.when = KvOptions::When::kContext;  // so that the media can be read apart
   options.dump_directory.clear();
   return options;
 }
@@ -56,7 +56,7 @@ const Conversation& SharedPrefill::question() const {
 Conversation SharedPrefill::Compress(size_t setting) {
   const KvOptions& kv = settings_[setting];
   if (media_tokens() == 0) FailUsage("nothing has been read yet");
-  const Conversation& read = kv.when == KvOptions::When::kMedia ? media_ : question();
+  const Conversation& read = kv.when == KvOptions::When::kContext ? media_ : question();
   return read.Recompressed(kv, [&](int64_t layer, Observations& observations, const KvCache& cache) {
     record_.Replay(layer, read.layout(), observations, cache);
   });

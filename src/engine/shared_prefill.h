@@ -3,7 +3,7 @@
 //
 //   SharedPrefill shared(model, options, settings);
 //   shared.ReadMedia(turn);                     vision and the media's rows: once per video
-//   Conversation media = shared.Compress(i);    a setting with When::kMedia; ReadTurn brings its question
+//   Conversation media = shared.Compress(i);    a setting with When::kContext; ReadTurn brings its question
 //   shared.ReadQuestion("What happens?");       the question's rows, in a fork: once per question
 //   Conversation asked = shared.Compress(j);    a setting with When::kPrompt, ready for Generate or Score
 //

@@ -1,5 +1,6 @@
-// Questions about videos and images, read from the files that data sets are published in. docs/evaluation.md describes
-// every format. Pure text work: whether a medium can be decoded shows when it is read.
+// Questions about videos, images and texts, read from the files that data sets are published in. docs/evaluation.md
+// describes every format. Pure text work: whether a medium can be decoded, or a file of text is one, shows when it is
+// read.
 #pragma once
 
 #include <array>
@@ -20,8 +21,10 @@ struct EvalQuestion {
   std::string prompt;                // as the model gets it, choices included
   std::string answer;                // reference; of a multiple choice the letter
   std::vector<std::string> choices;  // texts of the options A, B, ...; empty: an open question
-  std::string video;                 // names the media for people; those of the same media and times share a prefill
+  std::string video;  // names media and text for people; questions about the same media, times and text share a prefill
   std::vector<MediaSource> media;
+  std::string text;                              // a context behind the media, "" where there is none,
+  std::string text_file;                         // or the path of one
   std::vector<std::array<int64_t, 3>> evidence;  // [slice, row, column] of merged cells that the answer rests on
 };
 
@@ -37,9 +40,9 @@ const std::vector<std::string>& DataFormatNames();
 
 struct DataOptions {
   DataFormat format = DataFormat::kAuto;
-  std::string media_root;   // where the media lie; empty: beside the file
+  std::string media_root;   // where media and texts lie; empty: beside the file
   bool keep_going = false;  // leave out what is wrong instead of throwing
-  bool check_media = true;  // a medium that is not there is a problem
+  bool check_media = true;  // a medium or a text file that is not there is a problem
 };
 
 struct Dataset {

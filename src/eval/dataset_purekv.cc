@@ -1,9 +1,13 @@
 // Our own format: one JSON object per line.
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <iterator>
+#include <span>
 
 #include "base/error.h"
+#include "base/hash.h"
+#include "engine/context_text.h"
 #include "eval/dataset_formats.h"
 
 namespace purekv::data_formats {
@@ -35,6 +39,29 @@ std::vector<std::array<int64_t, 3>> Evidence(const JsonFields& fields) {
   return cells;
 }
 
+// A text has no name of its own: one that is the same for the same text.
+std::string NameOfText(const std::string& text) {
+  char name[32];
+  std::snprintf(name, sizeof name, "text %016llx",
+                static_cast<unsigned long long>(HashOf(std::as_bytes(std::span(text)))));
+  return name;
+}
+
+// `text` or `text_file`; false: neither.
+bool SetText(const JsonFields& fields, const std::string& root, EvalQuestion* question) {
+  const bool text = fields.Has("text"), file = fields.Has("text_file");
+  if (text && file) Fail(fields.where(), ": text and text_file: one of them is needed");
+  if (!text && !file) return false;
+  if (text) {
+    question->text = Text(fields, "text", static_cast<size_t>(kMaxContextBytes));
+  } else {
+    question->text_file = InRoot(fields, "text_file", root, Text(fields, "text_file", kMaxName));
+  }
+  question->video +=
+      (question->video.empty() ? "" : " ") + (text ? NameOfText(question->text) : fields.String("text_file"));
+  return true;
+}
+
 EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
   EvalQuestion question;
   question.id = Text(fields, "id", kMaxName);
@@ -43,14 +70,16 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
   question.prompt = Text(fields, "prompt", kMaxText);
   question.answer = Text(fields, "answer", kMaxText);
   const char* const keys[] = {"video", "image", "images"};
-  if (std::count_if(std::begin(keys), std::end(keys), [&](const char* key) { return fields.Has(key); }) != 1) {
-    Fail(fields.where(), ": one of video, image and images is needed: what the question is about");
-  }
+  const auto media = std::count_if(std::begin(keys), std::end(keys), [&](const char* key) { return fields.Has(key); });
   if (fields.Has("images")) {
     SetMedia(fields, "images", root, Texts(fields, "images", kMaxImages, kMaxName), &question);
-  } else {
+  } else if (media > 0) {
     const char* const key = fields.Has("video") ? "video" : "image";
     SetMedia(fields, key, root, {Text(fields, key, kMaxName)}, &question);
+  }
+  if (const bool text = SetText(fields, root, &question); media > 1 || (media == 0 && !text)) {
+    Fail(fields.where(), ": one of video, image and images is needed, or text or text_file, or one of each: what the ",
+         "question is about");
   }
   SetRange(fields, &question);
   if (fields.Has("choices")) {
@@ -59,6 +88,8 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
     question.prompt = ChoicePrompt(question.prompt, Lettered(question.choices));
   }
   question.evidence = Evidence(fields);
+  if (media == 0 && !question.evidence.empty())
+    Fail(fields.where(), ": evidence: cells of a video or image; there is none");
   return question;
 }
 

@@ -121,6 +121,9 @@ void Collector::Take(const std::string& where, EvalQuestion question) {
     if (!options_.check_media || FileExists(source.path)) continue;
     return Problem(where, StrCat(where, ": question ", question.id, ": no such file: ", source.path));
   }
+  if (options_.check_media && !question.text_file.empty() && !FileExists(question.text_file)) {
+    return Problem(where, StrCat(where, ": question ", question.id, ": no such file: ", question.text_file));
+  }
   into_->questions.push_back(std::move(question));
 }
 

@@ -47,7 +47,7 @@ bool IsFull(const SummaryRow& row) {
 }
 
 std::string WhenName(const std::string& when) {
-  return when == "media" ? "compressed before the question" : "compressed behind the question";
+  return when == "context" ? "compressed before the question" : "compressed behind the question";
 }
 
 // --- charts with their tables ---
@@ -333,20 +333,21 @@ std::string ReportPage(const std::string& directory, int64_t max_bytes) {
   std::string body =
       "<nav><a href=\"#quality\">quality</a> <a href=\"#cost\">cost</a> <a href=\"#types\">types</a> "
       "<a href=\"#heads\">heads</a> <a href=\"#viewer\">viewer</a> <a href=\"#run\">run</a></nav>";
-  std::set<std::string> questions, videos;
+  std::set<std::string> questions, videos, texts;
   for (const EvalResult& one : loaded.results) {
     questions.insert(one.id);
-    videos.insert(one.video);
+    (one.visual_tokens > 0 ? videos : texts).insert(one.video);
   }
+  std::string about = videos.empty() ? "" : StrCat(videos.size(), " videos");
+  if (!texts.empty()) about += StrCat(about.empty() ? "" : " and ", texts.size(), " texts");
   body += "<p>" +
-          EscapeHtml(StrCat(loaded.results.size(), " answers to ", questions.size(), " questions about ", videos.size(),
-                            " videos.")) +
+          EscapeHtml(StrCat(loaded.results.size(), " answers to ", questions.size(), " questions about ", about, ".")) +
           "</p>";
   if (!loaded.run.value("complete", false)) {
     body +=
         "<p class=\"warning\">This run is not complete: some settings may stand on fewer questions than others.</p>";
   }
-  body += QualitySection(rows) + ParetoSection(rows) + TypeSection(rows) + kHeads;
+  body += QualitySection(rows) + ParetoSection(rows) + TypeSection(rows) + (videos.empty() ? "" : kHeads);
   const OrderedJson shares = SharesJson(loaded.results, &data);
   OrderedJson shown = OrderedJson::array();
   int64_t left = max_bytes - static_cast<int64_t>(body.size() + shares.dump().size()) - (int64_t{1} << 16);

@@ -33,6 +33,21 @@ std::string Compact(const OrderedJson& value) {
   return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
+// Earlier builds compressed behind media only, and said so.
+std::string NowCalled(const std::string& when) {
+  return when == "media" ? "context" : when;
+}
+
+bool IsListOfLayers(const std::string& policy, const std::string& option) {
+  for (const PolicyInfo& info : Policies()) {
+    if (info.name != policy) continue;
+    for (const PolicyOption& one : info.options) {
+      if (one.name == option) return one.kind == PolicyOption::Kind::kLayers;
+    }
+  }
+  return false;
+}
+
 std::vector<std::vector<int64_t>> Counts(const JsonFields& fields, const std::string& key) {
   std::vector<std::vector<int64_t>> counts;
   if (!fields.Has(key)) return counts;
@@ -124,8 +139,11 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
     if (equals == std::string::npos || equals == 0) {
       FailUsage("policy '", policy, "': '", part, "' is not of the form key=value (snapkv+ada:window=16)");
     }
-    if (!setting.kv.options.emplace(part.substr(0, equals), part.substr(equals + 1)).second) {
-      FailUsage("policy '", policy, "': ", part.substr(0, equals), " is given twice");
+    const std::string key = part.substr(0, equals);
+    std::string value = part.substr(equals + 1);
+    if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
+    if (!setting.kv.options.emplace(key, std::move(value)).second) {
+      FailUsage("policy '", policy, "': ", key, " is given twice");
     }
     begin = end;
   }
@@ -175,7 +193,7 @@ EvalResult ParseResultLine(const std::string& line, const std::string& where) {
   r.length = fields.String("length", "");
   r.policy = fields.String("policy");
   r.budget = fields.Number("budget", 0, 1);
-  r.when = fields.String("when");
+  r.when = NowCalled(fields.String("when"));
   r.prompt = fields.String("prompt");
   r.reference = fields.String("reference");
   r.answer = fields.String("answer");
@@ -245,6 +263,12 @@ void ResultStore::CheckRun(const OrderedJson& settings) {
   if (!run_.is_object() || !run_.contains("format") || run_.at("format") != 1 || !run_.contains("settings") ||
       !run_.at("settings").is_object() || !run_.contains("runs") || !run_.at("runs").is_array()) {
     Fail(path, ": not the run.json of an evaluation; give another directory");
+  }
+  OrderedJson& before = run_.at("settings");
+  if (before.contains("when") && before.at("when").is_array()) {
+    for (OrderedJson& when : before.at("when")) {
+      if (when.is_string()) when = NowCalled(when.get<std::string>());
+    }
   }
   const std::string difference = Difference(run_.at("settings"), settings);
   if (!difference.empty()) {

@@ -24,11 +24,12 @@ struct EvalSetting {
   double budget = 1;
   KvOptions kv;
   bool full() const { return kv.policy == "full"; }
-  bool at_media() const { return kv.when == KvOptions::When::kMedia; }
-  const char* when() const { return at_media() ? "media" : "prompt"; }
+  bool at_context() const { return kv.when == KvOptions::When::kContext; }
+  const char* when() const { return at_context() ? "context" : "prompt"; }
 };
 
-// "snapkv+ada:window=16:pool=max" under a budget. Throws Error (kUsage) naming what is wrong.
+// "snapkv+ada:window=16:pool=max" under a budget; in a list of layers "+" may stand for the comma,
+// "purekv:sources=4+9". Throws Error (kUsage) naming what is wrong.
 EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::When when);
 
 // What stands in one line. Metrics that do not apply are absent.
@@ -36,7 +37,7 @@ struct EvalResult {
   std::string id, video, type, length;
   std::string policy;
   double budget = 1;
-  std::string when;  // "prompt", "media"
+  std::string when;  // "prompt", "context"; "media" in files of earlier builds is read as the latter
   std::string prompt, reference, answer;
   std::vector<int32_t> ids;
   std::string finish;  // "stop", "length"

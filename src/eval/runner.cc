@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/stage_timer.h"
+#include "engine/context_text.h"
 #include "eval/frame_sheet.h"
 #include "eval/kept_tokens.h"
 #include "eval/metrics.h"
@@ -22,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A video and its questions.
+// A video, or what else is read once: media, a text, or both; and its questions.
 struct Video {
   std::string name;
   std::vector<const EvalQuestion*> questions;
@@ -58,9 +59,9 @@ class Evaluation {
   void Evaluate(const Video& video);
   void EvaluateQuestion(const Video& video, const EvalQuestion& question, SharedPrefill& shared, EvalResult base,
                         FullAnswer* full);
-  void EvaluateMedia(const Video& video, SharedPrefill& shared, size_t setting,
-                     const std::map<const EvalQuestion*, EvalResult>& bases,
-                     const std::map<const EvalQuestion*, FullAnswer>& fulls);
+  void EvaluateContext(const Video& video, SharedPrefill& shared, size_t setting,
+                       const std::map<const EvalQuestion*, EvalResult>& bases,
+                       const std::map<const EvalQuestion*, FullAnswer>& fulls);
   // Scores and answers in a conversation that has read the question, and stores the result.
   void Ask(Conversation& conversation, const Video& video, const EvalQuestion& question, const EvalSetting& setting,
            EvalResult result, const FullAnswer* full);
@@ -100,13 +101,15 @@ class Evaluation {
 
 void Evaluation::GroupByVideo() {
   using Part = std::tuple<std::string, std::optional<double>, std::optional<double>>;
-  std::map<std::vector<Part>, size_t> index;
+  std::map<std::tuple<std::vector<Part>, std::string_view, std::string_view>, size_t> index;
   for (const EvalQuestion& question : plan_.questions) {
     // Media lists may repeat a name in another folder, and questions may be about parts of a video: paths and times
     // decide.
     std::vector<Part> parts;
     for (const MediaSource& one : question.media) parts.emplace_back(one.path, one.start, one.end);
-    const auto [found, added] = index.emplace(std::move(parts), videos_.size());
+    const auto [found, added] = index.emplace(
+        std::tuple(std::move(parts), std::string_view(question.text), std::string_view(question.text_file)),
+        videos_.size());
     if (added) videos_.push_back({question.video, {}, -1});
     videos_[found->second].questions.push_back(&question);
     for (const EvalSetting& setting : settings_) {
@@ -115,9 +118,13 @@ void Evaluation::GroupByVideo() {
     }
   }
   earlier_ = progress_.done;
-  const auto count = static_cast<int64_t>(videos_.size());
+  std::vector<Video*> pictures;  // texts have none
+  for (Video& video : videos_) {
+    if (!video.questions.front()->media.empty()) pictures.push_back(&video);
+  }
+  const auto count = static_cast<int64_t>(pictures.size());
   const int64_t shown = std::min(plan_.viewer_videos, count);
-  for (int64_t i = 0; i < shown; ++i) videos_[static_cast<size_t>((2 * i + 1) * count / (2 * shown))].viewer = i;
+  for (int64_t i = 0; i < shown; ++i) pictures[static_cast<size_t>((2 * i + 1) * count / (2 * shown))]->viewer = i;
   // In no order of length: then what has been done tells how long the rest will take.
   std::stable_sort(videos_.begin(), videos_.end(), [](const Video& a, const Video& b) {
     return HashOf(std::as_bytes(std::span(a.name))) < HashOf(std::as_bytes(std::span(b.name)));
@@ -219,6 +226,9 @@ void Evaluation::Evaluate(const Video& video) {
   turn.system = plan_.system;
   turn.media = questions.front()->media;
   turn.media_options = plan_.media_options;
+  const EvalQuestion& about = *questions.front();
+  if (!about.text.empty()) turn.context = about.text;
+  if (!about.text_file.empty()) turn.context = ReadContextFile(about.text_file);
   Warn(shared.ReadMedia(turn).warnings);
   if (video.viewer >= 0) StoreSheet(video, shared);
 
@@ -251,11 +261,11 @@ void Evaluation::Evaluate(const Video& video) {
     }
   }
   shared.ForgetQuestion();
-  // The prefill of the media alone was the same for all.
+  // The prefill of media and text alone was the same for all.
   std::erase_if(bases,
                 [&](const auto& one) { return std::find(asked.begin(), asked.end(), one.first) == asked.end(); });
   for (size_t i = 0; i < settings_.size(); ++i) {
-    if (settings_[i].at_media()) EvaluateMedia(video, shared, i, bases, fulls);
+    if (settings_[i].at_context()) EvaluateContext(video, shared, i, bases, fulls);
   }
 }
 
@@ -276,7 +286,7 @@ void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& questi
     full->logits = std::move(score.logits);
   }
   for (size_t i = 0; i < settings_.size(); ++i) {
-    if (settings_[i].at_media() || !Wanted(question, settings_[i])) continue;
+    if (settings_[i].at_context() || !Wanted(question, settings_[i])) continue;
     EvalResult result = base;
     double seconds = 0;
     Conversation conversation = [&] {
@@ -289,9 +299,9 @@ void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& questi
   }
 }
 
-void Evaluation::EvaluateMedia(const Video& video, SharedPrefill& shared, size_t setting,
-                               const std::map<const EvalQuestion*, EvalResult>& bases,
-                               const std::map<const EvalQuestion*, FullAnswer>& fulls) {
+void Evaluation::EvaluateContext(const Video& video, SharedPrefill& shared, size_t setting,
+                                 const std::map<const EvalQuestion*, EvalResult>& bases,
+                                 const std::map<const EvalQuestion*, FullAnswer>& fulls) {
   const EvalSetting& one = settings_[setting];
   if (std::none_of(bases.begin(), bases.end(), [&](const auto& base) { return Wanted(*base.first, one); })) return;
   double seconds = 0;

@@ -1,5 +1,6 @@
-// Asks every question under every setting and stores what came back. Videos are worked on side by side; a video is read
-// once, its prefill is shared by all settings (engine/shared_prefill.h).
+// Asks every question under every setting and stores what came back. Videos (and texts, which are meant with them
+// below) are worked on side by side; a video is read once, its prefill is shared by all settings
+// (engine/shared_prefill.h).
 #pragma once
 
 #include <atomic>

@@ -37,7 +37,7 @@ struct Sample {
     c.kv.policy = with_sums ? "h2o" : "full";
     if (with_sums) c.kv.budget = 0.3;
     if (with_sums) c.kv.options["recent_ratio"] = "0.25";
-    c.kv.when = KvOptions::When::kMedia;
+    c.kv.when = KvOptions::When::kContext;
     c.stats = {.tokens_full = 6,
                .tokens_compressed = 6,
                .tokens_kept_mean = 2.25,
@@ -150,6 +150,30 @@ TEST(PkvFile, TheFormatStandsStill) {
     if (std::getenv("PUREKV_WRITE_PKV") != nullptr) WriteFile(path, now);
     EXPECT_EQ(ReadFile(path, 1 << 20), now) << path << ": another format is another version";
   }
+}
+
+// A context's text goes into the description; the media before it, if any, are as ever.
+TEST(PkvFile, HoldsAContextAndTheTime) {
+  for (const bool media : {false, true}) {
+    Sample sample(true);
+    sample.c.context = "A \"text\",\n\n\xc3\xa9\x01.";
+    sample.c.time = 1234567890;
+    if (!media) {
+      sample.c.media.clear();
+      sample.prompt_ids = sample.ids = {5, 90, 90, 7, 91, 8};
+      sample.c.prompt_ids = sample.prompt_ids;
+      for (size_t i = 0; i < sample.records.size(); ++i) sample.records[i] = i % 5 == 0 ? 0 : -1;
+    }
+    Bytes bytes(Written(sample));
+    const PkvContents read = ParsePkv(bytes.span(), "x.pkv");
+    EXPECT_EQ(read.context, sample.c.context);
+    EXPECT_EQ(read.time, 1234567890);
+    EXPECT_EQ(read.media.size(), media ? 2U : 0U);
+    EXPECT_EQ(read.kv.when, KvOptions::When::kContext);
+  }
+  Bytes plain(Written(Sample(true)));
+  const PkvContents older = ParsePkv(plain.span(), "x.pkv");
+  EXPECT_FALSE(older.context || older.time);
 }
 
 TEST(PkvFile, RefusesEveryTruncationAndMore) {
@@ -285,6 +309,9 @@ TEST(PkvFile, RefusesFieldsThatDisagree) {
     s.c.base = 7;  // of 6
   });
   refused("sum_first_query: 2 for layer 0", [](Sample& s) { s.c.sums[0].first_query = 2; });
+  refused("media: the list is empty, and there is no context", [](Sample& s) { s.c.media.clear(); });
+  refused("context: empty", [](Sample& s) { s.c.context = ""; });
+  refused("time", [](Sample& s) { s.c.time = -1; });
   // Tokens.
   refused("position of token 5: 9; ", [](Sample& s) { s.positions[16] = 9; });  // not before next_position
   refused("id of token 2: 91; the prompt ids have 90", [](Sample& s) { s.ids[2] = 91; });

@@ -123,7 +123,7 @@ TEST(Calibrate, ProfilesSurviveTheFileAndFitTheirModelOnly) {
   CalibrationRequest request = Request();
   request.budgets = {1};
   request.max_loss = 0.99;
-  request.when = KvOptions::When::kMedia;
+  request.when = KvOptions::When::kContext;
   Calibration result = Calibrate(small.model(), Samples(small), request, OneThread());
   result.profile.options = {{"below", "wait"}, {"heads", "mean"}};
   const TemporaryDirectory directory("profile");

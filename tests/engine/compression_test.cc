@@ -106,7 +106,7 @@ TEST_P(CompressionTest, BlocksOfRowsDoNotMatter) {
 
 TEST_P(CompressionTest, AfterTheMediaTheQuestionIsKept) {
   SessionOptions options = Options(GetParam(), 9);
-  options.kv.when = KvOptions::When::kMedia;
+  options.kv.when = KvOptions::When::kContext;
   Session session(model_, options);
   const PromptInfo info = session.Read(VideoTurn());
   const KvStats kv = session.kv();

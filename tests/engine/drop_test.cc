@@ -34,7 +34,7 @@ class Expected {
     const PromptTokens prompt = small.internals().LayOut(ids, media, 0);
     layout_ = prompt.layout;
     tokens_ = prompt.ids.size();
-    part_ = kv.when == KvOptions::When::kMedia ? static_cast<size_t>(prompt.media_end) : tokens_;
+    part_ = kv.when == KvOptions::When::kContext ? static_cast<size_t>(prompt.media_end) : tokens_;
     std::vector<int32_t> all = prompt.ids;
     all.insert(all.end(), answer.begin(), answer.end() - 1);
     positions_ = prompt.positions;
@@ -201,7 +201,7 @@ TEST_P(SlowDropTest, EqualsRunningAllTokensAndHidingTheDroppedOnes) {
 TEST_P(SlowDropTest, AlsoBehindTheMediaAndInBlocks) {
   const SmallModel small(GetParam());
   SessionOptions options = Options(0.4, {{3, 0.6}, {4, 0.3}});
-  options.kv.when = KvOptions::When::kMedia;
+  options.kv.when = KvOptions::When::kContext;
   options.block_rows = 7;
   ExpectEqual(small, small.Ids(2, 6), options);
   ExpectEqual(small, small.Ids(0, 0), Options(0.4, {{3, 0.3}}));  // the prompt ends with the video
@@ -305,7 +305,7 @@ TEST_F(DropTest, ChunksChooseAmongThemselves) {
 TEST_F(DropTest, ASavedCacheGoesOnAsTheSessionThatSavedIt) {
   const TemporaryDirectory directory("dropped");
   SessionOptions options = Options(0.3, {{3, 0.5}, {5, 0.2}});
-  options.kv.when = KvOptions::When::kMedia;
+  options.kv.when = KvOptions::When::kContext;
   Turn media = small_->VideoTurn();
   const std::string question = std::exchange(media.prompt, "");
   const Turn ask = {.prompt = question};

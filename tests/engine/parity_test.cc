@@ -191,7 +191,7 @@ TEST_P(Parity, BlocksAndChunksChangeRoundingOnly) {
     options.dump_directory = dump_.path();
     options.block_rows = block;
     options.chunk_tokens = chunk;
-    options.kv.when = chunk > 0 ? KvOptions::When::kMedia : KvOptions::When::kPrompt;
+    options.kv.when = chunk > 0 ? KvOptions::When::kContext : KvOptions::When::kPrompt;
     Session session(model, options);
     session.Read(model_.FirstTurn(prompt_));
     logits.push_back(ReadFloatArray(dump_.File("logits.npy")).data);

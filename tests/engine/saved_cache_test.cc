@@ -61,7 +61,7 @@ class SavedCacheTest : public FlatModelTest<SavedCacheTest> {
     if (policy != "full") options.kv.budget = 0.3;
     options.kv.options = values;
     options.kv.allocator = allocator;
-    options.kv.when = KvOptions::When::kMedia;
+    options.kv.when = KvOptions::When::kContext;
     return options;
   }
   static SessionOptions Plain() {
@@ -240,7 +240,7 @@ TEST_F(SavedCacheTest, WrongOrderIsRefused) {
   SessionOptions at_prompt = Options("snapkv");
   at_prompt.kv.when = KvOptions::When::kPrompt;
   Session other(model, at_prompt);
-  ExpectError({"kMedia"}, [&] { other.ReadMedia(MediaTurn()); });
+  ExpectError({"kContext"}, [&] { other.ReadMedia(MediaTurn()); });
   ExpectError({path, "its own"}, [&] { Session::Open(model, path, at_prompt); });
   ExpectError({"/nowhere/x.pkv"}, [&] { Session::Open(model, "/nowhere/x.pkv", Plain()); });
 }
@@ -371,7 +371,7 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
   refused("KV head 0", [](PkvContents& c) { c.kv.budget = 0.1; });
   refused("keeps all", [](PkvContents& c) {
     c.kv = {};
-    c.kv.when = KvOptions::When::kMedia;
+    c.kv.when = KvOptions::When::kContext;
   });
   refused("sums", [](PkvContents& c) { c.kv.policy = "tova"; });
   refused("sums", [](PkvContents& c) { c.sums.assign(c.sums.size(), {}); });

@@ -177,7 +177,7 @@ TEST_F(SessionTest, ThePeakIsTheMostEverHeld) {
   SessionOptions options;  // a policy that evicts while it decodes: a snapshot is a copy
   options.kv.policy = "h2o";
   options.kv.budget = 0.5;
-  options.kv.when = KvOptions::When::kMedia;
+  options.kv.when = KvOptions::When::kContext;
   Session session(model_, options);
   Turn media = VideoTurn();
   Turn question;

@@ -62,7 +62,7 @@ class SharedPrefillTest : public FlatModelTest<SharedPrefillTest> {
       const PromptInfo info = shared.ReadQuestion(question);
       for (size_t i = 0; i < settings.size(); ++i) {
         const KvOptions& kv = settings[i];
-        const bool at_media = kv.when == KvOptions::When::kMedia;
+        const bool at_media = kv.when == KvOptions::When::kContext;
         SCOPED_TRACE(kv.policy + (at_media ? " media" : " prompt") + " allocator " + kv.allocator);
         Turn turn = MediaTurn();
         turn.prompt = question;
@@ -105,7 +105,7 @@ class SharedPrefillTest : public FlatModelTest<SharedPrefillTest> {
   static std::vector<KvOptions> EveryPolicy() {
     std::vector<KvOptions> settings;
     for (const PolicyInfo& policy : Policies()) {
-      for (const auto when : {KvOptions::When::kPrompt, KvOptions::When::kMedia}) {
+      for (const auto when : {KvOptions::When::kPrompt, KvOptions::When::kContext}) {
         settings.push_back(Setting(policy.name, when));
       }
       if (!policy.ada) continue;
@@ -123,7 +123,7 @@ TEST_F(SharedPrefillTest, EveryPolicyKeepsAndSaysWhatItsOwnSessionDoes) {
 TEST_F(SharedPrefillTest, OptionsThatObserveDifferently) {
   std::vector<KvOptions> settings;
   const auto add = [&](const std::string& policy, std::map<std::string, std::string> options) {
-    for (const auto when : {KvOptions::When::kPrompt, KvOptions::When::kMedia}) {
+    for (const auto when : {KvOptions::When::kPrompt, KvOptions::When::kContext}) {
       settings.push_back(Setting(policy, when));
       settings.back().options = options;
     }

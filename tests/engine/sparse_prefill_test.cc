@@ -146,7 +146,7 @@ TEST_F(SparsePrefillTest, LaterTurnsAndResetWork) {
 TEST_F(SparsePrefillTest, SavedCachesRememberHowTheyWereRead) {
   TemporaryDirectory directory("sparse");
   SessionOptions options = Options("st", {{"start", "0"}, {"temporal", "0"}});
-  options.kv.when = KvOptions::When::kMedia;
+  options.kv.when = KvOptions::When::kContext;
   Turn media = VideoTurn();
   const std::string question = media.prompt;
   Session whole(model_, options);

@@ -62,6 +62,33 @@ TEST(Dataset, ReadsOurLines) {
   EXPECT_THAT(second.evidence, ElementsAre(std::array<int64_t, 3>{0, 1, 2}, std::array<int64_t, 3>{3, 0, 0}));
 }
 
+TEST(Dataset, ReadsTexts) {
+  const std::string lines =
+      R"({"id": "a", "text": "A red ring.\n", "prompt": "What?", "answer": "x"})"
+      "\n"
+      R"({"id": "b", "text": "A red ring.\n", "prompt": "Which?", "answer": "y"})"
+      "\n"
+      R"({"id": "c", "text_file": "in/long.txt", "prompt": "Why?", "answer": "z"})"
+      "\n"
+      R"({"id": "d", "video": "v.mp4", "text_file": "t.txt", "start": 1, "prompt": "Why?", "answer": "z"})";
+  const Dataset data = ParseDataset(lines, "dir/set.jsonl", NoFiles());
+  ASSERT_EQ(data.questions.size(), 4U);
+  EXPECT_EQ(data.questions[0].text, "A red ring.\n");
+  EXPECT_TRUE(data.questions[0].media.empty());
+  EXPECT_EQ(data.questions[0].text_file, "");
+  EXPECT_THAT(data.questions[0].video, ::testing::MatchesRegex("text [0-9a-f]+"));
+  EXPECT_EQ(data.questions[0].video, data.questions[1].video);  // the same text, the same name
+  EXPECT_EQ(data.questions[2].text_file, "dir/in/long.txt");
+  EXPECT_EQ(data.questions[2].video, "in/long.txt");
+  EXPECT_EQ(data.questions[3].video, "v.mp4 t.txt");
+  EXPECT_EQ(data.questions[3].media[0].path, "dir/v.mp4");
+  EXPECT_EQ(data.questions[3].media[0].start, 1);
+  DataOptions options;  // files are looked for
+  options.media_root = "/nonexistent";
+  EXPECT_THAT(ErrorOf(R"({"id": "c", "text_file": "long.txt", "prompt": "Why?", "answer": "z"})", options),
+              HasSubstr("question c: no such file: /nonexistent/long.txt"));
+}
+
 TEST(Dataset, NamesWhatIsWrongWithALine) {
   struct Case {
     std::string line, says;
@@ -80,6 +107,15 @@ TEST(Dataset, NamesWhatIsWrongWithALine) {
       {R"({"id": "a", "prompt": "What?", "answer": "x"})", "video, image and images"},
       {R"({"id": "a", "video": "v.mp4", "image": "i.png", "prompt": "What?", "answer": "x"})",
        "video, image and images"},
+      {R"({"id": "a", "video": "v.mp4", "image": "i.png", "text": "t", "prompt": "What?", "answer": "x"})",
+       "video, image and images"},
+      {R"({"id": "a", "text": "t", "text_file": "t.txt", "prompt": "What?", "answer": "x"})", "text and text_file"},
+      {R"({"id": "a", "text": "", "prompt": "What?", "answer": "x"})", "text: empty"},
+      {R"({"id": "a", "text": 3, "prompt": "What?", "answer": "x"})", "text"},
+      {R"({"id": "a", "text_file": "../t.txt", "prompt": "What?", "answer": "x"})",
+       "text_file: '../t.txt' is not a path"},
+      {R"({"id": "a", "text": "t", "start": 1, "prompt": "What?", "answer": "x"})", "start, end"},
+      {R"({"id": "a", "text": "t", "evidence": [[0, 0, 0]], "prompt": "What?", "answer": "x"})", "evidence"},
       {R"({"id": "a", "video": "v.mp4", "answer": "x"})", "prompt"},
       {R"({"id": "a", "video": "v.mp4", "prompt": "What?"})", "answer"},
       {R"({"id": 3, "video": "v.mp4", "prompt": "What?", "answer": "x"})", "id"},

@@ -126,6 +126,28 @@ TEST(ResultStore, RefusesARunThatIsNestedDeeply) {
   EXPECT_THAT(ErrorOf([&] { LoadRun(directory.path()); }), refused);
 }
 
+TEST(ResultStore, GoesOnWithRunsThatSayMediaForContext) {
+  const TemporaryDirectory directory("older");
+  OrderedJson settings = kSettings;
+  settings["when"] = {"prompt", "media"};
+  EvalResult older = Result("a1", "snapkv", 0.5, 1);
+  older.when = "media";
+  {
+    ResultStore store(directory.path(), settings);  // as an earlier build wrote it
+    store.Append(older);
+  }
+  EXPECT_THAT(ReadFile(directory.File("run.json"), 1 << 20), HasSubstr("\"media\""));
+  older.when = "context";
+  settings["when"] = {"prompt", "context"};
+  ResultStore store(directory.path(), settings);
+  EXPECT_TRUE(store.Has(older.key()));
+  EXPECT_EQ(store.results()[0].when, "context");
+  store.WriteRun({{"command", "again"}}, true);
+  EXPECT_THAT(ReadFile(directory.File("run.json"), 1 << 20), Not(HasSubstr("\"media\"")));
+  EXPECT_EQ(LoadRun(directory.path()).results[0].when, "context");
+  EXPECT_THAT(ReportPage(directory.path(), 20'000'000), HasSubstr("compressed before the question"));
+}
+
 TEST(ResultStore, SortsWithoutLosingAnything) {
   const TemporaryDirectory directory("sort");
   ResultStore store(directory.path(), kSettings);
@@ -139,12 +161,21 @@ TEST(ResultStore, SortsWithoutLosingAnything) {
 }
 
 TEST(Settings, AreReadFromTheirNames) {
-  const EvalSetting one = MakeSetting("snapkv+ada:window=16:pool=max", 0.2, KvOptions::When::kMedia);
+  const EvalSetting one = MakeSetting("snapkv+ada:window=16:pool=max", 0.2, KvOptions::When::kContext);
   EXPECT_EQ(one.kv.policy, "snapkv");
   EXPECT_EQ(one.kv.allocator, "ada");
   EXPECT_EQ(one.kv.options.at("window"), "16");
   EXPECT_EQ(one.kv.options.at("pool"), "max");
   EXPECT_EQ(*one.kv.budget, 0.2);
+  EXPECT_STREQ(one.when(), "context");
+  // In a list of layers "+" is a comma; in a number it is what it always was.
+  for (const char* const name : {"purekv+ada:sources=1+3:below=wait", "purekv+ada:sources=1,3:below=wait"}) {
+    const EvalSetting two = MakeSetting(name, 0.2, KvOptions::When::kPrompt);
+    EXPECT_EQ(two.policy, name);
+    EXPECT_EQ(two.kv.allocator, "ada");
+    EXPECT_EQ(two.kv.options.at("sources"), "1,3");
+  }
+  EXPECT_EQ(MakeSetting("csp:n=1e+3", 0.2, KvOptions::When::kPrompt).kv.options.at("n"), "1e+3");
   for (const auto& [name, says] : std::vector<std::pair<std::string, std::string>>{{"nonsense", "nonsense"},
                                                                                    {"snapkv:window", "key=value"},
                                                                                    {"snapkv:window=0", "window"},
@@ -209,6 +240,28 @@ TEST(Report, HoldsNothingThatRunsOrLoads) {
   WriteFile(directory.File("run.json"), R"({"settings": {}, "complete": "yes"})");
   EXPECT_THAT(ErrorOf([&] { ReportPage(directory.path(), 1000); }),
               AllOf(HasSubstr("run.json"), HasSubstr("complete")));
+}
+
+TEST(Report, OfTextsHasNoPictures) {
+  const TemporaryDirectory directory("texts");
+  {
+    ResultStore store(directory.path(), kSettings);
+    for (const char* const policy : {"full", "snapkv"}) {
+      EvalResult result = Result("a1", policy, policy[0] == 'f' ? 1 : 0.5, 1);
+      result.visual_tokens = result.evidence_tokens = 0;
+      result.kept_visual = {{0, 0}, {0, 0}};
+      result.kept_evidence.clear();
+      result.metrics.erase("evidence");
+      store.Append(result);
+    }
+    store.WriteRun({{"command", "purekv eval"}}, true);
+  }
+  const LoadedRun run = LoadRun(directory.path());
+  for (const HeadShares& one : SharesPerHead(run.results)) EXPECT_TRUE(one.visual.empty());
+  EXPECT_THAT(SummaryCsv(Summarise(run.results)), Not(HasSubstr("nan")));
+  const std::string page = ReportPage(directory.path(), 20'000'000);
+  EXPECT_THAT(page, AllOf(HasSubstr("2 answers to 1 questions about 1 texts."), Not(HasSubstr("id=\"heads\"")),
+                          Not(HasSubstr("id=\"viewer\"")), HasSubstr("id=\"quality\""), Not(HasSubstr(">nan"))));
 }
 
 TEST(Chart, EscapesAndStandsAlone) {

@@ -171,7 +171,7 @@ def check_kept(kept, result, command, catalogue, model):
             want(all(a < b for a, b in zip(head, head[1:])), "kept positions do not ascend")
             want(all(0 <= one < tokens for one in head[:1] + head[-1:]), f"kept positions outside 0 .. {tokens - 1}")
     full = kv["tokens_full"]
-    want(tokens == full if kv["when"] == "prompt" or not result["prompt"]["media"] else tokens <= full,
+    want(tokens == full if kv["when"] == "prompt" else tokens <= full,
          f"{tokens} tokens compressed of {full}, when {kv['when']}")
     mean = sum(len(head) for layer in layers for head in layer) / (model.layers * model.kv_heads)
     want(abs(mean + full - tokens - kv["tokens_kept_mean"]) < 1e-6 * full,
@@ -206,7 +206,7 @@ def check_cache(result, command, model):
     want(kv["bytes_kept"] >= entries * entry - 1, f"{kv['bytes_kept']} bytes for {entries:.0f} entries of {entry}")
     want(kv["bytes_full"] >= kv["tokens_full"] * model.layers * model.kv_heads * entry, f"bytes_full {kv['bytes_full']} is too small")
     want(kv["bytes_now"] > 0, "nothing held now")
-    want("budget_bytes" not in kv or kv["when"] == "media" or kv["bytes_kept"] <= kv["budget_bytes"],
+    want("budget_bytes" not in kv or kv["when"] == "context" or kv["bytes_kept"] <= kv["budget_bytes"],
          f"{kv['bytes_kept']} bytes kept of --kv-bytes {kv.get('budget_bytes')}")
     chunked = command.has("--kv-chunk") and kv["when"] == "prompt"
     want("budget_bytes" not in kv or not chunked or kv["bytes_peak"] <= kv["budget_bytes"],

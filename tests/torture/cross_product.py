@@ -95,7 +95,7 @@ class CrossProduct:
                 command.add("--against", "full")
         elif rng.random() < (0.1 if command.media() and len(command.all("-p")) == 1 else draws.SELDOM):
             command.add("--report", "report.html")
-        elif rng.random() < (0.5 if command.media() and command.get("--kv-when") == "media" else draws.SELDOM):
+        elif rng.random() < (0.5 if command.media() and command.get("--kv-when") == "context" else draws.SELDOM):
             command.add("--independent")
         return command
 
@@ -135,7 +135,7 @@ class CrossProduct:
         command = Command("ask")
         draws.draw_model(rng, command, self.models)
         draws.draw_media(rng, command, at_least=1)
-        draws.draw_kv(rng, command, self.catalogue, when="media")
+        draws.draw_kv(rng, command, self.catalogue, when="context")
         draws.draw_prefill(rng, command, self.catalogue)
         draws.draw_turns(rng, command)
         command.add("--json", "-").add("--kept", "kept.json")

@@ -57,7 +57,7 @@ class Command:
 
 
 MEDIA_FLAGS = ("--video", "--image", "--frames", "--fps", "--max-frames", "--video-start", "--video-end", "--min-pixels",
-               "--max-pixels", "--sampling", "--system")
+               "--max-pixels", "--sampling", "--system", "--context")
 KV_FLAGS = ("--kv-policy", "--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-chunk",
             "--kv-when", "--drop-layers", "--profile")
 PREFILL_FLAGS = ("--prefill", "--prefill-option")
@@ -123,6 +123,8 @@ def draw_media(rng, command, at_least=0):
         fits = flag == "--system" or command.has("--video") or "pixels" in flag and command.media()
         if rng.random() < (chance if fits else SELDOM):
             command.add(flag, rng.choice(values))
+    if rng.random() < 0.1:
+        command.add("--context", rng.choice(materials.CONTEXTS))
 
 
 def draw_drop_layers(rng, command):
@@ -138,7 +140,7 @@ def draw_kv(rng, command, catalogue, when=None):
     if when:
         command.add("--kv-when", when)
     elif when is None and rng.random() < 0.35:
-        command.add("--kv-when", rng.choice(["prompt", "media"]))
+        command.add("--kv-when", rng.choice(["prompt", "context"]))
     if rng.random() < 0.06:
         return command.add("--profile", materials.DEMO / "profile.json")
     name = rng.choice(list(catalogue.policies))

@@ -16,6 +16,7 @@ VIDEOS = sorted(path for path in (DATA / "media").iterdir()
 DEMO_VIDEOS = [DEMO / f"eval/short-{number:02d}.mp4" for number in (0, 3, 7, 11)]
 IMAGES = sorted(path for path in (DATA / "media").iterdir() if path.suffix in (".png", ".jpg", ".webp"))
 IMAGES = [path for path in IMAGES if path.name != "animated.webp"] + sorted((REFERENCE / "media").glob("*.png"))
+CONTEXTS = [DATA / "eval/mvbench.json", DATA / "eval/milebench.json", SOURCE / "CONTRIBUTING.md"]
 FRAMES = sorted((REFERENCE / "media").glob("*.npy"))
 TEXTS = ["Describe the video.", "What colour is the square?", "Größe? 何色ですか", "", " ", "a", "one\ntwo\ttabs",
          "<|im_end|>", "<|video_pad|> <|image_pad|>", "{{ messages }} {% for x in y %}", "very long " * 60, "\U0001f600" * 9]

@@ -69,6 +69,8 @@ def still(text):
         return text
     for name in MOVING:
         value.pop(name, None)
+    if value.get("kv", {}).get("when") == "media":  # as builds before texts called it
+        value["kv"]["when"] = "context"
     if "cache" in value:
         value["cache"].pop("save_s", None)
         value["cache"].pop("file", None)
