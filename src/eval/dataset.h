@@ -20,7 +20,9 @@ struct EvalQuestion {
   std::string prompt;                // as the model gets it, choices included
   std::string answer;                // reference; of a multiple choice the letter
   std::vector<std::string> choices;  // texts of the options A, B, ...; empty: an open question
-  std::string video;                 // names the media for people; those of the same media and times share a prefill
+  // A right answer holds every one of these, before any that it must lack (metrics.h, Contains); empty: not judged so.
+  std::vector<std::string> contains, lacks;
+  std::string video;  // names the media for people; those of the same media and times share a prefill
   std::vector<MediaSource> media;
   std::vector<std::array<int64_t, 3>> evidence;  // [slice, row, column] of merged cells that the answer rests on
 };

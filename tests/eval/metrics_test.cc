@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "eval/bootstrap.h"
+#include "eval/runner.h"
 
 namespace purekv {
 namespace {
@@ -52,6 +53,45 @@ TEST(Metrics, ChosenLetter) {
                                            {"???", std::nullopt}}) {
     EXPECT_EQ(ChosenLetter(one.answer, choices), one.letter) << one.answer;
   }
+}
+
+TEST(Metrics, Contains) {
+  struct Case {
+    std::string answer;
+    std::vector<std::string> contains, lacks;
+    double share;
+  };
+  for (const Case& one : std::vector<Case>{
+           {"The code is **2013**.", {"2013"}, {}, 1},
+           {"The code is 20134.", {"2013"}, {}, 0},
+           {"a Red\nring", {"red ring"}, {}, 1},
+           {"a red gold ring", {"red ring"}, {}, 0},
+           {"2013 and 41", {"41", "2013", "7"}, {}, 2.0 / 3},
+           {"", {"41"}, {}, 0},
+           // Only what stands before something wrong counts.
+           {"It is 2013. The other one is 41.", {"2013"}, {"41"}, 1},
+           {"It was 41 and is 2013.", {"2013"}, {"7", "41"}, 0},
+           {"First 1, then 7, then 2, then 9", {"1", "2"}, {"9", "7"}, 0.5},
+       }) {
+    EXPECT_DOUBLE_EQ(Contains(one.answer, one.contains, one.lacks), one.share) << one.answer;
+  }
+}
+
+TEST(Metrics, AnAnswerIsRightWhenItContainsAll) {
+  EvalQuestion question;
+  question.answer = "41 and 7";
+  question.contains = {"41", "7"};
+  question.lacks = {"12"};
+  EvalResult result;
+  result.answer = "They are 41 and 7, of course.";
+  JudgeAnswer(question, &result);
+  EXPECT_EQ(result.score, 1);
+  EXPECT_EQ(result.metrics.at("contains"), 1);
+  EXPECT_EQ(result.metrics.at("exact"), 0);
+  result.answer = "They are 41 and 12 and 7.";
+  JudgeAnswer(question, &result);
+  EXPECT_EQ(result.score, 0);  // half of it is not right
+  EXPECT_EQ(result.metrics.at("contains"), 0.5);
 }
 
 TEST(Metrics, RougeL) {
