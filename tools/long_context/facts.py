@@ -60,14 +60,16 @@ FAMILIES = (
 )
 
 SUBJECTS_SAID = {"code": "the {s} door", "year": "{s}", "room": "{s}", "pet": "{s}", "cargo": "the {s}", "password": "the {s} printer"}
-ANSWER = "\nGive only the answer, in as few words as possible.\nAnswer:"
+# The last line is for models that were not trained to answer: they go on behind it.
+ANSWER = "\nAnswer in a few words.\nAnswer:"
+ONE_WORD = "\nAnswer with one word.\nAnswer:"
 
 # task; prompt; answer: what a person would say; contains, lacks: as purekv's data has them; number: of the fact asked for.
 Question = collections.namedtuple("Question", "task prompt answer contains lacks")
 
 
 def listed(items):
-    return ", ".join(items[:-1]) + " and " + items[-1]
+    return " and ".join(items)
 
 
 class Facts:
@@ -96,14 +98,14 @@ class Facts:
         return self._draw.pick(family.statements).format(s=subject, v=value)
 
     def _stated(self, family):
-        """Five facts of one form: one is asked for alone, three others together."""
+        """Five facts of one form: one is asked for alone, two others together (three are more than these small models can say)."""
         subjects = self._draw.sample(family.subjects, 5)
         values = self._values(family.values, 5)
         self.groups += [[self._say(family, s, v)] for s, v in zip(subjects, values)]
         self.questions.append(Question("needle", family.question.format(s=subjects[0]) + ANSWER, values[0], values[:1], values[1:]))
-        said = listed([SUBJECTS_SAID[family.name].format(s=s) for s in subjects[1:4]])
-        self.questions.append(Question("several", family.several.format(all=said) + ANSWER, listed(values[1:4]), values[1:4],
-                                       [values[0], values[4]]))
+        said = listed([SUBJECTS_SAID[family.name].format(s=s) for s in subjects[1:3]])
+        self.questions.append(Question("several", family.several.format(all=said) + ANSWER, listed(values[1:3]), values[1:3],
+                                       [values[0], *values[3:]]))
 
     def _changed(self, family):
         """One fact that is changed later, one of the same form that is not."""
@@ -122,7 +124,7 @@ class Facts:
             self.groups.append(["Table of keys:\n" + "\n".join(lines)])
         for number in self._draw.sample(range(12), 2):
             others = [value for value in values if value != values[number]]
-            self.questions.append(Question("lookup", f"Which word stands behind {keys[number]} in the table of keys?" + ANSWER,
+            self.questions.append(Question("lookup", f"What does {keys[number]} stand for?" + ONE_WORD,
                                            values[number], [values[number]], others))
 
     def size(self):

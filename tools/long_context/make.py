@@ -7,7 +7,7 @@ The texts are those that every Debian machine with Python has (texts.py); facts.
 --documents documents (licences, Python's manual, Python's modules in turn) with nine questions each:
 
     needle   2  one fact out of five of its form
-    several  2  three facts of one form in one answer
+    several  2  two facts of one form in one answer
     lookup   2  the value of a key in a table that stands in three pieces
     changed  2  a fact that is said twice: the later one counts
     summary  1  five sentences; has no right answer: what counts is how near the full cache's own answer stays (kl, agreement)

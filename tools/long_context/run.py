@@ -36,7 +36,7 @@ MODELS = {
     "gemma3": Model(268e6, 18, (11,)),
 }
 # Types of questions that share a run, and the most tokens of an answer.
-GROUPS = {"short": (("needle", "several", "lookup", "changed"), 24), "long": (("summary", "code"), 96)}
+GROUPS = {"short": (("needle", "several", "lookup", "changed"), 32), "long": (("summary", "code"), 96)}
 # Every policy as it comes; those behind them are purekv's with a source in the middle, the last queries and lower layers that wait.
 POLICIES = ("random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm", "h2o", "tova", "snapkv", "expected-attention", "csp", "purekv")
 # Seconds per token of an answer and billion parameters: a first guess, until runs have been timed.
@@ -186,7 +186,8 @@ def parse(argv):
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/bin/purekv")
     parser.add_argument("--models", type=names_in(MODELS), help="default: all four")
     parser.add_argument("--lengths", type=words, help="default: all of the benchmark")
-    parser.add_argument("--policies", type=words, help="default: all, and purekv's variants for the model's depth")
+    parser.add_argument("--policies", type=words,
+                        help="default: all, and purekv's variants for the model's depth; lists in options with plus: purekv:sources=4+9")
     parser.add_argument("--budgets", type=words, help="default 0.2; 0.5,0.2,0.1 takes three times as long")
     parser.add_argument("--when", type=names_in(("prompt", "context")), help="default prompt,context")
     parser.add_argument("--limit", type=int, help="only the first N texts of each run")
@@ -245,4 +246,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the evaluation under way is told in any case
     sys.exit(main())

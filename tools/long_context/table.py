@@ -169,7 +169,7 @@ def setting_table(model, when, budget):
     lengths = order_of_lengths(model)
     by_length = lengths if len(lengths) > 1 else []
     text = header(["policy", *RIGHT_OR_WRONG, "all four [95 %]", *by_length, "full wrong", "KL short", "KL summary", "KL code",
-                   "agreement short", "summary", "code"])
+                   "agreement short", "agreement summary", "agreement code"])
     for policy in model.policies(when, budget):
         setting = Setting(policy, budget, when)
         answers = list(model.by[setting].values())
