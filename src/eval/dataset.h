@@ -21,6 +21,8 @@ struct EvalQuestion {
   std::string prompt;                // as the model gets it, choices included
   std::string answer;                // reference; of a multiple choice the letter
   std::vector<std::string> choices;  // texts of the options A, B, ...; empty: an open question
+  // A right answer holds every one of these, before any that it must lack (metrics.h, Contains); empty: not judged so.
+  std::vector<std::string> contains, lacks;
   std::string video;  // names media and text for people; questions about the same media, times and text share a prefill
   std::vector<MediaSource> media;
   std::string text;                              // a context behind the media, "" where there is none,

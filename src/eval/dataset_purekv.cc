@@ -9,12 +9,14 @@
 #include "base/hash.h"
 #include "engine/context_text.h"
 #include "eval/dataset_formats.h"
+#include "eval/metrics.h"
 
 namespace purekv::data_formats {
 namespace {
 
 constexpr int64_t kMaxCell = 1'000'000;
 constexpr size_t kMaxEvidence = 100'000;
+constexpr size_t kMaxParts = 100;  // texts that an answer shall contain, or lack
 
 std::vector<std::array<int64_t, 3>> Evidence(const JsonFields& fields) {
   std::vector<std::array<int64_t, 3>> cells;
@@ -62,6 +64,29 @@ bool SetText(const JsonFields& fields, const std::string& root, EvalQuestion* qu
   return true;
 }
 
+// `contains` and `lacks`: texts that a right answer holds, and those that make it a wrong one.
+void SetContains(const JsonFields& fields, EvalQuestion* question) {
+  if (!fields.Has("contains")) {
+    if (fields.Has("lacks")) Fail(fields.where(), ": lacks: only beside contains: what a right answer holds");
+    return;
+  }
+  if (fields.Has("choices")) Fail(fields.where(), ": contains: not beside choices, which are judged by the letter");
+  question->contains = Texts(fields, "contains", kMaxParts, kMaxName);
+  if (fields.Has("lacks")) question->lacks = Texts(fields, "lacks", kMaxParts, kMaxName);
+  std::vector<std::vector<std::string>> wanted;
+  for (const std::string& one : question->contains) {
+    wanted.push_back(NormalisedWords(one));
+    if (wanted.back().empty()) Fail(fields.where(), ": contains: '", one, "' holds no word");
+  }
+  for (const std::string& one : question->lacks) {
+    const std::vector<std::string> words = NormalisedWords(one);
+    if (words.empty()) Fail(fields.where(), ": lacks: '", one, "' holds no word");
+    if (std::any_of(wanted.begin(), wanted.end(), [&](const auto& text) { return HoldsWords(text, words); })) {
+      Fail(fields.where(), ": lacks: '", one, "' stands in a text that a right answer contains");
+    }
+  }
+}
+
 EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
   EvalQuestion question;
   question.id = Text(fields, "id", kMaxName);
@@ -87,6 +112,7 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
     CheckLetter(fields, question.answer, question.choices.size());
     question.prompt = ChoicePrompt(question.prompt, Lettered(question.choices));
   }
+  SetContains(fields, &question);
   question.evidence = Evidence(fields);
   if (media == 0 && !question.evidence.empty())
     Fail(fields.where(), ": evidence: cells of a video or image; there is none");

@@ -129,6 +129,23 @@ std::optional<char> ChosenLetter(std::string_view answer, const std::vector<std:
   return chosen;
 }
 
+bool HoldsWords(const std::vector<std::string>& text, const std::vector<std::string>& words) {
+  return std::search(text.begin(), text.end(), words.begin(), words.end()) != text.end();
+}
+
+double Contains(std::string_view answer, const std::vector<std::string>& contains,
+                const std::vector<std::string>& lacks) {
+  PUREKV_CHECK(!contains.empty(), "nothing is to be contained");
+  std::vector<std::string> said = NormalisedWords(answer);
+  for (const std::string& one : lacks) {
+    const std::vector<std::string> wrong = NormalisedWords(one);
+    said.erase(std::search(said.begin(), said.end(), wrong.begin(), wrong.end()), said.end());
+  }
+  const auto held = std::count_if(contains.begin(), contains.end(),
+                                  [&](const std::string& one) { return HoldsWords(said, NormalisedWords(one)); });
+  return static_cast<double>(held) / static_cast<double>(contains.size());
+}
+
 double RougeL(std::string_view answer, std::string_view reference) {
   return SubsequenceF1(NormalisedWords(answer), NormalisedWords(reference));
 }

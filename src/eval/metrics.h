@@ -22,6 +22,15 @@ double ExactMatch(std::string_view answer, std::string_view reference);
 // letter behind "answer is" or "answer:", else the only option whose text the answer holds.
 std::optional<char> ChosenLetter(std::string_view answer, const std::vector<std::string>& choices);
 
+// Whether normalised words stand in a row in others: "red ring" in "a red ring", not in "a red gold ring".
+bool HoldsWords(const std::vector<std::string>& text, const std::vector<std::string>& words);
+
+// The share of `contains` (texts, at least one) whose words stand in a row in the answer. Of an answer that holds one
+// of `lacks`, only what stands before it counts: who is told what is wrong reads no further, and a model that goes on
+// talking behind a right answer has been right.
+double Contains(std::string_view answer, const std::vector<std::string>& contains,
+                const std::vector<std::string>& lacks);
+
 // F1 of the longest common subsequence of normalised words (Lin 2004, beta 1). Two empty texts: 1.
 double RougeL(std::string_view answer, std::string_view reference);
 

@@ -157,8 +157,8 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
 }
 
 const std::vector<std::string>& MetricNames() {
-  static const std::vector<std::string> names = {"exact",     "choice", "rouge_l", "event_f1",
-                                                 "agreement", "kl",     "evidence"};
+  static const std::vector<std::string> names = {"exact",    "choice",    "contains", "rouge_l",
+                                                 "event_f1", "agreement", "kl",       "evidence"};
   return names;
 }
 

@@ -41,7 +41,8 @@ struct EvalResult {
   std::string prompt, reference, answer;
   std::vector<int32_t> ids;
   std::string finish;  // "stop", "length"
-  double score = 0;    // the main metric: choice, else events of a long answer, else exact
+  double score =
+      0;  // the main metric: choice, else all that it shall contain, else events of a long answer, else exact
   std::map<std::string, double> metrics;
   int64_t tokens_full = 0, visual_tokens = 0, evidence_tokens = 0;
   double tokens_kept_mean = 0;
@@ -55,8 +56,8 @@ struct EvalResult {
   Key key() const { return {id, policy, budget, when}; }
 };
 
-// Metrics that a result may have, in the order of the tables: "exact", "choice", "rouge_l", "event_f1", "agreement",
-// "kl", "evidence".
+// Metrics that a result may have, in the order of the tables: "exact", "choice", "contains", "rouge_l", "event_f1",
+// "agreement", "kl", "evidence".
 const std::vector<std::string>& MetricNames();
 
 std::string ResultLine(const EvalResult& result);

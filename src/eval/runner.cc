@@ -413,6 +413,10 @@ void JudgeAnswer(const EvalQuestion& question, EvalResult* result) {
   }
   result->metrics["rouge_l"] = RougeL(answer, reference);
   if (IsLongAnswer(reference)) result->score = result->metrics["event_f1"] = EventF1(answer, reference);
+  if (!question.contains.empty()) {
+    result->metrics["contains"] = Contains(answer, question.contains, question.lacks);
+    result->score = result->metrics["contains"] == 1 ? 1 : 0;
+  }
 }
 
 }  // namespace purekv

@@ -89,6 +89,13 @@ TEST(Dataset, ReadsTexts) {
               HasSubstr("question c: no such file: /nonexistent/long.txt"));
 }
 
+TEST(Dataset, ReadsWhatAnAnswerShallContain) {
+  const Dataset data = ParseDataset(With(R"("contains": ["41", "room 7"], "lacks": ["12"])"), "set.jsonl", NoFiles());
+  ASSERT_EQ(data.questions.size(), 1U);
+  EXPECT_THAT(data.questions[0].contains, ElementsAre("41", "room 7"));
+  EXPECT_THAT(data.questions[0].lacks, ElementsAre("12"));
+}
+
 TEST(Dataset, NamesWhatIsWrongWithALine) {
   struct Case {
     std::string line, says;
@@ -133,6 +140,15 @@ TEST(Dataset, NamesWhatIsWrongWithALine) {
       {With(R"("evidence": [[1, 2, 18446744073709551615]])"), "cell 0"},
       {With(R"("evidence": [[1, 2, 1e400]])"), "set.jsonl:1"},
       {With(R"("evidence": [[1, 2, 0.5]])"), "cell 0"},
+      {With(R"("contains": "41")"), "contains: a list of strings"},
+      {With(R"("contains": [])"), "contains: a list of strings"},
+      {With(R"("contains": ["41", "?!"])"), "contains: '?!' holds no word"},
+      {With(R"("contains": ["41"], "lacks": [3])"), "lacks: entry 0"},
+      {With(R"("contains": ["41"], "lacks": ["."])"), "lacks: '.' holds no word"},
+      {With(R"("contains": ["41", "Room 7"], "lacks": ["room"])"),
+       "lacks: 'room' stands in a text that a right answer"},
+      {With(R"("lacks": ["41"])"), "lacks: only beside contains"},
+      {With(R"("choices": ["a dog", "a cat"], "contains": ["a dog"])"), "contains: not beside choices"},
       {With(R"("choices": "no list")"), "choices"},
       {With(R"("choices": ["one"])"), "none of the letters A to A"},
       {R"({"id": ")" + std::string(501, 'x') + R"(", "video": "v.mp4", "prompt": "What?", "answer": "x"})",

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "eval/bootstrap.h"
+#include "eval/runner.h"
 
 namespace purekv {
 namespace {
@@ -52,6 +53,45 @@ TEST(Metrics, ChosenLetter) {
                                            {"???", std::nullopt}}) {
     EXPECT_EQ(ChosenLetter(one.answer, choices), one.letter) << one.answer;
   }
+}
+
+TEST(Metrics, Contains) {
+  struct Case {
+    std::string answer;
+    std::vector<std::string> contains, lacks;
+    double share;
+  };
+  for (const Case& one : std::vector<Case>{
+           {"The code is **2013**.", {"2013"}, {}, 1},
+           {"The code is 20134.", {"2013"}, {}, 0},
+           {"a Red\nring", {"red ring"}, {}, 1},
+           {"a red gold ring", {"red ring"}, {}, 0},
+           {"2013 and 41", {"41", "2013", "7"}, {}, 2.0 / 3},
+           {"", {"41"}, {}, 0},
+           // Only what stands before something wrong counts.
+           {"It is 2013. The other one is 41.", {"2013"}, {"41"}, 1},
+           {"It was 41 and is 2013.", {"2013"}, {"7", "41"}, 0},
+           {"First 1, then 7, then 2, then 9", {"1", "2"}, {"9", "7"}, 0.5},
+       }) {
+    EXPECT_DOUBLE_EQ(Contains(one.answer, one.contains, one.lacks), one.share) << one.answer;
+  }
+}
+
+TEST(Metrics, AnAnswerIsRightWhenItContainsAll) {
+  EvalQuestion question;
+  question.answer = "41 and 7";
+  question.contains = {"41", "7"};
+  question.lacks = {"12"};
+  EvalResult result;
+  result.answer = "They are 41 and 7, of course.";
+  JudgeAnswer(question, &result);
+  EXPECT_EQ(result.score, 1);
+  EXPECT_EQ(result.metrics.at("contains"), 1);
+  EXPECT_EQ(result.metrics.at("exact"), 0);
+  result.answer = "They are 41 and 12 and 7.";
+  JudgeAnswer(question, &result);
+  EXPECT_EQ(result.score, 0);  // half of it is not right
+  EXPECT_EQ(result.metrics.at("contains"), 0.5);
 }
 
 TEST(Metrics, RougeL) {
@@ -115,6 +155,19 @@ TEST(Bootstrap, MeanOverValuesIntervalOverClusters) {
   const Interval again = BootstrapMean(coins);
   EXPECT_EQ(half.low, again.low);
   EXPECT_EQ(half.high, again.high);
+}
+
+TEST(Bootstrap, IsThatOfTheTableOfLongTexts) {
+  // tests/tools/long_context_test.py has these values too.
+  std::vector<Cluster> clusters;
+  for (int i = 0; i < 10; ++i) {
+    const int count = 1 + i % 2;
+    clusters.push_back({count * (i * 3 % 7) / 10.0, count});
+  }
+  const Interval one = BootstrapMean(clusters);
+  EXPECT_NEAR(one.mean, 0.28, 1e-10);
+  EXPECT_NEAR(one.low, 0.142785714286, 1e-10);
+  EXPECT_NEAR(one.high, 0.441696428571, 1e-10);
 }
 
 }  // namespace
