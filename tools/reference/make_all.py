@@ -16,10 +16,11 @@ import make_vision_math
 import media
 import text_tokenizers
 import tokenizer_files
+import text_cases
 import tokenizer_strings
 from layout import OUT
 
-LIMIT = 3_200_000  # bytes; the data lives in git
+LIMIT = 4_000_000  # bytes; the data lives in git
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     chat_templates.main()
     gguf_blocks.main()
     make_cases.main()
+    text_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
     print(f"{len(files)} files, {total} bytes")

@@ -219,6 +219,13 @@ def write_model(config: dict, out: Path, seed: int, dtype: str, layout: str = "p
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def write_tensors(config: dict, shapes: dict, out: Path, seed: int, dtype: str) -> None:
+    """config.json and one file of tensors of these names and shapes, for models that tensor_shapes does not know."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_safetensors(out / "model.safetensors", list(shapes), shapes, seed, dtype, "published")
+
+
 def checksums(config: dict, seed: int, dtype: str) -> dict:
     """Published name -> shape, CRC-32 of the disk bytes, first float32 values: to check another implementation."""
     result = {}
