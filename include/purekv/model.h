@@ -44,9 +44,9 @@ class Model {
   // Throws Error (kUsage) naming "shape" or "layers".
   static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
 
-  // A directory's configuration and tensor headers, nothing packed: seconds even for the largest models. Throws Error
-  // as Load does.
-  static ModelSummary Inspect(const std::string& directory);
+  // A model's configuration and tensor headers, nothing packed: seconds even for the largest ones. dtype: of the cache
+  // (nullopt: as Load chooses). Throws Error as Load does.
+  static ModelSummary Inspect(const std::string& directory, std::optional<Dtype> dtype = std::nullopt);
   // Every tensor of the directory, sorted by name. Throws Error naming the file.
   static std::vector<TensorListing> ListTensors(const std::string& directory);
   // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only) with the

@@ -12,15 +12,17 @@ namespace purekv {
 
 // A loaded model, or one that could be.
 struct ModelInfo {
-  std::string directory;                      // or the shape's name for random weights
-  std::string family;                         // "qwen2_5_vl", "qwen2_vl"
+  std::string directory;                      // or the GGUF file, or the shape's name for random weights
+  std::string family;                         // "qwen2_5_vl", "llama"
   Dtype dtype = Dtype::kF32;                  // of activations
   WeightFormat weights = WeightFormat::kF32;  // packed
   KvFormat cache = KvFormat::kF32;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;  // packed, in memory
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, max_positions = 0;
-  int64_t kv_bytes_per_token = 0;  // all layers and heads
+  int64_t kv_bytes_per_token = 0;  // all layers and heads, but for those with a window, once that is full
+  int64_t window = 0;              // tokens that a layer with a window sees and keeps; 0: there is none
+  int64_t windowed_layers = 0;     // how many have one
   // 32 hexadecimal digits over configuration and weights: the same for the same model wherever it lies (docs/pkv.md).
   // Not known to Inspect.
   std::string fingerprint;

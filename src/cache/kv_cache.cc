@@ -38,10 +38,13 @@ std::vector<KvHeadView> KvCache::Heads(int64_t layer) const {
 }
 
 double KvCache::MeanLength() const {
+  const bool all = spec_.full_layers() == 0;
   double sum = 0, heads = 0;
-  for (const auto& layer : layers_) {
-    heads += static_cast<double>(layer.size());
-    for (const KvHead& head : layer) sum += static_cast<double>(head.length());
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (!all && !spec_.full(layer)) continue;
+    const auto& lists = layers_[static_cast<size_t>(layer)];
+    heads += static_cast<double>(lists.size());
+    for (const KvHead& head : lists) sum += static_cast<double>(head.length());
   }
   return heads > 0 ? sum / heads : 0;
 }

@@ -57,7 +57,7 @@ class KvCache {
   int64_t Length(int64_t layer, int64_t head) const { return At(layer, head).length(); }
   KvHeadView Head(int64_t layer, int64_t head) const { return At(layer, head).View(); }
   std::vector<KvHeadView> Heads(int64_t layer) const;  // [kv_heads]
-  double MeanLength() const;                           // entries of a head, over all that hold any of their own
+  double MeanLength() const;  // entries of a head, over the full layers (KvCacheSpec::full); of all where none is
   // Sequence index of each entry, ascending. [length]
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const { return At(layer, head).tokens(); }
 

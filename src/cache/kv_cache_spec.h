@@ -21,6 +21,7 @@ struct KvLayerSpec {
   // Bytes of keys, or of values, of one token in one head; and of both.
   int64_t row_bytes() const { return head_dim * static_cast<int64_t>(DtypeSize(ElementDtype(format))); }
   int64_t entry_bytes() const { return 2 * row_bytes(); }
+  bool full() const { return window == 0 && reads_layer < 0; }
   bool operator==(const KvLayerSpec&) const = default;
 };
 
@@ -36,20 +37,26 @@ class KvCacheSpec {
 
   int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
   const KvLayerSpec& operator[](int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
-  // Whether every layer keeps all entries of its own.
-  bool plain() const {
-    return std::all_of(layers_.begin(), layers_.end(),
-                       [](const KvLayerSpec& one) { return one.window == 0 && one.reads_layer < 0; });
+  // Whether the layer keeps all entries of its own until a policy evicts some: those with a window keep that, whatever
+  // a budget says.
+  bool full(int64_t layer) const { return (*this)[layer].full(); }
+  int64_t full_layers() const {
+    return std::count_if(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.full(); });
+  }
+  bool plain() const { return full_layers() == layers(); }
+  // Whether some layer reads another's entries.
+  bool shares() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.reads_layer >= 0; });
   }
   // Whether all layers are alike and each has entries of its own.
   bool uniform() const {
     return std::all_of(layers_.begin(), layers_.end(),
                        [&](const KvLayerSpec& one) { return one == layers_.front() && one.reads_layer < 0; });
   }
-  // Bytes of one token in all heads of all layers.
+  // Bytes of one more token in all heads of all layers, when it has filled the windows.
   int64_t token_bytes() const {
     int64_t bytes = 0;
-    for (const KvLayerSpec& one : layers_) bytes += one.reads_layer < 0 ? one.kv_heads * one.entry_bytes() : 0;
+    for (const KvLayerSpec& one : layers_) bytes += one.full() ? one.kv_heads * one.entry_bytes() : 0;
     return bytes;
   }
   bool operator==(const KvCacheSpec&) const = default;

@@ -46,7 +46,7 @@ void CheckUserText(std::string_view text, const char* field) {
 }
 
 ChatTemplate ChatTemplate::Load(const std::string& dir, const std::vector<std::string>& added_tokens) {
-  ChatTemplateSource source = ReadChatTemplate(dir);
+  ChatTemplateSource source = ReadChatTemplate(dir, added_tokens);
   return FromText(std::move(source.text), source.where + ": chat template", ReadSpecialTokens(dir), added_tokens);
 }
 

@@ -31,8 +31,9 @@ class ChatTemplate {
  public:
   ChatTemplate() = default;  // to be assigned from Load or FromText
 
-  // Reads the template of `dir`; without any, Qwen's. `added_tokens`: the texts of the tokenizer's added tokens, among
-  // which end_of_turn() is found. Throws Error naming the file, and the template's line where it has one.
+  // Reads the template of `dir` (chat_template_files.h: without any, a default). `added_tokens`: the texts of the
+  // tokenizer's added tokens, among which end_of_turn() is found. Throws Error naming the file, and the template's line
+  // where it has one.
   static ChatTemplate Load(const std::string& dir, const std::vector<std::string>& added_tokens = {});
 
   // A template that stands elsewhere, as in a GGUF file. `where` is for messages; `special_tokens`: the variables

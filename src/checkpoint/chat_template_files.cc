@@ -1,5 +1,6 @@
 #include "checkpoint/chat_template_files.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 
@@ -30,6 +31,19 @@ constexpr char kQwenTemplate[] =
 {{ '<|im_start|>' ~ message.role ~ '\n' ~ parts(message.content) ~ '<|im_end|>\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%})";
+
+// What stands for the template of a base model: texts as they are, an answer closed by the end of a text.
+constexpr char kPlainTemplate[] =
+    R"({%- macro parts(content) -%}
+{%- if content is string -%}{{ content }}
+{%- else -%}{%- for part in content -%}{{ part.text }}{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- if bos_token is defined -%}{{ bos_token }}{%- endif -%}
+{%- for message in messages -%}
+{{ parts(message.content) }}
+{%- if message.role == 'assistant' -%}{{ eos_token }}{%- elif message.role == 'system' -%}{{ '\n\n' }}{%- endif -%}
+{%- endfor -%})";
 
 // The text of a chat_template field: a string, or a list of named ones of which "default" counts.
 std::string TemplateText(const Json& value, const std::string& where) {
@@ -95,14 +109,20 @@ void TakeAdditional(const Json& file, const std::string& path, jinja::Values* ad
 
 }  // namespace
 
-ChatTemplateSource ReadChatTemplate(const std::string& dir) {
+ChatTemplateSource DefaultTemplate(const std::string& where, const std::vector<std::string>& added_tokens) {
+  const bool chats =
+      added_tokens.empty() || std::find(added_tokens.begin(), added_tokens.end(), "<|im_end|>") != added_tokens.end();
+  return {chats ? kQwenTemplate : kPlainTemplate, where + ": no chat template is there; the default"};
+}
+
+ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens) {
   if (auto found = FromJsonFile(JoinPath(dir, "chat_template.json"), true)) return *found;
   const std::string jinja = JoinPath(dir, "chat_template.jinja");
   if (FileExists(jinja)) return {ReadFile(jinja, kMaxFile), jinja};
   for (const char* name : {"processor_config.json", "tokenizer_config.json"}) {
     if (auto found = FromJsonFile(JoinPath(dir, name), false)) return *found;
   }
-  return {kQwenTemplate, dir + ": no chat template is there; the default"};
+  return DefaultTemplate(dir, added_tokens);
 }
 
 jinja::Variables ReadSpecialTokens(const std::string& dir) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "checkpoint/jinja.h"
 
@@ -13,9 +14,12 @@ struct ChatTemplateSource {
 };
 
 // The template that transformers 4.57.1 takes: chat_template.json, chat_template.jinja, processor_config.json, then
-// tokenizer_config.json; of a list of named ones "default". Without any: ChatML with Qwen's default system message and
-// vision markers. Throws Error.
-ChatTemplateSource ReadChatTemplate(const std::string& dir);
+// tokenizer_config.json; of a list of named ones "default". Without any: DefaultTemplate. Throws Error.
+ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens);
+// What stands for a template that is not there. Tokenizers with <|im_end|> among the added tokens (or with none, which
+// are not known): ChatML with Qwen's default system message and vision markers. Others, of base models: the texts alone
+// behind bos_token, a system message apart by a blank line, answers closed by eos_token.
+ChatTemplateSource DefaultTemplate(const std::string& where, const std::vector<std::string>& added_tokens);
 
 // bos_token, eos_token, ... as transformers' special_tokens_map has them: of tokenizer_config.json, of
 // special_tokens_map.json where the former lists no added tokens, else the tokenizer class's own. Those that are null

@@ -127,8 +127,9 @@ class RandomSource final : public TensorSource {
     } else {
       Fill(rule, count, static_cast<F16*>(buffer->data()));
     }
-    const void* data = buffer->data();
-    return {*info, data, std::move(buffer)};
+    const std::span bytes(static_cast<const std::byte*>(buffer->data()),
+                          static_cast<size_t>(count) * DtypeSize(dtype_));
+    return {*info, bytes, std::move(buffer)};
   }
 
   std::vector<std::string> Names() const override {

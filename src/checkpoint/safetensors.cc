@@ -67,7 +67,7 @@ class SafetensorsSource final : public TensorSource {
 
   TensorData Read(const std::string& name) const override {
     const Tensor& tensor = Get(name);
-    return {Info(tensor), Bytes(tensor).data(), std::shared_ptr<const void>(tensor.shard, tensor.shard.get())};
+    return {Info(tensor), Bytes(tensor), std::shared_ptr<const void>(tensor.shard, tensor.shard.get())};
   }
 
   std::vector<std::string> Names() const override {

@@ -35,14 +35,6 @@ std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const s
 // the tensor is read.
 std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir);
 
-// One tensor as it is stored, whatever its type.
-struct StoredTensorInfo {
-  std::string name;  // in the file
-  std::string dtype;
-  Shape shape;
-  int64_t bytes = 0;
-  std::string file;  // name inside the directory
-};
 // Every tensor of the files of OpenSafetensors(dir), by published name. Throws Error.
 std::vector<StoredTensorInfo> ListSafetensors(const std::string& dir);
 

@@ -42,7 +42,7 @@ void WriteSafetensors(const std::string& path, const TensorSource& source, const
   write(text.data(), text.size());
   for (const StoredTensor& tensor : tensors) {
     const TensorData data = source.Read(tensor.name);
-    write(data.data, BytesOf(data.info));
+    file.Write(data.bytes);
     source.Release(tensor.name);
   }
   file.Commit();

@@ -2,6 +2,12 @@
 
 namespace purekv {
 
+int64_t ElementCount(const Shape& shape) {
+  int64_t count = 1;
+  for (const int64_t dim : shape) count *= dim;
+  return count;
+}
+
 std::string ShapeName(const Shape& shape) {
   std::string name = "[";
   for (size_t i = 0; i < shape.size(); ++i) name += (i == 0 ? "" : ", ") + std::to_string(shape[i]);

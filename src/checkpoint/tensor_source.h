@@ -5,14 +5,17 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "base/row_reader.h"
 #include "purekv/dtype.h"
 
 namespace purekv {
 
 using Shape = std::vector<int64_t>;
+int64_t ElementCount(const Shape& shape);
 std::string ShapeName(const Shape& shape);  // "[3, 4]"
 
 struct TensorInfo {
@@ -20,11 +23,23 @@ struct TensorInfo {
   Shape shape;
 };
 
-// The bytes of one tensor, row-major, little-endian, ANY alignment; valid while `hold` lives.
+// One tensor, row-major: its bytes as stored, little-endian, ANY alignment, or where these must be expanded to be read
+// (info.dtype is f32 then) a reader of its rows. A row is what one index of the first dimension names. Valid while
+// `hold` lives.
 struct TensorData {
   TensorInfo info;
-  const void* data = nullptr;
+  std::span<const std::byte> bytes;  // as stored, whatever their form
   std::shared_ptr<const void> hold;
+  const RowReader* reader = nullptr;  // null: `bytes` are values of info.dtype
+};
+
+// One tensor as it is stored, whatever its type: for listings.
+struct StoredTensorInfo {
+  std::string name;   // in the file
+  std::string dtype;  // as the file names it
+  Shape shape;
+  int64_t bytes = 0;
+  std::string file;  // its name, without folders
 };
 
 class TensorSource {

@@ -59,11 +59,11 @@ std::array<int64_t, 3> ParseGrid(const std::string& name, const std::string& tex
 
 void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
   if (!table.Given("--model") && !table.Given("--shape")) {
-    FailUsage("--model: missing; give a directory with -m DIR, or --shape NAME");
+    FailUsage("--model: missing; give a directory or a GGUF file with -m, or --shape NAME");
   }
   if (table.Given("--model")) {
     table.Refuse("--layers", "a model directory has its own layers; use --shape");
-    CheckReadableDirectory(flags.model.directory);
+    CheckReadableModel(flags.model.directory);
   }
   CheckProfileFlags(table, flags.profile, flags.kv);
   CheckPrefillFlags(table, flags.prefill, true);

@@ -57,7 +57,7 @@ std::string PictureName(const CalibrateFlags& flags) {
 // No output replaces an input; `samples` are those of --set, once they are known.
 void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::vector<SetSample>& samples) {
   IoCheck io;
-  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  io.Model(table.Name("--model"), flags.model.directory);
   for (const MediaSource& media : flags.prompt.media) io.Input(MediaFlagName(table, media.kind), media.path);
   if (flags.prompt.context.given()) io.Input(table.Name("--context"), flags.prompt.context.path());
   if (!flags.set.empty()) io.Input(table.Name("--set"), flags.set);

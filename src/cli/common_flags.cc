@@ -71,7 +71,9 @@ FlagTable::Setter AddOption(std::map<std::string, std::string>* into) {
 }  // namespace
 
 void AddModelFlags(FlagTable& table, ModelFlags* flags) {
-  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published", SetPath(&flags->directory));
+  table.Value(kModel, "-m,--model", "DIR|FILE.gguf",
+              "a Hugging Face model directory, as published, or a GGUF file of a text model",
+              SetPath(&flags->directory));
   table.Value(kModel, "-t,--threads", "N", "threads (default: physical cores)",
               [flags](const std::string& name, const std::string& text) {
                 flags->threads = static_cast<int>(ParseInt(name, text, 1, 1024));
@@ -88,7 +90,7 @@ void AddModelFlags(FlagTable& table, ModelFlags* flags) {
 
 void CheckModelFlags(const FlagTable& table, const ModelFlags& flags) {
   if (!table.Given("--model") || flags.directory.empty()) {
-    FailUsage("--model: missing; give a Hugging Face model directory with -m DIR");
+    FailUsage("--model: missing; give a Hugging Face model directory or a GGUF file with -m");
   }
 }
 
@@ -341,7 +343,7 @@ void AddOutputFlags(FlagTable& table, OutputFlags* flags, bool dump) {
 }
 
 void CheckInputs(const ModelFlags& model, const PromptFlags& prompt) {
-  CheckReadableDirectory(model.directory);
+  CheckReadableModel(model.directory);
   for (const MediaSource& media : prompt.media) CheckReadableFile(media.path);
   prompt.context.Text();
 }

@@ -114,7 +114,7 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
 }
 
 void RegisterFiles(const FlagTable& table, const ConversationFlags& flags, IoCheck* io) {
-  io->ModelDirectory(table.Name("--model"), flags.model.directory);
+  io->Model(table.Name("--model"), flags.model.directory);
   for (const MediaSource& media : flags.prompt.media) io->Input(MediaFlagName(table, media.kind), media.path);
   if (flags.prompt.context.given()) io->Input(table.Name("--context"), flags.prompt.context.path());
   if (!flags.cache.empty()) io->Input(table.Name("--cache"), flags.cache);

@@ -104,7 +104,7 @@ std::vector<double> ParseBudgets(const std::string& name, const std::string& tex
 // What the run writes must be neither the questions nor anything that they are about.
 void CheckFiles(const FlagTable& table, const EvalFlags& flags, const std::vector<EvalQuestion>& questions) {
   IoCheck io;
-  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  io.Model(table.Name("--model"), flags.model.directory);
   io.Input(table.Name("--data"), flags.data);
   std::set<std::string> seen;
   for (const EvalQuestion& question : questions) {
@@ -131,7 +131,7 @@ void CheckEvalFlags(const FlagTable& table, const EvalFlags& flags) {
   if (flags.output.empty()) FailUsage("-o: missing; give the directory that the results go to");
   CheckMediaOptions(flags.media_options);
   CheckFiles(table, flags, {});
-  CheckReadableDirectory(flags.model.directory);
+  CheckReadableModel(flags.model.directory);
   CheckReadableFile(flags.data);
 }
 

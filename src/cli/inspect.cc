@@ -39,26 +39,35 @@ std::string Join(const std::vector<int64_t>& values, const char* separator) {
 // Everything that is going to be printed.
 struct Findings {
   ModelSummary summary;
-  int64_t kv_bytes_per_token = 0;  // in the dtype asked for
   std::optional<VideoCost> video;
   std::vector<TensorListing> tensors;
 };
+
+std::string VisionText(const ModelSummary::Vision& vision) {
+  if (vision.layers == 0) return "";  // reads text alone
+  return StrCat("  vision      ", vision.layers, " layers, hidden ", vision.hidden, ", intermediate ",
+                vision.intermediate, ", ", vision.heads, " heads, patch ", vision.patch, "x", vision.patch, "x",
+                vision.temporal_patch, ", merge ", vision.merge,
+                vision.window > 0 ? StrCat(", window ", vision.window) : "", "\n");
+}
 
 std::string FindingsText(const Findings& findings) {
   const ModelInfo& info = findings.summary.info;
   const ModelSummary::Vision& vision = findings.summary.vision;
   std::string text = StrCat(
       OneLine(info.directory), "\n", "  family      ", info.family, "\n", "  parameters  ", info.parameters,
-      " (vision ", vision.parameters, ")\n", "  on disk     ", HumanBytes(static_cast<double>(info.weight_bytes)), ", ",
-      findings.summary.disk_dtype, "\n", "  decoder     ", info.layers, " layers, hidden ", info.hidden,
-      ", intermediate ", findings.summary.intermediate, ", ", info.heads, " heads, ", info.kv_heads, " KV heads of ",
-      info.head_dim, ", vocabulary ", info.vocabulary, findings.summary.tied_embeddings ? " (tied)" : "",
-      ", positions ", info.max_positions, "\n", "  rotary      theta ", findings.summary.rope_theta,
+      vision.layers > 0 ? StrCat(" (vision ", vision.parameters, ")") : "", "\n", "  on disk     ",
+      HumanBytes(static_cast<double>(info.weight_bytes)), ", ", findings.summary.disk_dtype, "\n", "  decoder     ",
+      info.layers, " layers, hidden ", info.hidden, ", intermediate ", findings.summary.intermediate, ", ", info.heads,
+      " heads, ", info.kv_heads, " KV heads of ", info.head_dim, ", vocabulary ", info.vocabulary,
+      findings.summary.tied_embeddings ? " (tied)" : "", ", positions ", info.max_positions, "\n",
+      "  rotary      theta ", findings.summary.rope_theta,
       findings.summary.mrope_sections.empty() ? "" : ", sections " + Join(findings.summary.mrope_sections, "+"), "\n",
-      "  vision      ", vision.layers, " layers, hidden ", vision.hidden, ", intermediate ", vision.intermediate, ", ",
-      vision.heads, " heads, patch ", vision.patch, "x", vision.patch, "x", vision.temporal_patch, ", merge ",
-      vision.merge, vision.window > 0 ? StrCat(", window ", vision.window) : "", "\n", "  KV cache    ",
-      HumanBytes(static_cast<double>(findings.kv_bytes_per_token)), " per token (", DtypeName(info.dtype), ")\n");
+      VisionText(vision), "  KV cache    ", HumanBytes(static_cast<double>(info.kv_bytes_per_token)), " per token (",
+      DtypeName(info.dtype), ")",
+      info.window > 0 ? StrCat(", and the last ", info.window, " of ", info.windowed_layers, " layers with a window")
+                      : "",
+      "\n");
   if (findings.video) {
     const VideoCost& video = *findings.video;
     text += StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height,
@@ -99,7 +108,9 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                      {"max_positions", info.max_positions},
                      {"rope_theta", summary.rope_theta},
                      {"mrope_sections", summary.mrope_sections},
-                     {"kv_bytes_per_token", findings.kv_bytes_per_token}};
+                     {"kv_bytes_per_token", info.kv_bytes_per_token},
+                     {"window", info.window},
+                     {"windowed_layers", info.windowed_layers}};
   result["vision"] = {{"parameters", summary.vision.parameters},
                       {"layers", summary.vision.layers},
                       {"hidden", summary.vision.hidden},
@@ -151,22 +162,18 @@ void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
   }
   CheckMediaOptions(flags.media);
   IoCheck io;
-  io.ModelDirectory(table.Name("--model"), flags.model.directory);
+  io.Model(table.Name("--model"), flags.model.directory);
   io.Output("--json", flags.json);
   io.Check();
   if (!flags.json.empty() && flags.json != "-") CheckWritableFile("--json", flags.json);
-  CheckReadableDirectory(flags.model.directory);
+  CheckReadableModel(flags.model.directory);
 }
 
 int RunInspect(const FlagTable& table, const InspectFlags& flags) {
   CheckInspectFlags(table, flags);
   const std::string& directory = flags.model.directory;
   Findings findings;
-  findings.summary = Model::Inspect(directory);
-  ModelInfo& info = findings.summary.info;
-  if (flags.model.load.activations) info.dtype = *flags.model.load.activations;
-  findings.kv_bytes_per_token =
-      info.layers * info.kv_heads * info.head_dim * 2 * static_cast<int64_t>(DtypeSize(info.dtype));
+  findings.summary = Model::Inspect(directory, flags.model.load.activations);
   if (flags.frames) {
     findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media,
                                         flags.prompt, flags.model.load.activations);
@@ -180,13 +187,14 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
 }  // namespace
 
 Command AddInspect(CLI::App& parent) {
-  Command command = MakeCommand(parent, "inspect", "describe a model directory and what a video would cost", kExample);
+  Command command = MakeCommand(parent, "inspect", "describe a model and what a video would cost", kExample);
   const auto flags = std::make_shared<InspectFlags>();
   InspectFlags* const into = flags.get();
   FlagTable& table = *command.flags;
   constexpr char kModel[] = "Model";
   constexpr char kVideo[] = "Video";
-  table.Value(kModel, "-m,--model", "DIR", "a Hugging Face model directory, as published",
+  table.Value(kModel, "-m,--model", "DIR|FILE.gguf",
+              "a Hugging Face model directory, as published, or a GGUF file of a text model",
               [into](const std::string&, const std::string& text) { into->model.directory = text; });
   table.Value(
       kModel, "--dtype", "bf16|f32", "format of the cache (default: what ask would choose here)",

@@ -93,7 +93,8 @@ void IoCheck::Input(const std::string& flag, const std::string& path) {
   if (!path.empty()) inputs_.push_back(MakeEntry(flag, path, "what " + flag + " reads"));
 }
 
-void IoCheck::ModelDirectory(const std::string& flag, const std::string& path) {
+void IoCheck::Model(const std::string& flag, const std::string& path) {
+  if (FileExists(path)) return inputs_.push_back(MakeEntry(flag, path, "the model of " + flag));
   InputFiles(flag, path, "a file of the model of " + flag, MayBeOfAModel);
 }
 

@@ -13,9 +13,9 @@ namespace purekv::cli {
 class IoCheck {
  public:
   void Input(const std::string& flag, const std::string& path);
-  // Every file of the directory that may be part of a published model. What this program writes there (a profile, a
-  // cache, a page, .npy) may be written again.
-  void ModelDirectory(const std::string& flag, const std::string& path);
+  // A file, or every file of a directory that may be part of a published model. What this program writes there (a
+  // profile, a cache, a page, .npy) may be written again.
+  void Model(const std::string& flag, const std::string& path);
   // Every file of an evaluation's directory and of its frames, but for pages and charts made of it.
   void RunDirectory(const std::string& flag, const std::string& path);
 

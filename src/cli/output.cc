@@ -38,7 +38,8 @@ void CheckReadableFile(const std::string& path) {
   if (!FileExists(path)) Fail(path, ": not a regular file");
 }
 
-void CheckReadableDirectory(const std::string& path) {
+void CheckReadableModel(const std::string& path) {
+  if (!DirectoryExists(path) && FileExists(path)) return CheckReadableFile(path);
   DIR* const directory = opendir(path.c_str());
   if (directory == nullptr) Fail(path, ": cannot open the model directory: ", std::strerror(errno));
   closedir(directory);

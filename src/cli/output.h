@@ -8,7 +8,8 @@ namespace purekv::cli {
 
 // Throw Error (failed) naming the path and the system's reason.
 void CheckReadableFile(const std::string& path);
-void CheckReadableDirectory(const std::string& path);
+// A directory or a file.
+void CheckReadableModel(const std::string& path);
 // `flag` is named in the message. The file itself is not created, nor an existing one touched.
 void CheckWritableFile(const std::string& flag, const std::string& path);
 // Creates the directory (and those above it) when it is not there.

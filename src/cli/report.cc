@@ -32,7 +32,7 @@ int RunReport(const FlagTable& table, const ReportFlags& flags) {
   io.Output(table.Name("--output"), flags.output);
   if (!flags.svg.empty()) io.OutputDirectory(table.Name("--svg"), flags.svg, {".svg"});
   io.Check();
-  CheckReadableDirectory(flags.directory);
+  CheckReadableModel(flags.directory);
   CheckWritableFile("-o", flags.output);
   if (!flags.svg.empty()) CheckWritableDirectory("--svg", flags.svg);
   const std::string page = ReportPage(flags.directory, flags.max_megabytes * 1'000'000);

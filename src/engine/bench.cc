@@ -80,10 +80,9 @@ void CheckBenchGrid(const std::string& directory, const std::string& shape, cons
   if (!request.grid || *request.grid == std::array<int64_t, 3>{}) return;
   constexpr int64_t kMarkers = 2;
   const auto& [t, h, w] = *request.grid;
-  if (!directory.empty() && !DirectoryExists(directory)) return;  // loading says so
-  const std::string path = directory.empty() ? shape : JoinPath(directory, "config.json");
-  const Json config = directory.empty() ? PublishedConfig(shape) : ReadJson(path);
-  const auto preprocessor = FindFamily(config, path).plan(config, directory, false)->ReadPreprocessor();
+  if (!directory.empty() && !DirectoryExists(directory)) return;  // loading says so; a file sees nothing
+  const auto files = directory.empty() ? FilesOfShape(shape, PublishedConfig(shape)) : OpenModelConfig(directory);
+  const auto preprocessor = PlanModel(*files)->ReadPreprocessor();
   CheckGrid({t, h, w}, preprocessor.get(), kMarkers, request.prompt_tokens);
 }
 

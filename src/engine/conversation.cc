@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kBlockRows = 512;
 
 Compression NewCompression(const KvOptions& kv, const Decoder& decoder) {
-  return {kv, decoder.cache_spec(), decoder.config().heads, decoder.config().rope(0).inv_freq};
+  return {kv, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope().inv_freq};
 }
 
 }  // namespace
@@ -180,7 +180,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   std::optional<Dump> dump;
   if (!started() && !options_.dump_directory.empty()) {
     dump.emplace(options_.dump_directory);
-    dump->Prompt(prompt);
+    dump->Prompt(prompt, internals().decoder().config().one_axis());
     dump->Media(media, internals());
   }
   {

@@ -26,12 +26,16 @@ void Dump::Write(const std::string& name, MatrixView<const float> matrix) const 
            {matrix.rows, matrix.cols});
 }
 
-void Dump::Prompt(const PromptTokens& prompt) {
+void Dump::Prompt(const PromptTokens& prompt, bool one_axis) {
   const auto count = static_cast<int64_t>(prompt.ids.size());
   WriteNpy(JoinPath(directory_, "input_ids.npy"), std::span<const int32_t>(prompt.ids), {count});
   std::vector<int32_t> positions;
   positions.reserve(prompt.ids.size() * 3);
   for (const Position& p : prompt.positions) positions.push_back(p.t);
+  if (one_axis) {
+    WriteNpy(JoinPath(directory_, "position_ids.npy"), std::span<const int32_t>(positions), {count});
+    return;
+  }
   for (const Position& p : prompt.positions) positions.push_back(p.h);
   for (const Position& p : prompt.positions) positions.push_back(p.w);
   WriteNpy(JoinPath(directory_, "position_ids.npy"), std::span<const int32_t>(positions), {3, count});

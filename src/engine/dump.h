@@ -19,7 +19,8 @@ class Dump {
   // Throws Error when the directory cannot be made.
   explicit Dump(std::string directory);
 
-  void Prompt(const PromptTokens& prompt);
+  // one_axis: positions are one number per token, [N]; else [3, N].
+  void Prompt(const PromptTokens& prompt, bool one_axis);
   void Media(std::span<const PreparedMedia> media, const LanguageModel& model);  // pixel_values, grid
   void Vision(MatrixView<const float> hidden, const TokenLayout& layout);        // visual rows of the embedded prompt
   // Input of `layer` (layers = what the final norm gets), rows first_row .. of a prompt of `total` rows.

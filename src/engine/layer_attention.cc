@@ -1,7 +1,5 @@
 #include "engine/layer_attention.h"
 
-#include <cmath>
-
 #include "base/stage_timer.h"
 
 namespace purekv {
@@ -15,7 +13,7 @@ void AttendRows(const DecoderConfig& config, const KvCache& cache, const Attendi
   args.kv = heads;
   args.heads = config.heads;
   args.head_dim = config.head_dim;
-  args.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+  args.scale = config.score_scale();
   args.window = cache.spec()[rows.layer].window;
   args.out = rows.out;
   args.lse = observers.empty() && rows.n == 0 ? nullptr : rows.lse;

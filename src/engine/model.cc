@@ -16,8 +16,8 @@
 #include "base/threads.h"
 #include "checkpoint/chat_template.h"
 #include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/random_tensors.h"
-#include "checkpoint/safetensors.h"
 #include "checkpoint/tokenizer.h"
 #include "engine/watched_tensors.h"
 #include "models/fingerprint.h"
@@ -29,24 +29,16 @@
 namespace purekv {
 namespace {
 
-constexpr int64_t kMaxConfig = int64_t{16} << 20;
-
-// A directory opened for reading: its config, its family's plan, its tensors.
-struct OpenDirectory {
-  std::string config;  // as it stands in config.json
-  std::unique_ptr<TensorSource> tensors;
-  std::unique_ptr<ModelPlan> plan;
+// A model's files and what its family makes of them.
+struct OpenModel {
+  std::unique_ptr<const ModelFiles> files;
+  std::unique_ptr<const ModelPlan> plan;
 };
 
-OpenDirectory Open(const std::string& directory) {
-  if (!DirectoryExists(directory)) Fail(directory, ": no such directory; a Hugging Face model directory is expected");
-  const std::string path = JoinPath(directory, "config.json");
-  OpenDirectory open;
-  open.config = ReadFile(path, kMaxConfig);
-  const Json config = ParseJson(open.config, path);
-  const ModelFamily& family = FindFamily(config, path);
-  open.tensors = OpenSafetensors(directory);
-  open.plan = family.plan(config, directory, open.tensors->Find("lm_head.weight").has_value());
+OpenModel Open(const std::string& path) {
+  OpenModel open;
+  open.files = OpenModelFiles(path);
+  open.plan = PlanModel(*open.files);
   return open;
 }
 
@@ -62,10 +54,10 @@ NumberFormats ChooseFormats(const LoadOptions& options) {
   return formats;
 }
 
-ModelInfo Describe(const ModelPlan& plan, const std::string& directory, const NumberFormats& formats) {
+ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
   const DecoderConfig& decoder = plan.decoder;
   ModelInfo info;
-  info.directory = directory;
+  info.directory = plan.files.where();
   info.family = plan.family;
   info.dtype = formats.activations;
   info.weights = formats.weights;
@@ -77,18 +69,22 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, const Nu
   info.head_dim = decoder.head_dim;
   info.vocabulary = decoder.vocabulary;
   info.max_positions = decoder.max_positions;
-  info.kv_bytes_per_token =
-      KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim, formats.cache).token_bytes();
+  for (const LayerConfig& layer : decoder.per_layer) {
+    info.window = std::max(info.window, layer.window);
+    info.windowed_layers += layer.window > 0 ? 1 : 0;
+  }
+  info.kv_bytes_per_token = decoder.cache_spec(formats.cache).token_bytes();
   info.parameters = ParameterCount(plan.tensors);
   return info;
 }
 
 // Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
-int64_t TextTokens(const std::string& directory, const std::string& prompt) {
-  if (!FileExists(JoinPath(directory, "tokenizer.json")) && !FileExists(JoinPath(directory, "vocab.json"))) return 2;
-  const std::string text = ChatTemplate::Load(directory).FirstTurn(
-      {}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
-  return static_cast<int64_t>(Tokenizer::Load(directory)->Encode(text).size()) - 1;  // one stands for all visual ones
+int64_t TextTokens(const ModelFiles& files, const std::string& prompt) {
+  const auto tokenizer = files.ReadTokenizer();
+  if (!tokenizer) return 2;
+  const std::string text = files.ReadChatTemplate(tokenizer->added_tokens())
+                               .FirstTurn({}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
+  return static_cast<int64_t>(tokenizer->Encode(text).size()) - 1;  // one stands for all visual ones
 }
 
 // Tensors that the model does not read: a config.json of fewer layers than the weights, or weights of something else.
@@ -125,13 +121,14 @@ Model::~Model() = default;
 std::shared_ptr<const Model> Model::Load(const std::string& directory, const LoadOptions& options) {
   CheckLoadOptions(options);
   const NumberFormats formats = ChooseFormats(options);
-  const OpenDirectory open = Open(directory);
-  ModelInfo info = Describe(*open.plan, directory, formats);
-  WarnOfUnused(*open.tensors, *open.plan, &info);
+  const OpenModel open = Open(directory);
+  const TensorSource& tensors = *open.files->tensors();
+  ModelInfo info = Describe(*open.plan, formats);
+  WarnOfUnused(tensors, *open.plan, &info);
   const CancelScope cancel(options.cancel);
-  auto internals = open.plan->Load(WatchedTensors(*open.tensors, info.parameters, options), formats);
+  auto internals = open.plan->Load(WatchedTensors(tensors, info.parameters, options), formats);
   // Behind the packing, which has just read these bytes.
-  info.fingerprint = Fingerprint(open.config, open.plan->tensors, open.tensors.get());
+  info.fingerprint = Fingerprint(open.files->identity(), open.plan->tensors, &tensors);
   info.weight_bytes = internals->packed_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
@@ -144,9 +141,10 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   if (layers < 0 || layers > all)
     FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
   if (layers > 0) config["num_hidden_layers"] = layers;
-  const auto plan = FindFamily(config, shape).plan(config, "", false);
-  ModelInfo info = Describe(*plan, shape, formats);
-  info.fingerprint = Fingerprint(config.dump(), plan->tensors, nullptr);
+  const auto files = FilesOfShape(shape, std::move(config));
+  const auto plan = PlanModel(*files);
+  ModelInfo info = Describe(*plan, formats);
+  info.fingerprint = Fingerprint(files->identity(), plan->tensors, nullptr);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
   const CancelScope cancel(options.cancel);
   auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), formats);
@@ -154,10 +152,10 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
 
-ModelSummary Model::Inspect(const std::string& directory) {
-  const OpenDirectory open = Open(directory);
+ModelSummary Model::Inspect(const std::string& directory, std::optional<Dtype> dtype) {
+  const OpenModel open = Open(directory);
   ModelSummary summary;
-  summary.info = Describe(*open.plan, directory, ChooseFormats({}));
+  summary.info = Describe(*open.plan, ChooseFormats({.activations = dtype}));
   summary.tied_embeddings = open.plan->decoder.tied_embeddings;
   summary.intermediate = open.plan->decoder.intermediate;
   summary.rope_theta = open.plan->rope_theta;
@@ -182,7 +180,7 @@ ModelSummary Model::Inspect(const std::string& directory) {
 
 std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
   std::vector<TensorListing> list;
-  for (const StoredTensorInfo& tensor : ListSafetensors(directory)) {
+  for (const StoredTensorInfo& tensor : OpenModelFiles(directory)->ListTensors()) {
     list.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.file});
   }
   std::sort(list.begin(), list.end(), [](const TensorListing& a, const TensorListing& b) { return a.name < b.name; });
@@ -193,7 +191,7 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
                              const MediaOptions& options, const std::string& prompt, std::optional<Dtype> dtype) {
   if (frames < 1 || height < 1 || width < 1)
     FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
-  const OpenDirectory open = Open(directory);
+  const OpenModel open = Open(directory);
   const PreparedMedia media = open.plan->PlanVideo(frames, height, width, options);
   VideoCost cost;
   cost.media.kind = media.kind;
@@ -203,10 +201,8 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   cost.media.sample_fps = media.sample_fps;
   cost.height = media.frames.height;
   cost.width = media.frames.width;
-  cost.prompt_tokens = media.tokens + TextTokens(directory, prompt);
-  const DecoderConfig& decoder = open.plan->decoder;
-  const auto spec = KvCacheSpec::Uniform(decoder.layers, decoder.kv_heads, decoder.head_dim,
-                                         ChooseFormats({.activations = dtype}).cache);
+  cost.prompt_tokens = media.tokens + TextTokens(*open.files, prompt);
+  const KvCacheSpec spec = open.plan->decoder.cache_spec(ChooseFormats({.activations = dtype}).cache);
   for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
     KvOptions options_of;
     options_of.budget = budget;

@@ -35,7 +35,7 @@ PrefillRecord::SharedSums* PrefillRecord::FindSums(const Observer& observer) {
 void PrefillRecord::PlanFor(const KvOptions& kv) {
   std::vector<size_t>& mine = sums_of_.emplace_back();
   const KvCacheSpec spec = decoder_.cache_spec();
-  Compression compression(kv, spec, decoder_.config().heads, decoder_.config().rope(0).inv_freq);
+  Compression compression(kv, spec, decoder_.config().heads, decoder_.config().full_rope().inv_freq);
   compression.SetPrefix(kLongPrefix);
   compression.BeginPrefix(0, kLongPrefix);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {

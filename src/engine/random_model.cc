@@ -26,9 +26,8 @@ std::string StoredName(const std::string& name, bool language_model_names) {
 
 void WriteRandomWeights(const std::string& dir, const RandomModelOptions& options) {
   if (options.shards < 1 || options.shards > 999) FailUsage("shards ", options.shards, ": out of range 1 .. 999");
-  const std::string path = JoinPath(dir, "config.json");
-  const Json config = ReadJson(path);
-  const auto plan = FindFamily(config, path).plan(config, dir, /*has_lm_head=*/false);
+  const auto files = OpenModelConfig(dir);
+  const auto plan = PlanModel(*files);
   const auto source = RandomTensors(plan->tensors, options.seed, options.dtype);
   std::vector<StoredTensor> tensors;
   for (const TensorSpec& spec : plan->tensors)

@@ -257,7 +257,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const DecoderConfig& config = model->internals().decoder().config();
   try {
     const Compression compression(options.kv, model->internals().decoder().cache_spec(), config.heads,
-                                  config.rope(0).inv_freq);
+                                  config.full_rope().inv_freq);
     MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error);

@@ -9,15 +9,18 @@
 
 #include "base/any_matrix.h"
 #include "base/matrix.h"
+#include "base/row_reader.h"
 #include "kernels/elementwise.h"
 
 namespace purekv {
 
-// Rows of a weight matrix as a checkpoint stores them: [rows, in] row-major, dtype f32, bf16 or f16, any alignment.
+// Rows of a weight matrix as a checkpoint stores them: [rows, in] row-major, dtype f32, bf16 or f16, any alignment; or
+// a reader of them.
 struct WeightRows {
   const void* data = nullptr;
   Dtype dtype = Dtype::kF32;
   int64_t rows = 0;
+  const RowReader* reader = nullptr;  // in place of `data`
 };
 
 // How the sums of a few rows (kMatrixVectorRows, packed_weights.h) are ordered.

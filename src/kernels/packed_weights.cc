@@ -34,6 +34,21 @@ void ConvertWeights(const char* from, Dtype dtype, int64_t count, Dtype compute,
   }
 }
 
+// Row `row` of a part that has a reader, in the same way.
+void ExpandWeights(const RowReader& reader, int64_t row, int64_t count, Dtype compute, Dtype packed, char* to) {
+  if (packed == Dtype::kF32) {
+    auto* const floats = reinterpret_cast<float*>(to);
+    reader.Read(row, 1, floats);
+    for (int64_t i = 0; i < count && compute == Dtype::kBF16; ++i) floats[i] = ToFloat(ToBF16(floats[i]));
+    return;
+  }
+  static thread_local std::vector<float> floats;
+  floats.resize(static_cast<size_t>(count));
+  reader.Read(row, 1, floats.data());
+  auto* const rounded = reinterpret_cast<BF16*>(to);
+  for (int64_t i = 0; i < count; ++i) rounded[i] = ToBF16(floats[static_cast<size_t>(i)]);
+}
+
 }  // namespace
 
 LayerSource::LayerSource(std::span<const WeightRows> parts, int64_t in, WeightFormat format, bool gated)
@@ -68,8 +83,8 @@ const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer&
            static_cast<size_t>(place.row * in_) * DtypeSize(place.part->dtype);
   };
   const Place whole = Find(first);
-  if (whole.part != nullptr && whole.count >= count && whole.part->dtype == dtype && ElementDtype(format_) == dtype &&
-      reinterpret_cast<uintptr_t>(source(whole)) % DtypeSize(dtype) == 0) {
+  if (whole.part != nullptr && whole.part->reader == nullptr && whole.count >= count && whole.part->dtype == dtype &&
+      ElementDtype(format_) == dtype && reinterpret_cast<uintptr_t>(source(whole)) % DtypeSize(dtype) == 0) {
     return source(whole);
   }
   const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype);
@@ -80,6 +95,8 @@ const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer&
       const Place place = Find(first + i);
       if (place.part == nullptr) {
         std::memset(to, 0, row_bytes);
+      } else if (place.part->reader != nullptr) {
+        ExpandWeights(*place.part->reader, place.row, in_, ElementDtype(format_), dtype, to);
       } else {
         ConvertWeights(source(place), place.part->dtype, in_, ElementDtype(format_), dtype, to);
       }

@@ -1,30 +1,29 @@
 #include "models/chat_texts.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/error.h"
-#include "base/file.h"
 
 namespace purekv {
 
-ChatTexts ReadChatTexts(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
+ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
   ChatTexts texts;
-  texts.stop_ids = ReadStopIds(dir, config_eos, vocabulary);
+  texts.stop_ids = ReadStopIds(files, config_eos, vocabulary);
   // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
-  if (dir.empty()) return texts;
-  if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return texts;
-  texts.tokenizer = Tokenizer::Load(dir);
-  texts.chat_template = ChatTemplate::Load(dir, texts.tokenizer->added_tokens());
+  texts.tokenizer = files.ReadTokenizer();
+  if (!texts.tokenizer) return texts;
+  texts.chat_template = files.ReadChatTemplate(texts.tokenizer->added_tokens());
   if (const auto& end = texts.chat_template.end_of_turn(); end) {
     if (end->empty()) {
       Fail(texts.chat_template.where(), ": writes no added token of the tokenizer right behind an answer (",
            texts.chat_template.behind_answer(), "); one must close it");
     }
-    texts.end_of_turn_id = NeededTokenId(*texts.tokenizer, *end, vocabulary, dir);
+    texts.end_of_turn_id = NeededTokenId(*texts.tokenizer, *end, vocabulary, files.where());
   }
   if (texts.stop_ids.empty()) {
     if (texts.end_of_turn_id < 0)
-      Fail(dir, ": no eos_token_id, and the chat template closes no answer: nothing would end one");
+      Fail(files.where(), ": no eos_token_id, and the chat template closes no answer: nothing would end one");
     texts.stop_ids = {texts.end_of_turn_id};
   }
   return texts;
@@ -51,11 +50,10 @@ std::vector<int32_t> ReadIdList(const JsonFields& fields, const char* key, int64
   return ids;
 }
 
-std::vector<int32_t> ReadStopIds(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
+std::vector<int32_t> ReadStopIds(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
   std::vector<int32_t> ids;
-  if (const std::string path = JoinPath(dir, "generation_config.json"); !dir.empty() && FileExists(path)) {
-    const Json json = ReadJson(path);
-    ids = ReadIdList(JsonFields(json, path), "eos_token_id", vocabulary);
+  if (const std::optional<Json> json = files.ReadGenerationConfig()) {
+    ids = ReadIdList(JsonFields(*json, files.generation_config_path()), "eos_token_id", vocabulary);
   }
   if (ids.empty()) ids = config_eos;
   std::sort(ids.begin(), ids.end());

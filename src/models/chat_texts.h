@@ -1,4 +1,4 @@
-// What a model's directory says about turning text into ids and back, whatever the family.
+// What a model's files say about turning text into ids and back, whatever the family.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 
 #include "checkpoint/chat_template.h"
 #include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/tokenizer.h"
 
 namespace purekv {
 
 struct ChatTexts {
-  std::unique_ptr<const Tokenizer> tokenizer;  // null where the directory has none, and for random weights
+  std::unique_ptr<const Tokenizer> tokenizer;  // null where the files hold none, and for random weights
   ChatTemplate chat_template;
   std::vector<int32_t> stop_ids;  // each ends an answer when generated; ascending
   // The token with which the chat template closes an answer; -1: it does not write earlier answers as they are, and
@@ -21,9 +22,9 @@ struct ChatTexts {
   int32_t end_of_turn_id = -1;
 };
 
-// Reads `dir` (empty: a shape without files). config_eos: what config.json says ends an answer, where
+// config_eos: what config.json says ends an answer, where
 // generation_config.json does not; ids lie in [0, vocabulary). Throws Error naming the file.
-ChatTexts ReadChatTexts(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary);
+ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary);
 
 // The id of an added token that the model needs. Throws Error naming `dir` when the tokenizer lacks it, or config.json
 // leaves no row for it.
@@ -32,7 +33,7 @@ int32_t NeededTokenId(const Tokenizer& tokenizer, const std::string& token, int6
 // A field that is a number or a list of numbers, in [0, vocabulary); empty when it is missing. Throws Error.
 std::vector<int32_t> ReadIdList(const JsonFields& fields, const char* key, int64_t vocabulary);
 
-// Stop ids of `dir`/generation_config.json (a number or a list), else those of config.json.
-std::vector<int32_t> ReadStopIds(const std::string& dir, const std::vector<int32_t>& config_eos, int64_t vocabulary);
+// Stop ids of generation_config.json (a number or a list), else those of config.json.
+std::vector<int32_t> ReadStopIds(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary);
 
 }  // namespace purekv

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/bfloat16.h"
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
@@ -32,6 +33,17 @@ void NormHeads(MatrixView<float> x, int64_t heads, std::span<const float> weight
   }
 }
 
+// to += x
+void AddRows(MatrixView<const float> x, MatrixView<float> to) {
+  ParallelForRanges(x.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* const from = x.Row(row);
+      float* const sums = to.Row(row);
+      for (int64_t i = 0; i < x.cols; ++i) sums[i] += from[i];
+    }
+  });
+}
+
 }  // namespace
 
 std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
@@ -46,6 +58,10 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
     };
     add("input_layernorm.weight", {config.hidden});
     add("post_attention_layernorm.weight", {config.hidden});
+    if (config.post_norms) {
+      add("pre_feedforward_layernorm.weight", {config.hidden});
+      add("post_feedforward_layernorm.weight", {config.hidden});
+    }
     add("self_attn.q_proj.weight", {q, config.hidden});
     add("self_attn.k_proj.weight", {kv, config.hidden});
     add("self_attn.v_proj.weight", {kv, config.hidden});
@@ -59,6 +75,7 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
       add("self_attn.k_norm.weight", {config.head_dim});
     }
     add("self_attn.o_proj.weight", {config.hidden, q});
+    if (config.output_bias) add("self_attn.o_proj.bias", {config.hidden});
     add("mlp.gate_proj.weight", {config.intermediate, config.hidden});
     add("mlp.up_proj.weight", {config.intermediate, config.hidden});
     add("mlp.down_proj.weight", {config.hidden, config.intermediate});
@@ -71,15 +88,27 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
   using Names = std::vector<std::string>;
   PUREKV_CHECK(static_cast<int64_t>(config.per_layer.size()) == config.layers, config.per_layer.size(), " of ",
                config.layers);
+  const auto read_norm = [&](const std::string& name) {
+    std::vector<float> weight = ReadFloats(source, name);
+    for (float& one : weight) one += config.norms_add_one ? 1.0F : 0.0F;
+    return weight;
+  };
   layers_.resize(static_cast<size_t>(config.layers));
   for (int64_t i = 0; i < config.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];
     const auto name = [i](const char* rest) { return LayerName(i, rest); };
-    layer.input_norm = ReadFloats(source, name("input_layernorm.weight"));
-    layer.post_norm = ReadFloats(source, name("post_attention_layernorm.weight"));
+    layer.input_norm = read_norm(name("input_layernorm.weight"));
+    // What Llama calls the norm behind the attention stands before the feed-forward; Gemma has both.
+    if (config.post_norms) {
+      layer.attention_norm = read_norm(name("post_attention_layernorm.weight"));
+      layer.middle_norm = read_norm(name("pre_feedforward_layernorm.weight"));
+      layer.forward_norm = read_norm(name("post_feedforward_layernorm.weight"));
+    } else {
+      layer.middle_norm = read_norm(name("post_attention_layernorm.weight"));
+    }
     if (config.layer(i).qk_norm) {
-      layer.q_norm = ReadFloats(source, name("self_attn.q_norm.weight"));
-      layer.k_norm = ReadFloats(source, name("self_attn.k_norm.weight"));
+      layer.q_norm = read_norm(name("self_attn.q_norm.weight"));
+      layer.k_norm = read_norm(name("self_attn.k_norm.weight"));
     }
     const Names biases = config.qkv_bias ? Names{name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
                                                  name("self_attn.v_proj.bias")}
@@ -88,7 +117,8 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
         source,
         Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
         biases, formats);
-    layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, {}, formats);
+    const Names output_bias = config.output_bias ? Names{name("self_attn.o_proj.bias")} : Names{};
+    layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, output_bias, formats);
     layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, formats);
     layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, formats);
     for (const Linear* linear : {&layer.qkv, &layer.output, &layer.down}) {
@@ -96,37 +126,55 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
     }
     packed_bytes_ += static_cast<int64_t>(layer.gate_up.packed_bytes());
   }
-  final_norm_ = ReadFloats(source, "model.norm.weight");
+  final_norm_ = read_norm("model.norm.weight");
   head_ =
       ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, formats);
   packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
   embedding_ = source.Read("model.embed_tokens.weight");
+  if (config.scaled_embeddings) {
+    // As transformers has it: the factor is a number of the embeddings' own format.
+    embedding_scale_ = static_cast<float>(std::sqrt(static_cast<double>(config.hidden)));
+    if (compute_ == Dtype::kBF16) embedding_scale_ = ToFloat(ToBF16(embedding_scale_));
+  }
   embedding_name_ = source.Describe("model.embed_tokens.weight") + ": tensor model.embed_tokens.weight";
 }
 
-KvCacheSpec Decoder::cache_spec() const {
-  std::vector<KvLayerSpec> layers;
-  for (const LayerConfig& layer : config_.per_layer) {
-    layers.push_back({config_.kv_heads, config_.head_dim, cache_format_, layer.window, layer.reads_layer});
-  }
-  return KvCacheSpec(std::move(layers));
+const RopeSpec& DecoderConfig::full_rope() const {
+  const auto full = std::find_if(per_layer.begin(), per_layer.end(),
+                                 [](const LayerConfig& one) { return one.window == 0 && one.reads_layer < 0; });
+  return ropes.at(full == per_layer.end() ? 0 : full->rope);
+}
+
+float DecoderConfig::score_scale() const {
+  return attention_scale > 0 ? static_cast<float>(attention_scale) : 1.0F / std::sqrt(static_cast<float>(head_dim));
+}
+
+bool DecoderConfig::one_axis() const {
+  return std::all_of(ropes.begin(), ropes.end(), [](const RopeSpec& rope) {
+    return std::all_of(rope.axis.begin(), rope.axis.end(), [](uint8_t axis) { return axis == 0; });
+  });
+}
+
+KvCacheSpec DecoderConfig::cache_spec(KvFormat format) const {
+  std::vector<KvLayerSpec> specs;
+  for (const LayerConfig& one : per_layer) specs.push_back({kv_heads, head_dim, format, one.window, one.reads_layer});
+  return KvCacheSpec(std::move(specs));
 }
 
 void Decoder::Embed(std::span<const int32_t> ids, MatrixView<float> out) const {
   PUREKV_CHECK(out.rows == static_cast<int64_t>(ids.size()) && out.cols == config_.hidden, out.rows, " x ", out.cols);
-  const size_t row_bytes = static_cast<size_t>(config_.hidden) * DtypeSize(embedding_.info.dtype);
   ParallelForRanges(out.rows, 8, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int32_t id = ids[static_cast<size_t>(i)];
       PUREKV_CHECK(id >= 0 && id < config_.vocabulary, "id ", id, " of ", config_.vocabulary);
-      const char* row = static_cast<const char*>(embedding_.data) + static_cast<size_t>(id) * row_bytes;
       float* const to = out.Row(i);
-      ToFloats(row, embedding_.info.dtype, config_.hidden, to);
+      ReadRows(embedding_, id, 1, to);
       // Rows are looked at when they are used: reading the whole table at load would cost a large model seconds. No way
       // out of the loop, so that the compiler makes vectors of it.
       bool finite = true;
       for (int64_t k = 0; k < config_.hidden; ++k) finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
       if (!finite) Fail(embedding_name_, ": row ", id, " holds NaN or infinity; weights must be finite");
+      for (int64_t k = 0; k < config_.hidden && config_.scaled_embeddings; ++k) to[k] *= embedding_scale_;
     }
   });
 }
@@ -136,6 +184,7 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_ro
   if (workspace.rows < rows) {
     workspace.normed = AnyMatrix(compute_, rows, config_.hidden);
     workspace.activated = AnyMatrix(compute_, rows, config_.intermediate);
+    if (config_.post_norms) workspace.half = Matrix<float>(rows, config_.hidden);
     int64_t pairs = 0;
     for (const RopeSpec& rope : config_.ropes) pairs = std::max(pairs, rope.pairs());
     workspace.cos = Matrix<float>(rows, pairs);
@@ -188,17 +237,27 @@ void Decoder::Finish(int64_t index, AnyMatrixView attended, MatrixView<float> hi
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const AnyMatrixView normed = workspace.normed.View().Rows(0, hidden.rows);
   const AnyMatrixView activated = workspace.activated.View().Rows(0, hidden.rows);
-  const auto add = [&](const Linear& linear, AnyMatrixView x) {
-    const StageTimer timer(&workspace.matmul_seconds);
-    linear.Run(x, hidden, true, workspace.row_sums);
+  const auto add = [&](const Linear& linear, AnyMatrixView x, std::span<const float> norm) {
+    if (norm.empty()) {
+      const StageTimer timer(&workspace.matmul_seconds);
+      linear.Run(x, hidden, true, workspace.row_sums);
+      return;
+    }
+    const MatrixView<float> half = workspace.half.View().Rows(0, hidden.rows);
+    {
+      const StageTimer timer(&workspace.matmul_seconds);
+      linear.Run(x, half, false, workspace.row_sums);
+    }
+    RmsNorm(half, norm, config_.rms_eps, {half.data, Dtype::kF32, half.rows, half.cols, half.stride});
+    AddRows(half, hidden);
   };
-  add(layer.output, attended);
-  RmsNorm(hidden, layer.post_norm, config_.rms_eps, normed);
+  add(layer.output, attended, layer.attention_norm);
+  RmsNorm(hidden, layer.middle_norm, config_.rms_eps, normed);
   {
     const StageTimer timer(&workspace.matmul_seconds);
-    layer.gate_up.Run(Activation::kSilu, normed, activated, workspace.row_sums);
+    layer.gate_up.Run(config_.activation, normed, activated, workspace.row_sums);
   }
-  add(layer.down, activated);
+  add(layer.down, activated, layer.forward_norm);
 }
 
 void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits, RowSums sums) const {

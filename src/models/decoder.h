@@ -1,4 +1,5 @@
-// One decoder for all language models: the pre-norm Llama block with flags (RMSNorm, grouped-query attention, SwiGLU).
+// One decoder for all language models: the pre-norm Llama block with flags (RMSNorm, grouped-query attention, gated
+// feed-forward).
 #pragma once
 
 #include <cstdint>
@@ -36,17 +37,31 @@ struct DecoderConfig {
   int64_t max_positions = 0;
   float rms_eps = 1e-6F;
   bool qkv_bias = false;
+  bool output_bias = false;  // of the attention's output projection
   bool tied_embeddings = false;
+  Activation activation = Activation::kSilu;  // of the gate
+  bool norms_add_one = false;                 // norms multiply by 1 + weight (Gemma); else by the weight
+  bool post_norms = false;             // a norm behind each half, too, before it is added to the hidden state (Gemma 3)
+  bool scaled_embeddings = false;      // rows of the table are multiplied by sqrt(hidden) (Gemma)
+  double attention_scale = 0;          // of the logits; 0: head_dim^-0.5
   std::vector<RopeSpec> ropes;         // at least one
   std::vector<LayerConfig> per_layer;  // [layers]
 
   const LayerConfig& layer(int64_t i) const { return per_layer.at(static_cast<size_t>(i)); }
   const RopeSpec& rope(int64_t layer_index) const { return ropes.at(layer(layer_index).rope); }
+  // Of the layers whose caches a policy compresses: those without a window.
+  const RopeSpec& full_rope() const;
+  float score_scale() const;
+  // Whether positions are one number per token: no rope looks at another axis than the first.
+  bool one_axis() const;
+  // What a cache of this format keeps.
+  KvCacheSpec cache_spec(KvFormat format) const;
 };
 
 // Scratch of one conversation, reused from call to call; grows to the block size, never with the prompt.
 struct DecoderWorkspace {
   AnyMatrix normed, activated;  // [block, hidden | intermediate], compute dtype
+  Matrix<float> half;           // [block, hidden]: what one half of a layer adds, where that passes through a norm
   Matrix<float> cos, sin;       // [block, rotary / 2], the most of any layer's rope
   AnyMatrix attended;           // [span, heads * head_dim], compute dtype; a span attends at a time: a block, or more
   Matrix<float> qkv;            // [span, (heads + 2 kv_heads) * head_dim]
@@ -70,10 +85,10 @@ class Decoder {
   const DecoderConfig& config() const { return config_; }
   Dtype compute() const { return compute_; }
   // What the cache of a sequence keeps.
-  KvCacheSpec cache_spec() const;
+  KvCacheSpec cache_spec() const { return config_.cache_spec(cache_format_); }
   int64_t packed_bytes() const { return packed_bytes_; }
 
-  // Rows of the embedding table. ids in [0, vocabulary); out [ids.size(), hidden].
+  // Rows of the embedding table, scaled where the model scales them. ids in [0, vocabulary); out [ids.size(), hidden].
   void Embed(std::span<const int32_t> ids, MatrixView<float> out) const;
 
   // The parts of a layer; engine/prefill_pass.cc puts them together. A block is some rows that pass through the
@@ -102,12 +117,13 @@ class Decoder {
 
  private:
   struct Layer {
-    std::vector<float> input_norm, post_norm;  // [hidden]
-    std::vector<float> q_norm, k_norm;         // [head_dim]; empty: none
-    Linear qkv;                                // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows
-    Linear output;                             // [hidden, heads * head_dim]
-    GatedLinear gate_up;                       // 2 x [intermediate, hidden]
-    Linear down;                               // [hidden, intermediate]
+    std::vector<float> input_norm, middle_norm;       // [hidden]: before attention, before the feed-forward
+    std::vector<float> attention_norm, forward_norm;  // [hidden]: behind each; empty: none
+    std::vector<float> q_norm, k_norm;                // [head_dim]; empty: none
+    Linear qkv;           // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows
+    Linear output;        // [hidden, heads * head_dim]
+    GatedLinear gate_up;  // 2 x [intermediate, hidden]
+    Linear down;          // [hidden, intermediate]
   };
   DecoderConfig config_;
   Dtype compute_;  // of activations
@@ -116,7 +132,8 @@ class Decoder {
   std::vector<float> final_norm_;
   std::string embedding_name_;  // file and tensor, for messages
   TensorData embedding_;        // [vocabulary, hidden] as stored: rows are read from the file when asked for
-  Linear head_;                 // [vocabulary, hidden]
+  float embedding_scale_ = 1;
+  Linear head_;  // [vocabulary, hidden]
   int64_t packed_bytes_ = 0;
 };
 

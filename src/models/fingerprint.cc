@@ -39,14 +39,11 @@ class TwoHashes {
 void AddTensor(const TensorSource& source, const std::string& name, TwoHashes* hashes) {
   const TensorData tensor = source.Read(name);
   hashes->AddText(name);
-  hashes->AddText(DtypeName(tensor.info.dtype));
+  hashes->AddText(tensor.reader != nullptr ? tensor.reader->format() : DtypeName(tensor.info.dtype));
   hashes->AddNumber(static_cast<int64_t>(tensor.info.shape.size()));
-  size_t size = DtypeSize(tensor.info.dtype);
-  for (const int64_t dim : tensor.info.shape) {
-    hashes->AddNumber(dim);
-    size *= static_cast<size_t>(dim);
-  }
-  const std::span bytes(static_cast<const std::byte*>(tensor.data), size);
+  for (const int64_t dim : tensor.info.shape) hashes->AddNumber(dim);
+  const std::span<const std::byte> bytes = tensor.bytes;
+  const size_t size = bytes.size();
   if (size <= kPiece * kPieces) {
     hashes->Add(bytes);
   } else {

@@ -16,9 +16,7 @@ const std::vector<QwenShape> kShapes = {
 
 const ModelFamily kQwen25VlFamily = {
     "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl",
-    [](const Json& config, const std::string& dir, bool has_lm_head) {
-      return PlanQwen(config, dir, has_lm_head, QwenVersion::kQwen2_5, kQwen25VlFamily);
-    },
+    [](const ModelFiles& files) { return PlanQwen(files, QwenVersion::kQwen2_5, kQwen25VlFamily); },
     [] {
       std::vector<PublishedShape> shapes;
       for (const QwenShape& one : kShapes)

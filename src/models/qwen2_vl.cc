@@ -15,9 +15,7 @@ const std::vector<QwenShape> kShapes = {
 
 const ModelFamily kQwen2VlFamily = {
     "Qwen2VLForConditionalGeneration", "qwen2_vl",
-    [](const Json& config, const std::string& dir, bool has_lm_head) {
-      return PlanQwen(config, dir, has_lm_head, QwenVersion::kQwen2, kQwen2VlFamily);
-    },
+    [](const ModelFiles& files) { return PlanQwen(files, QwenVersion::kQwen2, kQwen2VlFamily); },
     [] {
       std::vector<PublishedShape> shapes;
       for (const QwenShape& one : kShapes)

@@ -1,6 +1,5 @@
 #include "models/qwen_plan.h"
 
-#include "base/file.h"
 #include "models/qwen_patch_merger.h"
 #include "models/qwen_preprocessor.h"
 #include "models/qwen_prompt.h"
@@ -10,14 +9,17 @@ namespace purekv {
 namespace {
 
 struct QwenPlan final : ModelPlan {
+  using ModelPlan::ModelPlan;
   QwenConfig config;
 
-  std::unique_ptr<const Preprocessor> ReadPreprocessor() const override { return QwenPreprocessor::Read(config, dir); }
+  std::unique_ptr<const Preprocessor> ReadPreprocessor() const override {
+    return QwenPreprocessor::Read(config, files.directory());
+  }
   FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
     // The small files come before the weights: what is wrong with them shows at once.
     FamilyParts parts;
     parts.preprocessor = ReadPreprocessor();
-    parts.prompt = QwenPrompt::Read(config, dir);
+    parts.prompt = QwenPrompt::Read(config, files);
     parts.tower = std::make_unique<const QwenVisionTower>(config.vision, source, formats);
     parts.connector = std::make_unique<const QwenPatchMerger>(config.vision, source, formats);
     return parts;
@@ -26,16 +28,12 @@ struct QwenPlan final : ModelPlan {
 
 }  // namespace
 
-std::unique_ptr<ModelPlan> PlanQwen(const Json& config, const std::string& dir, bool has_lm_head, QwenVersion version,
-                                    const ModelFamily& family) {
-  auto plan = std::make_unique<QwenPlan>();
+std::unique_ptr<ModelPlan> PlanQwen(const ModelFiles& files, QwenVersion version, const ModelFamily& family) {
+  auto plan = std::make_unique<QwenPlan>(files);
   plan->family = family.name;
-  plan->dir = dir;
-  plan->config = ParseQwenConfig(config, version, dir.empty() ? "config" : JoinPath(dir, "config.json"));
-  // transformers leaves the flag out when it equals a default, and the default differs between its versions: what the
-  // checkpoint holds decides then.
-  plan->config.decoder.tied_embeddings = plan->config.tied.value_or(!has_lm_head);
+  plan->config = ParseQwenConfig(files.config(), version, files.config_path());
   plan->decoder = plan->config.decoder;
+  plan->SetTied(plan->config.tied);
   plan->rope_theta = plan->config.rope_theta;
   plan->mrope_sections = plan->config.sections;
   const QwenVisionConfig& vision = plan->config.vision;

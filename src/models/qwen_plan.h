@@ -11,8 +11,7 @@
 
 namespace purekv {
 
-std::unique_ptr<ModelPlan> PlanQwen(const Json& config, const std::string& dir, bool has_lm_head, QwenVersion version,
-                                    const ModelFamily& family);
+std::unique_ptr<ModelPlan> PlanQwen(const ModelFiles& files, QwenVersion version, const ModelFamily& family);
 
 // What a published config.json says beside what all of its version say.
 struct QwenShape {

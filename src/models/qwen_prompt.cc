@@ -13,14 +13,14 @@ constexpr float kMaxPosition = 1 << 29;  // of a slice; far from the end of int3
 
 }  // namespace
 
-std::unique_ptr<const QwenPrompt> QwenPrompt::Read(QwenConfig config, const std::string& dir) {
+std::unique_ptr<const QwenPrompt> QwenPrompt::Read(QwenConfig config, const ModelFiles& files) {
   const int64_t vocabulary = config.decoder.vocabulary;
-  ChatTexts texts = ReadChatTexts(dir, config.eos_ids, vocabulary);
+  ChatTexts texts = ReadChatTexts(files, config.eos_ids, vocabulary);
   if (texts.tokenizer) {
     const auto check = [&](const std::string& token, const char* field, std::optional<int32_t> id) {
-      const int32_t known = NeededTokenId(*texts.tokenizer, token, vocabulary, dir);
+      const int32_t known = NeededTokenId(*texts.tokenizer, token, vocabulary, files.where());
       if (id.value_or(known) != known) {
-        Fail(dir, ": config.json's ", field, " is ", *id, ", the tokenizer's ", token, " is ", known);
+        Fail(files.where(), ": config.json's ", field, " is ", *id, ", the tokenizer's ", token, " is ", known);
       }
       return known;
     };

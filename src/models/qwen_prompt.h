@@ -15,9 +15,8 @@ namespace purekv {
 
 class QwenPrompt final : public PromptFormat {
  public:
-  // Checks that tokenizer and config agree; completes the config's marker ids. `dir` empty: a shape without files.
-  // Throws Error.
-  static std::unique_ptr<const QwenPrompt> Read(QwenConfig config, const std::string& dir);
+  // Checks that tokenizer and config agree; completes the config's marker ids. Throws Error.
+  static std::unique_ptr<const QwenPrompt> Read(QwenConfig config, const ModelFiles& files);
   QwenPrompt(QwenConfig config, ChatTexts texts);
 
   MediaMarkers Markers(bool video) const override;

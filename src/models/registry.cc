@@ -9,6 +9,10 @@
 
 namespace purekv {
 
+void ModelPlan::SetTied(std::optional<bool> stated) {
+  decoder.tied_embeddings = stated.value_or(!files.Has("lm_head.weight"));
+}
+
 void ModelPlan::SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec> connector) {
   vision_tensors = std::move(tower);
   vision_tensors.insert(vision_tensors.end(), std::make_move_iterator(connector.begin()),
@@ -19,19 +23,20 @@ void ModelPlan::SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec
 
 PreparedMedia ModelPlan::PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const {
   const auto preprocessor = ReadPreprocessor();
-  if (!preprocessor) RefuseMedia(Say(dir));
+  if (!preprocessor) RefuseMedia(Say(files.where()));
   return preprocessor->PlanVideo(frames, height, width, options);
 }
 
 std::unique_ptr<const LanguageModel> ModelPlan::Load(const TensorSource& source, const NumberFormats& formats) const {
-  CheckTensors(source, tensors, dir.empty() ? "random weights" : dir);
+  CheckTensors(source, tensors, files.tensors() == nullptr ? "random weights" : files.where());
   FamilyParts parts = ReadParts(source, formats);
   return std::make_unique<const LanguageModel>(std::move(parts), Decoder(decoder, source, formats));
 }
 
 // A list and not self-registration: a linker drops files of a static library that nothing names.
 const std::vector<ModelFamily>& ModelFamilies() {
-  static const std::vector<ModelFamily> families = {kQwen25VlFamily, kQwen2VlFamily};
+  static const std::vector<ModelFamily> families = {kQwen25VlFamily, kQwen2VlFamily, kQwen2Family,
+                                                    kQwen3Family,    kLlamaFamily,   kGemma3Family};
   return families;
 }
 
@@ -50,6 +55,10 @@ const ModelFamily& FindFamily(const Json& config, const std::string& path) {
   }
   Fail(path, ": architectures: \"", architecture.empty() ? model_type : architecture,
        "\" is not supported; supported: ", known);
+}
+
+std::unique_ptr<ModelPlan> PlanModel(const ModelFiles& files) {
+  return FindFamily(files.config(), files.config_path()).plan(files);
 }
 
 Json PublishedConfig(const std::string& name) {

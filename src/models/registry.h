@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/json.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/tensor_source.h"
 #include "models/language_model.h"
@@ -15,11 +17,13 @@
 
 namespace purekv {
 
-// What a directory's configuration says, before any weight is read.
+// What a model's configuration says, before any weight is read.
 struct ModelPlan {
+  // The files must outlive the plan.
+  explicit ModelPlan(const ModelFiles& model_files) : files(model_files) {}
   virtual ~ModelPlan() = default;
+  const ModelFiles& files;
   std::string family;     // "qwen2_5_vl"
-  std::string dir;        // empty: a shape without files
   DecoderConfig decoder;  // tied_embeddings decided
   double rope_theta = 0;
   std::vector<int64_t> mrope_sections;
@@ -32,6 +36,9 @@ struct ModelPlan {
   // Small files first, then weights. Throws Error.
   virtual FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const = 0;
 
+  // Decides decoder.tied_embeddings: as the configuration says, else by whether the weights have a head of their own.
+  // transformers leaves the flag out when it equals a default, and the default differs between its versions.
+  void SetTied(std::optional<bool> stated);
   // Lists the tensors of `decoder`, then these.
   void SetTensors(std::vector<TensorSpec> tower, std::vector<TensorSpec> connector);
   // Tiles, tokens and size of a video of already sampled frames. Throws Error.
@@ -49,9 +56,7 @@ struct PublishedShape {
 struct ModelFamily {
   const char* architecture;  // config.json: architectures[0]
   const char* name;          // config.json: model_type
-  // `dir` empty: a shape without files. `has_lm_head`: the checkpoint holds one (decides tying where the config is
-  // silent).
-  std::unique_ptr<ModelPlan> (*plan)(const Json& config, const std::string& dir, bool has_lm_head);
+  std::unique_ptr<ModelPlan> (*plan)(const ModelFiles& files);
   std::vector<PublishedShape> (*shapes)();
 };
 
@@ -60,11 +65,18 @@ const std::vector<ModelFamily>& ModelFamilies();
 // By architectures[0], else model_type. Throws Error listing the known ones. `path` names the config in messages.
 const ModelFamily& FindFamily(const Json& config, const std::string& path);
 
+// The plan of the family that the configuration names. Throws Error.
+std::unique_ptr<ModelPlan> PlanModel(const ModelFiles& files);
+
 // config.json of a published shape ("qwen2.5-vl-3b"). Throws Error (kUsage) listing the known shapes.
 Json PublishedConfig(const std::string& shape);
 
 // The families' own files.
 extern const ModelFamily kQwen2VlFamily;
 extern const ModelFamily kQwen25VlFamily;
+extern const ModelFamily kQwen2Family;
+extern const ModelFamily kQwen3Family;
+extern const ModelFamily kLlamaFamily;
+extern const ModelFamily kGemma3Family;
 
 }  // namespace purekv

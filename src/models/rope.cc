@@ -1,6 +1,7 @@
 #include "models/rope.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -13,6 +14,17 @@ namespace {
 float InverseFrequency(double theta, int64_t numerator, int64_t denominator) {
   const float exponent = static_cast<float>(numerator) / static_cast<float>(denominator);
   return 1.0F / static_cast<float>(std::pow(static_cast<float>(theta), exponent));
+}
+
+// As transformers' _compute_llama3_parameters, in f32.
+float Llama3Frequency(float frequency, const RopeScaling& scaling) {
+  const auto factor = static_cast<float>(scaling.factor), low = static_cast<float>(scaling.low_factor),
+             high = static_cast<float>(scaling.high_factor), original = static_cast<float>(scaling.original);
+  const float wave = 2 * std::numbers::pi_v<float> / frequency;
+  if (wave > original / low) return frequency / factor;
+  if (wave < original / high) return frequency;
+  const float smooth = (original / wave - low) / (high - low);
+  return (1 - smooth) * (frequency / factor) + smooth * frequency;
 }
 
 int32_t OnAxis(const Position& position, uint8_t axis) {
@@ -30,6 +42,27 @@ RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> 
   PUREKV_CHECK(static_cast<int64_t>(spec.axis.size()) == head_dim / 2, spec.axis.size(), " pairs for head_dim ",
                head_dim);
   for (int64_t f = 0; f < head_dim / 2; ++f) spec.inv_freq.push_back(InverseFrequency(theta, 2 * f, head_dim));
+  return spec;
+}
+
+RopeSpec PlainRope(int64_t head_dim, double theta, const RopeScaling& scaling) {
+  RopeSpec spec;
+  spec.axis.assign(static_cast<size_t>(head_dim / 2), 0);
+  for (int64_t f = 0; f < head_dim / 2; ++f) spec.inv_freq.push_back(InverseFrequency(theta, 2 * f, head_dim));
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone:
+      break;
+    case RopeScaling::Kind::kLinear:
+      for (float& one : spec.inv_freq) one /= static_cast<float>(scaling.factor);
+      break;
+    case RopeScaling::Kind::kLlama3:
+      for (float& one : spec.inv_freq) one = Llama3Frequency(one, scaling);
+      break;
+    case RopeScaling::Kind::kFactors:
+      PUREKV_CHECK(scaling.factors.size() == spec.inv_freq.size(), scaling.factors.size(), " factors");
+      for (size_t f = 0; f < spec.inv_freq.size(); ++f) spec.inv_freq[f] /= scaling.factors[f];
+      break;
+  }
   return spec;
 }
 

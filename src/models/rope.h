@@ -22,6 +22,20 @@ struct RopeSpec {
 // frequencies theta^(-2f / head_dim). The sections sum to head_dim / 2.
 RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> sections);
 
+// How the frequencies of a text model were changed for longer texts ("rope_scaling" of config.json).
+struct RopeScaling {
+  enum class Kind { kNone, kLinear, kLlama3, kFactors };
+  Kind kind = Kind::kNone;
+  double factor = 1;  // linear, llama3: what long waves are divided by
+  // llama3: waves longer than original / low_factor positions are divided, those shorter than original / high_factor
+  // are not, and those between are mixed.
+  double low_factor = 1, high_factor = 4, original = 8192;
+  std::vector<float> factors;  // [rotary pairs], factors: each frequency is divided by its own
+};
+
+// One axis, all pairs of a head: frequencies theta^(-2f / head_dim), scaled.
+RopeSpec PlainRope(int64_t head_dim, double theta, const RopeScaling& scaling = {});
+
 // 2-D rotary of the vision towers: the first half of the pairs turns by the row, the second by the column, both with
 // frequencies 10000^(-2j / (head_dim / 2)).
 RopeSpec VisionRope(int64_t head_dim);

@@ -1,5 +1,6 @@
 #include "models/weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -25,9 +26,23 @@ bool AnyNotFinite(const char* data, int64_t count, Bits exponent) {
 // A single infinite weight may hide behind a softmax and change an answer silently, so no matrix is taken unseen.
 void CheckFinite(const TensorSource& source, const std::string& name, const TensorData& tensor) {
   constexpr int64_t kGrain = int64_t{1} << 18;
-  int64_t count = 1;
-  for (const int64_t dim : tensor.info.shape) count *= dim;
-  const auto* data = static_cast<const char*>(tensor.data);
+  const int64_t count = ElementCount(tensor.info.shape);
+  if (tensor.reader != nullptr) {
+    // Whatever its form, it is expanded as it will be when it is packed.
+    const int64_t rows = tensor.info.shape.front();
+    const int64_t columns = count / rows;
+    ParallelForRanges(rows, std::max<int64_t>(1, kGrain / columns), [&](int64_t begin, int64_t end) {
+      std::vector<float> row(static_cast<size_t>(columns));
+      for (int64_t i = begin; i < end; ++i) {
+        tensor.reader->Read(i, 1, row.data());
+        if (AnyNotFinite<uint32_t>(reinterpret_cast<const char*>(row.data()), columns, 0x7f800000U)) {
+          Fail(source.Describe(name), ": tensor ", name, " holds NaN or infinity; weights must be finite");
+        }
+      }
+    });
+    return;
+  }
+  const auto* data = reinterpret_cast<const char*>(tensor.bytes.data());
   const auto size = static_cast<int64_t>(DtypeSize(tensor.info.dtype));
   ParallelForRanges(count, kGrain, [&](int64_t begin, int64_t end) {
     const char* from = data + begin * size;
@@ -61,20 +76,21 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
 
 int64_t ParameterCount(const std::vector<TensorSpec>& specs) {
   int64_t total = 0;
-  for (const TensorSpec& spec : specs) {
-    int64_t count = 1;
-    for (const int64_t dim : spec.shape) count *= dim;
-    total += count;
-  }
+  for (const TensorSpec& spec : specs) total += ElementCount(spec.shape);
   return total;
+}
+
+void ReadRows(const TensorData& tensor, int64_t first, int64_t count, float* out) {
+  if (tensor.reader != nullptr) return tensor.reader->Read(first, count, out);
+  const int64_t columns = ElementCount(tensor.info.shape) / tensor.info.shape.front();
+  const size_t offset = static_cast<size_t>(first * columns) * DtypeSize(tensor.info.dtype);
+  ToFloats(tensor.bytes.data() + offset, tensor.info.dtype, count * columns, out);
 }
 
 std::vector<float> ReadFloats(const TensorSource& source, const std::string& name) {
   const TensorData tensor = source.Read(name);
-  int64_t count = 1;
-  for (const int64_t dim : tensor.info.shape) count *= dim;
-  std::vector<float> values(static_cast<size_t>(count));
-  ToFloats(tensor.data, tensor.info.dtype, count, values.data());
+  std::vector<float> values(static_cast<size_t>(ElementCount(tensor.info.shape)));
+  ReadRows(tensor, 0, tensor.info.shape.front(), values.data());
   for (const float value : values) {
     if (!std::isfinite(value))
       Fail(source.Describe(name), ": tensor ", name, " holds ", value, "; weights must be finite");
@@ -96,12 +112,11 @@ class LayerTensors {
       const TensorData tensor = source.Read(name);
       CheckFinite(source, name, tensor);
       const Shape& shape = tensor.info.shape;
-      int64_t columns = 1;
-      for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
+      const int64_t columns = ElementCount(shape) / shape[0];
       PUREKV_CHECK(in == 0 || in == columns, name, ": ", in, " and ", columns, " columns");
       in = columns;
       tensors_.push_back(tensor);
-      parts.push_back({tensor.data, tensor.info.dtype, shape[0]});
+      parts.push_back({tensor.bytes.data(), tensor.info.dtype, shape[0], tensor.reader});
     }
     for (const std::string& name : bias_names) {
       const std::vector<float> one = ReadFloats(source, name);

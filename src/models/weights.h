@@ -19,6 +19,9 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
 // Sum of elements.
 int64_t ParameterCount(const std::vector<TensorSpec>& specs);
 
+// Rows [first, first + count) of a tensor as f32, one behind the other: its first dimension counts rows.
+void ReadRows(const TensorData& tensor, int64_t first, int64_t count, float* out);
+
 // One tensor as f32 (norms, biases), given back to the source afterwards. Throws Error on NaN or infinity.
 std::vector<float> ReadFloats(const TensorSource& source, const std::string& name);
 

@@ -10,7 +10,7 @@ namespace {
 CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens) {
   CappedPart part{spec, tokens, options.chunk, options.allocator == "ada", setup.info->holds, {}};
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
-    part.cut_behind.push_back(std::max(layer, setup.policy->SumsFrom(layer)));
+    part.cut_behind.push_back(spec.full(layer) ? std::max(layer, setup.policy->SumsFrom(layer)) : layer);
   }
   return part;
 }
@@ -20,10 +20,17 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
 BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens,
                         int64_t base) {
   PUREKV_CHECK(base >= 1 && base <= tokens, "B ", base, " of ", tokens);
+  std::vector<int64_t> of_full(static_cast<size_t>(spec.full_layers()), base);
   if (options.allocator == "pyramid" && base < tokens) {
-    return {base, PyramidCounts(spec.layers(), base, tokens, setup.policy->Protects(base).count(), setup.beta)};
+    of_full = PyramidCounts(spec.full_layers(), base, tokens, setup.policy->Protects(base).count(), setup.beta);
   }
-  return {base, std::vector<int64_t>(static_cast<size_t>(spec.layers()), base)};
+  // A window is kept whatever the budget says.
+  BudgetPlan plan{base, {}};
+  auto next = of_full.begin();
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    plan.counts.push_back(spec.full(layer) ? *next++ : std::min(tokens, spec[layer].window));
+  }
+  return plan;
 }
 
 BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens) {

@@ -10,8 +10,10 @@
 namespace purekv {
 
 struct BudgetPlan {
-  int64_t base = 0;             // B
-  std::vector<int64_t> counts;  // [layers] entries per head (ada shares the layer's sum out); B or more: all
+  int64_t base = 0;  // B
+  // [layers] Entries per head (ada shares the layer's sum out); B or more: all. Of a layer with a window what that
+  // holds.
+  std::vector<int64_t> counts;
 };
 
 // Of a prefix of `tokens` tokens. Throws Error (kUsage) when a budget in bytes does not hold one token per head.

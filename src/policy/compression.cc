@@ -9,11 +9,21 @@ namespace purekv {
 
 Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq)
     : setup_(MakePolicy(options, spec)), options_(options), spec_(spec), heads_(heads), inv_freq_(std::move(inv_freq)) {
-  if (active() && !spec.plain()) {
+  if (active() && spec.shares()) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
-              ": this model has layers with a window, or that read another's cache; policy full alone runs on it");
+              ": this model has layers that read another's cache; policy full alone runs on it");
+  }
+  if (active() && spec.full_layers() == 0) {
+    FailUsage(Field{"kv.policy"}, " ", options.policy,
+              ": every layer of this model keeps a window only; there is nothing to evict");
+  }
+  if (!options.drop_layers.empty() && !spec.plain()) {
+    FailUsage(Field{"kv.drop_layers"},
+              ": cannot take effect: windows count all tokens, and this model has layers with "
+              "a window");
   }
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
+    if (!spec.full(layer)) continue;
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
     if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;
     FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
@@ -24,7 +34,9 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
 
 int64_t Compression::last_scoring_layer() const {
   int64_t layer = active() ? spec_.layers() - 1 : -1;
-  while (layer >= 0 && setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums) --layer;
+  while (layer >= 0 && (!spec_.full(layer) || setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums)) {
+    --layer;
+  }
   return layer;
 }
 
@@ -103,14 +115,14 @@ LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const Tok
 }
 
 void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
-  if (!active() || then_ == Then::kGrow || spec_[layer].reads_layer >= 0) return;
+  if (!active() || then_ == Then::kGrow || !spec_.full(layer)) return;
   if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
   PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
   if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, tokens), cache);
   if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
   Cut(Entries(layer, cache, tokens), cache);
   for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
-    Cut(Entries(below, cache, tokens), cache);
+    if (spec_.full(below)) Cut(Entries(below, cache, tokens), cache);
   }
   observations_.EndLoan(layer);
 }

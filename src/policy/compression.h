@@ -54,7 +54,8 @@ class Compression {
   const Observations& observations() const { return observations_; }
 
   // When `layer` holds all rows that were begun: evicts what has to go, from it and from layers below that waited for
-  // it. tokens: all in the cache, the rows' included. Throws Error when a score is not finite.
+  // it. Layers with a window are none of a policy's business (KvCacheSpec::full). tokens: all in the cache, the rows'
+  // included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   // After AfterLayer(layer - 1): the tokens that `layer` and all above still run, ascending. Empty: no change.
   std::span<const int32_t> Alive(int64_t layer) const;

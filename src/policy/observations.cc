@@ -7,8 +7,9 @@
 namespace purekv {
 
 Observations::Observations(const PolicySetup& setup, const KvCacheSpec& spec, int64_t heads, int64_t base)
-    : setup_(setup), base_(base), layers_(static_cast<size_t>(spec.layers())) {
+    : setup_(setup), spec_(spec), base_(base), layers_(static_cast<size_t>(spec.layers())) {
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    if (!spec.full(layer)) continue;
     const Observer observer = setup_.policy->Observes(layer, base_);
     if (observer.kind == Observer::Kind::kColumnSums) {
       At(layer).sums = AttentionSums(observer.planes(), spec[layer].kv_heads);
@@ -27,7 +28,7 @@ void Observations::Begin(const PassingRows& rows, bool fresh) {
 }
 
 Observer Observations::Request(int64_t layer) const {
-  if (!rows_.observed) return {};
+  if (!rows_.observed || !spec_.full(layer)) return {};
   const Observer observer = setup_.policy->Observes(layer, base_);
   return observer.window > 0 && !rows_.InWindow(observer.window) ? Observer{} : observer;
 }
@@ -56,14 +57,23 @@ AttentionSums& Observations::AnnounceSums(int64_t layer, std::span<const int32_t
 }
 
 bool Observations::AboveReads(int64_t layer, int64_t source) const {
-  return layer + 1 < static_cast<int64_t>(layers_.size()) && setup_.policy->SumsFrom(layer + 1) == source;
+  for (++layer; layer < spec_.layers(); ++layer) {
+    if (spec_.full(layer)) return setup_.policy->SumsFrom(layer) == source;
+  }
+  return false;
+}
+
+bool Observations::BelowReads(int64_t layer, int64_t source) const {
+  for (--layer; layer >= 0; --layer) {
+    if (spec_.full(layer)) return setup_.policy->SumsFrom(layer) == source;
+  }
+  return false;
 }
 
 void Observations::Lend(const LayerEntries& entries) {
   const int64_t layer = entries.layer;
   if (setup_.policy->SumsFrom(layer) != layer) return;
-  const bool below_waits = layer > 0 && setup_.policy->SumsFrom(layer - 1) == layer;
-  if (!AboveReads(layer, layer) && !below_waits) return;
+  if (!AboveReads(layer, layer) && !BelowReads(layer, layer)) return;
   loan_ = {layer, At(layer).sums, {}};
   for (const auto& tokens : entries.tokens) loan_.tokens.emplace_back(tokens.begin(), tokens.end());
 }
@@ -93,7 +103,7 @@ void Observations::Use(int64_t layer) {
 }
 
 const AttentionSums* Observations::Continuing(int64_t layer) const {
-  if (!setup_.steps_alone()) return nullptr;
+  if (!setup_.steps_alone() || !spec_.full(layer)) return nullptr;
   const Observer observer = setup_.policy->Observes(layer, base_);
   // What a window saw, and the queries, were used up by the compression.
   return observer.sums_all() ? &At(layer).sums : nullptr;

@@ -84,9 +84,12 @@ class Observations {
   };
   Layer& At(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& At(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
-  bool AboveReads(int64_t layer, int64_t source) const;  // whether the layer above `layer` scores with `source`'s sums
+  // Whether the next layer above `layer` that a policy compresses scores with `source`'s sums; and so the one below.
+  bool AboveReads(int64_t layer, int64_t source) const;
+  bool BelowReads(int64_t layer, int64_t source) const;
 
   PolicySetup setup_;
+  KvCacheSpec spec_;
   int64_t base_ = 0;
   PassingRows rows_;
   std::vector<Layer> layers_;

@@ -12,6 +12,12 @@ namespace {
 
 constexpr int64_t kLowLayersWindow = 32;  // layers below the first source: the last queries of their own attention
 
+int64_t AutoSource(const KvCacheSpec& spec) {
+  int64_t layer = std::min<int64_t>(2, spec.layers() - 1);
+  while (layer + 1 < spec.layers() && !spec.full(layer)) ++layer;
+  return layer;
+}
+
 // `values` given by ascending tokens `from`, looked up at the ascending tokens `to`; 0 where there is none.
 std::vector<double> AtTokens(std::span<const double> values, std::span<const int32_t> from,
                              std::span<const int32_t> to) {
@@ -28,8 +34,7 @@ class PureKv : public SinksAndRecentPolicy {
  public:
   PureKv(const OptionValues& values, const KvCacheSpec& spec)
       : SinksAndRecentPolicy(values),
-        sources_(values.Is("sources", "auto") ? std::vector{std::min<int64_t>(2, spec.layers() - 1)}
-                                              : values.Layers("sources")),
+        sources_(values.Is("sources", "auto") ? std::vector{AutoSource(spec)} : values.Layers("sources")),
         window_(values.Is("window", "all") ? 0 : values.Integer("window")),
         head_mean_(values.Is("heads", "mean")),
         normalise_(values.Is("normalise", "1")),
@@ -40,6 +45,11 @@ class PureKv : public SinksAndRecentPolicy {
     if (sources_.back() >= spec.layers()) {
       FailUsage(Field{"kv.option.sources"}, "=", values.Word("sources"), ": out of range (layers 0 .. ",
                 spec.layers() - 1, ")");
+    }
+    for (const int64_t source : sources_) {
+      if (spec.full(source)) continue;
+      FailUsage(Field{"kv.option.sources"}, "=", values.Word("sources"), ": layer ", source,
+                " has a window: what it attends to says nothing of older tokens");
     }
   }
 

@@ -43,7 +43,8 @@ TEST_P(RandomTensorsReference, EqualsNumPyBitForBit) {
     for (int64_t dimension : spec.shape) count *= static_cast<size_t>(dimension);
     const TensorData tensor = source->Read(spec.name);
     EXPECT_EQ(tensor.info.shape, spec.shape);
-    EXPECT_EQ(Crc32(tensor.data, count * DtypeSize(dtype)), weights[spec.name]["crc32"].get<uint32_t>()) << spec.name;
+    EXPECT_EQ(Crc32(tensor.bytes.data(), count * DtypeSize(dtype)), weights[spec.name]["crc32"].get<uint32_t>())
+        << spec.name;
     const std::vector<float> values = RandomTensor(spec.name, spec.shape, description["seed"].get<uint64_t>());
     const auto first = weights[spec.name]["first"].get<std::vector<double>>();
     for (size_t i = 0; i < first.size(); ++i) EXPECT_EQ(values[i], static_cast<float>(first[i])) << spec.name;

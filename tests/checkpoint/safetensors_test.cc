@@ -166,7 +166,7 @@ std::string OneEach(const std::vector<std::string>& names) {
 float ValueOf(const TensorSource& source, const std::string& name) {
   const TensorData tensor = source.Read(name);
   float value = -1;
-  std::memcpy(&value, tensor.data, 4);
+  std::memcpy(&value, tensor.bytes.data(), 4);
   return value;
 }
 
@@ -180,10 +180,10 @@ TEST(Safetensors, ReadsASingleFileWithoutCopying) {
   EXPECT_EQ(source->Find("a")->dtype, Dtype::kBF16);
   const TensorData tensor = source->Read("b");
   EXPECT_THAT(tensor.info.shape, ElementsAre(2));
-  EXPECT_EQ(source->Read("b").data, tensor.data);
+  EXPECT_EQ(source->Read("b").bytes.data(), tensor.bytes.data());
   source->Release("b");
   source.reset();  // the tensor keeps the file
-  EXPECT_EQ(std::memcmp(tensor.data, "\4\5\6\7\10\11\12\13", 8), 0);
+  EXPECT_EQ(std::memcmp(tensor.bytes.data(), "\4\5\6\7\10\11\12\13", 8), 0);
 }
 
 TEST(Safetensors, NamesWhatIsMissingOrUnsupported) {

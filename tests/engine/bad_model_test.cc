@@ -90,7 +90,7 @@ const std::vector<BadModel>& Configs() {
       Content("Huge", "config.json", std::string(size_t{17} << 20, ' '), {"bytes"}),
       Content("Deep", "config.json", std::string(100000, '[')),
       Content("Binary", "config.json", std::string("{\"a\": \"\0\xff\"}", 11)),
-      Field("architectures", Json::array({"LlamaForCausalLM"}), "OtherFamily", {"LlamaForCausalLM"}),
+      Field("architectures", Json::array({"GPT2LMHeadModel"}), "OtherFamily", {"GPT2LMHeadModel"}),
       Field("architectures", Json::array({5}), "ArchitectureIsNumber"),
       Field("quantization_config", Json::object(), "Quantised"),
       Field("use_sliding_window", true, "SlidingWindow"),

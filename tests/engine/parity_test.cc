@@ -27,7 +27,9 @@ struct Place {
 
 std::vector<Place> AllPrompts() {
   std::vector<Place> places;
-  for (const std::string& name : ReferenceCases()) {
+  std::vector<std::string> names = ReferenceCases();
+  for (const std::string& name : TextReferenceCases()) names.push_back(name);
+  for (const std::string& name : names) {
     const Json json = ReadJson(ReferencePath(name) + "/case.json");
     for (size_t i = 0; i < json.at("prompts").size(); ++i) places.push_back({name, i});
   }

@@ -51,6 +51,11 @@ inline std::vector<std::string> ReferenceCases() {
   return {"qwen2_5_vl_flat", "qwen2_5_vl_nested", "qwen2_vl", "qwen2_5_vl_v5"};
 }
 
+// Those that read text alone.
+inline std::vector<std::string> TextReferenceCases() {
+  return {"qwen2", "qwen2_windows", "qwen3", "llama", "gemma3"};
+}
+
 class ReferenceModel {
  public:
   explicit ReferenceModel(const std::string& name)

@@ -1,0 +1,95 @@
+#include "checkpoint/model_files.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/gguf_model.h"
+#include "checkpoint/safetensors.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kMaxConfig = int64_t{16} << 20;
+
+struct ConfigText {
+  std::string path, text;
+};
+
+ConfigText ReadConfigText(const std::string& directory) {
+  if (!DirectoryExists(directory)) {
+    Fail(directory, ": no such directory; a Hugging Face model directory or a GGUF file is expected");
+  }
+  ConfigText config;
+  config.path = JoinPath(directory, "config.json");
+  config.text = ReadFile(config.path, kMaxConfig);
+  return config;
+}
+
+// A Hugging Face model directory.
+class DirectoryFiles final : public ModelFiles {
+ public:
+  // without_weights: those that are there are not looked at.
+  DirectoryFiles(const std::string& directory, ConfigText config, bool without_weights)
+      : ModelFiles(directory, ParseJson(config.text, config.path), config.path),
+        text_(std::move(config.text)),
+        without_weights_(without_weights) {}
+
+  std::string identity() const override { return text_; }
+  std::string directory() const override { return where(); }
+  // Opened when first asked for: what is wrong with the configuration is said first.
+  const TensorSource* tensors() const override {
+    if (tensors_ == nullptr && !without_weights_) tensors_ = OpenSafetensors(where());
+    return tensors_.get();
+  }
+  std::vector<StoredTensorInfo> ListTensors() const override { return ListSafetensors(where()); }
+
+  std::unique_ptr<const Tokenizer> ReadTokenizer() const override {
+    if (!Tokenizer::Exists(where())) return nullptr;
+    return Tokenizer::Load(where());
+  }
+  ChatTemplate ReadChatTemplate(const std::vector<std::string>& added_tokens) const override {
+    return ChatTemplate::Load(where(), added_tokens);
+  }
+  std::optional<Json> ReadGenerationConfig() const override {
+    const std::string path = generation_config_path();
+    if (!FileExists(path)) return std::nullopt;
+    return ReadJson(path);
+  }
+
+ private:
+  std::string text_;
+  bool without_weights_;
+  mutable std::unique_ptr<const TensorSource> tensors_;
+};
+
+class ShapeFiles final : public ModelFiles {
+ public:
+  ShapeFiles(const std::string& name, Json config) : ModelFiles(name, std::move(config), name) {}
+};
+
+}  // namespace
+
+ChatTemplate ModelFiles::ReadChatTemplate(const std::vector<std::string>&) const {
+  Fail(where(), ": has no chat template");
+}
+
+std::string ModelFiles::generation_config_path() const {
+  return directory().empty() ? where() : JoinPath(directory(), "generation_config.json");
+}
+
+std::unique_ptr<const ModelFiles> OpenModelFiles(const std::string& path) {
+  if (IsGgufPath(path)) return OpenGgufModel(path);
+  return std::make_unique<const DirectoryFiles>(path, ReadConfigText(path), false);
+}
+
+std::unique_ptr<const ModelFiles> OpenModelConfig(const std::string& directory) {
+  return std::make_unique<const DirectoryFiles>(directory, ReadConfigText(directory), true);
+}
+
+std::unique_ptr<const ModelFiles> FilesOfShape(const std::string& name, Json config) {
+  return std::make_unique<const ShapeFiles>(name, std::move(config));
+}
+
+}  // namespace purekv
