@@ -85,7 +85,7 @@ ModelInfo Describe(const ModelPlan& plan, const std::string& directory, const Nu
 
 // Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
 int64_t TextTokens(const std::string& directory, const std::string& prompt) {
-  if (!FileExists(JoinPath(directory, "tokenizer.json")) && !FileExists(JoinPath(directory, "vocab.json"))) return 2;
+  if (!Tokenizer::Exists(directory)) return 2;
   const std::string text = ChatTemplate::Load(directory).FirstTurn(
       {}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
   return static_cast<int64_t>(Tokenizer::Load(directory)->Encode(text).size()) - 1;  // one stands for all visual ones

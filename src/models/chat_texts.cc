@@ -12,7 +12,7 @@ ChatTexts ReadChatTexts(const std::string& dir, const std::vector<int32_t>& conf
   texts.stop_ids = ReadStopIds(dir, config_eos, vocabulary);
   // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
   if (dir.empty()) return texts;
-  if (!FileExists(JoinPath(dir, "tokenizer.json")) && !FileExists(JoinPath(dir, "vocab.json"))) return texts;
+  if (!Tokenizer::Exists(dir)) return texts;
   texts.tokenizer = Tokenizer::Load(dir);
   texts.chat_template = ChatTemplate::Load(dir, texts.tokenizer->added_tokens());
   if (const auto& end = texts.chat_template.end_of_turn(); end) {
