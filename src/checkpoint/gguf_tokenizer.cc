@@ -66,7 +66,7 @@ void UsePretokenizer(const GgufMetadata& metadata, TokenizerParts* parts) {
     parts->splits = {{Kind::kRegex, kQwenPattern, false}};
   } else if (pre == "smollm") {
     parts->splits = {{Kind::kDigits, "", false}, {Kind::kRegex, kGpt2Pattern, false}};
-  } else if (pre == "llama-bpe") {
+  } else if (pre == "llama-bpe" || pre == "llama-v3" || pre == "llama3") {  // three names of one rule
     parts->splits = {{Kind::kRegex, kLlama3Pattern, false}};
     parts->ignore_merges = true;
   } else if (pre == "gpt-2" || pre == "default") {
@@ -125,6 +125,10 @@ GgufTokenizer ReadGgufTokenizer(const GgufMetadata& metadata) {
   TokenizerParts parts;
   parts.path = metadata.path();
   if (sentencepiece) {
+    if (metadata.FindBool(Key("remove_extra_whitespaces")).value_or(false))
+      Fail(Where(metadata, "remove_extra_whitespaces"), ": true is not supported; expected false");
+    if (metadata.Has(Key("precompiled_charsmap")))
+      Fail(Where(metadata, "precompiled_charsmap"), " is not supported; expected none");
     const bool prefix = metadata.FindBool(Key("add_space_prefix")).value_or(true);
     UsePieces(ReadEntries(metadata, true), prefix, Where(metadata, "tokens"), &parts);
   } else {

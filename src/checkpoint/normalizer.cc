@@ -73,13 +73,19 @@ std::string NormalizeNfc(std::string_view text) {
   return out;
 }
 
-std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {
+size_t MostNormalized(size_t bytes) {
+  return 16 * bytes + 1024;
+}
+
+std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to, size_t at_most) {
   std::string out;
   out.reserve(text.size());
   size_t done = 0;
   for (size_t at = text.find(from); at != text.npos; at = text.find(from, done)) {
     out.append(text.substr(done, at - done)).append(to);
     done = at + from.size();
+    if (out.size() > at_most)
+      Fail("the tokenizer replaces \"", from, "\" by so much that the text has more than ", at_most, " bytes");
   }
   return out.append(text.substr(done));
 }
@@ -95,7 +101,7 @@ std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view
         if (!out.empty()) out.insert(0, step.to);
         break;
       case NormalizerStep::Kind::kReplace:
-        out = ReplaceAll(out, step.from, step.to);
+        out = ReplaceAll(out, step.from, step.to, MostNormalized(text.size()));
         break;
     }
   }

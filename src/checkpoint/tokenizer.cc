@@ -120,7 +120,7 @@ struct Tokenizer::Impl {
   Token Decoded(const std::string& token, bool special) const {
     if (decoder.byte_level) return {TokenBytes(token), special, false};
     std::string text = token;
-    for (const auto& [from, to] : decoder.replace) text = ReplaceAll(text, from, to);
+    for (const auto& [from, to] : decoder.replace) text = ReplaceAll(text, from, to, MostNormalized(token.size()));
     const int byte = decoder.byte_fallback ? ByteTokenValue(text) : -1;
     if (byte >= 0) return {std::string(1, static_cast<char>(byte)), special, true};
     return {std::move(text), special, false};
@@ -137,7 +137,7 @@ struct Tokenizer::Impl {
     if (text.empty()) return;
     std::string spaced;
     if (!metaspace.replacement.empty()) {
-      spaced = ReplaceAll(text, " ", metaspace.replacement);
+      spaced = ReplaceAll(text, " ", metaspace.replacement, MostNormalized(text.size()));
       const bool prepend = metaspace.prepend == Metaspace::Prepend::kAlways ||
                            (metaspace.prepend == Metaspace::Prepend::kFirst && first);
       if (prepend && !spaced.starts_with(metaspace.replacement)) spaced.insert(0, metaspace.replacement);

@@ -159,10 +159,9 @@ void ApplyClass(const JsonFields& config, TokenizerParts* parts) {
   parts->after_text = one(config.Bool("add_eos_token", false), "eos_token", tokens->eos);
 }
 
-}  // namespace
-
-// Every id stands for one string and every string for one id, over the vocabulary and the added tokens.
-void CheckAddedTokens(const TokenizerParts& parts) {
+// Every id stands for one string and every string for one id, over the vocabulary and the added tokens; ids around a
+// text are among them.
+void CheckIds(const TokenizerParts& parts) {
   std::unordered_map<int32_t, const std::string*> content_of;
   content_of.reserve(parts.vocabulary.size() + parts.added.size());
   for (const auto& [token, id] : parts.vocabulary) content_of.emplace(id, &token);
@@ -178,11 +177,18 @@ void CheckAddedTokens(const TokenizerParts& parts) {
            position->second->substr(0, 200), "\"");
     }
   }
+  for (const auto* ids : {&parts.before_text, &parts.after_text}) {
+    for (const int32_t id : *ids) {
+      if (!content_of.contains(id)) Fail(parts.path, ": post_processor: id ", id, " is no token's");
+    }
+  }
 }
+
+}  // namespace
 
 bool HasTokenizerFiles(const std::string& dir) {
   const auto there = [&](const char* name) { return FileExists(JoinPath(dir, name)); };
-  return there("tokenizer.json") || (there("vocab.json") && there("merges.txt")) || there("tokenizer.model");
+  return there("tokenizer.json") || there("vocab.json") || there("tokenizer.model");
 }
 
 TokenizerParts ReadTokenizerFiles(const std::string& dir) {
@@ -232,7 +238,7 @@ TokenizerParts ReadTokenizerFiles(const std::string& dir) {
   if (has_decoder) {
     ReadAddedTokensDecoder(config->at("added_tokens_decoder"), config_path + ": added_tokens_decoder", &places, &parts);
   }
-  CheckAddedTokens(parts);
+  CheckIds(parts);
   if (config) ApplyClass(JsonFields(*config, config_path), &parts);
   return parts;
 }

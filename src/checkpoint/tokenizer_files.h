@@ -13,7 +13,4 @@ namespace purekv {
 TokenizerParts ReadTokenizerFiles(const std::string& dir);
 bool HasTokenizerFiles(const std::string& dir);
 
-// Every id stands for one string and every string for one id, over the vocabulary and the added tokens. Throws Error.
-void CheckAddedTokens(const TokenizerParts& parts);
-
 }  // namespace purekv

@@ -291,6 +291,13 @@ TEST_F(BadGgufTokenizer, TemplatesAreText) {
   EXPECT_THAT(bytes_.Error(), HasSubstr("tokenizer.chat_template has 1048577 bytes"));
 }
 
+TEST_F(BadGgufTokenizer, NormalizersAreRefused) {
+  pieces_.flags["remove_extra_whitespaces"] = true;
+  EXPECT_THAT(pieces_.Error(), HasSubstr("tokenizer.ggml.remove_extra_whitespaces: true is not supported"));
+  pieces_.flags = {{"precompiled_charsmap", true}};
+  EXPECT_THAT(pieces_.Error(), HasSubstr("tokenizer.ggml.precompiled_charsmap is not supported"));
+}
+
 TEST_F(BadGgufTokenizer, EveryTextNeedsTokens) {
   pieces_.types[0] = 1;
   EXPECT_THAT(pieces_.Error(), HasSubstr("no unknown token, and 0 of the 256 byte tokens"));

@@ -107,6 +107,72 @@ TEST(TextTokenizer, LlamasClassAddsItsBos) {
   EXPECT_THAT(ErrorOf([&] { Tokenizer::Load(dir.path()); }), HasSubstr("\"bos_token\" \"<bos>\" is no token"));
 }
 
+// What a spoiled tokenizer.json of Llama 2's kind says.
+class TextTokenizerFiles : public ::testing::Test {
+ protected:
+  std::unique_ptr<Tokenizer> LoadWith(const std::string& pointer, const Json& value) {
+    Json json = ReadJson(Reference("llama2/tokenizer.json"));
+    json[Json::json_pointer(pointer)] = value;
+    dir_.Write("tokenizer.json", json.dump());
+    return Tokenizer::Load(dir_.path());
+  }
+  std::string ErrorWith(const std::string& pointer, const Json& value) {
+    return ErrorOf([&] { LoadWith(pointer, value); });
+  }
+  ScratchDir dir_;
+};
+
+TEST_F(TextTokenizerFiles, RefuseWhatIsNotImplemented) {
+  const Json replace = {{"type", "Replace"}, {"pattern", {{"Regex", "a+"}}}, {"content", "b"}};
+  const auto strip = [](int start, int stop) {
+    return Json{{"type", "Strip"}, {"content", " "}, {"start", start}, {"stop", stop}};
+  };
+  EXPECT_THAT(ErrorWith("/normalizer", replace), HasSubstr("normalizer: Replace of a regex is not supported"));
+  EXPECT_THAT(ErrorWith("/normalizer/normalizers/0/prepend", ""), HasSubstr("\"prepend\" has 0 bytes"));
+  EXPECT_THAT(ErrorWith("/normalizer/normalizers/0/prepend", std::string(65, 'x')), HasSubstr("has 65 bytes"));
+  EXPECT_THAT(ErrorWith("/normalizer/normalizers/1/pattern/String", ""), HasSubstr("\"String\" has 0 bytes"));
+  EXPECT_THAT(ErrorWith("/decoder/decoders/0", replace), HasSubstr("decoder[0]: Replace of a regex is not supported"));
+  EXPECT_THAT(ErrorWith("/decoder/decoders/3", strip(1, 1)), HasSubstr("decoder[3]: Strip with \"stop\""));
+  EXPECT_THAT(ErrorWith("/decoder/decoders/2", strip(1, 0)), HasSubstr("decoder[2]: \"Strip\" is not supported"));
+  EXPECT_THAT(ErrorWith("/decoder", {{"type", "ByteLevel"}}),
+              HasSubstr("decoder: ByteLevel, but pre_tokenizer is not"));
+  EXPECT_THAT(ErrorWith("/decoder", nullptr), HasSubstr("decoder"));
+  EXPECT_THAT(ErrorWith("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}}),
+              HasSubstr("\"prepend_scheme\": \"last\" is none of always, first, never"));
+  EXPECT_THAT(ErrorWith("/model/unk_token", "<none>"), HasSubstr("\"<none>\" is not in the vocabulary"));
+}
+
+TEST_F(TextTokenizerFiles, RefuseTemplatesWithoutOneText) {
+  const auto processor = [](const Json& single, int id) {
+    return Json{{"type", "TemplateProcessing"},
+                {"single", single},
+                {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {id}}}}}}};
+  };
+  const Json bos = {{"SpecialToken", {{"id", "<s>"}}}}, text = {{"Sequence", {{"id", "A"}}}};
+  const auto tokenizer = LoadWith("/post_processor", processor({bos, text, bos}, 1));
+  EXPECT_THAT(tokenizer->before_text(), ElementsAre(1));
+  EXPECT_THAT(tokenizer->after_text(), ElementsAre(1));
+  EXPECT_THAT(ErrorWith("/post_processor", processor(Json::array({bos}), 1)), HasSubstr("\"single\" holds 0 texts; expected 1"));
+  EXPECT_THAT(ErrorWith("/post_processor", processor({text, text}, 1)), HasSubstr("holds 2 texts; expected 1"));
+  EXPECT_THAT(ErrorWith("/post_processor", processor({bos, text}, 9999)), HasSubstr("id 9999 is no token's"));
+  EXPECT_THAT(ErrorWith("/post_processor", processor({bos, text}, -1)), HasSubstr("\"ids\""));
+  EXPECT_THAT(ErrorWith("/post_processor", processor(Json::array({{{"SpecialToken", {{"id", "<x>"}}}}, text}), 1)),
+              HasSubstr("<x>"));
+}
+
+// Sixteen steps of a file could make terabytes of a few letters.
+TEST_F(TextTokenizerFiles, BoundWhatReplacingMakes) {
+  Json steps = Json::array();
+  for (int i = 0; i < 16; ++i) {
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(64, 'a')}});
+  }
+  const auto tokenizer = LoadWith("/normalizer/normalizers", steps);
+  EXPECT_THAT(ErrorOf([&] { tokenizer->Encode("aaaa"); }), HasSubstr("the text has more than 1088 bytes"));
+  EXPECT_FALSE(tokenizer->Encode("bbbb").empty());
+  steps.push_back(steps[0]);
+  EXPECT_THAT(ErrorWith("/normalizer/normalizers", steps), HasSubstr("\"normalizers\" is not a list of 1 to 16"));
+}
+
 class TokenizerModelTest : public ::testing::Test {
  protected:
   std::string ErrorWith(const std::string& bytes) {
