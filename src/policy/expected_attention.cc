@@ -1,6 +1,7 @@
 // expected-attention: Expected Attention (arXiv 2510.00636) keeps what queries to come would attend to: queries as the
 // part's were before rotation, a Gaussian, at the mean rotation of the next `horizon` positions, weighted by value
-// norm.
+// norm. `epsilon` lets keys that nobody is expected to see compete by their values: with 0 the softmax is nearly
+// one-hot in many layers, and the rest is ranked by the tail of a quadratic form.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -75,10 +76,10 @@ class LogExpectation {
   std::vector<float> linear_, quadratic_;
 };
 
-class ExpectedAttention : public Policy {
+class ExpectedAttention : public SinksAndRecentPolicy {
  public:
   explicit ExpectedAttention(const OptionValues& values)
-      : sinks_(values.Integer("sinks")),
+      : SinksAndRecentPolicy(values),
         horizon_(values.Integer("horizon")),
         epsilon_(values.Real("epsilon")),
         covariance_(values.Is("covariance", "1")) {}
@@ -86,8 +87,6 @@ class ExpectedAttention : public Policy {
   Observer Observes(int64_t, int64_t base) const override {
     return {.kind = Observer::Kind::kQueries, .first_token = Protects(base).sinks};
   }
-
-  Protection Protects(int64_t base) const override { return CappedProtection(sinks_, 0, base); }
 
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
     int64_t last = 0;
@@ -159,7 +158,7 @@ class ExpectedAttention : public Policy {
     for (size_t j = 0; j < weights.size(); ++j) sums[first + j] += weights[j] / total;
   }
 
-  int64_t sinks_, horizon_;
+  int64_t horizon_;
   double epsilon_;
   bool covariance_;
 };
@@ -171,8 +170,10 @@ PolicyInfo ExpectedAttentionPolicy() {
   info.name = "expected-attention";
   info.summary = "keeps what later queries are expected to attend to, by query statistics and value norm";
   info.paper = "Expected Attention, arXiv 2510.00636";
-  info.options = {IntegerOption("sinks", 4, 0, kMostTokens), IntegerOption("horizon", 512, 1, 100'000),
-                  RealOption("epsilon", "0", 0, 1'000'000), WordOption("covariance", {"1", "0"})};
+  info.options = SinksAndRecentPolicy::Options();
+  info.options.insert(info.options.end(),
+                      {IntegerOption("horizon", 512, 1, 100'000), RealOption("epsilon", "0.01", 0, 1'000'000),
+                       WordOption("covariance", {"1", "0"})});
   info.ada = true;
   info.make = [](const OptionValues& values, const KvCacheSpec&) {
     return std::make_unique<const ExpectedAttention>(values);

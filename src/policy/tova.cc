@@ -1,18 +1,17 @@
 // tova: Token Omission Via Attention (arXiv 2401.06104) keeps what the last query attends to, one choice for all heads
-// of a layer. While decoding, each step evicts what its own query attends to least.
+// of a layer, beside the first and the latest tokens: where a question ends the part, its words are lost without them.
+// While decoding, each step evicts what its own query attends to least. The paper protects nothing (sinks=0 recent=0).
 #include "base/error.h"
 #include "policy/policies.h"
 
 namespace purekv {
 namespace {
 
-class Tova : public Policy {
+class Tova : public SinksAndRecentPolicy {
  public:
-  explicit Tova(const OptionValues&) {}
+  using SinksAndRecentPolicy::SinksAndRecentPolicy;
 
   Observer Observes(int64_t, int64_t) const override { return {.kind = Observer::Kind::kColumnSums, .window = 1}; }
-
-  Protection Protects(int64_t) const override { return {}; }
 
   // The mean over all heads of the layer, which hold the same tokens: one list of scores serves them all.
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
@@ -33,6 +32,7 @@ PolicyInfo TovaPolicy() {
   info.name = "tova";
   info.summary = "keeps what the last query attends to, one choice for all heads of a layer";
   info.paper = "TOVA, arXiv 2401.06104";
+  info.options = SinksAndRecentPolicy::Options();
   info.holds = true;
   info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Tova>(values); };
   return info;

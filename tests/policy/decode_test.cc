@@ -30,8 +30,10 @@ std::vector<double> Attend(int64_t layer, int64_t h, int64_t i, const std::set<i
 // The page's "holds" as plain loops: what each head of a layer holds after every step, from what it kept of the part.
 class PlainHolder {
  public:
-  PlainHolder(std::string policy, int64_t layer, std::vector<std::vector<int32_t>> kept, int64_t base)
-      : policy_(std::move(policy)), layer_(layer), base_(base) {
+  // sinks, recent: tova's options.
+  PlainHolder(std::string policy, int64_t layer, std::vector<std::vector<int32_t>> kept, int64_t base, int64_t sinks,
+              int64_t recent)
+      : policy_(std::move(policy)), layer_(layer), base_(base), sinks_(sinks), recent_(recent) {
     for (size_t g = 0; g < kept.size(); ++g) {
       held_.emplace_back(kept[g].begin(), kept[g].end());
       capacity_.push_back(int64_t(kept[g].size()));
@@ -62,6 +64,10 @@ class PlainHolder {
       if (policy_ == "streaming-llm") out = entries[size_t(std::min<int64_t>(4, base_ / 4))];
       const auto& score = policy_ == "h2o" ? sums_[g] : mean;
       if (policy_ == "h2o") entries.resize(entries.size() - size_t(base_ / 2));
+      if (policy_ == "tova") {
+        entries.resize(entries.size() - size_t(std::min(recent_, base_ / 2)));
+        entries.erase(entries.begin(), entries.begin() + std::min(sinks_, base_ / 4));
+      }
       for (const int32_t j : entries) {
         if (policy_ != "streaming-llm" && (out < 0 || score[size_t(j)] <= score[size_t(out)])) out = j;
       }
@@ -73,43 +79,54 @@ class PlainHolder {
 
  private:
   std::string policy_;
-  int64_t layer_, base_;
+  int64_t layer_, base_, sinks_, recent_;
   std::vector<std::set<int32_t>> held_;
   std::vector<int64_t> capacity_;
   std::vector<std::vector<double>> sums_;
 };
 
-TEST(Decode, HoldingPoliciesFollowTheirRules) {
-  for (const char* const policy : {"streaming-llm", "h2o", "tova"}) {
-    for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
-      if (std::string(allocator) == "ada" && std::string(policy) != "h2o") continue;
-      for (const int64_t base : {1, 2, 9, 16, 40, 100}) {
-        SCOPED_TRACE(std::string(policy) + " " + allocator + " " + std::to_string(base));
-        KvOptions options = Options(policy, {}, allocator);
-        options.tokens = base;
-        SmallEngine engine(TheProblem(), options, 4);
-        engine.ReadPart(kPart);
-        EXPECT_TRUE(engine.compression.steps_alone());
-        const Kept kept = engine.KeptTokens();
-        std::vector<PlainHolder> plain;
-        for (int64_t layer = 0; layer < 2; ++layer)
-          plain.emplace_back(policy, layer, kept[size_t(layer)], std::min(base, kPart));
-        engine.ReadBehind(kOnTop);
-        for (int64_t i = kPart; i < kPart + kOnTop + kSteps; ++i) {
-          const bool step = i >= kPart + kOnTop;
-          if (step) engine.Step();
-          for (PlainHolder& layer : plain) layer.Read(i, step);
-          if (!step) continue;
-          const Kept now = engine.KeptTokens();
-          for (size_t l = 0; l < 2; ++l) {
-            for (size_t g = 0; g < 2; ++g) {
-              ASSERT_EQ(std::set<int32_t>(now[l][g].begin(), now[l][g].end()), plain[l].held()[g])
-                  << "layer " << l << " head " << g << " after token " << i;
-            }
-          }
-        }
+void ExpectHolding(const std::string& policy, const std::map<std::string, std::string>& values,
+                   const std::string& allocator, int64_t base) {
+  const auto value = [&](const char* name, int64_t fallback) {
+    return values.contains(name) ? std::stoll(values.at(name)) : fallback;
+  };
+  const int64_t sinks = value("sinks", 4), recent = value("recent", 32);
+  SCOPED_TRACE(policy + " " + allocator + " " + std::to_string(base) + ", sinks " + std::to_string(sinks) +
+               ", recent " + std::to_string(recent));
+  KvOptions options = Options(policy, values, allocator);
+  options.tokens = base;
+  SmallEngine engine(TheProblem(), options, 4);
+  engine.ReadPart(kPart);
+  EXPECT_TRUE(engine.compression.steps_alone());
+  const Kept kept = engine.KeptTokens();
+  std::vector<PlainHolder> plain;
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    plain.emplace_back(policy, layer, kept[size_t(layer)], std::min(base, kPart), sinks, recent);
+  }
+  engine.ReadBehind(kOnTop);
+  for (int64_t i = kPart; i < kPart + kOnTop + kSteps; ++i) {
+    const bool step = i >= kPart + kOnTop;
+    if (step) engine.Step();
+    for (PlainHolder& layer : plain) layer.Read(i, step);
+    if (!step) continue;
+    const Kept now = engine.KeptTokens();
+    for (size_t l = 0; l < 2; ++l) {
+      for (size_t g = 0; g < 2; ++g) {
+        ASSERT_EQ(std::set<int32_t>(now[l][g].begin(), now[l][g].end()), plain[l].held()[g])
+            << "layer " << l << " head " << g << " after token " << i;
       }
     }
+  }
+}
+
+TEST(Decode, HoldingPoliciesFollowTheirRules) {
+  for (const int64_t base : {1, 2, 9, 16, 40, 100}) {
+    for (const char* const allocator : {"uniform", "pyramid"}) {
+      for (const char* const policy : {"streaming-llm", "h2o", "tova"}) ExpectHolding(policy, {}, allocator, base);
+      ExpectHolding("tova", {{"sinks", "0"}, {"recent", "0"}}, allocator, base);
+      ExpectHolding("tova", {{"sinks", "2"}, {"recent", "1"}}, allocator, base);
+    }
+    ExpectHolding("h2o", {}, "ada", base);
   }
 }
 

@@ -52,7 +52,7 @@ TEST(KvOptions, UnknownNames) {
   EXPECT_THAT(Refusal(Given("snap")), AllOf(HasSubstr("kv.policy snap"), HasSubstr("snapkv"), HasSubstr("purekv")));
   EXPECT_THAT(Refusal(Given("snapkv", {{"windw", "3"}})),
               AllOf(HasSubstr("kv.option.windw"), HasSubstr("window, kernel, pool, n-attn, decode_every")));
-  EXPECT_THAT(Refusal(Given("tova", {{"sinks", "3"}})), AllOf(HasSubstr("no such option"), HasSubstr("n-attn")));
+  EXPECT_THAT(Refusal(Given("h2o", {{"sinks", "3"}})), AllOf(HasSubstr("no such option"), HasSubstr("n-attn")));
   KvOptions options = Given("snapkv");
   options.allocator = "fair";
   EXPECT_THAT(Refusal(options), HasSubstr("uniform, pyramid, ada"));

@@ -51,9 +51,7 @@ class Reference {
   // After KeptTokens: the scores it used (first plane). [layer][KV head][token]
   std::vector<std::vector<std::vector<double>>> scores;
 
-  int64_t sinks() const {
-    return Takes("sinks") ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0;
-  }
+  int64_t sinks() const { return Takes("sinks") ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0; }
   int64_t recent() const {
     if (Takes("recent")) return std::min<int64_t>(Int("recent", 32), b_ / 2);
     if (o_.policy == "snapkv") return std::min<int64_t>(Int("window", 32), b_ / 2);
@@ -215,7 +213,7 @@ class Reference {
       for (const double x : z) total += std::exp(x);
       for (int64_t j = s; j < n_; ++j) out[size_t(j)] += std::exp(z[size_t(j - s)]) / total / double(p_.s.group);
     }
-    for (int64_t j = 0; j < n_; ++j) out[size_t(j)] = (out[size_t(j)] + Real("epsilon", 0)) * Norm(Value(l, g, j));
+    for (int64_t j = 0; j < n_; ++j) out[size_t(j)] = (out[size_t(j)] + Real("epsilon", 0.01)) * Norm(Value(l, g, j));
     return out;
   }
 

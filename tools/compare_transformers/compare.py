@@ -47,6 +47,9 @@ class Setting:
         return " ".join([self.policy, *(f"{k}={v}" for k, v in self.options)])
 
 
+AUTHORS_EA = (("epsilon", 0), ("recent", 0))
+
+
 def matched():
     """The engine's options and the press' arguments set to one definition. The engine caps spans by shares of the budget; so are the press'."""
     sinks = lambda base: min(4, base // 4)
@@ -56,23 +59,23 @@ def matched():
         Setting("snapkv", (("window", 64),), lambda b, p: ("SnapKVPress", {"window_size": min(64, b // 2)}, {}), True, "window_size=min(64, B/2)"),
         Setting("knorm", plain, lambda b, p: ("KnormPress", {}, {}), True, ""),
         Setting("keydiff", plain, lambda b, p: ("KeyDiffPress", {}, {}), True, ""),
-        Setting("expected-attention", (), lambda b, p: ("ExpectedAttentionPress", {"n_sink": sinks(b)}, true_place(p)), True,
+        Setting("expected-attention", AUTHORS_EA, lambda b, p: ("ExpectedAttentionPress", {"n_sink": sinks(b)}, true_place(p)), True,
                 "n_sink=min(4, B/4), M-RoPE's next positions"),
         Setting("streaming-llm", (), lambda b, p: ("StreamingLLMPress", {"n_sink": sinks(b)}, {}), True, "n_sink=min(4, B/4), one out per step"),
     ]
 
 
 def defaults():
-    """Both sides as they come."""
+    """Both sides as they come; but tova and expected-attention, which protect more here, as their authors have them."""
     counted = lambda p: {"first": p.n}
     return [
         Setting("snapkv", (), lambda b, p: ("SnapKVPress", {}, {}), False, "window of 32, at most B/2; kvpress 64 always"),
         Setting("knorm", (), lambda b, p: ("KnormPress", {}, {}), False, "first 4 and last 32 protected, at most B/4 and B/2; kvpress none"),
         Setting("keydiff", (), lambda b, p: ("KeyDiffPress", {}, {}), False, "first 4 and last 32 protected, at most B/4 and B/2; kvpress none"),
-        Setting("expected-attention", (), lambda b, p: ("ExpectedAttentionPress", {}, counted(p)), False,
+        Setting("expected-attention", AUTHORS_EA, lambda b, p: ("ExpectedAttentionPress", {}, counted(p)), False,
                 "horizon behind the largest M-RoPE position; kvpress behind the count of tokens"),
         Setting("streaming-llm", (), lambda b, p: ("StreamingLLMPress", {}, {}), False, "4 sinks, at most B/4, and one out per step; kvpress 4 always, grows"),
-        Setting("tova", (), lambda b, p: ("TOVAPress", {}, {}), False, "last token not protected, goes on evicting; kvpress protects it, grows"),
+        Setting("tova", (("sinks", 0), ("recent", 0)), lambda b, p: ("TOVAPress", {}, {}), False, "last token not protected, goes on evicting; kvpress protects it, grows"),
     ]
 
 

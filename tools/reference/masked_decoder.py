@@ -171,6 +171,7 @@ class MaskedCache:
                 if self.policy == "h2o":
                     score, candidates = self.mass[layer][g], here[: len(here) - self.recent]
                 else:
-                    score, candidates = self.rows[layer][-1][:, -1].mean(0), here
+                    score = self.rows[layer][-1][:, -1].mean(0)
+                    candidates = here[self.sinks: len(here) - self.recent]
                 gone = sorted(candidates, key=lambda j: (float(score[j]), -j))[:surplus]
             alive[g, gone] = False

@@ -106,6 +106,8 @@ h2o uniform recent_ratio=0.9
 h2o ada recent_ratio=0.13
 h2o ada recent_ratio=0.25 alpha=0.8
 tova pyramid beta=3
+tova uniform sinks=0 recent=0
+tova uniform sinks=1 recent=1
 snapkv uniform window=1 kernel=7 pool=max
 snapkv ada window=8 pool=none
 snapkv uniform window=500 kernel=1
@@ -120,7 +122,8 @@ vnorm ada sinks=2 recent=3 alpha=0.7
 vnorm ada recent=10 alpha=1
 expected-attention uniform sinks=0 horizon=1
 expected-attention uniform covariance=0 horizon=40
-expected-attention ada epsilon=0.01 sinks=10
+expected-attention ada epsilon=0.2 sinks=10
+expected-attention uniform epsilon=0 recent=0
 purekv uniform sources=0
 purekv uniform sources=0 window=20 normalise=1
 purekv uniform normalise=1 sinks=0 recent=0
@@ -188,7 +191,7 @@ REFUSED = """
 --kv-policy knorm --kv-budget 0.2 --kv-option window=3
 --kv-policy purekv --kv-budget 0.2 --kv-option sources=99
 --kv-policy purekv --kv-budget 0.2 --kv-option heads=each
---kv-policy tova --kv-budget 0.2 --kv-option sinks=1
+--kv-policy h2o --kv-budget 0.2 --kv-option sinks=1
 --kv-policy h2o --kv-budget 0.2 --kv-when media
 --kv-policy h2o --kv-bytes 100
 --kv-policy h2o --kv-budget 0

@@ -15,9 +15,9 @@ import torch
 
 DEFAULTS = {
     "full": {}, "random": {"seed": 0, "sinks": 4, "recent": 32}, "uniform": {"sinks": 4, "recent": 32}, "streaming-llm": {"sinks": 4},
-    "h2o": {"recent_ratio": 0.5}, "tova": {}, "snapkv": {"window": 32, "kernel": 5, "pool": "avg"},
+    "h2o": {"recent_ratio": 0.5}, "tova": {"sinks": 4, "recent": 32}, "snapkv": {"window": 32, "kernel": 5, "pool": "avg"},
     "knorm": {"sinks": 4, "recent": 32}, "keydiff": {"sinks": 4, "recent": 32}, "vnorm": {"sinks": 4, "recent": 32},
-    "expected-attention": {"sinks": 4, "horizon": 512, "epsilon": 0.0, "covariance": 1},
+    "expected-attention": {"sinks": 4, "recent": 32, "horizon": 512, "epsilon": 0.01, "covariance": 1},
     "csp": {"window": 64, "cross_ratio": 0.5, "recent_ratio": 0.5, "n": 1.0, "combine": "union"},
     "purekv": {"sources": "auto", "window": "all", "heads": "own", "normalise": 0, "vnorm": 1, "below": "window",
                "sinks": 4, "recent": 32}}
