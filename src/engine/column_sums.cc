@@ -37,4 +37,21 @@ void AddColumnSums(const AttendedRows& block, const RowRange& range, const Obser
   ColumnSums(args);
 }
 
+void AddObserved(const AttendedRows& block, const RowRange& range, Observations& observations,
+                 std::span<const TokenRecord> layout, const DecoderConfig& config, const KvCache& cache,
+                 AttentionWorkspace* workspace) {
+  const Observer observer = observations.Request(block.layer);
+  const int64_t planes = observer.WithoutTail().planes();
+  if (range.count > 0) {
+    const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
+    AttentionSums& sums = observations.AnnounceSums(block.layer, queries, cache);
+    AddColumnSums(block, range, observer.WithoutTail(), layout, config, sums.Lists(0, planes), workspace);
+  }
+  const RowRange tail = observations.TailRows(block.layer, block.tokens);
+  if (tail.count > 0) {
+    AddColumnSums(block, tail, observer.OfTail(), layout, config, observations.SumsOf(block.layer).Lists(planes, 1),
+                  workspace);
+  }
+}
+
 }  // namespace purekv

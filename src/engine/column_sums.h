@@ -18,4 +18,10 @@ void AddColumnSums(const AttendedRows& block, const RowRange& range, const Obser
                    std::span<const TokenRecord> layout, const DecoderConfig& config, std::span<double* const> sums,
                    AttentionWorkspace* workspace);
 
+// Adds what `observations` ask of the block: of its rows `range` (Observations::SumRows), and of those of the tail, all
+// of which it holds. cache: holds the rows' own keys.
+void AddObserved(const AttendedRows& block, const RowRange& range, Observations& observations,
+                 std::span<const TokenRecord> layout, const DecoderConfig& config, const KvCache& cache,
+                 AttentionWorkspace* workspace);
+
 }  // namespace purekv

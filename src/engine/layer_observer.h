@@ -15,6 +15,9 @@ struct LayerWants {
   bool input = false;     // the rows before the layer
   bool queries = false;   // before rotation
   bool attended = false;  // after attention: rotated queries, log-sum-exp, the cache's heads
+  // Of `attended`, only the last rows of a prompt are needed, so many; 0: all. They come from layers, too, whose
+  // attention gives no log-sum-exp.
+  int64_t last = 0;
 };
 
 // Rows of one layer that have just attended.

@@ -6,8 +6,11 @@ namespace purekv {
 
 LayerWants PolicyObserver::Wants(int64_t layer) const {
   if (layer >= config_.layers) return {};
-  const Observer::Kind kind = sequence_.compression().observations().Request(layer).kind;
-  return {.input = false, .queries = kind == Observer::Kind::kQueries, .attended = kind == Observer::Kind::kColumnSums};
+  const Observer observer = sequence_.compression().observations().Request(layer);
+  return {.input = false,
+          .queries = observer.kind == Observer::Kind::kQueries,
+          .attended = observer.kind == Observer::Kind::kColumnSums,
+          .last = observer.few() ? observer.window : 0};
 }
 
 void PolicyObserver::Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
@@ -17,10 +20,7 @@ void PolicyObserver::Queries(int64_t layer, std::span<const int32_t> tokens, Mat
 void PolicyObserver::Attended(const AttendedRows& rows) {
   Observations& observations = sequence_.compression().observations();
   const RowRange range = observations.SumRows(rows.layer, rows.tokens);
-  if (range.count == 0) return;
-  const auto queries = rows.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
-  AddColumnSums(rows, range, observations.Request(rows.layer), sequence_.layout(), config_,
-                observations.AnnounceSums(rows.layer, queries, sequence_.cache()).Lists(), workspace_);
+  AddObserved(rows, range, observations, sequence_.layout(), config_, sequence_.cache(), workspace_);
 }
 
 }  // namespace purekv

@@ -47,6 +47,7 @@ bool PrefillPass::Step() {
     }
   }
   Attend(tokens, qkv);
+  ShowLastRows(tokens, qkv);
   for (int64_t row = 0; row < rows; row += block_rows_) {
     const int64_t count = std::min(block_rows_, rows - row);
     decoder.Finish(layer_, workspace.attended.View().Rows(row, count), hidden.Rows(row, count), workspace);
@@ -64,12 +65,19 @@ void PrefillPass::StartLayer() {
   ShowInput();
   queries_.clear();
   attended_.clear();
+  last_.clear();
+  const bool gives_lse = parts_.attention.GivesLse(layer_) || parts_.sequence.cache().spec()[layer_].window > 0;
   for (LayerObserver* observer : parts_.observers) {
     const LayerWants wants = observer->Wants(layer_);
     if (wants.queries) queries_.push_back(observer);
-    if (wants.attended) attended_.push_back(observer);
+    if (!wants.attended) continue;
+    PUREKV_CHECK(gives_lse || wants.last > 0, "layer ", layer_, " gives no log-sum-exp");
+    if (gives_lse) {
+      attended_.push_back(observer);
+    } else {
+      last_.push_back({observer, wants.last});
+    }
   }
-  PUREKV_CHECK(attended_.empty() || parts_.attention.GivesLse(layer_), "layer ", layer_, " gives no log-sum-exp");
   // A prompt's room is known, and taken exactly: a budget in bytes counts on it.
   parts_.sequence.cache().Reserve(layer_, hidden_.rows);
   span_rows_ = std::max(block_rows_, parts_.attention.Rows(layer_));
@@ -91,6 +99,29 @@ void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float
         parts_.attention.Run(layer_, tokens, args, cache, parts_.sequence.layout());
       },
       attended_, parts_.workspace);
+}
+
+void PrefillPass::ShowLastRows(std::span<const int32_t> tokens, MatrixView<const float> qkv) {
+  DecoderWorkspace& workspace = parts_.workspace;
+  const DecoderConfig& config = parts_.decoder.config();
+  for (const auto& [observer, last] : last_) {
+    const int64_t before =
+        std::max<int64_t>(0, hidden_.rows - last - row_);  // rows of the span that are not among them
+    const int64_t rows = qkv.rows - before;
+    if (rows <= 0) continue;
+    // Dense, for its log-sum-exp: so many rows are their share of one layer's attention.
+    AnyMatrix out(parts_.decoder.compute(), rows, config.heads * config.head_dim);
+    Matrix<float> lse(rows, config.heads);
+    LayerObserver* const one[] = {observer};
+    AttendRows(
+        config, parts_.sequence.cache(),
+        {.layer = layer_,
+         .tokens = tokens.subspan(static_cast<size_t>(before)),
+         .qkv = qkv.Rows(before, rows),
+         .out = out.View(),
+         .lse = lse.data()},
+        [](const AttentionArgs& args) { Attention(args); }, one, workspace);
+  }
 }
 
 void PrefillPass::EndLayer() {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/matrix.h"
@@ -44,6 +45,7 @@ class PrefillPass {
   void Attend(std::span<const int32_t> tokens, MatrixView<const float> qkv);
   // Only the rows of these tokens go on: they move to the beginning, and the pages behind them go back to the system.
   void KeepRows(std::span<const int32_t> alive);
+  void ShowLastRows(std::span<const int32_t> tokens, MatrixView<const float> qkv);
   void ShowInput();
   std::span<const int32_t> Tokens(int64_t row, int64_t count) const {
     return std::span(tokens_).subspan(static_cast<size_t>(row), static_cast<size_t>(count));
@@ -57,6 +59,8 @@ class PrefillPass {
   int64_t layer_ = 0, row_ = 0;                     // where the next Step begins
   int64_t span_rows_ = 0;                           // of the layer
   std::vector<LayerObserver*> queries_, attended_;  // who wants what of the layer
+  // Who wants the last rows, so many, of a layer whose attention gives no log-sum-exp.
+  std::vector<std::pair<LayerObserver*, int64_t>> last_;
 };
 
 }  // namespace purekv

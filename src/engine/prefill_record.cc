@@ -46,11 +46,13 @@ void PrefillRecord::PlanFor(const KvOptions& kv) {
     } else if (observer.sums_all()) {
       if (FindSums(observer) == nullptr) {
         SharedSums& added = sums_.emplace_back();
-        added.observer = observer;
+        added.observer = observer.WithoutTail();
         added.sums.resize(layers_.size());
       }
       SharedSums* const found = FindSums(observer);
-      found->sums[static_cast<size_t>(layer)].resize(static_cast<size_t>(observer.planes() * spec[layer].kv_heads));
+      found->sums[static_cast<size_t>(layer)].resize(
+          static_cast<size_t>(found->observer.planes() * spec[layer].kv_heads));
+      window_ = std::max(window_, observer.tail);
       const auto index = static_cast<size_t>(found - sums_.data());
       if (std::find(mine.begin(), mine.end(), index) == mine.end()) mine.push_back(index);
     } else if (observer.kind == Observer::Kind::kColumnSums) {
@@ -215,14 +217,12 @@ void PrefillRecord::Replay(int64_t layer, std::span<const TokenRecord> layout, O
   RowRange range = observations.SumRows(layer, block.tokens);
   if (observer.sums_all()) {
     const auto& media = FindSums(observer)->sums[static_cast<size_t>(layer)];
-    const std::vector<double*> into = observations.AnnounceSums(layer, Tokens(0, media_tokens_), cache).Lists();
+    AttentionSums& sums = observations.AnnounceSums(layer, Tokens(0, media_tokens_), cache);
+    const std::vector<double*> into = sums.Lists(0, observer.WithoutTail().planes());
     for (size_t i = 0; i < into.size(); ++i) std::copy(media[i].begin(), media[i].end(), into[i]);
     range = {media_tokens_ - rows.first_token, tokens - media_tokens_};
   }
-  if (range.count == 0) return;
-  const auto queries = block.tokens.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
-  const std::vector<double*> into = observations.AnnounceSums(layer, queries, cache).Lists();
-  AddColumnSums(block, range, observer, layout, decoder_.config(), into, &workspace_);
+  AddObserved(block, range, observations, layout, decoder_.config(), cache, &workspace_);
 }
 
 }  // namespace purekv

@@ -34,9 +34,12 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
 
 int64_t Compression::last_scoring_layer() const {
   int64_t layer = active() ? spec_.layers() - 1 : -1;
-  while (layer >= 0 && (!spec_.full(layer) || setup_.policy->Observes(layer, 1).kind != Observer::Kind::kColumnSums)) {
-    --layer;
-  }
+  const auto sums_many = [this](int64_t at) {
+    // A large B: spans that B caps have their whole length.
+    const Observer observer = setup_.policy->Observes(at, int64_t{1} << 20);
+    return spec_.full(at) && observer.kind == Observer::Kind::kColumnSums && !observer.few();
+  };
+  while (layer >= 0 && !sums_many(layer)) --layer;
   return layer;
 }
 

@@ -30,8 +30,8 @@ class Compression {
   bool holds() const { return active() && setup_.info->holds; }
   // n of the softmax that makes the output; 0: the ordinary one.
   double n_attn() const { return setup_.n_attn; }
-  // The highest layer whose attention must give column sums at some time; -1: none, keys, values and queries are
-  // enough.
+  // The highest layer whose attention must give column sums of many queries at some time; -1: none, keys, values,
+  // queries and what a few last queries (Observer::few) attend to are enough.
   int64_t last_scoring_layer() const;
 
   // The prefix that is compressed has so many tokens; returns B. Throws Error (kUsage) when a budget in bytes does not

@@ -122,7 +122,7 @@ PolicyInfo CspPolicy() {
   info.options = {IntegerOption("window", 64, 1, kMostTokens), RealOption("cross_ratio", "0.5", 0, 1),
                   RealOption("recent_ratio", "0.5", 0, 1), RealOption("n", "1", 0, 1'000'000),
                   WordOption("combine", {"union", "concat", "intersect"})};
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Csp>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Csp>(values); };
   return info;
 }
 

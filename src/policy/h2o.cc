@@ -33,7 +33,7 @@ PolicyInfo H2oPolicy() {
   info.paper = "H2O, arXiv 2306.14048";
   info.options = {RealOption("recent_ratio", "0.5", 0, 1)};
   info.ada = info.holds = true;
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const H2o>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const H2o>(values); };
   return info;
 }
 

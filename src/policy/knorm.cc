@@ -27,7 +27,7 @@ PolicyInfo KnormPolicy() {
   info.paper = "L2-norm strategy, arXiv 2406.11430";
   info.options = SinksAndRecentPolicy::Options();
   info.ada = true;
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Knorm>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Knorm>(values); };
   return info;
 }
 

@@ -57,9 +57,11 @@ void AttentionSums::Announce(std::span<const int32_t> queries, std::span<const i
   }
 }
 
-std::vector<double*> AttentionSums::Lists() {
+std::vector<double*> AttentionSums::Lists(int64_t first, int64_t count) {
   std::vector<double*> lists;
-  for (auto& sums : sums_) lists.push_back(sums.data());
+  for (int64_t plane = first; plane < first + count; ++plane) {
+    for (int64_t head = 0; head < kv_heads_; ++head) lists.push_back(sums_[Index(plane, head)].data());
+  }
   return lists;
 }
 
@@ -71,6 +73,13 @@ void AttentionSums::Keep(int64_t head, std::span<const int32_t> entries) {
     for (size_t i = 0; i < entries.size(); ++i) sums[i] = sums[static_cast<size_t>(entries[i])];
     sums.resize(entries.size());
     sums.shrink_to_fit();
+  }
+}
+
+void AttentionSums::ClearPlane(int64_t plane) {
+  for (int64_t head = 0; head < kv_heads_; ++head) {
+    auto& sums = sums_[Index(plane, head)];
+    std::fill(sums.begin(), sums.end(), 0.0);
   }
 }
 

@@ -20,11 +20,25 @@ struct Observer {
   Kind kind = Kind::kNone;
   int64_t window = 0;     // column sums: over the last `window` queries; 0: over all
   bool by_query = false;  // two planes, the first of text queries and the second of visual ones; else one of all
-  double n = 0;           // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
-                          // to its denominator; 0: weight 1
+  // column sums over all queries: one more plane, behind the others, of the last `tail` queries alone, with weight 1;
+  // 0: none
+  int64_t tail = 0;
+  double n = 0;  // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
+                 // to its denominator; 0: weight 1
   int64_t first_token = 0;  // queries: tokens before it are left out
 
-  int64_t planes() const { return by_query ? 2 : 1; }
+  // At most so many last queries are looked at apart where a layer's own attention does not give their log-sum-exp.
+  static constexpr int64_t kFew = 64;
+  bool few() const { return kind == Kind::kColumnSums && window > 0 && window <= kFew; }
+
+  int64_t planes() const { return (by_query ? 2 : 1) + (tail > 0 ? 1 : 0); }
+  // What the planes before that of the tail are made of; and that one.
+  Observer WithoutTail() const {
+    Observer observer = *this;
+    observer.tail = 0;
+    return observer;
+  }
+  Observer OfTail() const { return {.kind = Kind::kColumnSums, .window = tail}; }
   // Column sums over all queries: they only grow, from compression to compression.
   bool sums_all() const { return kind == Kind::kColumnSums && window == 0; }
   bool weighted() const { return by_query || n > 0; }
@@ -53,11 +67,13 @@ class AttentionSums {
   std::span<double> Plane(int64_t plane, int64_t head) { return sums_[Index(plane, head)]; }
   std::span<const double> Plane(int64_t plane, int64_t head) const { return sums_[Index(plane, head)]; }
 
-  // All planes' lists, plane by plane. [planes * kv_heads]
-  std::vector<double*> Lists();
+  // The lists of planes first .. first + count - 1, plane by plane. [count * kv_heads]
+  std::vector<double*> Lists(int64_t first, int64_t count);
 
   // Follows an eviction: only these entries (ascending) of a head remain.
   void Keep(int64_t head, std::span<const int32_t> entries);
+  // Sets a plane to 0: what it had seen.
+  void ClearPlane(int64_t plane);
   // Forgets all queries and entries.
   void Clear();
   // Puts back what was saved: [planes * kv_heads] lists, plane by plane, of the queries first_query .. last_query.

@@ -23,7 +23,9 @@ void Observations::Begin(const PassingRows& rows, bool fresh) {
   rows_ = rows;
   if (!fresh) return;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    if (setup_.policy->Observes(static_cast<int64_t>(layer), base_).window > 0) layers_[layer].sums.Clear();
+    const Observer observer = setup_.policy->Observes(static_cast<int64_t>(layer), base_);
+    if (observer.window > 0) layers_[layer].sums.Clear();
+    if (observer.tail > 0) layers_[layer].sums.ClearPlane(observer.planes() - 1);
   }
 }
 
@@ -43,9 +45,18 @@ RowRange Observations::SumRows(int64_t layer, std::span<const int32_t> tokens) c
   const Observer observer = Request(layer);
   if (observer.kind != Observer::Kind::kColumnSums) return {};
   if (observer.window == 0) return {0, rows};
-  const int64_t from = rows_.end() + rows_.until_scored - observer.window;
+  return LastRows(observer.window, tokens);
+}
+
+RowRange Observations::TailRows(int64_t layer, std::span<const int32_t> tokens) const {
+  const Observer observer = Request(layer);
+  return observer.tail > 0 && rows_.InWindow(observer.tail) ? LastRows(observer.tail, tokens) : RowRange();
+}
+
+RowRange Observations::LastRows(int64_t window, std::span<const int32_t> tokens) const {
+  const int64_t from = rows_.end() + rows_.until_scored - window;
   const int64_t begin = std::lower_bound(tokens.begin(), tokens.end(), from) - tokens.begin();
-  return {begin, rows - begin};
+  return {begin, static_cast<int64_t>(tokens.size()) - begin};
 }
 
 AttentionSums& Observations::AnnounceSums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache) {
@@ -85,6 +96,7 @@ void Observations::EndLoan(int64_t layer) {
 Observation Observations::Of(const LayerEntries& entries) const {
   Observation observed;
   observed.queries = &At(entries.layer).queries;
+  observed.own = &At(entries.layer).sums;
   const int64_t from = setup_.policy->SumsFrom(entries.layer);
   if (from == entries.layer) {
     observed.sums = &At(from).sums;

@@ -51,9 +51,14 @@ class Observations {
   void SetQueries(int64_t layer, QueryStats queries) { At(layer).queries = std::move(queries); }
   // Which rows of a block with these tokens belong to the column sums; their attention must give LSE when weighted.
   RowRange SumRows(int64_t layer, std::span<const int32_t> tokens) const;
+  // Of a block, the rows of the tail that the observer asks for apart (Observer::tail).
+  RowRange TailRows(int64_t layer, std::span<const int32_t> tokens) const;
   // Where the column sums of those rows (their sequence indices: `queries`) add up: every list is as long as its head
   // in the cache now, which holds the rows' own keys already.
   AttentionSums& AnnounceSums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache);
+
+  // The same for rows that have been announced.
+  AttentionSums& SumsOf(int64_t layer) { return At(layer).sums; }
 
   // Before `entries` are evicted from: their sums stay readable for the other layers that score with them.
   void Lend(const LayerEntries& entries);
@@ -84,6 +89,7 @@ class Observations {
   };
   Layer& At(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& At(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  RowRange LastRows(int64_t window, std::span<const int32_t> tokens) const;
   // Whether the next layer above `layer` that a policy compresses scores with `source`'s sums; and so the one below.
   bool AboveReads(int64_t layer, int64_t source) const;
   bool BelowReads(int64_t layer, int64_t source) const;

@@ -79,6 +79,13 @@ PolicyOption RealOption(const std::string& name, const std::string& fallback, do
   return {name, fallback, range, PolicyOption::Kind::kReal, low, high, false, {}};
 }
 
+PolicyOption WordOrRealOption(const std::string& name, const std::string& word, double low, double high) {
+  PolicyOption option = RealOption(name, word, low, high);
+  option.range = word + " or " + option.range;
+  option.words = {word};
+  return option;
+}
+
 PolicyOption WordOption(const std::string& name, const std::vector<std::string>& words) {
   std::string range;
   for (const std::string& word : words) range += (range.empty() ? "" : "|") + word;

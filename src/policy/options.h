@@ -26,6 +26,8 @@ PolicyOption IntegerOption(const std::string& name, int64_t fallback, int64_t lo
 PolicyOption OddOption(const std::string& name, int64_t fallback, int64_t low, int64_t high);
 // low and high: whole numbers.
 PolicyOption RealOption(const std::string& name, const std::string& fallback, double low, double high);
+// `word` (the default) or a number; low and high: whole numbers.
+PolicyOption WordOrRealOption(const std::string& name, const std::string& word, double low, double high);
 // One of the words; the first is the default.
 PolicyOption WordOption(const std::string& name, const std::vector<std::string>& words);
 // `word` (the default) or an integer.

@@ -49,6 +49,7 @@ struct Observation {
   const AttentionSums* sums = nullptr;
   std::vector<std::span<const int32_t>> sum_tokens;  // [kv_heads] sequence index of each entry of `sums`: the layer's
                                                      // own entries, or those of the layer that SumsFrom names
+  const AttentionSums* own = nullptr;  // the layer's own sums, whichever SumsFrom names; maybe without planes
   const QueryStats* queries = nullptr;
 };
 
@@ -79,6 +80,12 @@ class Policy {
   virtual KeptEntries Select(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota) const;
 };
 
+// What a policy is made for.
+struct PolicyContext {
+  const KvCacheSpec& spec;
+  bool unseen = false;  // the part is compressed before its question is read (KvOptions::When::kContext)
+};
+
 // A policy's entry in the registry.
 struct PolicyInfo {
   std::string name;
@@ -94,7 +101,7 @@ struct PolicyInfo {
   // Throws Error (kUsage) for options that contradict one another. given: as the caller typed them. May be empty.
   std::function<void(const std::map<std::string, std::string>& given, const OptionValues& values)> check;
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
-  std::function<std::unique_ptr<const Policy>(const OptionValues&, const KvCacheSpec&)> make;
+  std::function<std::unique_ptr<const Policy>(const OptionValues&, const PolicyContext&)> make;
 
   bool drops() const { return ada && !holds; }  // can choose tokens to drop from the prefill
 };

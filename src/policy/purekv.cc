@@ -1,9 +1,25 @@
-// purekv: cross-layer importance (PureKV, arXiv 2510.25600): one low layer, the source, observes the attention that
-// each key gets; that layer and all above it keep the entries with the highest observed attention times their own value
-// norm. Only the source pays for the observation. What the paper leaves open is an option here.
+// purekv: what a key is worth times the norm of its value, in two forms.
+//
+// The paper's (PureKV, arXiv 2510.25600), when any of its options is given: one low layer, the source, observes the
+// attention that each key gets; that layer and all above it keep the entries with the highest observed attention times
+// their own value norm. What the paper leaves open is an option here.
+//
+// The default, a union of up to four rankings (docs/purekv.md says what was measured and what lost):
+//   own     what the last queries of each layer's own attention look at, smoothed over neighbours, times the value
+//           norm. It finds what a question asks for. Few queries: a layer with sparse attention can give it, too.
+//   source  what all queries look at on average in one middle layer, the source, times each layer's own value norm: for
+//           that layer and those above, where no question has been read yet.
+//   keys    how far a key points away from the mean key (KeyDiff): what a summary needs.
+//   values  the value norm alone.
+// An entry's score is its best place in any of them, places being stretched by the rankings' shares: B entries are
+// those that each ranking would choose for its share of B.
 #include <algorithm>
+#include <array>
+#include <limits>
+#include <numeric>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "policy/policies.h"
 #include "policy/scores.h"
 
@@ -11,12 +27,7 @@ namespace purekv {
 namespace {
 
 constexpr int64_t kLowLayersWindow = 32;  // layers below the first source: the last queries of their own attention
-
-int64_t AutoSource(const KvCacheSpec& spec) {
-  int64_t layer = std::min<int64_t>(2, spec.layers() - 1);
-  while (layer + 1 < spec.layers() && !spec.full(layer)) ++layer;
-  return layer;
-}
+constexpr int64_t kNoSource = -1;
 
 // `values` given by ascending tokens `from`, looked up at the ascending tokens `to`; 0 where there is none.
 std::vector<double> AtTokens(std::span<const double> values, std::span<const int32_t> from,
@@ -30,12 +41,40 @@ std::vector<double> AtTokens(std::span<const double> values, std::span<const int
   return out;
 }
 
-class PureKv : public SinksAndRecentPolicy {
+// A source's sums over all queries at this layer's entries: the mean over the query heads of the KV head, or over all.
+// normalise: divided by the number of queries that see the entry.
+Scores SourceScores(const LayerEntries& entries, const Observation& observed, bool head_mean, bool normalise) {
+  const AttentionSums& sums = *observed.sums;
+  const bool mean = head_mean || sums.kv_heads() != entries.kv_heads();
+  Scores scores;
+  for (int64_t head = 0; head < entries.kv_heads(); ++head) {
+    const auto& tokens = entries.tokens[static_cast<size_t>(head)];
+    std::vector<double> score(tokens.size(), 0.0);
+    for (int64_t g = mean ? 0 : head; g < (mean ? sums.kv_heads() : head + 1); ++g) {
+      const auto one = AtTokens(sums.Plane(0, g), observed.sum_tokens[static_cast<size_t>(g)], tokens);
+      for (size_t j = 0; j < score.size(); ++j) score[j] += one[j];
+    }
+    const auto over = static_cast<double>(entries.group() * (mean ? sums.kv_heads() : 1));
+    for (size_t j = 0; j < score.size(); ++j) {
+      score[j] /= over * (normalise ? static_cast<double>(sums.QueriesThatSee(tokens[j])) : 1.0);
+    }
+    scores.push_back(std::move(score));
+  }
+  return scores;
+}
+
+void Multiply(const Scores& by, Scores* scores) {
+  for (size_t head = 0; head < scores->size(); ++head) {
+    for (size_t j = 0; j < (*scores)[head].size(); ++j) (*scores)[head][j] *= by[head][j];
+  }
+}
+
+class PaperPureKv : public SinksAndRecentPolicy {
  public:
-  PureKv(const OptionValues& values, const KvCacheSpec& spec)
+  PaperPureKv(const OptionValues& values, const KvCacheSpec& spec)
       : SinksAndRecentPolicy(values),
-        sources_(values.Is("sources", "auto") ? std::vector{AutoSource(spec)} : values.Layers("sources")),
-        window_(values.Is("window", "all") ? 0 : values.Integer("window")),
+        sources_(values.Is("sources", "auto") ? std::vector{LowSource(spec)} : values.Layers("sources")),
+        window_(values.Is("window", "auto") || values.Is("window", "all") ? 0 : values.Integer("window")),
         head_mean_(values.Is("heads", "mean")),
         normalise_(values.Is("normalise", "1")),
         value_norm_(values.Is("vnorm", "1")),
@@ -71,43 +110,22 @@ class PureKv : public SinksAndRecentPolicy {
     if (WhichSource(entries.layer) == kNoSource && below_ == Below::kWindow)
       return {WindowMean(entries, *observed.sums)};
     if (WhichSource(entries.layer) == kNoSource && below_ == Below::kValueNorm) return {ValueNorms(entries)};
-    Scores scores = SourceScores(entries, observed);
-    if (!value_norm_) return {scores};
-    const Scores norms = ValueNorms(entries);
-    for (size_t head = 0; head < scores.size(); ++head) {
-      for (size_t j = 0; j < scores[head].size(); ++j) scores[head][j] *= norms[head][j];
-    }
+    Scores scores = SourceScores(entries, observed, head_mean_, normalise_);
+    if (value_norm_) Multiply(ValueNorms(entries), &scores);
     return {scores};
   }
 
  private:
-  static constexpr int64_t kNoSource = -1;
+  static int64_t LowSource(const KvCacheSpec& spec) {
+    int64_t layer = std::min<int64_t>(2, spec.layers() - 1);
+    while (layer + 1 < spec.layers() && !spec.full(layer)) ++layer;
+    return layer;
+  }
 
   // The nearest source at or below `layer`.
   int64_t WhichSource(int64_t layer) const {
     const auto above = std::upper_bound(sources_.begin(), sources_.end(), layer);
     return above == sources_.begin() ? kNoSource : *(above - 1);
-  }
-
-  // The source's sums at this layer's entries, per query head of a group.
-  Scores SourceScores(const LayerEntries& entries, const Observation& observed) const {
-    const AttentionSums& sums = *observed.sums;
-    const bool mean = head_mean_ || sums.kv_heads() != entries.kv_heads();
-    Scores scores;
-    for (int64_t head = 0; head < entries.kv_heads(); ++head) {
-      const auto& tokens = entries.tokens[static_cast<size_t>(head)];
-      std::vector<double> score(tokens.size(), 0.0);
-      for (int64_t g = mean ? 0 : head; g < (mean ? sums.kv_heads() : head + 1); ++g) {
-        const auto one = AtTokens(sums.Plane(0, g), observed.sum_tokens[static_cast<size_t>(g)], tokens);
-        for (size_t j = 0; j < score.size(); ++j) score[j] += one[j];
-      }
-      const auto over = static_cast<double>(entries.group() * (mean ? sums.kv_heads() : 1));
-      for (size_t j = 0; j < score.size(); ++j) {
-        score[j] /= over * (normalise_ ? static_cast<double>(sums.QueriesThatSee(tokens[j])) : 1.0);
-      }
-      scores.push_back(std::move(score));
-    }
-    return scores;
   }
 
   std::vector<int64_t> sources_;  // ascending
@@ -116,23 +134,162 @@ class PureKv : public SinksAndRecentPolicy {
   enum class Below { kWindow, kValueNorm, kWait } below_;  // layers below the first source
 };
 
+class UnionPureKv : public SinksAndRecentPolicy {
+ public:
+  UnionPureKv(const OptionValues& values, const PolicyContext& context)
+      : SinksAndRecentPolicy(values),
+        own_(values.Integer("own")),
+        kernel_(values.Integer("kernel")),
+        value_norm_(values.Is("vnorm", "1")),
+        first_drop_layer_(std::min<int64_t>(2, context.spec.layers() - 1) + 1) {
+    // Seen: the last queries know what is asked. Unseen: they are any, and the source's sums over all stand for them.
+    constexpr std::array kSeen = {0.6, 0.0, 0.4, 0.0}, kUnseen = {0.1, 0.3, 0.3, 0.3};
+    constexpr std::array kNames = {"own_share", "source_share", "key_share", "value_share"};
+    for (size_t i = 0; i < shares_.size(); ++i) {
+      shares_[i] = values.Is(kNames[i], "auto") ? (context.unseen ? kUnseen : kSeen)[i] : values.Real(kNames[i]);
+    }
+    if (std::accumulate(shares_.begin(), shares_.end(), 0.0) <= 0) {
+      FailUsage(Field{"kv.option.own_share"},
+                ": no ranking has a share; own_share, source_share, key_share or "
+                "value_share must be above 0");
+    }
+    if (shares_[kSource] > 0) source_ = MiddleSource(context.spec);
+  }
+
+  Observer Observes(int64_t layer, int64_t base) const override {
+    const int64_t own = shares_[kOwn] > 0 ? std::max<int64_t>(1, std::min(own_, base / 2)) : 0;
+    if (layer == source_) return {.kind = Observer::Kind::kColumnSums, .tail = own};
+    if (own == 0) return {};
+    return {.kind = Observer::Kind::kColumnSums, .window = own};
+  }
+
+  // The lowest layers look at texture: what they would drop is what the paper's form, with its source at 2, may not
+  // drop.
+  int64_t FirstDropLayer() const override { return first_drop_layer_; }
+
+  int64_t SumsFrom(int64_t layer) const override { return HasSource(layer) ? source_ : layer; }
+
+  std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
+    std::vector<std::pair<double, Scores>> rankings;
+    if (shares_[kOwn] > 0) rankings.emplace_back(shares_[kOwn], Own(entries, *observed.own));
+    if (HasSource(entries.layer)) rankings.emplace_back(shares_[kSource], SourceScores(entries, observed, false, true));
+    if ((value_norm_ && !rankings.empty()) || shares_[kValues] > 0) {
+      Scores norms = ValueNorms(entries);
+      for (auto& [share, scores] : rankings) {
+        if (value_norm_) Multiply(norms, &scores);
+      }
+      if (shares_[kValues] > 0) rankings.emplace_back(shares_[kValues], std::move(norms));
+    }
+    // Layers below a source that alone has a share have nothing else.
+    if (shares_[kKeys] > 0 || rankings.empty())
+      rankings.emplace_back(std::max(shares_[kKeys], 1e-3), KeyDifference(entries));
+    if (rankings.size() == 1) return {rankings[0].second};
+    return {Union(entries, rankings)};
+  }
+
+ private:
+  enum Ranking : size_t { kOwn, kSource, kKeys, kValues };
+
+  // The full layer nearest to the middle of the depth, the lower one of two.
+  static int64_t MiddleSource(const KvCacheSpec& spec) {
+    int64_t best = kNoSource;
+    const auto far = [&](int64_t layer) { return std::abs(2 * layer - spec.layers()); };
+    for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+      if (spec.full(layer) && (best == kNoSource || far(layer) < far(best))) best = layer;
+    }
+    return best;
+  }
+  bool HasSource(int64_t layer) const { return source_ != kNoSource && layer >= source_; }
+
+  Scores Own(const LayerEntries& entries, const AttentionSums& sums) const {
+    Scores scores = GroupMean(entries, sums, entries.layer == source_ ? 1 : 0);
+    for (auto& head : scores) {
+      const int64_t before = static_cast<int64_t>(head.size()) - Protects(entries.base).recent;
+      PoolScores(kernel_ > 1 ? Pool::kAverage : Pool::kNone, kernel_, std::max<int64_t>(0, before), head);
+    }
+    return scores;
+  }
+
+  // Minus the best place over the rankings, each divided by its share. Protected entries take no place. Ties of a
+  // ranking: the lower position first.
+  Scores Union(const LayerEntries& entries, const std::vector<std::pair<double, Scores>>& rankings) const {
+    Scores scores(entries.kv.size());
+    const Protection spans = Protects(entries.base);
+    ParallelFor(entries.kv_heads(), [&](int64_t g) {
+      const auto head = static_cast<size_t>(g);
+      const int64_t length = entries.length(g);
+      std::vector<double>& out = scores[head];
+      out.assign(static_cast<size_t>(length), -std::numeric_limits<double>::max());
+      std::vector<int32_t> order(static_cast<size_t>(std::max<int64_t>(0, length - spans.count())));
+      for (const auto& [share, ranked] : rankings) {
+        const std::vector<double>& by = ranked[head];
+        std::iota(order.begin(), order.end(), static_cast<int32_t>(spans.sinks));
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int32_t a, int32_t b) { return by[static_cast<size_t>(a)] > by[static_cast<size_t>(b)]; });
+        for (size_t place = 0; place < order.size(); ++place) {
+          double& best = out[static_cast<size_t>(order[place])];
+          best = std::max(best, -static_cast<double>(place + 1) / share);
+        }
+      }
+    });
+    return scores;
+  }
+
+  int64_t own_, kernel_;
+  bool value_norm_;
+  std::array<double, 4> shares_{};
+  int64_t first_drop_layer_;
+  int64_t source_ = kNoSource;
+};
+
+// The options that make it the paper's, all "auto" unless given.
+constexpr std::array kPaperOptions = {"sources", "window", "heads", "normalise", "below"};
+constexpr std::array kUnionOptions = {"own", "kernel", "own_share", "source_share", "key_share", "value_share"};
+
 }  // namespace
 
 PolicyInfo PureKvPolicy() {
   PolicyInfo info;
   info.name = "purekv";
-  info.summary = "keeps what one low layer saw attended to, times each layer's own value norm";
-  info.paper = "PureKV, arXiv 2510.25600";
-  info.options = {LayersOption("sources", "auto"),      WordOrIntegerOption("window", "all", 1, kMostTokens),
-                  WordOption("heads", {"own", "mean"}), WordOption("normalise", {"0", "1"}),
-                  WordOption("vnorm", {"1", "0"}),      WordOption("below", {"window", "vnorm", "wait"})};
+  info.summary = "keeps what the last queries and a middle layer attend to, times value norms, and keys that differ";
+  info.paper = "after PureKV, arXiv 2510.25600, which sources, window, heads, normalise or below bring as it stands";
+  PolicyOption window = WordOrIntegerOption("window", "auto", 1, kMostTokens);
+  window.range = "auto, all or " + StrCat(1, " .. ", kMostTokens);
+  window.words.push_back("all");
+  info.options = {LayersOption("sources", "auto"),
+                  window,
+                  WordOption("heads", {"auto", "own", "mean"}),
+                  WordOption("normalise", {"auto", "0", "1"}),
+                  WordOption("below", {"auto", "window", "vnorm", "wait"}),
+                  WordOption("vnorm", {"1", "0"}),
+                  IntegerOption("own", 32, 1, 64),
+                  OddOption("kernel", 5, 1, 1023),
+                  WordOrRealOption("own_share", "auto", 0, 1),
+                  WordOrRealOption("source_share", "auto", 0, 1),
+                  WordOrRealOption("key_share", "auto", 0, 1),
+                  WordOrRealOption("value_share", "auto", 0, 1)};
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
   info.calibrated = true;
   info.score_lower = Say("give it lower ", Field{"kv.option.sources"});
-  info.score_window = Say(Field{"kv.option.window"}, "=32 looks at the last queries of each chunk");
-  info.make = [](const OptionValues& values, const KvCacheSpec& spec) {
-    return std::make_unique<const PureKv>(values, spec);
+  info.score_window = Say(Field{"kv.option.source_share"}, "=0, or of the paper's form ", Field{"kv.option.window"},
+                          "=32, looks at the last queries of each chunk");
+  const auto of_the_paper = [](const OptionValues& values) {
+    return std::any_of(kPaperOptions.begin(), kPaperOptions.end(),
+                       [&](const char* option) { return !values.Is(option, "auto"); });
+  };
+  info.check = [of_the_paper](const std::map<std::string, std::string>& given, const OptionValues& values) {
+    if (!of_the_paper(values)) return;
+    for (const char* option : kUnionOptions) {
+      if (!given.contains(option)) continue;
+      FailUsage(Field{StrCat("kv.option.", option)},
+                ": cannot take effect: sources, window, heads, normalise and below ask for the paper's score");
+    }
+  };
+  info.make = [of_the_paper](const OptionValues& values,
+                             const PolicyContext& context) -> std::unique_ptr<const Policy> {
+    if (of_the_paper(values)) return std::make_unique<const PaperPureKv>(values, context.spec);
+    return std::make_unique<const UnionPureKv>(values, context);
   };
   return info;
 }

@@ -201,7 +201,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   const OptionValues values = Checked(options);
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
-  if (setup.info->make) setup.policy = setup.info->make(values, spec);
+  if (setup.info->make) setup.policy = setup.info->make(values, {spec, options.when == KvOptions::When::kContext});
   setup.allocator = options.allocator;
   setup.n_attn = values.Real("n-attn");
   const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).text.empty(); };

@@ -72,6 +72,30 @@ Scores ValueNorms(const LayerEntries& entries) {
   return RowNorms(entries, false);
 }
 
+Scores KeyDifference(const LayerEntries& entries) {
+  const Scores norms = KeyNorms(entries);
+  Scores scores(norms.size());
+  ParallelFor(entries.kv_heads(), [&](int64_t g) {
+    const auto head = static_cast<size_t>(g);
+    const auto dim = static_cast<size_t>(entries.head_dim);
+    std::vector<double> key(dim), mean(dim, 0.0);
+    for (size_t j = 0; j < norms[head].size(); ++j) {
+      KeyRow(entries.kv[head], static_cast<int64_t>(j), entries.head_dim, key.data());
+      for (size_t i = 0; i < dim; ++i) mean[i] += key[i] / norms[head][j];
+    }
+    double square = 0;
+    for (const double x : mean) square += x * x;
+    const double length = std::sqrt(square);  // a cosine does not ask for the division by the count
+    for (size_t j = 0; j < norms[head].size(); ++j) {
+      KeyRow(entries.kv[head], static_cast<int64_t>(j), entries.head_dim, key.data());
+      double dot = 0;
+      for (size_t i = 0; i < dim; ++i) dot += key[i] * mean[i];
+      scores[head].push_back(-dot / (norms[head][j] * length));
+    }
+  });
+  return scores;
+}
+
 Scores GroupMean(const LayerEntries& entries, const AttentionSums& sums, int64_t plane) {
   Scores scores(entries.kv.size());
   for (int64_t g = 0; g < entries.kv_heads(); ++g) {

@@ -13,6 +13,9 @@ namespace purekv {
 Scores KeyNorms(const LayerEntries& entries);
 Scores ValueNorms(const LayerEntries& entries);
 
+// -cos(k_j, mean_j k_j / ||k_j||), the mean over all entries, protected ones included (KeyDiff, arXiv 2504.15364).
+Scores KeyDifference(const LayerEntries& entries);
+
 // One plane of the observed sums divided by the group size: the mean over the query heads of a KV head.
 Scores GroupMean(const LayerEntries& entries, const AttentionSums& sums, int64_t plane);
 

@@ -53,7 +53,7 @@ PolicyInfo SnapKvPolicy() {
       FailUsage(Field{"kv.option.kernel"}, ": cannot take effect: pool=none does not pool");
     }
   };
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const SnapKv>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const SnapKv>(values); };
   return info;
 }
 

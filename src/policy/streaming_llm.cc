@@ -30,7 +30,7 @@ PolicyInfo StreamingLlmPolicy() {
   info.paper = "StreamingLLM, arXiv 2309.17453";
   info.options = {IntegerOption("sinks", 4, 0, kMostTokens)};
   info.holds = true;
-  info.make = [](const OptionValues& values, const KvCacheSpec&) {
+  info.make = [](const OptionValues& values, const PolicyContext&) {
     return std::make_unique<const StreamingLlm>(values);
   };
   return info;

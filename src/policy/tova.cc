@@ -34,7 +34,7 @@ PolicyInfo TovaPolicy() {
   info.paper = "TOVA, arXiv 2401.06104";
   info.options = SinksAndRecentPolicy::Options();
   info.holds = true;
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Tova>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Tova>(values); };
   return info;
 }
 

@@ -34,7 +34,7 @@ PolicyInfo UniformPolicy() {
   info.name = "uniform";
   info.summary = "keeps evenly spaced tokens";
   info.options = SinksAndRecentPolicy::Options();
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Uniform>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Uniform>(values); };
   return info;
 }
 

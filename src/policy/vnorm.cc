@@ -24,7 +24,7 @@ PolicyInfo VnormPolicy() {
   info.paper = "value norm of InfiniPot-V, arXiv 2506.15745";
   info.options = SinksAndRecentPolicy::Options();
   info.ada = true;
-  info.make = [](const OptionValues& values, const KvCacheSpec&) { return std::make_unique<const Vnorm>(values); };
+  info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Vnorm>(values); };
   return info;
 }
 

@@ -8,6 +8,7 @@
 
 #include "policy/registry.h"
 #include "purekv/session.h"
+#include "support/expect_error.h"
 #include "support/reference_model.h"
 
 namespace purekv {
@@ -171,11 +172,14 @@ TEST_P(CompressionTest, ChunksKeepTheCap) {
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(3 + i * 7 % 200);
   SessionOptions options = Options(GetParam(), 128);
   options.kv.chunk = 256;
-  const bool whole = GetParam() == "h2o" || GetParam() == "expected-attention" || GetParam() == "purekv";
-  if (whole) {  // judged by all queries
-    EXPECT_THROW(Session(model_, options), Error);
-    if (GetParam() != "purekv") return;
-    options.kv.options["window"] = "32";
+  if (GetParam() == "purekv") {
+    options.kv.options["source_share"] = "0.5";
+    ExpectUsageError("kv.chunk", "kv.option.source_share=0", [&] { Session(model_, options); });
+    options.kv.options["source_share"] = "0";
+  }
+  if (GetParam() == "h2o" || GetParam() == "expected-attention") {  // judged by all queries
+    ExpectUsageError("kv.chunk", GetParam(), [&] { Session(model_, options); });
+    return;
   }
   Session session(model_, options);
   session.ReadIds(ids);
@@ -206,7 +210,6 @@ TEST_P(CompressionTest, BytesAreACap) {
       const int64_t cap = 1001 * model_->info().kv_bytes_per_token / share + 1000;
       options.kv.bytes = cap;
       options.kv.chunk = chunk;
-      if (chunk > 0 && GetParam() == "purekv") options.kv.options["window"] = "32";
       if (chunk > 0 && (GetParam() == "h2o" || GetParam() == "expected-attention")) continue;
       SCOPED_TRACE(std::to_string(chunk) + " at a time, " + std::to_string(cap));
       Session session(model_, options);

@@ -58,7 +58,7 @@ class Expected {
   const std::vector<int64_t>& alive_counts() const { return alive_counts_; }
 
  private:
-  // purekv with its defaults: source layer 2, all queries, the head's own sums.
+  // purekv in the paper's form: source layer 2, all queries, the head's own sums.
   std::vector<double> Importance(int64_t layer, size_t head) const {
     std::vector<double> score(part_);
     for (size_t j = 0; j < part_; ++j) {
@@ -160,6 +160,7 @@ SessionOptions Options(double budget, const std::vector<DropLayer>& drops) {
   SessionOptions options;
   options.threads = 1;
   options.kv.policy = "purekv";
+  options.kv.options["below"] = "window";  // the paper's form
   options.kv.budget = budget;
   options.kv.drop_layers = drops;
   return options;
@@ -254,6 +255,7 @@ TEST_F(DropTest, EveryPolicyThatScoresCanDrop) {
     SCOPED_TRACE(policy.name);
     SessionOptions options = Options(0.3, {{3, 0.4}});
     options.kv.policy = policy.name;
+    if (!policy.calibrated) options.kv.options.clear();
     if (policy.name == "full") options.kv.budget.reset();
     if (!policy.drops()) {
       ExpectError({"kv.drop_layers", policy.name}, [&] { Conversation(small_->model(), options); });

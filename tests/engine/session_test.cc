@@ -160,7 +160,7 @@ TEST_F(SessionTest, ErrorsNameTheFieldAtFault) {
   options.kv.budget = 0.5;
   options.kv.options = {{"sources", "999"}};
   EXPECT_EQ(field(options), "kv.option.sources");
-  options.kv.options.clear();
+  options.kv.options = {{"below", "window"}};
   options.kv.drop_layers = {{1, 0.5}};
   EXPECT_EQ(field(options), "kv.drop_layers");
   options.kv.drop_layers.clear();

@@ -185,7 +185,7 @@ TEST_F(SparsePrefillTest, PatternsThatSeeAllAreDenseBehindADropLayer) {
 }
 
 TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
-  for (const char* const policy : {"h2o", "tova", "snapkv", "csp"}) {
+  for (const char* const policy : {"h2o"}) {
     for (const char* const kind : {"st", "block-sparse"}) {
       SessionOptions options = Options(kind, {{"start", "0"}});
       options.kv.policy = policy;
@@ -197,8 +197,8 @@ TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
       EXPECT_THAT(Refusal(options), HasSubstr(std::string("prefill.kind ") + kind));
     }
   }
-  for (const char* const policy :
-       {"random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm", "expected-attention"}) {
+  for (const char* const policy : {"random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm",
+                                   "expected-attention", "tova", "snapkv", "csp", "purekv"}) {
     SessionOptions options = Options("st", {{"start", "0"}});
     options.kv.policy = policy;
     options.kv.tokens = 10;
@@ -223,8 +223,26 @@ TEST_F(SparsePrefillTest, PoliciesThatNeedScoresAreRefusedByName) {
   PrefillStats stats;
   Logits(options, &stats);
   EXPECT_GE(stats.start, 1);
-  options.kv.options["sources"] = std::to_string(layers - 1);
+  options.kv.options = {{"sources", std::to_string(layers - 1)}};
   EXPECT_THAT(Refusal(options), HasSubstr("the last one"));
+}
+
+// What the last queries attend to is not what a sparse layer computed: it is looked at apart.
+TEST_F(SparsePrefillTest, AFewLastQueriesAreSeenInSparseLayersToo) {
+  for (const char* const policy : {"snapkv", "tova", "csp", "purekv"}) {
+    std::vector<std::vector<std::vector<std::vector<int32_t>>>> kept;
+    for (const char* const kind : {"dense", "block-sparse"}) {
+      SessionOptions options = Options(kind);
+      if (kept.size() == 1) options.prefill.options = {{"start", "0"}, {"threshold", "1"}};  // all blocks: dense
+      options.kv.policy = policy;
+      options.kv.tokens = 24;
+      options.block_rows = 16;
+      Session session(model_, options);
+      session.Read(files_->TurnNamed("video"));
+      kept.push_back(session.kept());
+    }
+    EXPECT_EQ(kept[1], kept[0]) << policy;
+  }
 }
 
 TEST_F(SparsePrefillTest, OptionsAreChecked) {

@@ -50,6 +50,11 @@ const std::vector<Case>& Cases() {
       {"csp", {{"cross_ratio", "1"}, {"recent_ratio", "0.7"}, {"n", "25"}}},
       {"csp", {{"cross_ratio", "0.3"}, {"combine", "concat"}, {"recent_ratio", "0"}}},
       {"purekv", {}},
+      {"purekv", {{"below", "window"}}},
+      {"purekv", {{"own_share", "1"}, {"key_share", "0"}, {"vnorm", "0"}, {"kernel", "1"}, {"own", "9"}}},
+      {"purekv", {{"own_share", "0.2"}, {"source_share", "0.4"}, {"key_share", "0.1"}, {"value_share", "0.3"}}},
+      {"purekv", {{"own_share", "0"}, {"source_share", "1"}, {"key_share", "0"}}},
+      {"purekv", {{"own_share", "0"}, {"key_share", "0"}, {"value_share", "1"}}},
       {"purekv", {{"sources", "0"}, {"normalise", "1"}}},
       {"purekv", {{"sources", "0,2"}, {"window", "9"}, {"heads", "mean"}}},
       {"purekv", {{"sources", "2"}, {"below", "wait"}}},
@@ -96,6 +101,7 @@ void Compare(const Problem& problem, const Case& one, const std::string& allocat
   ExpectSame(engine.KeptTokens(), reference.KeptTokens(), reference,
              one.policy == "expected-attention" ? 1e-5
              : one.policy == "keydiff"          ? 1e-12
+             : one.policy == "purekv"           ? 1e-12
                                                 : 0);
 }
 
@@ -147,7 +153,7 @@ TEST(KeptSets, SomeHundredTokens) {
 TEST(SlowKeptSets, ThreeThousandTokens) {
   const Problem problem({.layers = 2, .kv_heads = 1, .group = 2, .head_dim = 4, .tokens = 3000}, 8);
   for (const Case& one : {Case{"h2o", {}}, Case{"snapkv", {}}, Case{"csp", {}}, Case{"purekv", {{"window", "512"}}},
-                          Case{"keydiff", {}}, Case{"uniform", {}}, Case{"tova", {}}}) {
+                          Case{"purekv", {}}, Case{"keydiff", {}}, Case{"uniform", {}}, Case{"tova", {}}}) {
     Compare(problem, one, "uniform", 0.1, 512);
     Compare(problem, one, "pyramid", 0.02, 512);
   }

@@ -76,16 +76,20 @@ TEST(KvOptions, ValuesOutOfRange) {
   expect("h2o", "recent_ratio", "inf", "0 .. 1");
   expect("csp", "n", "1000001", "0 .. 1000000");
   expect("csp", "combine", "or", "union|concat|intersect");
-  expect("purekv", "window", "some", "all or 1 .. ");
+  expect("purekv", "window", "some", "auto, all or 1 .. ");
+  expect("purekv", "own", "65", "1 .. 64");
+  expect("purekv", "own_share", "2", "auto or 0 .. 1");
   expect("purekv", "sources", "1,", "auto or layers");
   expect("purekv", "sources", "1,1", "each once");
   expect("purekv", "sources", "-1", "auto or layers");
-  expect("purekv", "normalise", "yes", "0|1");
-  expect("purekv", "below", "nothing", "window|vnorm|wait");
+  expect("purekv", "normalise", "yes", "auto|0|1");
+  expect("purekv", "below", "nothing", "auto|window|vnorm|wait");
   expect("expected-attention", "horizon", "0", "1 .. ");
   expect("vnorm", "n-attn", "-1", "0 .. 1000000");
   expect("vnorm", "decode_every", "-1", "0 .. ");
   EXPECT_EQ(Refusal(Given("purekv", {{"sources", "3,1"}, {"window", "64"}})), "");
+  EXPECT_THAT(Refusal(Given("purekv", {{"sources", "3"}, {"own", "16"}})),
+              HasSubstr("kv.option.own: cannot take effect"));
 }
 
 TEST(KvOptions, SourcesMustBeLayersOfTheModel) {

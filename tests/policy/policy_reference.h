@@ -217,7 +217,58 @@ class Reference {
     return out;
   }
 
+  // The default: each ranking's places, divided by its share; the best one counts.
+  std::vector<double> PureKvUnion(int64_t l, int64_t g) const {
+    const bool unseen = o_.when == KvOptions::When::kContext;
+    const auto share = [&](const char* key, double seen, double not_seen) {
+      const std::string text = Text(key, "auto");
+      return text == "auto" ? (unseen ? not_seen : seen) : std::stod(text);
+    };
+    const double own = share("own_share", 0.6, 0.1), source = share("source_share", 0, 0.3);
+    const double keys = share("key_share", 0.4, 0.3), values = share("value_share", 0, 0.3);
+    const auto times_norm = [&](std::vector<double> score) {
+      for (int64_t j = 0; j < n_ && Text("vnorm", "1") == "1"; ++j) score[size_t(j)] *= Norm(Value(l, g, j));
+      return score;
+    };
+    std::vector<std::pair<double, std::vector<double>>> rankings;
+    if (own > 0) {
+      const int64_t window = std::min(n_, std::max<int64_t>(1, std::min(Int("own", 32), b_ / 2)));
+      const int64_t kernel = Int("kernel", 5);
+      rankings.emplace_back(own, times_norm(SnapKv(l, g, window, kernel, kernel > 1 ? "avg" : "none", n_ - recent())));
+    }
+    int64_t middle = 0;  // the lower of two that are as near to the middle
+    for (int64_t layer = 1; layer < p_.s.layers; ++layer) {
+      if (std::abs(2 * layer - p_.s.layers) < std::abs(2 * middle - p_.s.layers)) middle = layer;
+    }
+    if (source > 0 && l >= middle) {
+      std::vector<double> mean = Sums(middle, g, 0);
+      for (int64_t j = 0; j < n_; ++j) mean[size_t(j)] /= double(n_ - j);
+      rankings.emplace_back(source, times_norm(mean));
+    }
+    if (keys > 0 || (rankings.empty() && values <= 0)) rankings.emplace_back(std::max(keys, 1e-3), KeyDiff(l, g));
+    if (values > 0) {
+      std::vector<double> norms;
+      for (int64_t j = 0; j < n_; ++j) norms.push_back(Norm(Value(l, g, j)));
+      rankings.emplace_back(values, norms);
+    }
+    if (rankings.size() == 1) return rankings[0].second;
+    std::vector<double> best(size_t(n_), -1e300);
+    for (const auto& [part, score] : rankings) {
+      const std::vector<int32_t> order = Ranked(score, {}, false);
+      for (size_t place = 0; place < order.size(); ++place) {
+        double& out = best[size_t(order[place])];
+        out = std::max(out, -double(place + 1) / part);
+      }
+    }
+    return best;
+  }
+
   std::vector<double> PureKv(int64_t l, int64_t g) const {
+    bool paper = false;
+    for (const char* key : {"sources", "window", "heads", "normalise", "below"}) {
+      paper = paper || o_.options.contains(key);
+    }
+    if (!paper) return PureKvUnion(l, g);
     std::vector<int64_t> sources;
     std::string list = Text("sources", "auto");
     if (list == "auto") list = std::to_string(std::min<int64_t>(2, p_.s.layers - 1));

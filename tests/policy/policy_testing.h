@@ -211,8 +211,16 @@ class SmallEngine {
     }
     std::vector<std::vector<float>> weights(1, std::vector<float>(attention.size(), 1.0F));
     if (observer.weighted()) {
-      weights = QueryWeights(observer, std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
-                             std::as_const(lse).View());
+      weights =
+          QueryWeights(observer.WithoutTail(), std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
+                       std::as_const(lse).View());
+    }
+    if (observer.tail > 0) {  // a plane of the last queries alone
+      const RowRange tail = compression.observations().TailRows(layer, tokens);
+      auto& plane = weights.emplace_back(attention.size(), 0.0F);
+      for (int64_t i = tail.first - range.first; i < tail.first - range.first + tail.count; ++i) {
+        std::fill_n(plane.begin() + i * problem_.heads(), problem_.heads(), 1.0F);
+      }
     }
     AttentionSums& sums = compression.observations().AnnounceSums(
         layer, std::span(tokens).subspan(size_t(range.first), size_t(range.count)), cache);

@@ -135,6 +135,10 @@ TEST(PolicyProperties, OnlyWhatIsNeededIsObserved) {
   EXPECT_EQ(rows("snapkv", {{"window", "7"}}), 4 * 7);
   EXPECT_EQ(rows("csp", {}), 4 * 64);
   EXPECT_EQ(rows("csp", {{"window", "101"}}), 400);
+  EXPECT_EQ(rows("purekv", {}), 4 * 25);
+  EXPECT_EQ(rows("purekv", {{"own", "7"}}), 4 * 7);
+  EXPECT_EQ(rows("purekv", {{"own_share", "0"}}), 0);
+  EXPECT_EQ(rows("purekv", {{"own", "7"}, {"source_share", "0.5"}}), 3 * 7 + 100);
   EXPECT_EQ(rows("purekv", {{"sources", "0"}}), 100);
   EXPECT_EQ(rows("purekv", {{"sources", "2"}, {"window", "10"}}), 2 * 25 + 10);
   EXPECT_EQ(rows("purekv", {{"sources", "2"}, {"below", "wait"}}), 100);
