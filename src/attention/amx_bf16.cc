@@ -80,7 +80,8 @@ class TileProducts : public Tiles {
 
 const Bf16Kernel kAmxKernel = {
     CpuLevel::kAmxBf16,         CopyKeys,        PackValues,       PackQueries,          Attend<TileProducts>,
-    AttendFinish<TileProducts>, AttendWindowAmx, AttendFewRowsAmx, Logits<TileProducts>, ColumnSums<TileProducts>};
+    AttendFinish<TileProducts>, AttendWindowAmx, AttendFewRowsAmx, Logits<TileProducts>, Columns<TileProducts, false>,
+    Columns<TileProducts, true>};
 
 }  // namespace purekv
 

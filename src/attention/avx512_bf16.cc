@@ -84,7 +84,8 @@ class Vectors {
 
 const Bf16Kernel kAvx512Bf16Kernel = {
     CpuLevel::kAvx512Bf16, CopyKeys, PackValues, PackQueries,     Attend<Vectors>,
-    AttendFinish<Vectors>, nullptr,  nullptr,    Logits<Vectors>, ColumnSums<Vectors>};
+    AttendFinish<Vectors>, nullptr,  nullptr,    Logits<Vectors>, Columns<Vectors, false>,
+    Columns<Vectors, true>};
 
 }  // namespace purekv
 

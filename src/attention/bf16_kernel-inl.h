@@ -371,8 +371,9 @@ void Logits(const PreparedHead& kv, int64_t group, int64_t groups, int64_t padde
   products.Logits(kv, group, groups, padded, panel, logits);
 }
 
-template <class Products>
-void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
+// Sums, or (one plane, no weights) the largest probability of every key.
+template <class Products, bool kMaxima>
+void Columns(const ColumnTile& tile, double* const* sums, char* memory) {
   const Products products;
   const int64_t padded = PaddedHeadDim(tile.head_dim);
   float* logits = reinterpret_cast<float*>(memory);        // [kBf16BlockKeys][32]
@@ -408,7 +409,9 @@ void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
           const __m512 p0 = Exp2(_mm512_fmsub_ps(_mm512_loadu_ps(logits + k * kPanelWidth), units, l0));
           const __m512 p1 = Exp2(_mm512_fmsub_ps(_mm512_loadu_ps(logits + k * kPanelWidth + 16), units, l1));
           float* column = columns + k * 16;
-          _mm512_storeu_ps(column, _mm512_add_ps(_mm512_loadu_ps(column), _mm512_add_ps(p0, p1)));
+          const __m512 before = _mm512_loadu_ps(column);
+          _mm512_storeu_ps(column, kMaxima ? _mm512_max_ps(before, _mm512_max_ps(p0, p1))
+                                           : _mm512_add_ps(before, _mm512_add_ps(p0, p1)));
         }
         continue;
       }
@@ -426,8 +429,13 @@ void ColumnSums(const ColumnTile& tile, double* const* sums, char* memory) {
     }
     for (int64_t plane = 0; plane < tile.planes; ++plane) {
       for (int64_t k = 0; k < std::min(keys, tile.key_end - block); ++k) {
-        const float* column = columns + (plane * kBf16BlockKeys + k) * 16;
-        sums[plane][block + k] += static_cast<double>(_mm512_reduce_add_ps(_mm512_loadu_ps(column)));
+        const __m512 column = _mm512_loadu_ps(columns + (plane * kBf16BlockKeys + k) * 16);
+        double& sum = sums[plane][block + k];
+        if constexpr (kMaxima) {
+          sum = std::max(sum, static_cast<double>(_mm512_reduce_max_ps(column)));
+        } else {
+          sum += static_cast<double>(_mm512_reduce_add_ps(column));
+        }
       }
     }
   }

@@ -134,6 +134,8 @@ struct Bf16Kernel {
                  float* logits);
   // sums[plane][key] += the tile's, for keys [key_begin, key_end).
   void (*column_sums)(const ColumnTile& tile, double* const* sums, char* scratch);
+  // maxima[0][key] = the largest of it and the tile's probabilities. No weights.
+  void (*column_maxima)(const ColumnTile& tile, double* const* maxima, char* scratch);
 };
 
 // Up to a multiple of the panel.

@@ -62,6 +62,10 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
         for (int64_t k = 0; k < keys; ++k) {
           const auto seen = hn::Lt(hn::Set(d, static_cast<float>(k)), limit);
           const FloatVec p = hn::IfThenElseZero(seen, hn::Exp(d, hn::Sub(LoadVec(logits + k * width + c), shift)));
+          if (args.maxima) {
+            StoreVec(hn::Max(p, LoadVec(columns + k * kLanes)), columns + k * kLanes);
+            continue;
+          }
           for (int64_t plane = 0; plane < args.planes; ++plane) {
             float* column = columns + (plane * kBlockKeys + k) * kLanes;
             StoreVec(hn::MulAdd(p, LoadVec(weights + plane * kPanelRows + c), LoadVec(column)), column);
@@ -71,8 +75,13 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
     }
     for (int64_t plane = 0; plane < args.planes; ++plane) {
       for (int64_t k = 0; k < keys; ++k) {
-        const float* column = columns + (plane * kBlockKeys + k) * kLanes;
-        sums[plane][block + k] += static_cast<double>(SumLanes(LoadVec(column)));
+        const FloatVec column = LoadVec(columns + (plane * kBlockKeys + k) * kLanes);
+        double& sum = sums[plane][block + k];
+        if (args.maxima) {
+          sum = std::max(sum, static_cast<double>(hn::GetLane(hn::MaxOfLanes(d, column))));
+        } else {
+          sum += static_cast<double>(SumLanes(column));
+        }
       }
     }
   }
@@ -98,6 +107,7 @@ int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim) {
 
 void AddColumns(const ColumnRows& rows, double* const* sums, char* scratch) {
   PUREKV_CHECK(rows.planes == 1 || rows.weights != nullptr, rows.planes, " planes without weights");
+  PUREKV_CHECK(!rows.maxima || rows.weights == nullptr, "maxima of weighted rows");
   HWY_DYNAMIC_DISPATCH(AddColumnsRows)(rows, sums, scratch);
 }
 

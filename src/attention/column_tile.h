@@ -1,4 +1,4 @@
-// The f32 twin of the bf16 kernels' column sums.
+// The f32 twin of the bf16 kernels' column sums and maxima.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,12 @@ struct ColumnRows {
   const float* weights = nullptr;  // [planes][weight_stride], or null: one plane of ones
   int64_t weight_stride = 0;
   int64_t planes = 1;
+  bool maxima = false;  // in place of sums; one plane without weights
 };
 
 // sums[plane][j] += sum over the tile's rows of weight * exp(logit - lse), for keys j in
-// [tile.key_begin, tile.key_end). Scratch of ColumnScratchBytes, 64-byte aligned.
+// [tile.key_begin, tile.key_end); maxima: the largest of sums[0][j] and every exp(logit - lse). Scratch of
+// ColumnScratchBytes, 64-byte aligned.
 void AddColumns(const ColumnRows& rows, double* const* sums, char* scratch);
 int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim);
 

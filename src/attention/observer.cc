@@ -87,7 +87,7 @@ void ForKeyRanges(const ColumnSumsArgs& args, const Body& body) {
   });
 }
 
-void SumBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args) {
+void RunBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args, bool maxima) {
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
   const int64_t group = args.heads / kv_heads;
   const int64_t padded = PanelRows(args.q.rows * group);
@@ -132,11 +132,12 @@ void SumBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args) {
     tile.kv = prepared[h];
     tile.key_begin = begin;
     tile.key_end = end;
-    kernel.column_sums(tile, SumsOf(args, head).data(), ThreadScratch(Bf16ColumnScratchBytes(args.planes())));
+    const auto run = maxima ? kernel.column_maxima : kernel.column_sums;
+    run(tile, SumsOf(args, head).data(), ThreadScratch(Bf16ColumnScratchBytes(args.planes())));
   });
 }
 
-void SumFloat(const ColumnSumsArgs& args) {
+void RunFloat(const ColumnSumsArgs& args, bool maxima) {
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
   const int64_t padded = args.q.rows * (args.heads / kv_heads);
   std::vector<GroupRows> rows;
@@ -153,6 +154,7 @@ void SumFloat(const ColumnSumsArgs& args) {
     tile.weights = args.weights.empty() ? nullptr : group.weights.data();
     tile.weight_stride = padded;
     tile.planes = args.planes();
+    tile.maxima = maxima;
     AddColumns(tile, SumsOf(args, head).data(), ThreadScratch(ColumnScratchBytes(args.planes(), args.head_dim)));
   });
 }
@@ -175,29 +177,38 @@ void SpreadNotANumber(const ColumnSumsArgs& args) {
   }
 }
 
-}  // namespace
-
-void ColumnSums(const ColumnSumsArgs& args) {
+void Run(const ColumnSumsArgs& args, bool maxima) {
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
   PUREKV_CHECK(kv_heads > 0 && args.heads % kv_heads == 0, args.heads, " heads, ", kv_heads, " KV heads");
   PUREKV_CHECK(args.q.cols == args.heads * args.head_dim, args.q.cols, " columns, ", args.heads, " heads of ",
                args.head_dim);
   PUREKV_CHECK(static_cast<int64_t>(args.sums.size()) == args.planes() * kv_heads, args.sums.size(),
                " lists of sums for ", args.planes(), " planes of ", kv_heads, " KV heads");
+  PUREKV_CHECK(!maxima || args.weights.empty(), "maxima of weighted rows");
   if (args.q.rows == 0) return;
   UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) {
-    reference::ColumnSums(args);
+    maxima ? reference::ColumnMaxima(args) : reference::ColumnSums(args);
     return;
   }
   const bool bf16 = args.kv[0].format == KvFormat::kBF16 && !HasBias(args.kv) && args.head_dim <= kWidestBf16Head;
   const Bf16Kernel* kernel = bf16 ? ChooseBf16Kernel() : nullptr;
   if (kernel != nullptr) {
-    SumBf16(*kernel, args);
+    RunBf16(*kernel, args, maxima);
   } else {
-    SumFloat(args);
+    RunFloat(args, maxima);
   }
   SpreadNotANumber(args);
+}
+
+}  // namespace
+
+void ColumnSums(const ColumnSumsArgs& args) {
+  Run(args, false);
+}
+
+void ColumnMaxima(const ColumnSumsArgs& args) {
+  Run(args, true);
 }
 
 }  // namespace purekv

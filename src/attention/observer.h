@@ -1,5 +1,5 @@
 // How much attention each key receives, from Q, K and the rows' log-sum-exp: a second pass over Q K^T that adds columns
-// up as it goes, never an N x N matrix. What score-based cache policies look at.
+// up, or keeps the largest of each, as it goes, never an N x N matrix. What score-based cache policies look at.
 #pragma once
 
 #include <cstdint>
@@ -34,5 +34,9 @@ struct ColumnSumsArgs {
 // The same bits on any number of threads. Logits as Attention's: bf16 products where the keys are bf16 and the CPU
 // level has them, else f32.
 void ColumnSums(const ColumnSumsArgs& args);
+
+// The same with the largest in place of the sum: sums[g][j] = max(sums[g][j], exp(scale * q[h, i] . k[g, j] -
+// lse[i, h])) over rows i that see j and query heads h of KV head g. No weights: one plane.
+void ColumnMaxima(const ColumnSumsArgs& args);
 
 }  // namespace purekv

@@ -130,7 +130,11 @@ void SparseAttention(const SparseAttentionArgs& args, const SparsePlan& plan) {
   }
 }
 
-void ColumnSums(const ColumnSumsArgs& args) {
+namespace {
+
+// each(KV head, key, row * heads + head, probability) for every pair of a row and a key that it sees.
+template <class Each>
+void ForProbabilities(const ColumnSumsArgs& args, const Each& each) {
   const auto kv_heads = static_cast<int64_t>(args.kv.size());
   for (int64_t h = 0; h < args.heads; ++h) {
     const int64_t g = h / (args.heads / kv_heads);
@@ -144,16 +148,31 @@ void ColumnSums(const ColumnSumsArgs& args) {
         for (int64_t d = 0; d < args.head_dim; ++d) {
           logit += static_cast<double>(q[d]) * At(kv.KeyRow(k), kv.dtype(), d);
         }
-        const double p =
-            std::exp(logit * static_cast<double>(args.scale) + BiasOf(kv, k) - static_cast<double>(args.lse[cell]));
-        for (int64_t plane = 0; plane < args.planes(); ++plane) {
-          const auto p_index = static_cast<size_t>(plane);
-          const double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
-          args.sums[static_cast<size_t>(plane * kv_heads + g)][k] += weight * p;
-        }
+        each(g, k, cell,
+             std::exp(logit * static_cast<double>(args.scale) + BiasOf(kv, k) - static_cast<double>(args.lse[cell])));
       }
     }
   }
+}
+
+}  // namespace
+
+void ColumnSums(const ColumnSumsArgs& args) {
+  const auto kv_heads = static_cast<int64_t>(args.kv.size());
+  ForProbabilities(args, [&](int64_t g, int64_t k, int64_t cell, double p) {
+    for (int64_t plane = 0; plane < args.planes(); ++plane) {
+      const auto p_index = static_cast<size_t>(plane);
+      const double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
+      args.sums[static_cast<size_t>(plane * kv_heads + g)][k] += weight * p;
+    }
+  });
+}
+
+void ColumnMaxima(const ColumnSumsArgs& args) {
+  ForProbabilities(args, [&](int64_t g, int64_t k, int64_t, double p) {
+    double& most = args.sums[static_cast<size_t>(g)][k];
+    if (!(p <= most)) most = std::isnan(most) ? most : p;  // no number stays none
+  });
 }
 
 void SegmentAttention(const SegmentAttentionArgs& args) {

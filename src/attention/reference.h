@@ -11,6 +11,7 @@ namespace purekv::reference {
 void Attention(const AttentionArgs& args);
 void SegmentAttention(const SegmentAttentionArgs& args);
 void ColumnSums(const ColumnSumsArgs& args);
+void ColumnMaxima(const ColumnSumsArgs& args);
 void SparseAttention(const SparseAttentionArgs& args, const SparsePlan& plan);
 
 }  // namespace purekv::reference

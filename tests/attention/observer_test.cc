@@ -1,4 +1,5 @@
-// Column sums of attention against their reference: every implementation, ragged heads, masks, planes of weights.
+// Column sums and maxima of attention against their reference: every implementation, ragged heads, masks, planes of
+// weights.
 #include "attention/observer.h"
 
 #include <gtest/gtest.h>
@@ -72,10 +73,13 @@ class Problem {
     }
   }
 
+  // The largest probabilities, of cases without weights. [kv_heads][stride]; before: what is there already.
+  std::vector<double> Maxima(bool slow, double before) { return Run(slow, true, before); }
+
   // [planes][kv_heads][stride], one element more at the end.
-  std::vector<double> Run(bool slow) {
+  std::vector<double> Run(bool slow, bool maxima = false, double before = 0.5) {
     const int64_t planes = std::max<int64_t>(1, case_.planes);
-    std::vector<double> sums(static_cast<size_t>(planes * kv_heads_ * stride_), 0.5);
+    std::vector<double> sums(static_cast<size_t>(planes * kv_heads_ * stride_), before);
     ColumnSumsArgs args;
     args.q = q_.Floats();
     args.kv = kv_;
@@ -91,7 +95,11 @@ class Problem {
     std::vector<double*> lists;
     for (int64_t i = 0; i < planes * kv_heads_; ++i) lists.push_back(sums.data() + i * stride_);
     args.sums = lists;
-    slow ? reference::ColumnSums(args) : ColumnSums(args);
+    if (maxima) {
+      slow ? reference::ColumnMaxima(args) : ColumnMaxima(args);
+    } else {
+      slow ? reference::ColumnSums(args) : ColumnSums(args);
+    }
     return sums;
   }
 
@@ -133,6 +141,47 @@ TEST(ColumnSums, EqualsReference) {
   }
 }
 
+void CheckMaxima(const Case& c) {
+  Problem problem(c);
+  for (const double before : {0.0, 0.02}) {
+    const std::vector<double> want = problem.Maxima(true, before);
+    ForEachImplementation([&](bool bf16) {
+      const std::vector<double> got = problem.Maxima(false, before);
+      const double tolerance = bf16 && c.dtype == Dtype::kBF16 ? 2e-4 : 1e-5;
+      for (size_t i = 0; i < want.size(); ++i) {
+        ASSERT_NEAR(got[i], want[i], tolerance * want[i] + 1e-12)
+            << "element " << i << ", " << c.rows << " rows, group " << c.group << ", head " << c.head_dim;
+      }
+    });
+  }
+}
+
+TEST(ColumnMaxima, EqualReference) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const int64_t head_dim : {3, 32, 64, 80, 128}) {
+      CheckMaxima({.rows = 21, .lengths = {100, 131}, .group = 4, .head_dim = head_dim, .dtype = dtype});
+      CheckMaxima({.rows = 1, .lengths = {40}, .group = 7, .head_dim = head_dim, .causal = false, .dtype = dtype});
+    }
+    CheckMaxima({.rows = 300, .lengths = {300, 700}, .group = 2, .head_dim = 32, .dtype = dtype});
+    CheckMaxima({.rows = 33, .lengths = {1, 34, 257}, .group = 7, .head_dim = 64, .causal = false, .dtype = dtype});
+    CheckMaxima({.rows = 5, .lengths = {3, 0, 200, 5, 1}, .group = 2, .head_dim = 24, .dtype = dtype});
+    CheckMaxima({.rows = 0, .lengths = {9}, .group = 2, .head_dim = 24, .dtype = dtype});
+  }
+}
+
+TEST(ColumnMaxima, SameBitsOnAnyNumberOfThreads) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    Problem problem({.rows = 90, .lengths = {900, 555}, .group = 2, .head_dim = 32, .dtype = dtype});
+    std::vector<double> first;
+    for (const int count : {1, 2, 5}) {
+      ScopedThreads threads(count);
+      const std::vector<double> maxima = problem.Maxima(false, 0);
+      if (first.empty()) first = maxima;
+      EXPECT_EQ(maxima, first) << count << " threads";
+    }
+  }
+}
+
 TEST(ColumnSums, RowsSumToOne) {
   // Over all keys, the sums are the number of (row, head) pairs.
   const Case c{.rows = 200, .lengths = {450}, .group = 3, .head_dim = 64, .dtype = Dtype::kBF16};
@@ -156,6 +205,19 @@ TEST(ColumnSums, ARowThatIsNoNumberSpoilsWhatItSees) {
         for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(std::isnan(got[i]), std::isnan(want[i])) << "element " << i;
       });
     }
+  }
+}
+
+TEST(ColumnMaxima, ARowThatIsNoNumberSpoilsWhatItSees) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    Problem problem({.rows = 20, .lengths = {50, 3}, .group = 2, .head_dim = 32, .dtype = dtype});
+    problem.SpoilRow(6);
+    const std::vector<double> want = problem.Maxima(true, 0);
+    EXPECT_EQ(std::count_if(want.begin(), want.end(), [](double x) { return std::isnan(x); }), 37);
+    ForEachImplementation([&](bool) {
+      const std::vector<double> got = problem.Maxima(false, 0);
+      for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(std::isnan(got[i]), std::isnan(want[i])) << "element " << i;
+    });
   }
 }
 
