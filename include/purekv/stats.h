@@ -36,6 +36,7 @@ struct PrefillStats {
 // Seconds per stage.
 struct StageTimes {
   double media_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // sums over the session
+  double repeat_s = 0;  // of prefill_s: the second reading that some policies judge by
   int64_t decoded_tokens = 0;
 };
 

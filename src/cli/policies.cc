@@ -26,7 +26,8 @@ nlohmann::ordered_json ParameterJson(const PolicyOption& parameter) {
 }
 
 std::vector<std::string> Allocators(const PolicyInfo& policy) {
-  if (!policy.make) return {};  // keeps everything: nothing to share out
+  if (!policy.make) return {};             // keeps everything: nothing to share out
+  if (policy.repeats) return {"uniform"};  // shares out by itself
   return policy.ada ? std::vector<std::string>{"uniform", "pyramid", "ada"}
                     : std::vector<std::string>{"uniform", "pyramid"};
 }
@@ -64,7 +65,8 @@ std::string PoliciesJson() {
                     {"parameters", parameters},
                     {"paper", policy.paper},
                     {"allocators", Allocators(policy)},
-                    {"decode", policy.holds ? "holds" : "grows"}});
+                    {"decode", policy.holds ? "holds" : "grows"},
+                    {"repeats", policy.repeats}});
   }
   nlohmann::ordered_json common = nlohmann::ordered_json::array();
   for (const CommonOption& one : CommonOptions()) {

@@ -149,6 +149,7 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
       {"prefill_s", times.prefill_s},
       {"decode_s", times.decode_s},
       {"decode_tokens_per_s", times.decode_s > 0 ? static_cast<double>(times.decoded_tokens) / times.decode_s : 0.0}};
+  if (times.repeat_s > 0) result["time"]["repeat_s"] = times.repeat_s;
   if (!conversation.flags().cache.empty()) result["time"]["cache_load_s"] = conversation.cache_seconds();
   result["threads"] = conversation.threads();
   result["rss_bytes"] = ResidentBytes();

@@ -65,6 +65,7 @@ Conversation Conversation::Fork() const {
   Conversation fork(model_, options_);
   fork.sequence_ = sequence_.Fork();
   fork.dialogue_ = dialogue_;
+  fork.place_ = place_;
   fork.file_ = file_;
   fork.stats_ = stats_;
   fork.earlier_peak_ = PeakBytes();  // it has been through the same reading
@@ -72,12 +73,15 @@ Conversation Conversation::Fork() const {
   return fork;
 }
 
-Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer& observe) const {
+Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer& observe,
+                                        const RepeatedPart* repeated) const {
   PUREKV_CHECK(!sequence_.compression().active() && dialogue_.pending().empty(), "compressed, or an answer half said");
   SessionOptions options = options_;
   options.kv = kv;
   Conversation made(model_, std::move(options));
   made.dialogue_ = dialogue_;
+  made.place_ = place_;
+  if (repeated != nullptr) made.earlier_peak_ = repeated->peak_bytes;
   const TokensSoFar tokens = sequence_.tokens();
   made.sequence_.Append(sequence_.ids(), tokens.layout, tokens.positions);
   Compression& compression = made.sequence_.compression();
@@ -88,6 +92,10 @@ Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer&
     cache.ShareLayer(sequence_.cache(), layer);
     if (compression.active()) observe(layer, compression.observations(), cache);
     compression.AfterLayer(layer, cache, made.sequence_.tokens());
+  }
+  if (compression.repeats() > 0) {
+    PUREKV_CHECK(repeated != nullptr, "nothing has been repeated");
+    compression.AfterRepeating(cache, made.sequence_.tokens(), repeated->begin);
   }
   made.sequence_.Finish(sequence_.next_position(), sequence_.last_hidden().RowSpan(0));
   made.RecordCompression(tokens.size());
@@ -139,6 +147,7 @@ PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
   if (turn.system) CheckUserText(*turn.system, "system message");
   if (turn.context) CheckContext(*turn.context);
   if (first) dialogue_.SetSystem(turn.system);
+  place_ = RepeatPlace::kBehindTurn;
   if (dialogue_.open()) {
     dialogue_.SetSystem(dialogue_.open()->system);
     return ReadPrompt(dialogue_.Question(turn.prompt, file_), {}, recorder);
@@ -173,7 +182,15 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   prompt.Append(LayOutTurn(internals(), ids, media, prompt.next_position, context_ids));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
   // Here, so that a budget that does not fit is refused before the vision tower works for it.
-  if (!started()) sequence_.compression().SetPrefix(CompressedPrefix(prompt));
+  std::optional<RepeatRequest> request;
+  if (!started()) {
+    const int64_t prefix = CompressedPrefix(prompt);
+    sequence_.compression().SetPrefix(prefix);
+    const bool in_turn = place_ == RepeatPlace::kBehindTurn && prefix < static_cast<int64_t>(prompt.ids.size());
+    if (const int64_t chunk = sequence_.compression().repeats(); chunk > 0) {
+      request = RequestToRepeat(in_turn ? RepeatPlace::kInTurn : place_, prefix, chunk);
+    }
+  }
 
   PromptInfo info;
   info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(dialogue_.pending().size()), prompt.ids.end());
@@ -194,7 +211,12 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     media.clear();
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
     const StageTimer timer(&times_.prefill_s);
+    VisualRows visual(sequence_.layout());
     Reading reading{prompt, hidden.View(), *attention_, recorder, dump ? &*dump : nullptr};
+    if (request) {
+      reading.visual = &visual;
+      reading.request = &*request;
+    }
     Extend(reading);
     dialogue_.TakePending();
   }
@@ -241,6 +263,7 @@ void Conversation::Extend(Reading& reading) {
     }
     ReadRows(reading, row, rows);
   }
+  if (first && compression.repeats() > 0) RepeatPrefix(reading);
   if (first) RecordCompression(split);
   if (split < count) {
     compression.BeginBehind(sequence_.size(), count - split);
@@ -250,10 +273,13 @@ void Conversation::Extend(Reading& reading) {
   if (first) RecordPrompt(count);
 }
 
+int64_t Conversation::BlockRows() const {
+  return options_.block_rows > 0 ? options_.block_rows : kBlockRows;
+}
+
 void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
   const Decoder& decoder = internals().decoder();
   const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
-  const int64_t block = options_.block_rows > 0 ? options_.block_rows : kBlockRows;
   const int64_t layers = decoder.config().layers;
   for (int64_t row = first; row < first + count; row += chunk) {
     const int64_t rows = std::min(chunk, first + count - row);
@@ -264,6 +290,7 @@ void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
     PolicyObserver policy(decoder.config(), sequence_, &workspace_.attention);
     std::vector<LayerObserver*> observers = {&policy};
     if (reading.recorder != nullptr) observers.push_back(reading.recorder);
+    if (reading.visual != nullptr) observers.push_back(reading.visual);
     std::optional<DumpObserver> dumped;
     if (reading.dump != nullptr) {
       observers.push_back(&dumped.emplace(reading.dump, layers, row, reading.hidden.rows));
@@ -273,7 +300,7 @@ void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
                       .attention = reading.attention,
                       .observers = observers,
                       .workspace = workspace_},
-                     reading.hidden.Rows(row, rows), block);
+                     reading.hidden.Rows(row, rows), BlockRows());
     bool more = true;
     while (more) {
       more = pass.Step();

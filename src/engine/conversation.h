@@ -14,6 +14,7 @@
 #include "engine/dump.h"
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
+#include "engine/repeating.h"
 #include "engine/sequence.h"
 #include "models/language_model.h"
 #include "purekv/session.h"
@@ -31,9 +32,14 @@ class Conversation {
   // middle of an answer.
   Conversation Fork() const;
   // What was read so far, without a question that is still open, as a conversation of its own under `kv` would hold it:
-  // layer by layer, each observed by `observe` and then compressed. This one has policy full.
+  // layer by layer, each observed by `observe` and then compressed. This one has policy full. repeated:
+  // what repeating it showed, where the policy judges by that.
   using ObserveLayer = std::function<void(int64_t layer, Observations& observations, const KvCache& cache)>;
-  Conversation Recompressed(const KvOptions& kv, const ObserveLayer& observe) const;
+  Conversation Recompressed(const KvOptions& kv, const ObserveLayer& observe,
+                            const RepeatedPart* repeated = nullptr) const;
+  // Has the model repeat all that it has read so far, `chunk` tokens at a time; nothing of it may have been evicted.
+  // visual: looked on while it was read.
+  RepeatedPart RepeatAll(int64_t chunk, const VisualRows& visual);
 
   // recorder: looks on beside the policy; null: nobody.
   PromptInfo ReadTurn(const Turn& turn, LayerObserver* recorder = nullptr);
@@ -81,7 +87,9 @@ class Conversation {
     PrefillAttention& attention;
     LayerObserver* recorder = nullptr;
     Dump* dump = nullptr;
-    int64_t last_row = 0;  // where in `hidden` the last token's row is in the end
+    VisualRows* visual = nullptr;            // with a request to repeat it,
+    const RepeatRequest* request = nullptr;  // where the policy judges by that
+    int64_t last_row = 0;                    // where in `hidden` the last token's row is in the end
   };
 
   void Begin();  // sets this thread's threads; throws when the sequence is not whole
@@ -103,6 +111,12 @@ class Conversation {
   void Extend(Reading& reading);
   // As much of it, in as many passes as SessionOptions::chunk_tokens makes of it.
   void ReadRows(Reading& reading, int64_t first, int64_t count);
+  // What asks the model to repeat `part` tokens. Throws Error where it has not the positions for that.
+  RepeatRequest RequestToRepeat(RepeatPlace place, int64_t part, int64_t chunk) const;
+  RepeatedPart Repeat(const RepeatRequest& request, int64_t chunk, const VisualRows& visual);
+  // The part of a first prompt that is compressed; and compresses it.
+  void RepeatPrefix(const Reading& reading);
+  int64_t BlockRows() const;
   void RecordCompression(int64_t tokens);
   void RecordPrompt(int64_t tokens);  // of the whole first turn
   // The most that the cache held at any moment so far, a snapshot's copy included.
@@ -118,6 +132,7 @@ class Conversation {
   int threads_;
   Sequence sequence_;
   Dialogue dialogue_;
+  RepeatPlace place_ = RepeatPlace::kIds;        // of what was read last
   std::unique_ptr<PrefillAttention> attention_;  // of prompts
   std::unique_ptr<PrefillAttention> dense_;      // of answers
   DecoderWorkspace workspace_;

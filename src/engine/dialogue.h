@@ -61,6 +61,7 @@ class Dialogue {
 
   // Of the first turn: templates may look at it again later.
   void SetSystem(std::optional<std::string> system) { system_ = std::move(system); }
+  const std::optional<std::string>& system() const { return system_; }
 
   // Said, but not yet read: at most the last generated token, and the one that closes its answer.
   const std::vector<int32_t>& pending() const { return pending_; }

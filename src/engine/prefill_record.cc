@@ -34,13 +34,16 @@ PrefillRecord::SharedSums* PrefillRecord::FindSums(const Observer& observer) {
 
 void PrefillRecord::PlanFor(const KvOptions& kv) {
   std::vector<size_t>& mine = sums_of_.emplace_back();
+  RepeatWanted& repeat = repeats_of_.emplace_back(RepeatWanted{kv.when, 0});
   const KvCacheSpec spec = decoder_.cache_spec();
   Compression compression(kv, spec, decoder_.config().heads, decoder_.config().full_rope().inv_freq);
   compression.SetPrefix(kLongPrefix);
   compression.BeginPrefix(0, kLongPrefix);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const Observer observer = compression.observations().Request(layer);
-    if (observer.kind == Observer::Kind::kQueries) {
+    if (observer.kind == Observer::Kind::kRepeatMaxima) {
+      repeat.chunk = observer.chunk;
+    } else if (observer.kind == Observer::Kind::kQueries) {
       queries_ = true;
       lead_ = std::max(lead_, observer.first_token);
     } else if (observer.sums_all()) {
@@ -68,7 +71,33 @@ void PrefillRecord::PlanFor(const KvOptions& kv) {
 double PrefillRecord::observe_seconds(size_t setting) const {
   double seconds = 0;
   for (const size_t index : sums_of_[setting]) seconds += sums_[index].seconds;
+  const auto& [when, chunk] = repeats_of_[setting];
+  for (const auto& [key, repeated] : repeated_) {
+    const bool of_media = key.first == media_tokens_;
+    if (key.second == chunk && of_media == (when == KvOptions::When::kContext)) seconds += repeated.seconds;
+  }
   return seconds;
+}
+
+std::vector<int64_t> PrefillRecord::ChunksToRepeat(KvOptions::When when) const {
+  std::vector<int64_t> chunks;
+  for (const auto& [asked_when, chunk] : repeats_of_) {
+    if (chunk > 0 && asked_when == when && std::find(chunks.begin(), chunks.end(), chunk) == chunks.end()) {
+      chunks.push_back(chunk);
+    }
+  }
+  return chunks;
+}
+
+void PrefillRecord::SetRepeated(int64_t tokens, int64_t chunk, RepeatedPart repeated, double seconds) {
+  std::erase_if(repeated_,
+                [&](const auto& one) { return one.first.first != tokens && one.first.first != media_tokens_; });
+  repeated_[{tokens, chunk}] = {std::move(repeated), seconds};
+}
+
+const RepeatedPart* PrefillRecord::RepeatedOf(size_t setting, int64_t tokens) const {
+  const auto found = repeated_.find({tokens, repeats_of_[setting].chunk});
+  return found == repeated_.end() ? nullptr : &found->second.part;
 }
 
 class PrefillRecord::Recorder : public LayerObserver {
@@ -76,10 +105,11 @@ class PrefillRecord::Recorder : public LayerObserver {
   Recorder(PrefillRecord* owner, const Conversation& conversation) : owner_(*owner), conversation_(conversation) {}
   LayerWants Wants(int64_t layer) const override {
     const bool layer_runs = layer < owner_.decoder_.config().layers;
-    return {.input = false, .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
+    return {.input = InputWanted(layer), .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
   }
 
  protected:
+  virtual bool InputWanted(int64_t) const { return false; }
   PrefillRecord& owner_;
   const Conversation& conversation_;
 };
@@ -87,6 +117,7 @@ class PrefillRecord::Recorder : public LayerObserver {
 class PrefillRecord::MediaRecorder : public Recorder {
  public:
   using Recorder::Recorder;
+  void Input(int64_t layer, MatrixView<const float> hidden) override { owner_.visual_->Input(layer, hidden); }
   void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
     owner_.media_tokens_ = conversation_.cache().tokens();
     owner_.RecordMediaQueries(layer, tokens.front(), q);
@@ -95,6 +126,9 @@ class PrefillRecord::MediaRecorder : public Recorder {
     owner_.media_tokens_ = conversation_.cache().tokens();
     owner_.RecordMedia(rows, conversation_.layout());
   }
+
+ protected:
+  bool InputWanted(int64_t layer) const override { return owner_.visual_ && owner_.visual_->Wants(layer).input; }
 };
 
 class PrefillRecord::QuestionRecorder : public Recorder {
@@ -114,6 +148,9 @@ class PrefillRecord::QuestionRecorder : public Recorder {
 
 LayerObserver* PrefillRecord::StartMedia(const Conversation& conversation) {
   recorder_ = std::make_shared<MediaRecorder>(this, conversation);
+  const bool repeats =
+      std::any_of(repeats_of_.begin(), repeats_of_.end(), [](const auto& one) { return one.chunk > 0; });
+  if (repeats) visual_.emplace(conversation.layout());
   return recorder_.get();
 }
 
@@ -203,6 +240,12 @@ void PrefillRecord::Replay(int64_t layer, std::span<const TokenRecord> layout, O
     stats.Add(record.lead.View().Rows(left_out, record.lead.rows() - left_out));
     if (behind_question) stats.Add(record.prompt.raw.View());
     observations.SetQueries(layer, std::move(stats));
+    return;
+  }
+  if (observer.kind == Observer::Kind::kRepeatMaxima) {
+    const auto found = repeated_.find({tokens, observer.chunk});
+    PUREKV_CHECK(found != repeated_.end(), tokens, " tokens have not been repeated, ", observer.chunk, " at a time");
+    observations.SetMaxima(layer, found->second.part.maxima[static_cast<size_t>(layer)]);
     return;
   }
   if (observer.kind != Observer::Kind::kColumnSums) return;

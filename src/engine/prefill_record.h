@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/matrix.h"
 #include "engine/conversation.h"
 #include "engine/layer_observer.h"
+#include "engine/repeating.h"
 #include "models/decoder.h"
 #include "policy/observations.h"
 
@@ -32,8 +35,18 @@ class PrefillRecord {
   // the layer's entries of it, nothing evicted.
   void Replay(int64_t layer, std::span<const TokenRecord> layout, Observations& observations, const KvCache& cache);
 
+  // What settings of this `when` need besides: the prefix repeated, so many tokens at a time each. Empty: nothing.
+  std::vector<int64_t> ChunksToRepeat(KvOptions::When when) const;
+  // Looked on with the recorder: for repeating.
+  const VisualRows& visual() const { return *visual_; }
+  // What repeating a prefix of `tokens` tokens showed; what was told of a prefix of another length behind the media is
+  // forgotten.
+  void SetRepeated(int64_t tokens, int64_t chunk, RepeatedPart repeated, double seconds);
+  // What repeating a prefix of `tokens` tokens showed, for the setting; null: it does not ask for that.
+  const RepeatedPart* RepeatedOf(size_t setting, int64_t tokens) const;
+
   int64_t media_tokens() const { return media_tokens_; }  // 0: none have been read
-  // Seconds that observing for the setting took while the media were read.
+  // Seconds that observing for the setting took while the media were read, and repeating for it.
   double observe_seconds(size_t setting) const;
 
  private:
@@ -49,6 +62,11 @@ class PrefillRecord {
     int64_t filled = 0;
     Matrix<float> q, lse;  // [rows, heads * head_dim], [rows, heads]
     Matrix<float> raw;     // before rotation; of the rows behind the media only
+  };
+  // A prefix that was repeated.
+  struct Repeated {
+    RepeatedPart part;
+    double seconds = 0;
   };
   struct LayerRecord {
     Rows tail;           // the last rows of the media
@@ -75,6 +93,13 @@ class PrefillRecord {
   float scale_ = 0;
   std::vector<SharedSums> sums_;
   std::vector<std::vector<size_t>> sums_of_;  // [settings] into sums_
+  struct RepeatWanted {
+    KvOptions::When when = KvOptions::When::kPrompt;
+    int64_t chunk = 0;  // 0: nothing is
+  };
+  std::vector<RepeatWanted> repeats_of_;                      // [settings]
+  std::map<std::pair<int64_t, int64_t>, Repeated> repeated_;  // by tokens and chunk: the media's, and the question's
+  std::optional<VisualRows> visual_;                          // of the media, where some setting repeats
   std::vector<LayerRecord> layers_;
   std::vector<int32_t> every_token_;  // 0, 1, 2, ...
   AttentionWorkspace workspace_;

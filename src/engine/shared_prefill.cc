@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/stage_timer.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -37,13 +38,27 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
 }
 
 PromptInfo SharedPrefill::ReadMedia(const Turn& turn) {
-  return media_.ReadMedia(turn, record_.StartMedia(media_));
+  PromptInfo info = media_.ReadMedia(turn, record_.StartMedia(media_));
+  Repeat(media_, KvOptions::When::kContext);
+  return info;
+}
+
+void SharedPrefill::Repeat(Conversation& read, KvOptions::When when) {
+  for (const int64_t chunk : record_.ChunksToRepeat(when)) {
+    double seconds = 0;
+    RepeatedPart repeated = [&] {
+      const StageTimer timer(&seconds);
+      return read.RepeatAll(chunk, record_.visual());
+    }();
+    record_.SetRepeated(read.cache().tokens(), chunk, std::move(repeated), seconds);
+  }
 }
 
 PromptInfo SharedPrefill::ReadQuestion(const std::string& prompt) {
   ForgetQuestion();
   Conversation question = media_.Fork();
   const PromptInfo info = question.ReadTurn({.prompt = prompt}, record_.StartQuestion(question));
+  Repeat(question, KvOptions::When::kPrompt);
   question_.emplace(std::move(question));
   return info;
 }
@@ -57,9 +72,12 @@ Conversation SharedPrefill::Compress(size_t setting) {
   const KvOptions& kv = settings_[setting];
   if (media_tokens() == 0) FailUsage("nothing has been read yet");
   const Conversation& read = kv.when == KvOptions::When::kContext ? media_ : question();
-  return read.Recompressed(kv, [&](int64_t layer, Observations& observations, const KvCache& cache) {
-    record_.Replay(layer, read.layout(), observations, cache);
-  });
+  return read.Recompressed(
+      kv,
+      [&](int64_t layer, Observations& observations, const KvCache& cache) {
+        record_.Replay(layer, read.layout(), observations, cache);
+      },
+      record_.RepeatedOf(setting, read.cache().tokens()));
 }
 
 }  // namespace purekv

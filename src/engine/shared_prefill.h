@@ -44,10 +44,14 @@ class SharedPrefill {
   const Conversation& media() const { return media_; }
   const Conversation& question() const;
   int64_t media_tokens() const { return record_.media_tokens(); }  // tokens up to the media's end
-  // Seconds that observing for settings[i] took while the media were read: shared, but what it would pay alone.
+  // Seconds that observing for settings[i] took while the media were read, and repeating them or the question with
+  // them: shared, but what it would pay alone.
   double observe_seconds(size_t setting) const { return record_.observe_seconds(setting); }
 
  private:
+  // Has what was read repeated where settings of this `when` need it: once, whatever their budgets.
+  void Repeat(Conversation& read, KvOptions::When when);
+
   std::vector<KvOptions> settings_;
   Conversation media_;                    // policy full
   std::optional<Conversation> question_;  // a fork of it

@@ -13,6 +13,19 @@ namespace {
 
 constexpr double kFloorSlack = 1e-6;
 
+// Lists of keys and of values, of rows of `row` bytes, that share heads * each entries out in a way that is not known,
+// none of them holding more than `longest`.
+int64_t SharedBytes(int64_t heads, int64_t row, int64_t each, int64_t longest) {
+  // A list of a page or more loses less than a page to rounding, a shorter one less than a multiple of the heap; there
+  // can only be so many of a page.
+  const auto loss = [&](size_t unit) { return static_cast<int64_t>(unit) - std::gcd(row, static_cast<int64_t>(unit)); };
+  const int64_t bytes = heads * each * row;
+  const int64_t pages = std::min(heads, bytes / static_cast<int64_t>(Buffer::kPage));
+  const int64_t bound = bytes + pages * loss(Buffer::kPage) + (heads - pages) * loss(Buffer::kHeapMultiple);
+  const int64_t most = std::min(longest, heads * each);
+  return 2 * std::min(bound, heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(most * row))));
+}
+
 // The keys and values of a layer whose heads hold `each` entries; where heads share, that many on average, any of them
 // at most `longest`.
 int64_t LayerBytes(const CappedPart& part, size_t layer, int64_t each, int64_t longest) {
@@ -20,17 +33,24 @@ int64_t LayerBytes(const CappedPart& part, size_t layer, int64_t each, int64_t l
   if (spec.reads_layer >= 0) return 0;
   const int64_t heads = spec.kv_heads;
   const int64_t row = spec.row_bytes();
-  const auto of_lists = [&](int64_t length) {
-    return 2 * heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
-  };
-  if (!part.shared) return of_lists(each);
-  // A list of a page or more loses less than a page to rounding, a shorter one less than a multiple of the heap; there
-  // can only be so many of a page.
-  const auto loss = [&](size_t unit) { return static_cast<int64_t>(unit) - std::gcd(row, static_cast<int64_t>(unit)); };
-  const int64_t bytes = heads * each * row;
-  const int64_t pages = std::min(heads, bytes / static_cast<int64_t>(Buffer::kPage));
-  const int64_t bound = bytes + pages * loss(Buffer::kPage) + (heads - pages) * loss(Buffer::kHeapMultiple);
-  return std::min(2 * bound, of_lists(std::min(longest, heads * each)));
+  if (part.shared) return SharedBytes(heads, row, each, longest);
+  return 2 * heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(each * row)));
+}
+
+// The same of all layers whose entries a policy shares out over all of them together; the others keep their windows.
+int64_t BytesTogether(const CappedPart& part, std::span<const int64_t> counts) {
+  int64_t heads = 0, row = 0, entries = 0, apart = 0;
+  for (size_t layer = 0; layer < counts.size(); ++layer) {
+    const KvLayerSpec& spec = part.spec[static_cast<int64_t>(layer)];
+    if (!spec.full()) {
+      apart += LayerBytes(part, layer, std::min(counts[layer], part.tokens), part.tokens);
+      continue;
+    }
+    heads += spec.kv_heads;
+    row = std::max(row, spec.row_bytes());
+    entries = counts[layer];
+  }
+  return apart + SharedBytes(heads, row, std::min(entries, part.tokens), part.tokens);
 }
 
 // The most that is held while `rows` tokens are read, layer by layer, behind `before` that were read and cut.
@@ -78,6 +98,7 @@ int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
     if (whole > 0) most = BytesOfChunk(part, counts, (whole - 1) * part.chunk, part.chunk);
     if (rest > 0) most = std::max(most, BytesOfChunk(part, counts, whole * part.chunk, rest));
   }
+  if (part.together) return std::max(most, BytesTogether(part, counts));
   // Behind the last cut; a policy that holds takes one entry in before it lets one go.
   const int64_t more = part.holds ? 1 : 0;
   int64_t held = 0;

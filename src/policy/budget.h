@@ -30,10 +30,12 @@ struct CappedPart {
   // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for. Layers between
   // the two wait for the same.
   std::vector<int64_t> cut_behind;
+  bool together = false;  // all heads of all layers share their entries out so (PolicyInfo::repeats)
 };
 
 // The most bytes (KvCache::AllocatedBytes) that the capped part ever takes when every head of layer l keeps counts[l]
-// entries, counts [layers]. Exact but for `shared`, where it is a bound for every way to share out.
+// entries, counts [layers]. Exact but for `shared` and `together`, where it is a bound for every way to share
+// out.
 int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts);
 
 // B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: entries

@@ -8,7 +8,13 @@ namespace purekv {
 namespace {
 
 CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens) {
-  CappedPart part{spec, tokens, options.chunk, options.allocator == "ada", setup.info->holds, {}};
+  CappedPart part{.spec = spec,
+                  .tokens = tokens,
+                  .chunk = options.chunk,
+                  .shared = options.allocator == "ada",
+                  .holds = setup.info->holds,
+                  .cut_behind = {},
+                  .together = setup.info->repeats};
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     part.cut_behind.push_back(spec.full(layer) ? std::max(layer, setup.policy->SumsFrom(layer)) : layer);
   }

@@ -1,9 +1,12 @@
 #include "policy/compression.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
 #include "policy/eviction.h"
+#include "policy/selector.h"
 
 namespace purekv {
 
@@ -45,6 +48,7 @@ int64_t Compression::last_scoring_layer() const {
 
 int64_t Compression::SetPrefix(int64_t tokens) {
   PUREKV_CHECK(tokens >= 1, tokens);
+  prefix_ = tokens;
   Adopt(PlanBudget(setup_, options_, spec_, tokens));
   return plan_.base;
 }
@@ -62,6 +66,7 @@ void Compression::Adopt(BudgetPlan plan) {
 }
 
 void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
+  prefix_ = tokens;
   Adopt(PlanFromBase(setup_, options_, spec_, tokens, base));
   for (size_t layer = 0; layer < capacity_.size(); ++layer) {
     for (size_t head = 0; head < capacity_[layer].size(); ++head) {
@@ -121,6 +126,7 @@ void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& t
   if (!active() || then_ == Then::kGrow || !spec_.full(layer)) return;
   if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
   PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
+  if (then_ == Then::kCutToBudget && repeats() > 0) return;  // AfterRepeating cuts
   if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, tokens), cache);
   if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
   Cut(Entries(layer, cache, tokens), cache);
@@ -128,6 +134,40 @@ void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& t
     if (spec_.full(below)) Cut(Entries(below, cache, tokens), cache);
   }
   observations_.EndLoan(layer);
+}
+
+int64_t Compression::repeats() const {
+  if (!active() || !setup_.info->repeats || plan_.base >= prefix_) return 0;
+  return setup_.policy->Observes(0, plan_.base).chunk;
+}
+
+void Compression::AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int64_t begin) {
+  PUREKV_CHECK(repeats() > 0 && then_ == Then::kCutToBudget && cache.tokens() == prefix_, cache.tokens(), " of ",
+               prefix_);
+  std::vector<LayerEntries> layers;
+  Scores scores;  // of all layers' heads
+  std::vector<std::span<const int32_t>> entry_tokens;
+  Quota quota{.counts = {}, .shared = true, .least = 0};
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (!spec_.full(layer)) continue;
+    LayerEntries& entries = layers.emplace_back(Entries(layer, cache, tokens));
+    entries.repeated_from = begin;
+    std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
+    PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
+    std::move(planes[0].begin(), planes[0].end(), std::back_inserter(scores));
+    entry_tokens.insert(entry_tokens.end(), entries.tokens.begin(), entries.tokens.end());
+    quota.counts.resize(scores.size(), plan_.base);
+  }
+  const KeptEntries kept = SelectTop(scores, entry_tokens, setup_.policy->ProtectsOf(layers.front()), quota);
+  size_t list = 0;
+  for (const LayerEntries& entries : layers) {
+    std::vector<int64_t>& capacity = capacity_[static_cast<size_t>(entries.layer)];
+    for (int64_t head = 0; head < entries.kv_heads(); ++head, ++list) {
+      Keep(entries.layer, head, kept[list], 0, cache);
+      capacity[static_cast<size_t>(head)] = cache.Length(entries.layer, head);
+    }
+    observations_.Use(entries.layer);
+  }
 }
 
 void Compression::Cut(const LayerEntries& entries, KvCache& cache) {

@@ -38,6 +38,7 @@ class Compression {
   // hold one token per head.
   int64_t SetPrefix(int64_t tokens);
   const BudgetPlan& plan() const { return plan_; }
+  int64_t prefix() const { return prefix_; }  // tokens of it
 
   // The rows that pass through all layers next, one of three kinds. Cache: KvCache::Reserve for all of them before they
   // are appended (that a budget in bytes is a cap counts on it).
@@ -57,6 +58,12 @@ class Compression {
   // it. Layers with a window are none of a policy's business (KvCacheSpec::full). tokens: all in the cache, the rows'
   // included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
+  // Tokens of the prefix that the model shall repeat at a time, once all its rows have passed, for a policy that judges
+  // by that (PolicyInfo::repeats): AfterLayer then leaves the prefix whole. 0: none, or nothing has to go.
+  int64_t repeats() const;
+  // When Observations::SetMaxima has been told of every layer's: cuts them all. tokens: all in the cache. begin: the
+  // first token that was repeated. Throws Error when a score is not finite.
+  void AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int64_t begin);
   // After AfterLayer(layer - 1): the tokens that `layer` and all above still run, ascending. Empty: no change.
   std::span<const int32_t> Alive(int64_t layer) const;
   // Per drop layer: tokens of the prefix that it ran.
@@ -86,6 +93,7 @@ class Compression {
   KvCacheSpec spec_;
   int64_t heads_ = 0;
   std::vector<float> inv_freq_;
+  int64_t prefix_ = 0;  // tokens that are compressed
   BudgetPlan plan_;
   PassingRows rows_;
   Then then_ = Then::kGrow;

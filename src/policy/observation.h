@@ -13,9 +13,11 @@ namespace purekv {
 // What must be observed while a layer reads its rows; the engine asks its kernels for this and nothing else.
 struct Observer {
   enum class Kind {
-    kNone,        // keys and values are enough
-    kColumnSums,  // sums over queries of the attention probabilities on each key
-    kQueries      // mean and covariance of the queries before rotation
+    kNone,         // keys and values are enough
+    kColumnSums,   // sums over queries of the attention probabilities on each key
+    kQueries,      // mean and covariance of the queries before rotation
+    kRepeatMaxima  // nothing while the rows pass; behind the last layer the model repeats the part, and the largest
+                   // probability that a repeating query gives each key counts
   };
   Kind kind = Kind::kNone;
   int64_t window = 0;     // column sums: over the last `window` queries; 0: over all
@@ -26,6 +28,7 @@ struct Observer {
   double n = 0;  // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
                  // to its denominator; 0: weight 1
   int64_t first_token = 0;  // queries: tokens before it are left out
+  int64_t chunk = 0;        // repeat maxima: tokens that are repeated at a time
 
   // At most so many last queries are looked at apart where a layer's own attention does not give their log-sum-exp.
   static constexpr int64_t kFew = 64;
@@ -47,6 +50,17 @@ struct Observer {
 inline bool IsVisual(const TokenRecord& token) {
   return token.kind != TokenRecord::Kind::kText;
 }
+
+// Tokens in front of the first visual one; 0: there is none.
+inline int64_t TokensBeforeMedia(std::span<const TokenRecord> layout) {
+  for (size_t i = 0; i < layout.size(); ++i) {
+    if (IsVisual(layout[i])) return static_cast<int64_t>(i);
+  }
+  return 0;
+}
+
+// The largest probability that an observed query of the group gives each entry. [kv_heads][entries]
+using KeyMaxima = std::vector<std::vector<double>>;
 
 // Row weights of a weighted observer: [planes][rows * heads], row-major. `rows`: the records of these queries; lse
 // [rows, heads]: natural log of their softmax denominators, of the scaled logits.

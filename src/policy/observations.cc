@@ -97,6 +97,7 @@ Observation Observations::Of(const LayerEntries& entries) const {
   Observation observed;
   observed.queries = &At(entries.layer).queries;
   observed.own = &At(entries.layer).sums;
+  observed.maxima = &At(entries.layer).maxima;
   const int64_t from = setup_.policy->SumsFrom(entries.layer);
   if (from == entries.layer) {
     observed.sums = &At(from).sums;
@@ -112,6 +113,7 @@ Observation Observations::Of(const LayerEntries& entries) const {
 void Observations::Use(int64_t layer) {
   if (setup_.policy->Observes(layer, base_).window > 0) At(layer).sums.Clear();
   At(layer).queries.Clear();
+  At(layer).maxima = {};
 }
 
 const AttentionSums* Observations::Continuing(int64_t layer) const {

@@ -49,6 +49,8 @@ class Observations {
   void AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q);
   // In place of AddQueries: what was added up elsewhere, the observer's first_token already left out.
   void SetQueries(int64_t layer, QueryStats queries) { At(layer).queries = std::move(queries); }
+  // What the repeating queries gave the layer's entries.
+  void SetMaxima(int64_t layer, KeyMaxima maxima) { At(layer).maxima = std::move(maxima); }
   // Which rows of a block with these tokens belong to the column sums; their attention must give LSE when weighted.
   RowRange SumRows(int64_t layer, std::span<const int32_t> tokens) const;
   // Of a block, the rows of the tail that the observer asks for apart (Observer::tail).
@@ -80,6 +82,7 @@ class Observations {
   struct Layer {
     AttentionSums sums;
     QueryStats queries;
+    KeyMaxima maxima;
   };
   // The sums of one layer that others score with, on the entries that it had before its own eviction.
   struct Loan {

@@ -18,6 +18,7 @@ PolicyInfo VnormPolicy();
 PolicyInfo ExpectedAttentionPolicy();
 PolicyInfo CspPolicy();
 PolicyInfo PureKvPolicy();
+PolicyInfo KvZipPolicy();
 
 // Protects its first `sinks` and last `recent` entries, as those two options say: half of the policies do.
 class SinksAndRecentPolicy : public Policy {

@@ -11,7 +11,7 @@ Observer Policy::Observes(int64_t, int64_t) const {
 
 KeptEntries Policy::Select(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota) const {
   PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
-  return SelectTop(planes[0], entries.tokens, Protects(entries.base), quota);
+  return SelectTop(planes[0], entries.tokens, ProtectsOf(entries), quota);
 }
 
 }  // namespace purekv

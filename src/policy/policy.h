@@ -33,6 +33,7 @@ struct LayerEntries {
   int64_t heads = 0;  // query heads; KV head g serves heads g * group() ..
   int64_t head_dim = 0;
   int64_t base = 0;                              // B of the budget, before the allocator
+  int64_t repeated_from = 0;                     // the first token that the model repeated (PolicyInfo::repeats)
   std::vector<KvHeadView> kv;                    // [kv_heads], keys rotated
   std::vector<std::span<const int32_t>> tokens;  // [kv_heads][length] sequence index of each entry, ascending
   std::span<const TokenRecord> layout;           // by sequence index
@@ -51,6 +52,7 @@ struct Observation {
                                                      // own entries, or those of the layer that SumsFrom names
   const AttentionSums* own = nullptr;  // the layer's own sums, whichever SumsFrom names; maybe without planes
   const QueryStats* queries = nullptr;
+  const KeyMaxima* maxima = nullptr;
 };
 
 using Scores = std::vector<std::vector<double>>;        // [kv_heads][entries]
@@ -74,6 +76,8 @@ class Policy {
   // when that one is, as must be all layers between them.
   virtual int64_t SumsFrom(int64_t layer) const { return layer; }
   virtual Protection Protects(int64_t base) const = 0;
+  // The same where the entries are known; the default does not look at them.
+  virtual Protection ProtectsOf(const LayerEntries& entries) const { return Protects(entries.base); }
   // Planes of scores; most policies have one.
   virtual std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const = 0;
   // Per head exactly quota.counts entries (shared: exactly their sum in all), the protected ones among them.
@@ -95,6 +99,9 @@ struct PolicyInfo {
   bool ada = false;         // has scores that can be compared between heads, as the ada allocator and dropping need
   bool calibrated = false;  // `purekv calibrate` finds its options; there is one such policy
   bool holds = false;       // scores and evicts at every decode step, so that the cache stops growing
+  // Has the part read a second time before anything goes (Observer::Kind::kRepeatMaxima in every layer), and shares
+  // B times all layers and heads out to the highest scores of all of them; every head keeps its protected entries.
+  bool repeats = false;
   // Advice behind "needs the scores of the last layer" and "judges a key by queries of the whole part"; "": there is
   // none.
   Message score_lower, score_window;

@@ -23,6 +23,8 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const std::str
   if (option == "alpha" && allocator != "ada") return Say("only ", Field{"kv.allocator"}, " ada has it");
   if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
   if (option == "decode_every" && !policy.make) return Say("policy full keeps everything");
+  if (option == "decode_every" && policy.repeats)
+    return Say("policy ", policy.name, " judges by a second reading of the part, and an answer has none");
   if (option == "decode_every" && policy.holds) return Say("policy ", policy.name, " evicts at every step of its own");
   return {};
 }
@@ -63,6 +65,10 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
     FailUsage(Field{"kv.allocator"}, " ", allocator, ": unknown; known allocators: uniform, pyramid, ada");
   }
   if (allocator == "uniform") return;
+  if (policy.repeats) {
+    FailUsage(Field{"kv.allocator"}, " ", allocator, ": policy ", policy.name,
+              " shares the budget out over all layers and heads itself");
+  }
   if (!policy.make) {
     FailUsage(Field{"kv.allocator"}, " ", allocator,
               ": policy full keeps everything, so an allocator cannot take effect");
@@ -90,7 +96,9 @@ void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
               Field{"kv.budget"}, " 1 drops and evicts nothing else");
   }
   FailUsage(Field{"kv.drop_layers"}, ": policy ", policy.name,
-            policy.holds ? " evicts while decoding" : " has no scores of whole layers",
+            policy.holds     ? " evicts while decoding"
+            : policy.repeats ? " scores when all layers have run"
+                             : " has no scores of whole layers",
             "; these can choose what to drop: ", Joined(able));
 }
 
@@ -119,6 +127,10 @@ OptionValues Checked(const KvOptions& options) {
   if (options.chunk > 0 && options.budget) {
     FailUsage(Field{"kv.chunk"}, ": a share of the tokens (", Field{"kv.budget"},
               ") is not known while they are read; give ", Field{"kv.tokens"}, " or ", Field{"kv.bytes"});
+  }
+  if (options.chunk > 0 && policy.repeats) {
+    FailUsage(Field{"kv.chunk"}, ": policy ", policy.name,
+              " has the whole part read a second time before anything is evicted");
   }
   OptionValues values(OptionsInForce(policy, options.allocator), options.options, "kv.option");
   if (policy.check) policy.check(options.options, values);
@@ -160,7 +172,8 @@ const std::vector<PolicyInfo>& Policies() {
                                                    VnormPolicy(),
                                                    ExpectedAttentionPolicy(),
                                                    CspPolicy(),
-                                                   PureKvPolicy()};
+                                                   PureKvPolicy(),
+                                                   KvZipPolicy()};
   return policies;
 }
 

@@ -149,7 +149,7 @@ TEST(Decode, OthersGrow) {
 
 TEST(Decode, EverySoManySteps) {
   for (const PolicyInfo& policy : Policies()) {
-    if (!policy.make || policy.holds) continue;
+    if (!policy.make || policy.holds || policy.repeats) continue;
     for (const char* const allocator : {"uniform", "ada", "pyramid"}) {
       if (std::string(allocator) == "ada" && !policy.ada) continue;
       SCOPED_TRACE(policy.name + " " + allocator);
@@ -193,7 +193,7 @@ TEST(Decode, WindowOfTheStepsIsObserved) {
 TEST(Decode, ChunksUnderACap) {
   const Problem problem({.layers = 3, .tokens = 96}, 22);
   for (const PolicyInfo& policy : Policies()) {
-    if (!policy.make) continue;
+    if (!policy.make || policy.repeats) continue;
     for (const char* const allocator : {"uniform", "ada"}) {
       if (std::string(allocator) == "ada" && !policy.ada) continue;
       SCOPED_TRACE(policy.name + " " + allocator);

@@ -62,6 +62,9 @@ const std::vector<Case>& Cases() {
       {"purekv", {{"sources", "2"}, {"below", "vnorm"}, {"vnorm", "0"}}},
       {"purekv", {{"sources", "1"}, {"vnorm", "0"}, {"window", "2000"}}},
       {"purekv", {{"sources", "2,1"}, {"heads", "mean"}, {"normalise", "1"}, {"window", "20"}}},
+      {"kvzip", {}},
+      {"kvzip", {{"sinks", "3"}, {"recent", "0"}}},
+      {"kvzip", {{"sinks", "0"}, {"recent", "5"}, {"chunk", "7"}}},
   };
   return cases;
 }
@@ -113,6 +116,7 @@ void CompareAll(const Problem& problem, const std::vector<double>& budgets, int6
       Compare(problem, one, "uniform", budget, block);
       if (::testing::Test::HasFailure()) return;
     }
+    if (FindPolicy(one.policy).repeats) continue;  // takes no allocator
     Case pyramid = one, ada = one;
     pyramid.options["beta"] = "3";
     ada.options["alpha"] = "0.6";
@@ -199,9 +203,10 @@ TEST(KeptSets, TokensAndBytes) {
 TEST(KeptSets, BytesWithEveryAllocator) {
   for (const int64_t dim : {6, 20, 64}) {  // rows of 24, 80 and 256 bytes
     const Problem problem({.kv_heads = 3, .group = 1, .head_dim = dim, .tokens = 120}, uint32_t(dim));
-    for (const char* const policy : {"vnorm", "h2o", "uniform"}) {
+    for (const char* const policy : {"vnorm", "h2o", "uniform", "kvzip"}) {
       for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
         if (std::string(allocator) == "ada" && !FindPolicy(policy).ada) continue;
+        if (std::string(allocator) != "uniform" && FindPolicy(policy).repeats) continue;
         const int64_t all = 3 * 3 * 2 * dim * 4 * 120;
         for (const int64_t bytes : {all / 40, all / 12, all / 3, all - 1, all + 3 * 3 * 2 * 4096}) {
           SCOPED_TRACE(std::string(policy) + " " + allocator + " " + std::to_string(dim) + " " + std::to_string(bytes));

@@ -45,7 +45,7 @@ TEST(KvOptions, EveryPolicyAndItsDefaults) {
     EXPECT_FALSE(policy.summary.empty());
   }
   EXPECT_THAT(names, ElementsAre("full", "random", "uniform", "streaming-llm", "h2o", "tova", "snapkv", "knorm",
-                                 "keydiff", "vnorm", "expected-attention", "csp", "purekv"));
+                                 "keydiff", "vnorm", "expected-attention", "csp", "purekv", "kvzip"));
 }
 
 TEST(KvOptions, UnknownNames) {
@@ -145,8 +145,29 @@ TEST(KvOptions, AdaNeedsScoresToCompare) {
                       policy.name == "purekv";
     EXPECT_EQ(Refusal(options).empty(), able) << policy.name;
     options.allocator = "pyramid";
-    EXPECT_EQ(Refusal(options).empty(), policy.name != "full") << policy.name;
+    EXPECT_EQ(Refusal(options).empty(), policy.name != "full" && !policy.repeats) << policy.name;
   }
+}
+
+TEST(KvOptions, APolicyThatHasThePartRepeatedCutsAllAtOnce) {
+  KvOptions options = Given("kvzip");
+  EXPECT_EQ(Refusal(options), "");
+  options.allocator = "pyramid";
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.allocator pyramid"), HasSubstr("kvzip shares the budget out")));
+  options.allocator = "ada";
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.allocator ada"), HasSubstr("kvzip shares the budget out")));
+  options = Given("kvzip");
+  options.budget.reset();
+  options.tokens = 5;
+  options.chunk = 64;
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.chunk"), HasSubstr("kvzip has the whole part read a second time")));
+  options.chunk = 0;
+  options.drop_layers = {{2, 0.5}};
+  EXPECT_THAT(Refusal(options), AllOf(HasSubstr("kv.drop_layers"), HasSubstr("scores when all layers have run")));
+  EXPECT_THAT(Refusal(Given("kvzip", {{"decode_every", "4"}})),
+              AllOf(HasSubstr("kv.option.decode_every"), HasSubstr("a second reading of the part")));
+  EXPECT_THAT(Refusal(Given("kvzip", {{"chunk", "0"}})), HasSubstr("out of range"));
+  EXPECT_THAT(Refusal(Given("kvzip", {{"sinks", "some"}})), HasSubstr("auto or 0 .. "));
 }
 
 TEST(Budget, FloorsAreExact) {

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "policy/policy_testing.h"
@@ -28,6 +29,7 @@ class Reference {
   int64_t base() const { return b_; }
 
   Kept KeptTokens() {
+    if (o_.policy == "kvzip" && b_ < n_) return KeepTogether();
     Kept kept;
     for (int64_t layer = 0; layer < p_.s.layers; ++layer) {
       kept.emplace_back();
@@ -51,7 +53,14 @@ class Reference {
   // After KeptTokens: the scores it used (first plane). [layer][KV head][token]
   std::vector<std::vector<std::vector<double>>> scores;
 
-  int64_t sinks() const { return Takes("sinks") ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0; }
+  int64_t sinks() const {
+    if (o_.policy == "kvzip" && Text("sinks", "auto") == "auto") {
+      int64_t before = 0;
+      while (before < n_ && !IsVisual(p_.layout[size_t(before)])) ++before;
+      return std::min<int64_t>(before > 0 && before < n_ ? before : 4, b_ / 4);
+    }
+    return Takes("sinks") ? std::min<int64_t>(Int("sinks", 4), b_ / 4) : 0;
+  }
   int64_t recent() const {
     if (Takes("recent")) return std::min<int64_t>(Int("recent", 32), b_ / 2);
     if (o_.policy == "snapkv") return std::min<int64_t>(Int("window", 32), b_ / 2);
@@ -91,6 +100,12 @@ class Reference {
       const int64_t shared =
           sum + pages * (4096 - std::gcd(row, int64_t{4096})) + (heads - pages) * (64 - std::gcd(row, int64_t{64}));
       const int64_t longest = std::min(n_ + more, heads * (count + more));
+      if (o_.policy == "kvzip") {  // all layers' lists share
+        const int64_t lists = heads * p_.s.layers, all = lists * count * row, paged = std::min(lists, all / 4096);
+        const int64_t bound =
+            all + paged * (4096 - std::gcd(row, int64_t{4096})) + (lists - paged) * (64 - std::gcd(row, int64_t{64}));
+        return 2 * std::min(bound, lists * list(std::min(n_, lists * count)));
+      }
       bytes += 2 * (o_.allocator == "ada" ? std::min(shared, heads * list(longest)) : heads * list(count + more));
     }
     return bytes;
@@ -400,6 +415,37 @@ class Reference {
     }
     if (o_.allocator == "ada") ShareOut(sets);
     for (const auto& set : sets) kept.emplace_back(set.begin(), set.end());
+  }
+
+  // kvzip: the best of all layers and heads.
+  Kept KeepTogether() {
+    struct One {
+      double score;
+      int32_t token;
+      size_t layer, head;
+    };
+    std::vector<One> rest;
+    Kept kept(size_t(p_.s.layers), std::vector<std::vector<int32_t>>(size_t(p_.s.kv_heads)));
+    int64_t left = b_ * p_.s.layers * p_.s.kv_heads;
+    for (size_t l = 0; l < kept.size(); ++l) {
+      scores.emplace_back();
+      for (size_t g = 0; g < kept[l].size(); ++g) {
+        scores.back().push_back(p_.Largest(int64_t(l), int64_t(g), n_));
+        for (int32_t j = 0; j < n_; ++j) {
+          if (!Protected(j)) rest.push_back({scores.back().back()[size_t(j)], j, l, g});
+          if (Protected(j)) kept[l][g].push_back(j), --left;
+        }
+      }
+    }
+    std::sort(rest.begin(), rest.end(), [](const One& a, const One& b) {
+      return std::tuple(-a.score, a.token, a.layer, a.head) < std::tuple(-b.score, b.token, b.layer, b.head);
+    });
+    for (int64_t i = 0; i < left; ++i)
+      kept[rest[size_t(i)].layer][rest[size_t(i)].head].push_back(rest[size_t(i)].token);
+    for (auto& layer : kept) {
+      for (auto& head : layer) std::sort(head.begin(), head.end());
+    }
+    return kept;
   }
 
   // One slot after the other to the best entry of all heads.

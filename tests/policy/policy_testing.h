@@ -83,6 +83,28 @@ class Problem {
     return row;
   }
 
+  // The largest probability that any query of the first n, in any head of KV head g, has for each of the first n keys
+  // when it sees all of them: what the tests take for a repetition of the part.
+  std::vector<double> Largest(int64_t layer, int64_t g, int64_t n) const {
+    const Layer& one = layers[size_t(layer)];
+    std::vector<double> largest(size_t(n), 0.0);
+    for (int64_t h = g * s.group; h < (g + 1) * s.group; ++h) {
+      for (int64_t i = 0; i < n; ++i) {
+        std::vector<double> row;
+        double sum = 0;
+        for (int64_t j = 0; j < n; ++j) {
+          double dot = 0;
+          for (int64_t c = 0; c < s.head_dim; ++c)
+            dot += double(one.q.Row(i)[h * s.head_dim + c]) * double(one.k.Row(j)[g * s.head_dim + c]);
+          row.push_back(std::exp(dot / std::sqrt(double(s.head_dim))));
+          sum += row.back();
+        }
+        for (size_t j = 0; j < row.size(); ++j) largest[j] = std::max(largest[j], row[j] / sum);
+      }
+    }
+    return largest;
+  }
+
   struct Layer {
     Matrix<float> q_plain, q, k, v;  // [tokens, heads or kv_heads * head_dim]; q and k rotated
   };
@@ -167,6 +189,14 @@ class SmallEngine {
       }
       compression.AfterLayer(layer, cache, {problem_.layout, problem_.positions});
     }
+    if (step || compression.repeats() == 0 || cache.tokens() != compression.prefix()) return;
+    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      KeyMaxima maxima;
+      for (int64_t g = 0; g < problem_.s.kv_heads; ++g) maxima.push_back(problem_.Largest(layer, g, cache.tokens()));
+      compression.observations().SetMaxima(layer, maxima);
+    }
+    compression.AfterRepeating(cache, {problem_.layout, problem_.positions},
+                               TokensBeforeMedia(std::span(problem_.layout).first(size_t(cache.tokens()))));
   }
 
   Kept KeptTokens() const {

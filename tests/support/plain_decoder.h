@@ -32,6 +32,7 @@ class PlainDecoder {
   // One layer's record of a run. Scores are of the queries and keys that the mask lets meet.
   struct LayerRecord {
     Rows received;  // [kv_heads][tokens] sum over queries and over the query heads of a group of the probability
+    Rows largest;   // [kv_heads][tokens] the largest of them
     Rows norms;     // [kv_heads][tokens] L2 norm of the values
   };
   // sees(layer, KV head, query, key) for key <= query: whether the query attends to the key. counts(layer, query):
@@ -131,7 +132,7 @@ class PlainDecoder {
     };
     LayerRecord record;
     record.received.assign(static_cast<size_t>(c_.kv_heads), std::vector<double>(hidden.size(), 0.0));
-    record.norms = record.received;
+    record.norms = record.largest = record.received;
     for (size_t g = 0; g < record.norms.size(); ++g) {
       for (size_t j = 0; j < hidden.size(); ++j) {
         double sum = 0;
@@ -157,7 +158,10 @@ class PlainDecoder {
         }
         for (size_t j = 0; j <= i && total > 0; ++j) {
           weight[j] /= total;
-          if (masks.counts(layer, i)) record.received[g][j] += weight[j];
+          if (masks.counts(layer, i)) {
+            record.received[g][j] += weight[j];
+            record.largest[g][j] = std::max(record.largest[g][j], weight[j]);
+          }
           for (size_t d = 0; d < dim; ++d) attended[h * dim + d] += weight[j] * v[j][g * dim + d];
         }
       }

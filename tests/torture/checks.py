@@ -109,6 +109,8 @@ class Budget:
         policy = catalogue.policies[kv["policy"]]
         self.values = {one["name"]: one["default"] for one in policy["parameters"]}
         self.values.update({"alpha": "0.2"}, **kv["options"])
+        # Layers and heads share one budget.
+        self.together = policy.get("repeats", False)
         # None: --kv-bytes, whose B follows from allocation sizes.
         if kv["policy"] == "full":
             self.base = tokens
@@ -127,7 +129,9 @@ class Budget:
         """How many first and last entries stay whatever their score."""
         recent = self.values.get("recent")
         recent = int(recent) if recent else floor_share(float(self.values.get("recent_ratio", 0)), self.base)
-        return min(int(self.values.get("sinks", 0)), self.base // 4), min(recent, self.base // 2)
+        sinks = self.values.get("sinks", 0)
+        sinks = 0 if sinks == "auto" else sinks  # the tokens in front of the media: not known here
+        return min(int(sinks), self.base // 4), min(recent, self.base // 2)
 
 
 def check_budget(layers, budget, alive, chunked):
@@ -137,10 +141,14 @@ def check_budget(layers, budget, alive, chunked):
     base = budget.base
     allocator = kv["allocator"]
     if base is None:
-        if allocator != "uniform" or chunked or budget.at_most():
+        if allocator != "uniform" or chunked or budget.at_most() or budget.together:
             return
         base = counts[0][0]
     drops = min(alive) < budget.tokens
+    if budget.together:
+        full = len(counts) * heads * min(base, budget.tokens)
+        want(sum(map(sum, counts)) == full, f"{sum(map(sum, counts))} entries where {full} are the budget of all layers")
+        return
     for layer, row in enumerate(counts):
         most = min(base, alive[layer])
         if allocator == "uniform" or base >= budget.tokens:
