@@ -132,6 +132,33 @@ TEST_F(WindowedModel, WhatWindowsForbidIsRefused) {
   ExpectUsageError("kv.drop_layers", "layers with a window", [&] { Session(model_, options); });
 }
 
+TEST_F(WindowedModel, ASavedCacheHoldsItsWindows) {
+  const TemporaryDirectory directory("windows");
+  const std::string path = directory.File("text.pkv");
+  for (const char* const policy : {"full", "snapkv", "purekv", "h2o"}) {
+    SessionOptions options = Options(policy, 30);
+    if (options.kv.policy == "full") options.kv = {};
+    options.kv.when = KvOptions::When::kContext;
+    Turn turn;
+    turn.context = files_->TurnNamed("long").prompt;
+    Session first(model_, options);
+    first.ReadMedia(turn);
+    first.Save(path);
+    SessionOptions plain;
+    plain.threads = 1;
+    Session second = Session::Open(model_, path, plain);
+    EXPECT_EQ(second.kept(), first.kept()) << policy;
+    EXPECT_EQ(second.kept()[0][0].size(), static_cast<size_t>(kWindow));
+    Turn question;
+    question.prompt = "Why?";
+    first.Read(question);
+    second.Read(question);
+    EXPECT_EQ(second.Generate({.max_new_tokens = 20}, nullptr).logprobs,
+              first.Generate({.max_new_tokens = 20}, nullptr).logprobs)
+        << policy;
+  }
+}
+
 TEST_F(WindowedModel, GivesBackWhatWindowsHaveLeft) {
   Session session(model_, {});
   session.Read(Long());
