@@ -48,13 +48,10 @@ class KvCacheSpec {
   bool shares() const {
     return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.reads_layer >= 0; });
   }
-  // Whether the entries of all layers have one form, and each layer has its own; windows may differ.
+  // Whether all layers are alike and each has entries of its own.
   bool uniform() const {
-    return std::all_of(layers_.begin(), layers_.end(), [&](const KvLayerSpec& one) {
-      const KvLayerSpec& first = layers_.front();
-      return one.reads_layer < 0 && one.kv_heads == first.kv_heads && one.head_dim == first.head_dim &&
-             one.format == first.format;
-    });
+    return std::all_of(layers_.begin(), layers_.end(),
+                       [&](const KvLayerSpec& one) { return one == layers_.front() && one.reads_layer < 0; });
   }
   // Bytes of one more token in all heads of all layers, when it has filled the windows.
   int64_t token_bytes() const {

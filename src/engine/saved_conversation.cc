@@ -105,13 +105,6 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
     int64_t sum = 0;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
-      if (cache.spec()[layer].window > 0) {
-        const auto tokens = cache.EntryTokens(layer, head);
-        const int64_t first = cache.tokens() - count;
-        if (length == count && tokens.front() == first && tokens.back() == cache.tokens() - 1) continue;
-        Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length,
-             " entries; the layer has a window, and holds the last ", count, " tokens");
-      }
       sum += length;
       const bool sound = !compression.active() ? length == count : together || kv.allocator == "ada" || length <= count;
       if (sound) continue;
@@ -212,8 +205,8 @@ int64_t Conversation::Save(const std::string& path) const {
   if (!sequence_.whole() || !dialogue_.open())
     FailUsage("a session is saved right after ReadMedia, before its question");
   const KvCacheSpec& spec = cache().spec();
-  if (!spec.uniform()) {
-    FailUsage("a .pkv file holds layers of one form, each with a cache of its own; this model has others");
+  if (!spec.uniform() || !spec.plain()) {
+    FailUsage("a .pkv file holds layers of one kind, each with a cache of its own; this model has others");
   }
   const Dialogue::OpenTurn& open = *dialogue_.open();
   PkvContents contents;

@@ -143,7 +143,8 @@ class UnionPureKv : public SinksAndRecentPolicy {
         value_norm_(values.Is("vnorm", "1")),
         first_drop_layer_(std::min<int64_t>(2, context.spec.layers() - 1) + 1) {
     // Seen: the last queries know what is asked. Unseen: they are any, and the source's sums over all stand for them.
-    constexpr std::array kSeen = {0.6, 0.0, 0.4, 0.0}, kUnseen = {0.1, 0.3, 0.3, 0.3};
+    constexpr double kThird = 1.0 / 3;
+    constexpr std::array kSeen = {0.6, 0.0, 0.4, 0.0}, kUnseen = {0.0, kThird, kThird, kThird};
     constexpr std::array kNames = {"own_share", "source_share", "key_share", "value_share"};
     for (size_t i = 0; i < shares_.size(); ++i) {
       shares_[i] = values.Is(kNames[i], "auto") ? (context.unseen ? kUnseen : kSeen)[i] : values.Real(kNames[i]);

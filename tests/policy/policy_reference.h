@@ -239,8 +239,8 @@ class Reference {
       const std::string text = Text(key, "auto");
       return text == "auto" ? (unseen ? not_seen : seen) : std::stod(text);
     };
-    const double own = share("own_share", 0.6, 0.1), source = share("source_share", 0, 0.3);
-    const double keys = share("key_share", 0.4, 0.3), values = share("value_share", 0, 0.3);
+    const double own = share("own_share", 0.6, 0), source = share("source_share", 0, 1.0 / 3);
+    const double keys = share("key_share", 0.4, 1.0 / 3), values = share("value_share", 0, 1.0 / 3);
     const auto times_norm = [&](std::vector<double> score) {
       for (int64_t j = 0; j < n_ && Text("vnorm", "1") == "1"; ++j) score[size_t(j)] *= Norm(Value(l, g, j));
       return score;
