@@ -9,7 +9,7 @@ flags=("${@:2}")
 purekv=build/release/bin/purekv
 scripts/build.sh --target purekv_cli
 
-"$purekv" eval -m models/demo --data models/demo/eval/questions.jsonl --policies "random,uniform,streaming-llm,h2o,snapkv,keydiff,purekv,purekv:sources=4:heads=mean:below=wait" \
+"$purekv" eval -m models/demo --data models/demo/eval/questions.jsonl --policies "random,uniform,streaming-llm,h2o,snapkv,keydiff,purekv,purekv:below=window,purekv:sources=4:heads=mean:below=wait" \
   --budgets 0.5,0.2,0.1,0.05 --when prompt,context -o "$run" "${flags[@]}"
 "$purekv" report "$run" -o "$run/report.html" --svg "$run/charts"
 

@@ -52,6 +52,8 @@ def reference_models(program, folder):
     models = []
     for path in sorted(REFERENCE.glob("qwen*/case.json")):
         case = json.loads(path.read_text())
+        if "vision_config" not in json.loads((path.parent / "config.json").read_text()):
+            continue  # reads text alone: the draws here are about pictures
         place = pathlib.Path(folder) / case["name"]
         place.mkdir()
         for source, names in ((path.parent, case["model_files"]), (path.parent / case["tokenizer"], case["tokenizer_files"])):
