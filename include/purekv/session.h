@@ -114,6 +114,9 @@ class Session {
   // Teacher forcing: probabilities of these ids after Read; the answer becomes part of the conversation. keep_logits:
   // all of them too, 4 bytes for every id and word of the vocabulary. Throws Error: no ids, one outside the vocabulary.
   ScoreResult Score(const std::vector<int32_t>& answer_ids, bool keep_logits);
+  // Whether a prompt can be read in some turn: throws Error as Read will (no valid UTF-8, a marker reserved for media),
+  // so that many can be looked at before the first is read.
+  void CheckPrompt(const std::string& prompt) const;
   // The ids of `text` as it stands, without a template. Throws Error: no valid UTF-8, a model without a tokenizer.
   std::vector<int32_t> Encode(const std::string& text) const;
 

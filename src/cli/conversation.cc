@@ -165,6 +165,9 @@ const PromptInfo& Conversation::ReadMedia() {
 }
 
 const PromptInfo& Conversation::Read(size_t index) {
+  // A later turn's prompt that cannot be read is found before anything is read or written.
+  for (size_t i = 1; i < flags_.prompt.prompts.size() && index == 0; ++i)
+    session_.CheckPrompt(flags_.prompt.prompts[i]);
   if (flags_.independent && index == 0) {
     if (flags_.cache.empty()) session_.ReadMedia(MediaTurn(flags_));
     session_.TakeSnapshot();

@@ -58,6 +58,7 @@ class Conversation {
   void Reset();
 
   const Tokenizer& tokenizer() const { return dialogue_.tokenizer(); }
+  void CheckPrompt(const std::string& prompt) const { dialogue_.CheckPrompt(prompt); }
   const KvCache& cache() const { return sequence_.cache(); }
   const TokenLayout& layout() const { return sequence_.layout(); }
   std::span<const Position> positions() const { return sequence_.tokens().positions; }

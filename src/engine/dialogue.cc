@@ -102,6 +102,14 @@ std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const FirstT
        " places that images and videos need, or others");
 }
 
+void Dialogue::CheckPrompt(const std::string& prompt) const {
+  const int32_t image = model_->internals().PlaceholderId(false), video = model_->internals().PlaceholderId(true);
+  for (const int32_t id : tokenizer().Encode(prompt)) {
+    if (id < 0 || (id != image && id != video)) continue;
+    FailUsage(Field{"turn.prompt"}, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
+  }
+}
+
 std::vector<int32_t> Dialogue::NextTurn(const std::string& prompt) const {
   const std::vector<ContentPart> question = {{ContentPart::Kind::kText, prompt}};
   return Encoded(model_->internals().chat_template().NextTurn(system_, question),

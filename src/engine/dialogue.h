@@ -53,6 +53,8 @@ class Dialogue {
   std::vector<int32_t> ContextIds(const FirstTexts& texts) const;
   // How many of the turn's `ids` those are; 0 without a context text.
   int64_t CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const;
+  // Whether a turn can have this text: throws Error (kUsage) where it holds a marker reserved for media.
+  void CheckPrompt(const std::string& prompt) const;
   // Of a later one.
   std::vector<int32_t> NextTurn(const std::string& prompt) const;
   // What is behind the media and context of an open turn. file: what it was opened from, for messages; empty: none.

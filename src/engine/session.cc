@@ -45,6 +45,9 @@ Answer Session::Generate(const GenerateOptions& options, const std::function<voi
 ScoreResult Session::Score(const std::vector<int32_t>& answer_ids, bool keep_logits) {
   return impl_->conversation.Score(answer_ids, keep_logits);
 }
+void Session::CheckPrompt(const std::string& prompt) const {
+  impl_->conversation.CheckPrompt(prompt);
+}
 std::vector<int32_t> Session::Encode(const std::string& text) const {
   return impl_->conversation.tokenizer().Encode(text);
 }
