@@ -152,7 +152,8 @@ TEST_F(TextTokenizerFiles, RefuseTemplatesWithoutOneText) {
   const auto tokenizer = LoadWith("/post_processor", processor({bos, text, bos}, 1));
   EXPECT_THAT(tokenizer->before_text(), ElementsAre(1));
   EXPECT_THAT(tokenizer->after_text(), ElementsAre(1));
-  EXPECT_THAT(ErrorWith("/post_processor", processor(Json::array({bos}), 1)), HasSubstr("\"single\" holds 0 texts; expected 1"));
+  EXPECT_THAT(ErrorWith("/post_processor", processor(Json::array({bos}), 1)),
+              HasSubstr("\"single\" holds 0 texts; expected 1"));
   EXPECT_THAT(ErrorWith("/post_processor", processor({text, text}, 1)), HasSubstr("holds 2 texts; expected 1"));
   EXPECT_THAT(ErrorWith("/post_processor", processor({bos, text}, 9999)), HasSubstr("id 9999 is no token's"));
   EXPECT_THAT(ErrorWith("/post_processor", processor({bos, text}, -1)), HasSubstr("\"ids\""));

@@ -431,7 +431,8 @@ TEST_F(SlowBrowserTest, TheReportShowsChartsAndFrames) {
   const std::string charts = directory_.File("charts");
   const CliResult result = RunCli({"report", run, "-o", page, "--svg", charts});
   ASSERT_EQ(result.status, 0) << result.err;
-  for (const char* const name : {"quality-prompt.svg", "quality-context.svg", "bytes-context.svg", "seconds-prompt.svg"}) {
+  for (const char* const name :
+       {"quality-prompt.svg", "quality-context.svg", "bytes-context.svg", "seconds-prompt.svg"}) {
     EXPECT_THAT(ReadText(charts + "/" + name), HasSubstr("</svg>")) << name;
   }
   Look(page, {"keydiff", "Quality against budget", "Score per question type", "The full cache says",
