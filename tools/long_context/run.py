@@ -38,7 +38,7 @@ MODELS = {
 # Types of questions that share a run, and the most tokens of an answer.
 GROUPS = {"short": (("needle", "several", "lookup", "changed"), 32), "long": (("summary", "code"), 96)}
 # Every policy as it comes; those behind them are purekv's with a source in the middle, the last queries and lower layers that wait.
-POLICIES = ("random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm", "h2o", "tova", "snapkv", "expected-attention", "csp", "purekv")
+POLICIES = ("random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm", "h2o", "tova", "snapkv", "expected-attention", "csp", "purekv", "kvzip")
 # Seconds per token of an answer and billion parameters: a first guess, until runs have been timed.
 FIRST_GUESS = 0.1
 
