@@ -116,15 +116,17 @@ class GgufModel final : public ModelFiles {
     }
     return list;
   }
-  std::unique_ptr<const Tokenizer> ReadTokenizer() const override {
-    if (!file_->Has("tokenizer.ggml.model")) return nullptr;
-    return std::move(ReadGgufTokenizer(*file_).tokenizer);
-  }
-  ChatTemplate ReadChatTemplate(const std::vector<std::string>& added_tokens) const override {
-    const GgufTokenizer texts = ReadGgufTokenizer(*file_);
-    ChatTemplateSource source{texts.chat_template.value_or(""), where() + ": tokenizer.chat_template"};
-    if (!texts.chat_template) source = DefaultTemplate(where(), added_tokens);
-    return ChatTemplate::FromText(source.text, source.where, texts.special_tokens, added_tokens);
+  ModelTexts ReadTexts() const override {
+    ModelTexts texts;
+    if (!file_->Has("tokenizer.ggml.model")) return texts;
+    GgufTokenizer read = ReadGgufTokenizer(*file_);
+    const std::vector<std::string>& added = read.tokenizer->added_tokens();
+    const ChatTemplateSource source =
+        read.chat_template ? ChatTemplateSource{*read.chat_template, where() + ": tokenizer.chat_template"}
+                           : DefaultTemplate(where(), added);
+    texts.chat_template = ChatTemplate::FromText(source.text, source.where, read.special_tokens, added);
+    texts.tokenizer = std::move(read.tokenizer);
+    return texts;
   }
 
  private:

@@ -88,12 +88,10 @@ size_t LinesEnd(std::string_view text, size_t at) {
   return line_end;
 }
 
-// kQwenPattern and, with runs of three digits, kLlama3Pattern.
-class QwenPretokenizer final : public Pretokenizer {
+// One piece after another.
+class PiecePretokenizer : public Pretokenizer {
  public:
-  explicit QwenPretokenizer(size_t most_digits) : most_digits_(most_digits) {}
-
-  void Split(std::string_view text, std::vector<std::string_view>* pieces) const override {
+  void Split(std::string_view text, std::vector<std::string_view>* pieces) const final {
     for (size_t at = 0; at < text.size();) {
       const size_t end = PieceEnd(text, at);
       pieces->push_back(text.substr(at, end - at));
@@ -102,7 +100,17 @@ class QwenPretokenizer final : public Pretokenizer {
   }
 
  private:
-  size_t PieceEnd(std::string_view text, size_t at) const {
+  // Where the piece that begins at `at` ends: behind it.
+  virtual size_t PieceEnd(std::string_view text, size_t at) const = 0;
+};
+
+// kQwenPattern and, with runs of three digits, kLlama3Pattern.
+class QwenPretokenizer final : public PiecePretokenizer {
+ public:
+  explicit QwenPretokenizer(size_t most_digits) : most_digits_(most_digits) {}
+
+ private:
+  size_t PieceEnd(std::string_view text, size_t at) const override {
     const Char c = CharAt(text, at);
     if (c.code == '\'') {
       if (const size_t end = ContractionEnd(text, at, FoldCase); end != at) return end;
@@ -125,18 +133,9 @@ class QwenPretokenizer final : public Pretokenizer {
 };
 
 // kGpt2Pattern.
-class Gpt2Pretokenizer final : public Pretokenizer {
- public:
-  void Split(std::string_view text, std::vector<std::string_view>* pieces) const override {
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = PieceEnd(text, at);
-      pieces->push_back(text.substr(at, end - at));
-      at = end;
-    }
-  }
-
+class Gpt2Pretokenizer final : public PiecePretokenizer {
  private:
-  static size_t PieceEnd(std::string_view text, size_t at) {
+  size_t PieceEnd(std::string_view text, size_t at) const override {
     const Char c = CharAt(text, at);
     if (c.code == '\'') {
       if (const size_t end = ContractionEnd(text, at, AsItIs); end != at) return end;

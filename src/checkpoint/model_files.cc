@@ -45,12 +45,12 @@ class DirectoryFiles final : public ModelFiles {
   }
   std::vector<StoredTensorInfo> ListTensors() const override { return ListSafetensors(where()); }
 
-  std::unique_ptr<const Tokenizer> ReadTokenizer() const override {
-    if (!Tokenizer::Exists(where())) return nullptr;
-    return Tokenizer::Load(where());
-  }
-  ChatTemplate ReadChatTemplate(const std::vector<std::string>& added_tokens) const override {
-    return ChatTemplate::Load(where(), added_tokens);
+  ModelTexts ReadTexts() const override {
+    ModelTexts texts;
+    if (!Tokenizer::Exists(where())) return texts;
+    texts.tokenizer = Tokenizer::Load(where());
+    texts.chat_template = ChatTemplate::Load(where(), texts.tokenizer->added_tokens());
+    return texts;
   }
   std::optional<Json> ReadGenerationConfig() const override {
     const std::string path = generation_config_path();
@@ -70,10 +70,6 @@ class ShapeFiles final : public ModelFiles {
 };
 
 }  // namespace
-
-ChatTemplate ModelFiles::ReadChatTemplate(const std::vector<std::string>&) const {
-  Fail(where(), ": has no chat template");
-}
 
 std::string ModelFiles::generation_config_path() const {
   return directory().empty() ? where() : JoinPath(directory(), "generation_config.json");

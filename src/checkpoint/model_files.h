@@ -14,6 +14,12 @@
 
 namespace purekv {
 
+// How a model's texts become ids and back.
+struct ModelTexts {
+  std::unique_ptr<const Tokenizer> tokenizer;  // null: there is none, and texts cannot be read or written
+  ChatTemplate chat_template;                  // of a model with a tokenizer
+};
+
 class ModelFiles {
  public:
   virtual ~ModelFiles() = default;
@@ -33,10 +39,8 @@ class ModelFiles {
   bool Has(const std::string& tensor) const { return tensors() != nullptr && tensors()->Find(tensor).has_value(); }
   virtual std::vector<StoredTensorInfo> ListTensors() const { return {}; }
 
-  // Each reads anew. Null: there is none, and texts cannot be read or written. Throws Error.
-  virtual std::unique_ptr<const Tokenizer> ReadTokenizer() const { return nullptr; }
-  // Of a model with a tokenizer, whose added tokens are given. Throws Error.
-  virtual ChatTemplate ReadChatTemplate(const std::vector<std::string>& added_tokens) const;
+  // Throws Error.
+  virtual ModelTexts ReadTexts() const { return {}; }
   // generation_config.json. nullopt: there is none. Throws Error.
   virtual std::optional<Json> ReadGenerationConfig() const { return std::nullopt; }
   std::string generation_config_path() const;

@@ -80,11 +80,11 @@ ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
 
 // Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
 int64_t TextTokens(const ModelFiles& files, const std::string& prompt) {
-  const auto tokenizer = files.ReadTokenizer();
-  if (!tokenizer) return 2;
-  const std::string text = files.ReadChatTemplate(tokenizer->added_tokens())
-                               .FirstTurn({}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
-  return static_cast<int64_t>(tokenizer->Encode(text).size()) - 1;  // one stands for all visual ones
+  const ModelTexts texts = files.ReadTexts();
+  if (!texts.tokenizer) return 2;
+  const std::string text =
+      texts.chat_template.FirstTurn({}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
+  return static_cast<int64_t>(texts.tokenizer->Encode(text).size()) - 1;  // one stands for all visual ones
 }
 
 // Tensors that the model does not read: a config.json of fewer layers than the weights, or weights of something else.
@@ -162,7 +162,7 @@ ModelSummary Model::Inspect(const std::string& directory, std::optional<Dtype> d
   summary.mrope_sections = open.plan->mrope_sections;
   summary.vision = open.plan->vision;
   std::map<std::string, int64_t> bytes_of;
-  for (const TensorListing& tensor : ListTensors(directory)) {
+  for (const StoredTensorInfo& tensor : open.files->ListTensors()) {
     summary.info.weight_bytes += tensor.bytes;
     std::string name = tensor.dtype;
     std::transform(name.begin(), name.end(), name.begin(),

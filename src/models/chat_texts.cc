@@ -8,12 +8,10 @@
 namespace purekv {
 
 ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
-  ChatTexts texts;
-  texts.stop_ids = ReadStopIds(files, config_eos, vocabulary);
+  std::vector<int32_t> stop_ids = ReadStopIds(files, config_eos, vocabulary);
+  ChatTexts texts{files.ReadTexts(), std::move(stop_ids)};
   // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
-  texts.tokenizer = files.ReadTokenizer();
   if (!texts.tokenizer) return texts;
-  texts.chat_template = files.ReadChatTemplate(texts.tokenizer->added_tokens());
   if (const auto& end = texts.chat_template.end_of_turn(); end) {
     if (end->empty()) {
       Fail(texts.chat_template.where(), ": writes no added token of the tokenizer right behind an answer (",

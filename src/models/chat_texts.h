@@ -13,10 +13,8 @@
 
 namespace purekv {
 
-struct ChatTexts {
-  std::unique_ptr<const Tokenizer> tokenizer;  // null where the files hold none, and for random weights
-  ChatTemplate chat_template;
-  std::vector<int32_t> stop_ids;  // each ends an answer when generated; ascending
+struct ChatTexts : ModelTexts {
+  std::vector<int32_t> stop_ids{};  // each ends an answer when generated; ascending
   // The token with which the chat template closes an answer; -1: it does not write earlier answers as they are, and
   // ChatTemplate::NextTurn says so.
   int32_t end_of_turn_id = -1;

@@ -50,17 +50,12 @@ const ModelFamily kGemma3Family = {"Gemma3ForCausalLM", "gemma3_text",
                                                      ParseGemma3(JsonFields(files.config(), files.config_path())));
                                    },
                                    [] {
-                                     std::vector<PublishedShape> shapes;
-                                     for (const TextShape& one : kShapes) {
-                                       Json config = PublishedTextConfig(one, kGemma3Family);
-                                       config.update({{"hidden_activation", "gelu_pytorch_tanh"},
-                                                      {"query_pre_attn_scalar", 256},
-                                                      {"sliding_window", 512},
-                                                      {"sliding_window_pattern", kPattern},
-                                                      {"rope_local_base_freq", 10000.0}});
-                                       shapes.push_back({one.name, config});
-                                     }
-                                     return shapes;
+                                     return PublishedTextShapes(kShapes, kGemma3Family,
+                                                                {{"hidden_activation", "gelu_pytorch_tanh"},
+                                                                 {"query_pre_attn_scalar", 256},
+                                                                 {"sliding_window", 512},
+                                                                 {"sliding_window_pattern", kPattern},
+                                                                 {"rope_local_base_freq", 10000.0}});
                                    }};
 
 }  // namespace purekv

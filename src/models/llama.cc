@@ -20,10 +20,6 @@ const ModelFamily kLlamaFamily = {
       config.decoder.qkv_bias = config.decoder.output_bias = fields.Bool("attention_bias", false);
       return PlanText(files, kLlamaFamily, std::move(config));
     },
-    [] {
-      std::vector<PublishedShape> shapes;
-      for (const TextShape& one : kShapes) shapes.push_back({one.name, PublishedTextConfig(one, kLlamaFamily)});
-      return shapes;
-    }};
+    [] { return PublishedTextShapes(kShapes, kLlamaFamily); }};
 
 }  // namespace purekv

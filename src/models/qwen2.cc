@@ -22,10 +22,6 @@ const ModelFamily kQwen2Family = {
       ParseQwenWindows(fields, &config.decoder);
       return PlanText(files, kQwen2Family, std::move(config));
     },
-    [] {
-      std::vector<PublishedShape> shapes;
-      for (const TextShape& one : kShapes) shapes.push_back({one.name, PublishedTextConfig(one, kQwen2Family)});
-      return shapes;
-    }};
+    [] { return PublishedTextShapes(kShapes, kQwen2Family); }};
 
 }  // namespace purekv

@@ -23,10 +23,6 @@ const ModelFamily kQwen3Family = {
       ParseQwenWindows(fields, &config.decoder);
       return PlanText(files, kQwen3Family, std::move(config));
     },
-    [] {
-      std::vector<PublishedShape> shapes;
-      for (const TextShape& one : kShapes) shapes.push_back({one.name, PublishedTextConfig(one, kQwen3Family)});
-      return shapes;
-    }};
+    [] { return PublishedTextShapes(kShapes, kQwen3Family); }};
 
 }  // namespace purekv

@@ -2,12 +2,10 @@
 
 #include "base/error.h"
 #include "models/chat_texts.h"
+#include "models/decoder_fields.h"
 
 namespace purekv {
 namespace {
-
-constexpr int64_t kMaxWidth = 1 << 20;
-constexpr int64_t kMaxDepth = 4096;
 
 // The sectioned rotary embedding: in rope_scaling (as published) or rope_parameters (transformers 5), at either level.
 struct RopeFields {
@@ -51,13 +49,7 @@ void RefuseUnsupported(const JsonFields& text) {
 DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenConfig& config) {
   RefuseUnsupported(text);
   DecoderConfig decoder;
-  decoder.hidden = text.Int("hidden_size", 1, kMaxWidth);
-  decoder.layers = text.Int("num_hidden_layers", 1, kMaxDepth);
-  decoder.heads = text.Int("num_attention_heads", 1, kMaxDepth);
-  decoder.kv_heads = text.Int("num_key_value_heads", 1, kMaxDepth, decoder.heads);
-  decoder.intermediate = text.Int("intermediate_size", 1, kMaxWidth);
-  decoder.vocabulary = text.Int("vocab_size", 1, int64_t{1} << 24);
-  decoder.max_positions = text.Int("max_position_embeddings", 1, int64_t{1} << 30);
+  ParseSizes(text, &decoder);
   decoder.rms_eps = static_cast<float>(text.Number("rms_norm_eps", 0, 1));
   decoder.qkv_bias = true;
   if (decoder.hidden % decoder.heads != 0) {
@@ -68,11 +60,7 @@ DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenC
     Fail(text.where(), ": head_dim ", dim, " is not supported; hidden_size / num_attention_heads = ", decoder.head_dim,
          " is");
   }
-  if (decoder.heads % decoder.kv_heads != 0) {
-    Fail(text.where(), ": num_attention_heads ", decoder.heads, " is not a multiple of num_key_value_heads ",
-         decoder.kv_heads);
-  }
-  if (decoder.head_dim % 2 != 0) Fail(text.where(), ": head dim ", decoder.head_dim, " is odd");
+  CheckHeads(text, decoder);
   const RopeFields rope = ParseRope(text, root);
   int64_t sum = 0;
   for (const int64_t section : rope.sections) sum += section;

@@ -4,13 +4,11 @@
 #include <utility>
 
 #include "base/error.h"
+#include "models/decoder_fields.h"
 #include "models/text_prompt.h"
 
 namespace purekv {
 namespace {
-
-constexpr int64_t kMaxWidth = 1 << 20;
-constexpr int64_t kMaxDepth = 4096;
 
 struct TextPlan final : ModelPlan {
   using ModelPlan::ModelPlan;
@@ -91,24 +89,14 @@ TextConfig ParseTextConfig(const JsonFields& fields, const ActivationField& acti
   TextConfig config;
   DecoderConfig& decoder = config.decoder;
   decoder.activation = activation.activation;
-  decoder.hidden = fields.Int("hidden_size", 1, kMaxWidth);
-  decoder.layers = fields.Int("num_hidden_layers", 1, kMaxDepth);
-  decoder.heads = fields.Int("num_attention_heads", 1, kMaxDepth);
-  decoder.kv_heads = fields.Int("num_key_value_heads", 1, kMaxDepth, decoder.heads);
-  decoder.intermediate = fields.Int("intermediate_size", 1, kMaxWidth);
-  decoder.vocabulary = fields.Int("vocab_size", 1, int64_t{1} << 24);
-  decoder.max_positions = fields.Int("max_position_embeddings", 1, int64_t{1} << 30);
+  ParseSizes(fields, &decoder);
   decoder.rms_eps = static_cast<float>(fields.Number("rms_norm_eps", 0, 1, 1e-6));
   if (!fields.Has("head_dim") && decoder.hidden % decoder.heads != 0) {
     Fail(fields.where(), ": hidden_size ", decoder.hidden, " is not a multiple of num_attention_heads ", decoder.heads,
          ", and there is no head_dim");
   }
   decoder.head_dim = fields.Int("head_dim", 1, kMaxWidth, decoder.hidden / decoder.heads);
-  if (decoder.heads % decoder.kv_heads != 0) {
-    Fail(fields.where(), ": num_attention_heads ", decoder.heads, " is not a multiple of num_key_value_heads ",
-         decoder.kv_heads);
-  }
-  if (decoder.head_dim % 2 != 0) Fail(fields.where(), ": head dim ", decoder.head_dim, " is odd");
+  CheckHeads(fields, decoder);
   config.rope_theta = ParseRope(fields, &decoder);
   decoder.per_layer.resize(static_cast<size_t>(decoder.layers));
   if (fields.Has("tie_word_embeddings")) config.tied = fields.Bool("tie_word_embeddings", false);
@@ -160,20 +148,27 @@ std::unique_ptr<ModelPlan> PlanText(const ModelFiles& files, const ModelFamily& 
   return plan;
 }
 
-Json PublishedTextConfig(const TextShape& shape, const ModelFamily& family) {
-  return {{"architectures", {family.architecture}},
-          {"model_type", family.name},
-          {"hidden_size", shape.hidden},
-          {"num_hidden_layers", shape.layers},
-          {"num_attention_heads", shape.heads},
-          {"num_key_value_heads", shape.kv_heads},
-          {"head_dim", shape.head_dim},
-          {"intermediate_size", shape.intermediate},
-          {"vocab_size", shape.vocabulary},
-          {"max_position_embeddings", shape.positions},
-          {"rms_norm_eps", shape.eps},
-          {"rope_theta", shape.rope_theta},
-          {"tie_word_embeddings", shape.tied}};
+std::vector<PublishedShape> PublishedTextShapes(std::span<const TextShape> shapes, const ModelFamily& family,
+                                                const Json& more) {
+  std::vector<PublishedShape> published;
+  for (const TextShape& shape : shapes) {
+    Json config = {{"architectures", {family.architecture}},
+                   {"model_type", family.name},
+                   {"hidden_size", shape.hidden},
+                   {"num_hidden_layers", shape.layers},
+                   {"num_attention_heads", shape.heads},
+                   {"num_key_value_heads", shape.kv_heads},
+                   {"head_dim", shape.head_dim},
+                   {"intermediate_size", shape.intermediate},
+                   {"vocab_size", shape.vocabulary},
+                   {"max_position_embeddings", shape.positions},
+                   {"rms_norm_eps", shape.eps},
+                   {"rope_theta", shape.rope_theta},
+                   {"tie_word_embeddings", shape.tied}};
+    config.update(more);
+    published.push_back({shape.name, std::move(config)});
+  }
+  return published;
 }
 
 }  // namespace purekv

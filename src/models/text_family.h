@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,15 +19,15 @@ struct TextConfig {
   double rope_theta = 0;
 };
 
-// Sizes, epsilon, ids; one rope for all layers ("rope_theta", "rope_scaling" or "rope_parameters": default, linear,
-// llama3), whose scaling goes to `scaling` where that is given. head_dim may be left out: hidden_size / heads. Every
-// value is checked, what is not implemented is refused by name. `activation`: the key of the gate's ("hidden_act") and
-// the word that it must hold. Throws Error naming the file and the field.
+// The key of the gate's activation ("hidden_act"), and the word that it must hold.
 struct ActivationField {
   const char* key;
   const char* word;
   Activation activation;
 };
+// Sizes, epsilon, ids; one rope for all layers ("rope_theta", "rope_scaling" or "rope_parameters": default, linear,
+// llama3). head_dim may be left out: hidden_size / heads. Every value is checked, what is not implemented is refused by
+// name. Throws Error naming the file and the field.
 TextConfig ParseTextConfig(const JsonFields& fields, const ActivationField& activation);
 
 // Reads the windows of the layers: "layer_types", else what `slides` says of a layer; their size is "sliding_window".
@@ -47,6 +48,8 @@ struct TextShape {
   double eps;
   bool tied;
 };
-Json PublishedTextConfig(const TextShape& shape, const ModelFamily& family);
+// more: what the family's own say beside. [shapes]
+std::vector<PublishedShape> PublishedTextShapes(std::span<const TextShape> shapes, const ModelFamily& family,
+                                                const Json& more = Json::object());
 
 }  // namespace purekv

@@ -156,6 +156,16 @@ TEST_F(GgufModel, IsInspectedAndListed) {
 
 TEST_F(GgufModel, WhatDoesNotFitIsRefusedByName) {
   Make(Config("Qwen2ForCausalLM", "qwen2"));
+  const auto refusal_of = [&](const std::string& bytes) {
+    const std::string path = dir_.File("bad.gguf");
+    WriteFile(path, bytes);
+    try {
+      Model::Load(path, {});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
   const auto refusal = [&](const std::function<void(GgufWriter*)>& change) {
     GgufWriter file;
     file.Set("general.architecture", "qwen2");
@@ -166,14 +176,7 @@ TEST_F(GgufModel, WhatDoesNotFitIsRefusedByName) {
     file.Set("qwen2.context_length", uint32_t{64});
     file.Add("token_embd.weight", {4, 32}, GgmlType::kF32, std::vector<float>(128));
     change(&file);
-    const std::string path = dir_.File("bad.gguf");
-    WriteFile(path, file.File());
-    try {
-      Model::Load(path, {});
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
+    return refusal_of(file.File());
   };
   EXPECT_NE(refusal([](GgufWriter*) {}).find("tensors are missing: model.norm.weight"), std::string::npos);
   EXPECT_NE(
@@ -185,19 +188,10 @@ TEST_F(GgufModel, WhatDoesNotFitIsRefusedByName) {
               file->AddRaw("output_norm.weight", {256}, GgmlType::kQ2_K, std::string(84, '\0'));
             }).find("tensor output_norm.weight is Q2_K; supported are"),
             std::string::npos);
-  WriteFile(dir_.File("bad.gguf"), [] {
-    GgufWriter file;
-    file.Set("general.architecture", "mamba");
-    return file.File();
-  }());
-  EXPECT_THROW(
-      try { Model::Load(dir_.File("bad.gguf"), {}); } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("\"mamba\" is not supported; supported: llama, qwen2, qwen3, gemma3"),
-                  std::string::npos)
-            << error.what();
-        throw;
-      },
-      Error);
+  GgufWriter other;
+  other.Set("general.architecture", "mamba");
+  EXPECT_NE(refusal_of(other.File()).find("\"mamba\" is not supported; supported: llama, qwen2, qwen3, gemma3"),
+            std::string::npos);
 }
 
 }  // namespace
