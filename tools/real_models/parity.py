@@ -23,17 +23,17 @@ CLOSE = 2e-3  # of the logits' standard deviation
 NEAR = 1e-2   # two first choices nearer than this are a tie for float32 sums of another order
 
 
-def purekv(program: str, *arguments: str) -> dict:
+def purekv(program: str, *arguments: str) -> str:
     out = subprocess.run([program, *arguments], capture_output=True, text=True)
     if out.returncode != 0:
         sys.exit(f"{program}: {out.stderr.strip()}")
-    return json.loads(out.stdout) if out.stdout else {}
+    return out.stdout
 
 
 def compare(program: str, path: Path, prompt: str, model, tokenizer) -> tuple[bool, str]:
     import torch
     common = ("-m", str(path), "--dtype", "f32", "-p", prompt)
-    asked = purekv(program, "ask", *common, "-n", str(TOKENS), "--json", "-")
+    asked = json.loads(purekv(program, "ask", *common, "-n", str(TOKENS), "--json", "-"))
     ids, answer = asked["prompt"]["ids"], asked["answers"][0]["ids"]
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True) \
         if tokenizer.chat_template else (tokenizer.bos_token or "") + prompt
