@@ -12,6 +12,7 @@
 #include "checkpoint/pkv_file.h"
 #include "engine/dialogue.h"
 #include "engine/dump.h"
+#include "engine/generation.h"
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/repeating.h"
@@ -52,6 +53,12 @@ class Conversation {
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
                         LayerObserver* recorder = nullptr, int64_t context_ids = 0);
   Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
+  // The same for any number of conversations over one model, up to kMatrixVectorRows of them side by side; the answers
+  // are those of Generate, bit by bit. next: brings another one that has read its question, null when there is none
+  // left; done: gets each with its answer, in the order in which they end. Borrowed from the one call to the other. A
+  // raised cancel flag ends an answer (kCancelled).
+  static void GenerateTogether(const GenerateOptions& options, const std::function<Conversation*()>& next,
+                               const std::function<void(Conversation&, Answer)>& done);
   ScoreResult Score(const std::vector<int32_t>& ids, bool keep_logits);
   // Puts one token behind the sequence and returns the logits of the next. [vocabulary]
   std::span<float> Step(int32_t id);
@@ -125,6 +132,10 @@ class Conversation {
   // Runs one token behind the sequence; never asks whether to stop.
   void Append(int32_t id);
   void ReadPending();
+  // An answer from here on: its start, whether another token may follow, and what its logits lead to.
+  Generation StartAnswer(const GenerateOptions& options, Generation::OnText on_text);
+  bool MayGoOn(const Generation& generation) const;
+  void Take(Generation& generation, std::span<float> logits);
   std::span<float> Logits();
   void CheckFinite(std::span<const float> logits) const;
 

@@ -1,7 +1,6 @@
 // The decode side of a conversation: one token at a time, answers, and the scoring of given ones.
 #include <algorithm>
 #include <cmath>
-#include <unordered_set>
 #include <utility>
 
 #include "base/error.h"
@@ -54,46 +53,32 @@ void Conversation::CheckQuestionIsRead(const char* what) const {
   if (dialogue_.open()) FailUsage("only the media have been read: Read brings the question, then comes ", what);
 }
 
-Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
+Generation Conversation::StartAnswer(const GenerateOptions& options, Generation::OnText on_text) {
   CheckGenerateOptions(options);
   Begin();
   CheckQuestionIsRead("Generate");
-  const StageTimer timer(&times_.decode_s);
   ReadPending();
-  Sampler sampler(options);
-  TextStream stream(tokenizer());
-  std::unordered_set<int32_t> seen;
-  if (options.repetition_penalty != 1) seen.insert(sequence_.ids().begin(), sequence_.ids().end());
-  const auto& stops = internals().stop_ids();
-  Answer answer;
-  std::vector<float> raw;
-  for (int64_t n = 0; n < options.max_new_tokens; ++n) {
-    if (CancelRaised()) {
-      answer.finish = Answer::Finish::kCancelled;
-      break;
-    }
-    if (tokens() + 1 > model_->info().max_positions) break;
-    std::span<float> logits = n == 0 ? Logits() : Step(dialogue_.TakePending().front());
-    raw.assign(logits.begin(), logits.end());
-    const int32_t id = sampler.Next(logits, seen);
-    answer.ids.push_back(id);
-    answer.logprobs.push_back(LogProbability(raw, id));
-    dialogue_.SetPending({id});
-    if (options.repetition_penalty != 1) seen.insert(id);
-    ++times_.decoded_tokens;
-    if (std::binary_search(stops.begin(), stops.end(), id)) {
-      answer.finish = Answer::Finish::kStop;
-      break;
-    }
-    const std::string text = stream.Push(id);
-    answer.text += text;
-    if (on_text && !text.empty()) on_text(text);
-    Progress("decode", n + 1, options.max_new_tokens);
+  return Generation(options, tokenizer(), internals().stop_ids(), sequence_.ids(), std::move(on_text));
+}
+
+bool Conversation::MayGoOn(const Generation& generation) const {
+  return generation.open() && tokens() + 1 <= model_->info().max_positions;
+}
+
+void Conversation::Take(Generation& generation, std::span<float> logits) {
+  dialogue_.SetPending({generation.Take(logits)});
+  ++times_.decoded_tokens;
+}
+
+Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
+  const StageTimer timer(&times_.decode_s);
+  Generation generation = StartAnswer(options, on_text);
+  for (int64_t n = 0; MayGoOn(generation); ++n) {
+    if (CancelRaised()) return generation.Finish(Answer::Finish::kCancelled);
+    Take(generation, n == 0 ? Logits() : Step(dialogue_.TakePending().front()));
+    if (!generation.stopped()) Progress("decode", n + 1, options.max_new_tokens);
   }
-  const std::string rest = stream.Finish();
-  answer.text += rest;
-  if (on_text && !rest.empty()) on_text(rest);
-  return answer;
+  return generation.Finish();
 }
 
 ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logits) {

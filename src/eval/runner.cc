@@ -4,7 +4,9 @@
 #include <chrono>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -62,9 +64,17 @@ class Evaluation {
   void EvaluateContext(const Video& video, SharedPrefill& shared, size_t setting,
                        const std::map<const EvalQuestion*, EvalResult>& bases,
                        const std::map<const EvalQuestion*, FullAnswer>& fulls);
-  // Scores and answers in a conversation that has read the question, and stores the result.
-  void Ask(Conversation& conversation, const Video& video, const EvalQuestion& question, const EvalSetting& setting,
-           EvalResult result, const FullAnswer* full);
+  // A conversation that has read its question, and the result as far as it stands.
+  struct Asked {
+    Conversation conversation;
+    const EvalQuestion* question;
+    EvalResult result;
+  };
+  // Answers side by side, and stores the results. next: brings another one; null: there is none left.
+  void AnswerAll(const std::function<std::unique_ptr<Asked>()>& next);
+  // What a setting keeps, and how the full cache's answer fares with it.
+  void Compare(const Video& video, const EvalSetting& setting, const FullAnswer* full, Asked* asked);
+  void Store(Asked* asked, Answer answer);
   void StoreSheet(const Video& video, const SharedPrefill& shared) const;
   bool Wanted(const EvalQuestion& question, const EvalSetting& setting) const {
     return !store_.Has(KeyOf(question, setting));
@@ -271,13 +281,20 @@ void Evaluation::Evaluate(const Video& video) {
 
 void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& question, SharedPrefill& shared,
                                   EvalResult base, FullAnswer* full) {
-  const auto others = [&](size_t i) { return i > 0 && Wanted(question, settings_[i]); };
+  // The full cache's answer comes first: the others are compared with it.
+  Asked first{shared.Compress(0), &question, base};
+  Compare(video, settings_[0], nullptr, &first);
+  Answer answer = first.conversation.Generate(plan_.generate, nullptr);
+  CheckStopped();
+  full->ids = answer.ids;
+  first.result.seconds["decode"] = first.conversation.times().decode_s;
+  if (Wanted(question, settings_[0])) Store(&first, std::move(answer));
+  const auto wanted = [&](size_t i) { return Wanted(question, settings_[i]); };
+  std::vector<size_t> here;  // settings that compress behind the question
   bool compare = false;
-  for (size_t i = 0; i < settings_.size(); ++i) compare = compare || others(i);
-  {
-    Conversation conversation = shared.Full();
-    full->ids = conversation.Generate(plan_.generate, nullptr).ids;
-    CheckStopped();
+  for (size_t i = 1; i < settings_.size(); ++i) {
+    compare = compare || wanted(i);
+    if (!settings_[i].at_context() && wanted(i)) here.push_back(i);
   }
   if (compare && !full->ids.empty()) {
     Conversation conversation = shared.Full();
@@ -285,52 +302,80 @@ void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& questi
     full->top1 = std::move(score.top1);
     full->logits = std::move(score.logits);
   }
-  for (size_t i = 0; i < settings_.size(); ++i) {
-    if (settings_[i].at_context() || !Wanted(question, settings_[i])) continue;
-    EvalResult result = base;
+  auto setting = here.begin();
+  AnswerAll([&]() -> std::unique_ptr<Asked> {
+    if (setting == here.end()) return nullptr;
+    const size_t i = *setting++;
     double seconds = 0;
-    Conversation conversation = [&] {
+    Conversation compressed = [&] {
       const StageTimer timer(&seconds);
       return shared.Compress(i);
     }();
-    result.seconds["observe"] = shared.observe_seconds(i);
-    result.seconds["compress"] = seconds;
-    Ask(conversation, video, question, settings_[i], std::move(result), i == 0 ? nullptr : full);
-  }
+    auto asked = std::make_unique<Asked>(Asked{std::move(compressed), &question, base});
+    asked->result.seconds["observe"] = shared.observe_seconds(i);
+    asked->result.seconds["compress"] = seconds;
+    Compare(video, settings_[i], full, asked.get());
+    return asked;
+  });
 }
 
 void Evaluation::EvaluateContext(const Video& video, SharedPrefill& shared, size_t setting,
                                  const std::map<const EvalQuestion*, EvalResult>& bases,
                                  const std::map<const EvalQuestion*, FullAnswer>& fulls) {
   const EvalSetting& one = settings_[setting];
-  if (std::none_of(bases.begin(), bases.end(), [&](const auto& base) { return Wanted(*base.first, one); })) return;
+  std::vector<const EvalQuestion*> questions;
+  for (const EvalQuestion* question : video.questions) {
+    if (bases.contains(question) && Wanted(*question, one)) questions.push_back(question);
+  }
+  if (questions.empty()) return;
   double seconds = 0;
   Conversation media = [&] {
     const StageTimer timer(&seconds);
     return shared.Compress(setting);
   }();
-  for (const EvalQuestion* question : video.questions) {
-    const auto base = bases.find(question);
-    if (base == bases.end() || !Wanted(*question, one)) continue;
-    EvalResult result = base->second;
-    result.seconds["observe"] = shared.observe_seconds(setting);
-    result.seconds["compress"] = seconds;
-    Conversation conversation = media.Fork();
-    conversation.ReadTurn({.prompt = question->prompt});
-    result.seconds["prefill"] = conversation.times().prefill_s;
-    Ask(conversation, video, *question, one, std::move(result), &fulls.at(question));
-  }
+  auto next = questions.begin();
+  AnswerAll([&]() -> std::unique_ptr<Asked> {
+    if (next == questions.end()) return nullptr;
+    const EvalQuestion* question = *next++;
+    auto asked = std::make_unique<Asked>(Asked{media.Fork(), question, bases.at(question)});
+    asked->result.seconds["observe"] = shared.observe_seconds(setting);
+    asked->result.seconds["compress"] = seconds;
+    asked->conversation.ReadTurn({.prompt = question->prompt});
+    asked->result.seconds["prefill"] = asked->conversation.times().prefill_s;
+    Compare(video, one, &fulls.at(question), asked.get());
+    return asked;
+  });
 }
 
-void Evaluation::Ask(Conversation& conversation, const Video& video, const EvalQuestion& question,
-                     const EvalSetting& setting, EvalResult result, const FullAnswer* full) {
+void Evaluation::AnswerAll(const std::function<std::unique_ptr<Asked>()>& next) {
+  std::map<const Conversation*, std::unique_ptr<Asked>> answering;
+  Conversation::GenerateTogether(
+      plan_.generate,
+      [&]() -> Conversation* {
+        std::unique_ptr<Asked> asked = next();
+        if (asked == nullptr) return nullptr;
+        Conversation* const conversation = &asked->conversation;
+        asked->result.seconds["decode"] = -conversation->times().decode_s;
+        answering[conversation] = std::move(asked);
+        return conversation;
+      },
+      [&](Conversation& conversation, Answer answer) {
+        const auto one = answering.extract(&conversation);
+        one.mapped()->result.seconds["decode"] += conversation.times().decode_s;
+        Store(one.mapped().get(), std::move(answer));
+      });
+}
+
+void Evaluation::Compare(const Video& video, const EvalSetting& setting, const FullAnswer* full, Asked* asked) {
   CheckStopped();
+  const Conversation& conversation = asked->conversation;
+  EvalResult& result = asked->result;
   result.policy = setting.policy;
   result.budget = setting.budget;
   result.when = setting.when();
   const auto& kept = conversation.kept();
   const std::vector<int32_t> visual = VisualTokens(conversation.layout());
-  const std::vector<int32_t> evidence = EvidenceTokens(conversation.layout(), question);
+  const std::vector<int32_t> evidence = EvidenceTokens(conversation.layout(), *asked->question);
   double recall = 0;
   int64_t lists = 0;
   for (const auto& layer : kept) {
@@ -353,35 +398,35 @@ void Evaluation::Ask(Conversation& conversation, const Video& video, const EvalQ
   result.bytes_kept = stats.bytes_kept;
   result.bytes_peak = stats.bytes_peak;
 
-  if (full != nullptr && !full->ids.empty()) {
-    const StageTimer timer(&result.seconds["score"]);
-    Conversation twin = conversation.Fork();
-    const ScoreResult score = twin.Score(full->ids, true);
-    const size_t vocabulary = score.logits.size() / full->ids.size();
-    double kl = 0;
-    int64_t equal = 0;
-    for (size_t i = 0; i < full->ids.size(); ++i) {
-      kl += KullbackLeibler(std::span(full->logits).subspan(i * vocabulary, vocabulary),
-                            std::span(score.logits).subspan(i * vocabulary, vocabulary));
-      if (score.top1[i] == full->top1[i]) ++equal;
-    }
-    const auto count = static_cast<double>(full->ids.size());
-    result.metrics["kl"] = std::max(0.0, kl / count);
-    result.metrics["agreement"] = static_cast<double>(equal) / count;
-  } else if (full == nullptr) {
+  if (full == nullptr) {
     result.metrics["kl"] = 0;
     result.metrics["agreement"] = 1;
+    return;
   }
-  Answer answer;
-  {
-    const StageTimer timer(&result.seconds["decode"]);
-    answer = conversation.Generate(plan_.generate, nullptr);
+  if (full->ids.empty()) return;
+  const StageTimer timer(&result.seconds["score"]);
+  Conversation twin = conversation.Fork();
+  const ScoreResult score = twin.Score(full->ids, true);
+  const size_t vocabulary = score.logits.size() / full->ids.size();
+  double kl = 0;
+  int64_t equal = 0;
+  for (size_t i = 0; i < full->ids.size(); ++i) {
+    kl += KullbackLeibler(std::span(full->logits).subspan(i * vocabulary, vocabulary),
+                          std::span(score.logits).subspan(i * vocabulary, vocabulary));
+    if (score.top1[i] == full->top1[i]) ++equal;
   }
+  const auto count = static_cast<double>(full->ids.size());
+  result.metrics["kl"] = std::max(0.0, kl / count);
+  result.metrics["agreement"] = static_cast<double>(equal) / count;
+}
+
+void Evaluation::Store(Asked* asked, Answer answer) {
   CheckStopped();  // a cancelled answer is none
+  EvalResult& result = asked->result;
   result.answer = std::move(answer.text);
   result.ids = std::move(answer.ids);
   result.finish = answer.finish == Answer::Finish::kStop ? "stop" : "length";
-  JudgeAnswer(question, &result);
+  JudgeAnswer(*asked->question, &result);
   store_.Append(result);
   Advance(1);
 }
