@@ -25,7 +25,7 @@ struct KvOptions {
   std::optional<double> budget;   // share of tokens kept, (0, 1]
   std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
   std::optional<int64_t> bytes;   // or the most bytes allocated for keys and values in all, before what comes on top
-  std::string allocator = "uniform";
+  std::string allocator = "auto";
   // When the first prompt has been read, or right behind its media and context text, before any question is seen.
   // kMedia: the older name of the latter.
   enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;

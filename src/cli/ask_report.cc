@@ -18,7 +18,7 @@ namespace {
 // The policy as the user gave it, for people.
 std::string PolicyName(const KvOptions& kv) {
   std::string name = kv.policy;
-  if (kv.allocator != "uniform") name += StrCat("+", kv.allocator);
+  if (kv.allocator != "auto") name += StrCat("+", kv.allocator);
   for (const auto& [key, value] : kv.options) name += StrCat(":", key, "=", value);
   return name;
 }

@@ -279,10 +279,10 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
   table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
                    AddOption(&options->options));
-  table.Value(kCache, "--kv-allocator", "uniform|pyramid|ada", "how the budget is shared out over layers and heads",
+  table.Value(kCache, "--kv-allocator", "uniform|pyramid|ada|retrieval",
+              "how the budget is shared out over layers and heads (default auto: purekv retrieval, others uniform)",
               [options](const std::string& name, const std::string& text) {
-                const std::vector<std::string> names = {"uniform", "pyramid", "ada"};
-                options->allocator = names[ParseChoice(name, text, names)];
+                options->allocator = Allocators()[ParseChoice(name, text, Allocators())];
               });
   table.Value(kCache, "--kv-chunk", "N",
               "cut the cache to --kv-tokens or --kv-bytes after every N prompt tokens (default: once, at the end)",

@@ -25,13 +25,6 @@ nlohmann::ordered_json ParameterJson(const PolicyOption& parameter) {
   return {{"name", parameter.name}, {"default", parameter.fallback}, {"range", parameter.range}};
 }
 
-std::vector<std::string> Allocators(const PolicyInfo& policy) {
-  if (!policy.make) return {};             // keeps everything: nothing to share out
-  if (policy.repeats) return {"uniform"};  // shares out by itself
-  return policy.ada ? std::vector<std::string>{"uniform", "pyramid", "ada"}
-                    : std::vector<std::string>{"uniform", "pyramid"};
-}
-
 std::string PoliciesText() {
   std::string text;
   for (const PolicyInfo& policy : Policies()) {
@@ -64,7 +57,7 @@ std::string PoliciesJson() {
                     {"summary", policy.summary},
                     {"parameters", parameters},
                     {"paper", policy.paper},
-                    {"allocators", Allocators(policy)},
+                    {"allocators", AllocatorsOf(policy)},
                     {"decode", policy.holds ? "holds" : "grows"},
                     {"repeats", policy.repeats}});
   }

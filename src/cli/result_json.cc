@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "cli/conversation.h"
 #include "policy/drop.h"
+#include "policy/registry.h"
 
 namespace purekv::cli {
 namespace {
@@ -68,7 +69,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   }
   if (options.tokens) object["budget_tokens"] = *options.tokens;
   if (options.bytes) object["budget_bytes"] = *options.bytes;
-  object["allocator"] = options.allocator;
+  object["allocator"] = AllocatorOf(options);
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
   if (!options.drop_layers.empty()) {

@@ -8,6 +8,7 @@
 #include "base/stage_timer.h"
 #include "base/threads.h"
 #include "engine/context_text.h"
+#include "engine/copying_heads.h"
 #include "engine/policy_observer.h"
 #include "engine/prefill_pass.h"
 #include "engine/prompt_media.h"
@@ -20,17 +21,13 @@ namespace {
 // enough that a block's feed-forward activations stay near the cache.
 constexpr int64_t kBlockRows = 512;
 
-Compression NewCompression(const KvOptions& kv, const Decoder& decoder) {
-  return {kv, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope().inv_freq};
-}
-
 }  // namespace
 
 Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions options)
     : model_(std::move(model)),
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
-      sequence_(internals().decoder().cache_spec(), NewCompression(options_.kv, internals().decoder())),
+      sequence_(internals().decoder().cache_spec(), CompressionOf(options_.kv, internals())),
       dialogue_(*model_),
       attention_(MakePrefillAttention(options_.prefill, options_.kv, sequence_.compression(),
                                       internals().decoder().config().layers)),

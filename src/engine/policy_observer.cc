@@ -8,7 +8,7 @@ LayerWants PolicyObserver::Wants(int64_t layer) const {
   if (layer >= config_.layers) return {};
   const Observer observer = sequence_.compression().observations().Request(layer);
   return {.input = false,
-          .queries = observer.kind == Observer::Kind::kQueries,
+          .queries = observer.queries_every > 0,
           .attended = observer.kind == Observer::Kind::kColumnSums,
           .last = observer.few() ? observer.window : 0};
 }

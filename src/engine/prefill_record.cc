@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "engine/column_sums.h"
+#include "engine/copying_heads.h"
 
 namespace purekv {
 namespace {
@@ -22,8 +23,8 @@ void CopyRows(MatrixView<const float> from, int64_t first, int64_t count, Matrix
 
 }  // namespace
 
-PrefillRecord::PrefillRecord(const Decoder& decoder)
-    : decoder_(decoder), layers_(static_cast<size_t>(decoder.config().layers)) {}
+PrefillRecord::PrefillRecord(const LanguageModel& model)
+    : model_(model), decoder_(model.decoder()), layers_(static_cast<size_t>(decoder_.config().layers)) {}
 
 PrefillRecord::SharedSums* PrefillRecord::FindSums(const Observer& observer) {
   for (SharedSums& one : sums_) {
@@ -36,16 +37,17 @@ void PrefillRecord::PlanFor(const KvOptions& kv) {
   std::vector<size_t>& mine = sums_of_.emplace_back();
   RepeatWanted& repeat = repeats_of_.emplace_back(RepeatWanted{kv.when, 0});
   const KvCacheSpec spec = decoder_.cache_spec();
-  Compression compression(kv, spec, decoder_.config().heads, decoder_.config().full_rope().inv_freq);
+  Compression compression = CompressionOf(kv, model_);
   compression.SetPrefix(kLongPrefix);
   compression.BeginPrefix(0, kLongPrefix);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const Observer observer = compression.observations().Request(layer);
+    if (observer.queries_every > 0) {
+      queries_every_.insert(observer.queries_every);
+      lead_ = std::max(lead_, observer.first_token);
+    }
     if (observer.kind == Observer::Kind::kRepeatMaxima) {
       repeat.chunk = observer.chunk;
-    } else if (observer.kind == Observer::Kind::kQueries) {
-      queries_ = true;
-      lead_ = std::max(lead_, observer.first_token);
     } else if (observer.sums_all()) {
       if (FindSums(observer) == nullptr) {
         SharedSums& added = sums_.emplace_back();
@@ -105,7 +107,8 @@ class PrefillRecord::Recorder : public LayerObserver {
   Recorder(PrefillRecord* owner, const Conversation& conversation) : owner_(*owner), conversation_(conversation) {}
   LayerWants Wants(int64_t layer) const override {
     const bool layer_runs = layer < owner_.decoder_.config().layers;
-    return {.input = InputWanted(layer), .queries = owner_.queries_ && layer_runs, .attended = layer_runs};
+    return {
+        .input = InputWanted(layer), .queries = !owner_.queries_every_.empty() && layer_runs, .attended = layer_runs};
   }
 
  protected:
@@ -120,7 +123,7 @@ class PrefillRecord::MediaRecorder : public Recorder {
   void Input(int64_t layer, MatrixView<const float> hidden) override { owner_.visual_->Input(layer, hidden); }
   void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
     owner_.media_tokens_ = conversation_.cache().tokens();
-    owner_.RecordMediaQueries(layer, tokens.front(), q);
+    owner_.RecordMediaQueries(layer, tokens, q);
   }
   void Attended(const AttendedRows& rows) override {
     owner_.media_tokens_ = conversation_.cache().tokens();
@@ -160,16 +163,19 @@ LayerObserver* PrefillRecord::StartQuestion(const Conversation& conversation) {
   return recorder_.get();
 }
 
-void PrefillRecord::RecordMediaQueries(int64_t layer, int64_t first_token, MatrixView<const float> q) {
+void PrefillRecord::RecordMediaQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
+  const int64_t first_token = tokens.front();
   LayerRecord& record = layers_[static_cast<size_t>(layer)];
   const int64_t lead = std::min(lead_, media_tokens_);
   if (first_token == 0) {
     record.lead = Matrix<float>(lead, q.cols);
-    record.queries = QueryStats(decoder_.config().heads, decoder_.config().head_dim);
+    for (const int64_t every : queries_every_) {
+      record.queries[every] = QueryStats(decoder_.config().heads, decoder_.config().head_dim);
+    }
   }
   const int64_t leading = std::clamp<int64_t>(lead - first_token, 0, q.rows);
   CopyRows(q, 0, leading, record.lead, first_token);
-  record.queries.Add(q.Rows(leading, q.rows - leading));
+  for (auto& [every, stats] : record.queries) stats.Add(tokens, q, lead, every);
 }
 
 void PrefillRecord::RecordMedia(const AttendedRows& block, std::span<const TokenRecord> layout) {
@@ -217,7 +223,7 @@ PrefillRecord::Rows& PrefillRecord::QuestionRows(int64_t layer, int64_t tokens) 
   rows.lse = Matrix<float>(rows.filled, config.heads);
   CopyRows(tail.q.View(), 0, tail.filled, rows.q, 0);
   CopyRows(tail.lse.View(), 0, tail.filled, rows.lse, 0);
-  if (queries_) rows.raw = Matrix<float>(tokens - media_tokens_, config.heads * config.head_dim);
+  if (!queries_every_.empty()) rows.raw = Matrix<float>(tokens - media_tokens_, config.heads * config.head_dim);
   return rows;
 }
 
@@ -234,13 +240,14 @@ void PrefillRecord::Replay(int64_t layer, std::span<const TokenRecord> layout, O
   const LayerRecord& record = layers_[static_cast<size_t>(layer)];
   const Observer observer = observations.Request(layer);
   const bool behind_question = tokens > media_tokens_;
-  if (observer.kind == Observer::Kind::kQueries) {
-    QueryStats stats = record.queries;
-    const int64_t left_out = std::min(observer.first_token, record.lead.rows());
-    stats.Add(record.lead.View().Rows(left_out, record.lead.rows() - left_out));
-    if (behind_question) stats.Add(record.prompt.raw.View());
+  if (observer.queries_every > 0) {
+    const int64_t every = observer.queries_every;
+    QueryStats stats = record.queries.at(every);
+    stats.Add(Tokens(0, record.lead.rows()), record.lead.View(), observer.first_token, every);
+    if (behind_question) {
+      stats.Add(Tokens(media_tokens_, tokens - media_tokens_), record.prompt.raw.View(), observer.first_token, every);
+    }
     observations.SetQueries(layer, std::move(stats));
-    return;
   }
   if (observer.kind == Observer::Kind::kRepeatMaxima) {
     const auto found = repeated_.find({tokens, observer.chunk});

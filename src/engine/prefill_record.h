@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -20,7 +21,7 @@ namespace purekv {
 
 class PrefillRecord {
  public:
-  explicit PrefillRecord(const Decoder& decoder);
+  explicit PrefillRecord(const LanguageModel& model);
 
   // Asks for what this setting will want to be shown; its number is that of the calls before. Throws Error (kUsage)
   // when that is more than can be kept.
@@ -69,10 +70,10 @@ class PrefillRecord {
     double seconds = 0;
   };
   struct LayerRecord {
-    Rows tail;           // the last rows of the media
-    Rows prompt;         // the tail and the question
-    Matrix<float> lead;  // raw queries of the first lead_ media tokens
-    QueryStats queries;  // of the media tokens behind them
+    Rows tail;                              // the last rows of the media
+    Rows prompt;                            // the tail and the question
+    Matrix<float> lead;                     // raw queries of the first lead_ media tokens
+    std::map<int64_t, QueryStats> queries;  // of the media tokens behind them, by Observer::queries_every
   };
   class Recorder;
   class MediaRecorder;
@@ -80,16 +81,17 @@ class PrefillRecord {
 
   SharedSums* FindSums(const Observer& observer);
   void RecordMedia(const AttendedRows& block, std::span<const TokenRecord> layout);
-  void RecordMediaQueries(int64_t layer, int64_t first_token, MatrixView<const float> q);
+  void RecordMediaQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q);
   Rows& QuestionRows(int64_t layer, int64_t tokens);
   std::span<const int32_t> Tokens(int64_t first, int64_t count);
 
+  const LanguageModel& model_;
   const Decoder& decoder_;
   std::shared_ptr<LayerObserver> recorder_;
   int64_t media_tokens_ = 0;
-  int64_t window_ = 0;    // rows of the media's end that some setting looks at again
-  bool queries_ = false;  // some setting wants queries before rotation
-  int64_t lead_ = 0;      // first rows that such a setting may leave out
+  int64_t window_ = 0;               // rows of the media's end that some setting looks at again
+  std::set<int64_t> queries_every_;  // Observer::queries_every of the settings that want queries before rotation
+  int64_t lead_ = 0;                 // first rows that such a setting may leave out
   float scale_ = 0;
   std::vector<SharedSums> sums_;
   std::vector<std::vector<size_t>> sums_of_;  // [settings] into sums_

@@ -97,16 +97,18 @@ int64_t EntriesAlone(int64_t bytes, const KvCacheSpec& spec, int64_t tokens) {
 
 // Whether the heads hold what the policy can have left.
 void CheckLengths(const KvCache& cache, const Compression& compression, const KvOptions& kv, const std::string& path) {
-  const bool together = FindPolicy(kv.policy).repeats;  // the layers share their entries out
+  const bool by_copying = AllocatorOf(kv) == "retrieval";
+  const bool together = FindPolicy(kv.policy).repeats || by_copying;  // the layers share their entries out
   int64_t all = 0, most = 0;
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     const int64_t heads = cache.spec()[layer].kv_heads;
-    const int64_t count = compression.plan().counts[static_cast<size_t>(layer)];
+    // Counts of heads differ only where they were taken from this cache.
+    const int64_t count = by_copying ? compression.plan().base : compression.plan().counts[static_cast<size_t>(layer)][0];
     int64_t sum = 0;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
       sum += length;
-      const bool sound = !compression.active() ? length == count : together || kv.allocator == "ada" || length <= count;
+      const bool sound = !compression.active() ? length == count : together || AllocatorOf(kv) == "ada" || length <= count;
       if (sound) continue;
       Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
            " keeps ", compression.active() ? "at most " : "all ", count);
@@ -217,6 +219,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.head_dim = spec[0].head_dim;
   contents.next_position = sequence_.next_position();
   contents.kv = options_.kv;
+  contents.kv.allocator = AllocatorOf(options_.kv);  // as it is now
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
   contents.prefill = options_.prefill;
   contents.stats = stats_;

@@ -22,7 +22,7 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
                              std::vector<KvOptions> settings)
     : settings_(std::move(settings)),
       media_(model, FullOptions(std::move(options))),
-      record_(model->internals().decoder()) {
+      record_(model->internals()) {
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
     if (kv.chunk > 0)

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -50,6 +51,14 @@ class LanguageModel final {
   Matrix<float> Pixels(const PreparedMedia& media) const;
   // Sets of MediaFeatures::deep that a medium brings.
   int64_t deep_sets() const { return sees() ? parts_.connector->deep_sets() : 0; }
+  // Of each layer's KV heads, a number that the engine measures once, when it is first asked for
+  // (engine/copying_heads.h). [layers][kv_heads]
+  using HeadShares = std::vector<std::vector<double>>;
+  const HeadShares& copying_heads(const std::function<HeadShares()>& measure) const {
+    std::call_once(heads_once_, [&] { copying_heads_ = measure(); });
+    return copying_heads_;
+  }
+
   // Visual embeddings: out.rows [media.tokens, decoder hidden], and deep_sets() of the same size. Reads the frames
   // group by group and frees them. False when progress stopped it; throws what reading them throws.
   bool Encode(const PreparedMedia& media, const MediaFeatures& out, const VisionProgress& progress) const;
@@ -63,6 +72,8 @@ class LanguageModel final {
 
   FamilyParts parts_;
   Decoder decoder_;
+  mutable std::once_flag heads_once_;
+  mutable HeadShares copying_heads_;
 };
 
 }  // namespace purekv

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <string>
 
@@ -26,41 +27,42 @@ int64_t SharedBytes(int64_t heads, int64_t row, int64_t each, int64_t longest) {
   return 2 * std::min(bound, heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(most * row))));
 }
 
-// The keys and values of a layer whose heads hold `each` entries; where heads share, that many on average, any of them
-// at most `longest`.
-int64_t LayerBytes(const CappedPart& part, size_t layer, int64_t each, int64_t longest) {
+// The keys and values of a layer whose heads hold `counts` entries, at most `longest` each, and `more` on top; where
+// heads share, as many on average, any of them at most `longest` and `more`.
+int64_t LayerBytes(const CappedPart& part, size_t layer, std::span<const int64_t> counts, int64_t longest,
+                   int64_t more) {
   const KvLayerSpec& spec = part.spec[static_cast<int64_t>(layer)];
   if (spec.reads_layer >= 0) return 0;
-  const int64_t heads = spec.kv_heads;
   const int64_t row = spec.row_bytes();
-  if (part.shared) return SharedBytes(heads, row, each, longest);
-  return 2 * heads * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(each * row)));
+  // Shared: all heads have the same count (QuotaOf).
+  if (part.shared) return SharedBytes(spec.kv_heads, row, std::min(counts[0], longest) + more, longest + more);
+  int64_t bytes = 0;
+  for (const int64_t count : counts) {
+    bytes += 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>((std::min(count, longest) + more) * row)));
+  }
+  return bytes;
 }
 
 // The same of all layers whose entries a policy shares out over all of them together; the others keep their windows.
-int64_t BytesTogether(const CappedPart& part, std::span<const int64_t> counts) {
+int64_t BytesTogether(const CappedPart& part, const HeadCounts& counts) {
   int64_t heads = 0, row = 0, entries = 0, apart = 0;
   for (size_t layer = 0; layer < counts.size(); ++layer) {
     const KvLayerSpec& spec = part.spec[static_cast<int64_t>(layer)];
     if (!spec.full()) {
-      apart += LayerBytes(part, layer, std::min(counts[layer], part.tokens), part.tokens);
+      apart += LayerBytes(part, layer, counts[layer], part.tokens, 0);
       continue;
     }
     heads += spec.kv_heads;
     row = std::max(row, spec.row_bytes());
-    entries = counts[layer];
+    entries = counts[layer][0];
   }
   return apart + SharedBytes(heads, row, std::min(entries, part.tokens), part.tokens);
 }
 
 // The most that is held while `rows` tokens are read, layer by layer, behind `before` that were read and cut.
-int64_t BytesOfChunk(const CappedPart& part, std::span<const int64_t> counts, int64_t before, int64_t rows) {
-  const auto held = [&](size_t layer, int64_t more) {
-    return LayerBytes(part, layer, std::min(counts[layer], before) + more, before + more);
-  };
-  const auto cut = [&](size_t layer) {
-    return LayerBytes(part, layer, std::min(counts[layer], before + rows), before + rows);
-  };
+int64_t BytesOfChunk(const CappedPart& part, const HeadCounts& counts, int64_t before, int64_t rows) {
+  const auto held = [&](size_t layer, int64_t more) { return LayerBytes(part, layer, counts[layer], before, more); };
+  const auto cut = [&](size_t layer) { return LayerBytes(part, layer, counts[layer], before + rows, 0); };
   int64_t now = 0;
   for (size_t layer = 0; layer < counts.size(); ++layer) now += held(layer, 0);
   int64_t most = now;
@@ -88,7 +90,7 @@ int64_t BaseBudget(const KvOptions& options, int64_t tokens) {
   return std::min(base, tokens);
 }
 
-int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
+int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts) {
   PUREKV_CHECK(static_cast<int64_t>(counts.size()) == part.spec.layers() && counts.size() == part.cut_behind.size(),
                counts.size(), " counts, ", part.cut_behind.size(), " cuts, ", part.spec.layers(), " layers");
   int64_t most = 0;
@@ -103,20 +105,19 @@ int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts) {
   const int64_t more = part.holds ? 1 : 0;
   int64_t held = 0;
   for (size_t layer = 0; layer < counts.size(); ++layer) {
-    held += LayerBytes(part, layer, std::min(counts[layer], part.tokens) + more, part.tokens + more);
+    held += LayerBytes(part, layer, counts[layer], part.tokens, more);
   }
   return std::max(most, held);
 }
 
-int64_t LargestBudget(int64_t bytes, const CappedPart& part,
-                      const std::function<std::vector<int64_t>(int64_t base)>& counts_of) {
+int64_t LargestBudget(int64_t bytes, const CappedPart& part, const std::function<HeadCounts(int64_t base)>& counts_of) {
   // Downwards, entry by entry: pyramid's rounding makes the bytes of B jump back now and then, and what is lost between
   // the entries alone and their allocations is few steps.
   const int64_t token_bytes = part.spec.token_bytes();
   for (int64_t base = std::min(bytes / token_bytes, part.tokens); base >= 1; --base) {
     if (CappedBytes(part, counts_of(base)) <= bytes) return base;
   }
-  const std::vector<int64_t> one = counts_of(1);
+  const HeadCounts one = counts_of(1);
   const int64_t least = CappedBytes(part, one);
   if (part.chunk == 0) {
     FailUsage(Field{"kv.bytes"}, " ", bytes, ": too little for one token per layer and KV head of this model; ", least,
@@ -151,6 +152,36 @@ std::vector<int64_t> PyramidCounts(int64_t layers, int64_t base, int64_t tokens,
     const double slope = layers > 1 ? (hi - lo) / static_cast<double>(layers - 1) : 0;
     const double sum = layers > 1 ? n * hi - slope * n * (n - 1) / 2 : b;
     const auto up_to = static_cast<int64_t>(std::floor(sum + 0.5 + kFloorSlack));
+    counts.push_back(up_to - before);
+    before = up_to;
+  }
+  return counts;
+}
+
+std::vector<int64_t> RetrievalCounts(std::span<const double> copying, int64_t base, int64_t tokens,
+                                     int64_t protected_count, double gamma) {
+  PUREKV_CHECK(protected_count <= base && base < tokens && !copying.empty(), protected_count, " protected, B ", base,
+               " of ", tokens, ", ", copying.size(), " heads");
+  const auto lists = static_cast<int64_t>(copying.size());
+  const auto spare = static_cast<double>(lists * (base - protected_count));
+  const auto room = static_cast<double>(tokens - protected_count);
+  // The heads that copy best are full one after the other, until c fits what is left of the others.
+  std::vector<double> weights;
+  for (const double share : copying) weights.push_back(std::pow(std::clamp(share, 0.0, 1.0) + kLeastCopying, gamma));
+  std::vector<double> sorted = weights;
+  std::sort(sorted.begin(), sorted.end(), std::greater<>());
+  double left = std::accumulate(sorted.begin(), sorted.end(), 0.0), c = spare / left;
+  for (size_t full = 0; full < sorted.size() && c * sorted[full] > room; ++full) {
+    left -= sorted[full];
+    c = (spare - static_cast<double>(full + 1) * room) / std::max(left, 1e-12);
+  }
+  std::vector<int64_t> counts;
+  int64_t before = 0;
+  double sum = 0;
+  for (const double weight : weights) {
+    sum += static_cast<double>(protected_count) + std::min(room, c * weight);
+    const bool last = counts.size() + 1 == copying.size();
+    const int64_t up_to = last ? lists * base : static_cast<int64_t>(std::floor(sum + 0.5 + kFloorSlack));
     counts.push_back(up_to - before);
     before = up_to;
   }

@@ -33,15 +33,16 @@ struct CappedPart {
   bool together = false;  // all heads of all layers share their entries out so (PolicyInfo::repeats)
 };
 
-// The most bytes (KvCache::AllocatedBytes) that the capped part ever takes when every head of layer l keeps counts[l]
-// entries, counts [layers]. Exact but for `shared` and `together`, where it is a bound for every way to share
-// out.
-int64_t CappedBytes(const CappedPart& part, std::span<const int64_t> counts);
+// Entries that every KV head keeps. [layers][kv_heads]
+using HeadCounts = std::vector<std::vector<int64_t>>;
 
-// B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: entries
-// per head of each layer for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
-int64_t LargestBudget(int64_t bytes, const CappedPart& part,
-                      const std::function<std::vector<int64_t>(int64_t base)>& counts_of);
+// The most bytes (KvCache::AllocatedBytes) that the capped part ever takes with these counts. Exact but for `shared`
+// and `together`, where it is a bound for every way to share out.
+int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts);
+
+// B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: the
+// counts for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
+int64_t LargestBudget(int64_t bytes, const CappedPart& part, const std::function<HeadCounts(int64_t base)>& counts_of);
 
 // Entries of a head that are kept whatever their score: its first `sinks` and last `recent`.
 struct Protection {
@@ -56,5 +57,19 @@ Protection CappedProtection(int64_t sinks, int64_t recent, int64_t base);
 // PyramidKV (arXiv 2406.02069): entries per head of each layer, a linear ramp down from 2B - lo to
 // lo = max(B / beta, protected, 2B - tokens), rounded so that all layers together hold exactly layers * B.
 std::vector<int64_t> PyramidCounts(int64_t layers, int64_t base, int64_t tokens, int64_t protected_count, double beta);
+
+// How well each KV head copies: the share of its attention, at a token of a passage that is read a second time, on the
+// same place of the first reading, in [0, 1] (engine/copying_heads.h). [layers][kv_heads]
+using CopyingHeads = std::vector<std::vector<double>>;
+
+// What a head that does not copy at all still weighs.
+constexpr double kLeastCopying = 0.005;
+
+// Entries of each head in proportion to how well it copies, on top of the protected ones:
+//   n_i = min(tokens, protected + c (copying_i + kLeastCopying)^gamma),
+// c being such that all lists together hold lists * B, rounded so that lists 0 .. i together hold the rounded sum of
+// theirs. B < tokens, protected <= B. [lists]
+std::vector<int64_t> RetrievalCounts(std::span<const double> copying, int64_t base, int64_t tokens,
+                                     int64_t protected_count, double gamma);
 
 }  // namespace purekv

@@ -5,21 +5,23 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
+#include "policy/budget.h"
 #include "policy/registry.h"
 
 namespace purekv {
 
 struct BudgetPlan {
   int64_t base = 0;  // B
-  // [layers] Entries per head (ada shares the layer's sum out); B or more: all. Of a layer with a window what that
-  // holds.
-  std::vector<int64_t> counts;
+  // Of every head (ada shares the layer's sum out); B or more: all. Of a layer with a window what that holds.
+  HeadCounts counts;
 };
 
-// Of a prefix of `tokens` tokens. Throws Error (kUsage) when a budget in bytes does not hold one token per head.
-BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens);
+// Of a prefix of `tokens` tokens. copying: of the model's heads, where the allocator asks for it. Throws Error (kUsage)
+// when a budget in bytes does not hold one token per head.
+BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec,
+                      const CopyingHeads& copying, int64_t tokens);
 // The same where B is known: `base` in 1 .. tokens.
-BudgetPlan PlanFromBase(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec, int64_t tokens,
+BudgetPlan PlanFromBase(const PolicySetup& setup, const KvCacheSpec& spec, const CopyingHeads& copying, int64_t tokens,
                         int64_t base);
 
 }  // namespace purekv

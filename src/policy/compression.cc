@@ -10,8 +10,14 @@
 
 namespace purekv {
 
-Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq)
-    : setup_(MakePolicy(options, spec)), options_(options), spec_(spec), heads_(heads), inv_freq_(std::move(inv_freq)) {
+Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq,
+                         CopyingHeads copying)
+    : setup_(MakePolicy(options, spec)),
+      options_(options),
+      spec_(spec),
+      heads_(heads),
+      inv_freq_(std::move(inv_freq)),
+      copying_(std::move(copying)) {
   if (active() && spec.shares()) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
               ": this model has layers that read another's cache; policy full alone runs on it");
@@ -28,7 +34,7 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
     if (!spec.full(layer)) continue;
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
-    if (!observer.sums_all() && observer.kind != Observer::Kind::kQueries) continue;
+    if (!observer.sums_all() && observer.queries_every == 0) continue;
     FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
               setup_.info->score_window.text.empty() ? "" : "; ", setup_.info->score_window);
@@ -49,7 +55,7 @@ int64_t Compression::last_scoring_layer() const {
 int64_t Compression::SetPrefix(int64_t tokens) {
   PUREKV_CHECK(tokens >= 1, tokens);
   prefix_ = tokens;
-  Adopt(PlanBudget(setup_, options_, spec_, tokens));
+  Adopt(PlanBudget(setup_, options_, spec_, copying_, tokens));
   return plan_.base;
 }
 
@@ -67,12 +73,14 @@ void Compression::Adopt(BudgetPlan plan) {
 
 void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
   prefix_ = tokens;
-  Adopt(PlanFromBase(setup_, options_, spec_, tokens, base));
-  for (size_t layer = 0; layer < capacity_.size(); ++layer) {
-    for (size_t head = 0; head < capacity_[layer].size(); ++head) {
-      capacity_[layer][head] = cache.Length(static_cast<int64_t>(layer), static_cast<int64_t>(head));
-    }
+  HeadCounts lengths;
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    auto& heads = lengths.emplace_back();
+    for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) heads.push_back(cache.Length(layer, head));
   }
+  // What was shared out by copying shows in the cache alone.
+  Adopt(setup_.by_copying() ? BudgetPlan{base, lengths} : PlanFromBase(setup_, spec_, {}, tokens, base));
+  capacity_ = std::move(lengths);
 }
 
 void Compression::Begin(const PassingRows& rows, Then then, bool fresh) {
@@ -174,8 +182,7 @@ void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
   const auto layer = static_cast<size_t>(entries.layer);
   std::vector<int64_t>& capacity = capacity_[layer];
   const bool prefix = then_ == Then::kCutToBudget;
-  const Quota quota =
-      QuotaOf(setup_, prefix ? std::vector<int64_t>(capacity.size(), plan_.counts[layer]) : capacity, plan_.base);
+  const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity, plan_.base);
   observations_.Lend(entries);
   const bool evicts = !FitsQuota(entries, quota);
   const bool drops = prefix && dropping_.At(entries.layer + 1);

@@ -18,9 +18,11 @@ namespace purekv {
 
 class Compression {
  public:
-  // heads: query heads. inv_freq: frequency of each rotated pair. Throws Error (kUsage) as CheckKvOptions does, and
-  // when an option or a drop layer does not fit the model.
-  Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq);
+  // heads: query heads. inv_freq: frequency of each rotated pair. copying: of the model's heads, for a first prompt
+  // whose budget is shared out by it (AllocatesByCopying). Throws Error (kUsage) as CheckKvOptions does, and when an
+  // option or a drop layer does not fit the model.
+  Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq,
+              CopyingHeads copying = {});
 
   // False for `full`: nothing is observed and nothing evicted.
   bool active() const { return setup_.policy != nullptr; }
@@ -93,6 +95,7 @@ class Compression {
   KvCacheSpec spec_;
   int64_t heads_ = 0;
   std::vector<float> inv_freq_;
+  CopyingHeads copying_;
   int64_t prefix_ = 0;  // tokens that are compressed
   BudgetPlan plan_;
   PassingRows rows_;

@@ -142,6 +142,23 @@ void QueryStats::Add(MatrixView<const float> q) {
   });
 }
 
+void QueryStats::Add(std::span<const int32_t> tokens, MatrixView<const float> q, int64_t first_token, int64_t every) {
+  PUREKV_CHECK(static_cast<int64_t>(tokens.size()) == q.rows && every >= 1, tokens.size(), " tokens, ", q.rows,
+               " rows, every ", every);
+  const int64_t left_out = std::lower_bound(tokens.begin(), tokens.end(), first_token) - tokens.begin();
+  if (every == 1) return Add(q.Rows(left_out, q.rows - left_out));
+  std::vector<int64_t> wanted;
+  for (int64_t row = left_out; row < q.rows; ++row) {
+    if (tokens[static_cast<size_t>(row)] % every == 0) wanted.push_back(row);
+  }
+  if (wanted.empty()) return;
+  Matrix<float> some(static_cast<int64_t>(wanted.size()), q.cols);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    std::copy_n(q.Row(wanted[i]), q.cols, some.Row(static_cast<int64_t>(i)));
+  }
+  Add(some.View());
+}
+
 void QueryStats::Clear() {
   *this = QueryStats(heads_, head_dim_);
 }

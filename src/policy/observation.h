@@ -13,9 +13,8 @@ namespace purekv {
 // What must be observed while a layer reads its rows; the engine asks its kernels for this and nothing else.
 struct Observer {
   enum class Kind {
-    kNone,         // keys and values are enough
+    kNone,         // of what the queries attend to, nothing
     kColumnSums,   // sums over queries of the attention probabilities on each key
-    kQueries,      // mean and covariance of the queries before rotation
     kRepeatMaxima  // nothing while the rows pass; behind the last layer the model repeats the part, and the largest
                    // probability that a repeating query gives each key counts
   };
@@ -25,10 +24,14 @@ struct Observer {
   // column sums over all queries: one more plane, behind the others, of the last `tail` queries alone, with weight 1;
   // 0: none
   int64_t tail = 0;
-  double n = 0;  // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
-                 // to its denominator; 0: weight 1
-  int64_t first_token = 0;  // queries: tokens before it are left out
-  int64_t chunk = 0;        // repeat maxima: tokens that are repeated at a time
+  double n = 0;       // column sums: each query's row is weighted by sigmoid(LSE - ln n), the softmax with n added
+                      // to its denominator; 0: weight 1
+  int64_t chunk = 0;  // repeat maxima: tokens that are repeated at a time
+
+  // Beside all that: mean and covariance of the queries before rotation, of every so many tokens (sequence indices that
+  // it divides); 0: not wanted. Tokens before first_token are left out.
+  int64_t queries_every = 0;
+  int64_t first_token = 0;
 
   // At most so many last queries are looked at apart where a layer's own attention does not give their log-sum-exp.
   static constexpr int64_t kFew = 64;
@@ -41,6 +44,7 @@ struct Observer {
     observer.tail = 0;
     return observer;
   }
+  Observer WithoutSums() const { return {.queries_every = queries_every, .first_token = first_token}; }
   Observer OfTail() const { return {.kind = Kind::kColumnSums, .window = tail}; }
   // Column sums over all queries: they only grow, from compression to compression.
   bool sums_all() const { return kind == Kind::kColumnSums && window == 0; }
@@ -124,6 +128,8 @@ class QueryStats {
 
   // Adds rows q [rows, heads * head_dim], biases included, not rotated.
   void Add(MatrixView<const float> q);
+  // Of the rows of these tokens (ascending sequence indices) those that Observer's first_token and queries_every want.
+  void Add(std::span<const int32_t> tokens, MatrixView<const float> q, int64_t first_token, int64_t every);
   void Clear();
 
   int64_t count() const { return count_; }

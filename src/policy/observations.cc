@@ -13,9 +13,8 @@ Observations::Observations(const PolicySetup& setup, const KvCacheSpec& spec, in
     const Observer observer = setup_.policy->Observes(layer, base_);
     if (observer.kind == Observer::Kind::kColumnSums) {
       At(layer).sums = AttentionSums(observer.planes(), spec[layer].kv_heads);
-    } else if (observer.kind == Observer::Kind::kQueries) {
-      At(layer).queries = QueryStats(heads, spec[layer].head_dim);
     }
+    if (observer.queries_every > 0) At(layer).queries = QueryStats(heads, spec[layer].head_dim);
   }
 }
 
@@ -32,12 +31,12 @@ void Observations::Begin(const PassingRows& rows, bool fresh) {
 Observer Observations::Request(int64_t layer) const {
   if (!rows_.observed || !spec_.full(layer)) return {};
   const Observer observer = setup_.policy->Observes(layer, base_);
-  return observer.window > 0 && !rows_.InWindow(observer.window) ? Observer{} : observer;
+  return observer.window > 0 && !rows_.InWindow(observer.window) ? observer.WithoutSums() : observer;
 }
 
 void Observations::AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
-  const int64_t left_out = std::lower_bound(tokens.begin(), tokens.end(), Request(layer).first_token) - tokens.begin();
-  At(layer).queries.Add(q.Rows(left_out, q.rows - left_out));
+  const Observer observer = Request(layer);
+  At(layer).queries.Add(tokens, q, observer.first_token, observer.queries_every);
 }
 
 RowRange Observations::SumRows(int64_t layer, std::span<const int32_t> tokens) const {

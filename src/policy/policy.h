@@ -87,7 +87,8 @@ class Policy {
 // What a policy is made for.
 struct PolicyContext {
   const KvCacheSpec& spec;
-  bool unseen = false;  // the part is compressed before its question is read (KvOptions::When::kContext)
+  bool unseen = false;   // the part is compressed before its question is read (KvOptions::When::kContext)
+  bool chunked = false;  // and cut as often as a chunk of it has been read (KvOptions::chunk)
 };
 
 // A policy's entry in the registry.
@@ -105,6 +106,8 @@ struct PolicyInfo {
   // Advice behind "needs the scores of the last layer" and "judges a key by queries of the whole part"; "": there is
   // none.
   Message score_lower, score_window;
+  // What the allocator "auto" stands for with these options, as the caller typed them; null: uniform.
+  std::function<std::string(const std::map<std::string, std::string>& given)> allocator;
   // Throws Error (kUsage) for options that contradict one another. given: as the caller typed them. May be empty.
   std::function<void(const std::map<std::string, std::string>& given, const OptionValues& values)> check;
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.

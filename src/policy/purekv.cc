@@ -4,15 +4,18 @@
 // attention that each key gets; that layer and all above it keep the entries with the highest observed attention times
 // their own value norm. What the paper leaves open is an option here.
 //
-// The default, a union of up to four rankings (docs/purekv.md says what was measured and what lost):
-//   own     what the last queries of each layer's own attention look at, smoothed over neighbours, times the value
-//           norm. It finds what a question asks for. Few queries: a layer with sparse attention can give it, too.
-//   source  what all queries look at on average in one middle layer, the source, times each layer's own value norm: for
-//           that layer and those above, where no question has been read yet.
-//   keys    how far a key points away from the mean key (KeyDiff): what a summary needs.
-//   values  the value norm alone.
+// The default, a union of rankings (docs/purekv.md says what was measured and what lost):
+//   own       what the last queries of each layer's own attention look at, smoothed over neighbours, times the value
+//             norm. It finds what a question asks for. Few queries: a layer with sparse attention can give it, too.
+//   expected  what later queries are expected to look at, times the value norm, times how far the key points away from
+//             the mean key: what is worth keeping for questions and summaries that nobody has read yet.
+//   source    what all queries look at on average in one middle layer, the source, times each layer's own value norm:
+//             for that layer and those above.
+//   keys      how far a key points away from the mean key alone (KeyDiff).
+//   values    the value norm alone.
 // An entry's score is its best place in any of them, places being stretched by the rankings' shares: B entries are
-// those that each ranking would choose for its share of B.
+// those that each ranking would choose for its share of B. How much of the budget a head gets is the allocator's
+// (retrieval): that matters more than all of this.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -20,6 +23,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "policy/expectation.h"
 #include "policy/policies.h"
 #include "policy/scores.h"
 
@@ -134,34 +138,40 @@ class PaperPureKv : public SinksAndRecentPolicy {
   enum class Below { kWindow, kValueNorm, kWait } below_;  // layers below the first source
 };
 
+// A share of the budget for each ranking.
+constexpr std::array kShareOptions = {"own_share", "expected_share", "source_share", "key_share", "value_share"};
+
 class UnionPureKv : public SinksAndRecentPolicy {
  public:
   UnionPureKv(const OptionValues& values, const PolicyContext& context)
       : SinksAndRecentPolicy(values),
         own_(values.Integer("own")),
         kernel_(values.Integer("kernel")),
+        epsilon_(values.Real("epsilon")),
         value_norm_(values.Is("vnorm", "1")),
         first_drop_layer_(std::min<int64_t>(2, context.spec.layers() - 1) + 1) {
-    // Seen: the last queries know what is asked. Unseen: they are any, and the source's sums over all stand for them.
-    constexpr double kThird = 1.0 / 3;
-    constexpr std::array kSeen = {0.6, 0.0, 0.4, 0.0}, kUnseen = {0.0, kThird, kThird, kThird};
-    constexpr std::array kNames = {"own_share", "source_share", "key_share", "value_share"};
     for (size_t i = 0; i < shares_.size(); ++i) {
-      shares_[i] = values.Is(kNames[i], "auto") ? (context.unseen ? kUnseen : kSeen)[i] : values.Real(kNames[i]);
+      shares_[i] = values.Is(kShareOptions[i], "auto") ? DefaultShares(context)[i] : values.Real(kShareOptions[i]);
     }
     if (std::accumulate(shares_.begin(), shares_.end(), 0.0) <= 0) {
-      FailUsage(Field{"kv.option.own_share"},
-                ": no ranking has a share; own_share, source_share, key_share or "
-                "value_share must be above 0");
+      FailUsage(Field{"kv.option.own_share"}, ": no ranking has a share; one of the shares must be above 0");
     }
     if (shares_[kSource] > 0) source_ = MiddleSource(context.spec);
   }
 
   Observer Observes(int64_t layer, int64_t base) const override {
     const int64_t own = shares_[kOwn] > 0 ? std::max<int64_t>(1, std::min(own_, base / 2)) : 0;
-    if (layer == source_) return {.kind = Observer::Kind::kColumnSums, .tail = own};
-    if (own == 0) return {};
-    return {.kind = Observer::Kind::kColumnSums, .window = own};
+    Observer observer;
+    if (layer == source_) {
+      observer = {.kind = Observer::Kind::kColumnSums, .tail = own};
+    } else if (own > 0) {
+      observer = {.kind = Observer::Kind::kColumnSums, .window = own};
+    }
+    if (shares_[kExpected] > 0) {
+      observer.queries_every = kQueriesEvery;
+      observer.first_token = Protects(base).sinks;
+    }
+    return observer;
   }
 
   // The lowest layers look at texture: what they would drop is what the paper's form, with its source at 2, may not
@@ -173,6 +183,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
     std::vector<std::pair<double, Scores>> rankings;
     if (shares_[kOwn] > 0) rankings.emplace_back(shares_[kOwn], Own(entries, *observed.own));
+    if (shares_[kExpected] > 0) rankings.emplace_back(shares_[kExpected], Expected(entries, *observed.queries));
     if (HasSource(entries.layer)) rankings.emplace_back(shares_[kSource], SourceScores(entries, observed, false, true));
     if ((value_norm_ && !rankings.empty()) || shares_[kValues] > 0) {
       Scores norms = ValueNorms(entries);
@@ -189,7 +200,15 @@ class UnionPureKv : public SinksAndRecentPolicy {
   }
 
  private:
-  enum Ranking : size_t { kOwn, kSource, kKeys, kValues };
+  enum Ranking : size_t { kOwn, kExpected, kSource, kKeys, kValues };
+  using Shares = std::array<double, kShareOptions.size()>;
+
+  static Shares DefaultShares(const PolicyContext& context) {
+    // What passes in chunks has no queries of the whole part.
+    if (context.chunked) return context.unseen ? Shares{0, 0, 0, 0.5, 0.5} : Shares{0.6, 0, 0, 0.4, 0};
+    // Seen: the last queries know what is asked. Unseen: they are any.
+    return context.unseen ? Shares{0, 1, 0, 0, 0} : Shares{0.6, 0.4, 0, 0, 0};
+  }
 
   // The full layer nearest to the middle of the depth, the lower one of two.
   static int64_t MiddleSource(const KvCacheSpec& spec) {
@@ -207,6 +226,19 @@ class UnionPureKv : public SinksAndRecentPolicy {
     for (auto& head : scores) {
       const int64_t before = static_cast<int64_t>(head.size()) - Protects(entries.base).recent;
       PoolScores(kernel_ > 1 ? Pool::kAverage : Pool::kNone, kernel_, std::max<int64_t>(0, before), head);
+    }
+    return scores;
+  }
+
+  // (expected probability + epsilon of the mean one) * (1 - cosine with the mean key).
+  Scores Expected(const LayerEntries& entries, const QueryStats& queries) const {
+    Scores scores = ExpectedProbabilities(entries, queries, {.pooled = true, .first = Protects(entries.base).sinks});
+    const Scores differs = KeyDifference(entries);
+    for (size_t head = 0; head < scores.size(); ++head) {
+      const double least = epsilon_ / static_cast<double>(std::max<size_t>(1, scores[head].size()));
+      for (size_t j = 0; j < scores[head].size(); ++j) {
+        scores[head][j] = (scores[head][j] + least) * (1 + differs[head][j]);
+      }
     }
     return scores;
   }
@@ -236,23 +268,27 @@ class UnionPureKv : public SinksAndRecentPolicy {
     return scores;
   }
 
+  static constexpr int64_t kQueriesEvery = 8;  // enough for a mean and a covariance
+
   int64_t own_, kernel_;
+  double epsilon_;
   bool value_norm_;
-  std::array<double, 4> shares_{};
+  Shares shares_{};
   int64_t first_drop_layer_;
   int64_t source_ = kNoSource;
 };
 
 // The options that make it the paper's, all "auto" unless given.
 constexpr std::array kPaperOptions = {"sources", "window", "heads", "normalise", "below"};
-constexpr std::array kUnionOptions = {"own", "kernel", "own_share", "source_share", "key_share", "value_share"};
+constexpr std::array kUnionOptions = {"own",          "kernel",    "epsilon",    "own_share", "expected_share",
+                                      "source_share", "key_share", "value_share"};
 
 }  // namespace
 
 PolicyInfo PureKvPolicy() {
   PolicyInfo info;
   info.name = "purekv";
-  info.summary = "keeps what the last queries and a middle layer attend to, times value norms, and keys that differ";
+  info.summary = "gives heads that copy the most, and keeps what is looked at or expected to be, times value norms";
   info.paper = "after PureKV, arXiv 2510.25600, which sources, window, heads, normalise or below bring as it stands";
   PolicyOption window = WordOrIntegerOption("window", "auto", 1, kMostTokens);
   window.range = "auto, all or " + StrCat(1, " .. ", kMostTokens);
@@ -265,16 +301,15 @@ PolicyInfo PureKvPolicy() {
                   WordOption("vnorm", {"1", "0"}),
                   IntegerOption("own", 32, 1, 64),
                   OddOption("kernel", 5, 1, 1023),
-                  WordOrRealOption("own_share", "auto", 0, 1),
-                  WordOrRealOption("source_share", "auto", 0, 1),
-                  WordOrRealOption("key_share", "auto", 0, 1),
-                  WordOrRealOption("value_share", "auto", 0, 1)};
+                  RealOption("epsilon", "3", 0, 1'000'000)};
+  for (const char* const share : kShareOptions) info.options.push_back(WordOrRealOption(share, "auto", 0, 1));
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;
   info.calibrated = true;
   info.score_lower = Say("give it lower ", Field{"kv.option.sources"});
-  info.score_window = Say(Field{"kv.option.source_share"}, "=0, or of the paper's form ", Field{"kv.option.window"},
-                          "=32, looks at the last queries of each chunk");
+  info.score_window =
+      Say(Field{"kv.option.expected_share"}, "=0 and ", Field{"kv.option.source_share"}, "=0, or of the paper's form ",
+          Field{"kv.option.window"}, "=32, look at the last queries of each chunk");
   const auto of_the_paper = [](const OptionValues& values) {
     return std::any_of(kPaperOptions.begin(), kPaperOptions.end(),
                        [&](const char* option) { return !values.Is(option, "auto"); });
@@ -286,6 +321,13 @@ PolicyInfo PureKvPolicy() {
       FailUsage(Field{StrCat("kv.option.", option)},
                 ": cannot take effect: sources, window, heads, normalise and below ask for the paper's score");
     }
+  };
+  info.allocator = [](const std::map<std::string, std::string>& given) -> std::string {
+    const bool paper = std::any_of(kPaperOptions.begin(), kPaperOptions.end(), [&](const char* option) {
+      const auto found = given.find(option);
+      return found != given.end() && found->second != "auto";
+    });
+    return paper ? "uniform" : "retrieval";
   };
   info.make = [of_the_paper](const OptionValues& values,
                              const PolicyContext& context) -> std::unique_ptr<const Policy> {

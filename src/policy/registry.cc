@@ -22,11 +22,18 @@ std::string Joined(const Names& names) {
 Message Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
   if (option == "alpha" && allocator != "ada") return Say("only ", Field{"kv.allocator"}, " ada has it");
   if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
+  if (option == "gamma" && allocator != "retrieval") return Say("only ", Field{"kv.allocator"}, " retrieval has it");
   if (option == "decode_every" && !policy.make) return Say("policy full keeps everything");
   if (option == "decode_every" && policy.repeats)
     return Say("policy ", policy.name, " judges by a second reading of the part, and an answer has none");
   if (option == "decode_every" && policy.holds) return Say("policy ", policy.name, " evicts at every step of its own");
   return {};
+}
+
+// What "auto" stands for.
+std::string Resolved(const KvOptions& options, const PolicyInfo& policy) {
+  if (options.allocator != "auto") return options.allocator;
+  return policy.allocator ? policy.allocator(options.options) : "uniform";
 }
 
 // The options that can take effect.
@@ -60,11 +67,13 @@ void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
   if (options.bytes && *options.bytes < 1) FailUsage(Field{"kv.bytes"}, " ", *options.bytes, ": must be at least 1");
 }
 
+// Everything but the values of the policy's own options, which "auto" may depend on.
 void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
-  if (allocator != "uniform" && allocator != "ada" && allocator != "pyramid") {
-    FailUsage(Field{"kv.allocator"}, " ", allocator, ": unknown; known allocators: uniform, pyramid, ada");
+  const auto& known = Allocators();
+  if (std::find(known.begin(), known.end(), allocator) == known.end()) {
+    FailUsage(Field{"kv.allocator"}, " ", allocator, ": unknown; known allocators: ", Joined(known));
   }
-  if (allocator == "uniform") return;
+  if (allocator == "auto" || allocator == "uniform") return;
   if (policy.repeats) {
     FailUsage(Field{"kv.allocator"}, " ", allocator, ": policy ", policy.name,
               " shares the budget out over all layers and heads itself");
@@ -103,14 +112,15 @@ void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
 }
 
 void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
-  const std::vector<PolicyOption> valid = OptionsInForce(policy, options.allocator);
+  const std::string allocator = Resolved(options, policy);
+  const std::vector<PolicyOption> valid = OptionsInForce(policy, allocator);
   std::vector<std::string> names;
   for (const PolicyOption& option : valid) names.push_back(option.name);
   for (const auto& [key, value] : options.options) {
     if (std::find(names.begin(), names.end(), key) != names.end()) continue;
     const bool common = std::any_of(CommonOptions().begin(), CommonOptions().end(),
                                     [&, &name = key](const CommonOption& one) { return one.option.name == name; });
-    if (common) FailUsage(Field{"kv.option." + key}, ": cannot take effect: ", Idle(key, policy, options.allocator));
+    if (common) FailUsage(Field{"kv.option." + key}, ": cannot take effect: ", Idle(key, policy, allocator));
     FailUsage(Field{"kv.option." + key}, ": policy ", policy.name, " has no such option; valid here: ", Joined(names));
   }
 }
@@ -132,7 +142,7 @@ OptionValues Checked(const KvOptions& options) {
     FailUsage(Field{"kv.chunk"}, ": policy ", policy.name,
               " has the whole part read a second time before anything is evicted");
   }
-  OptionValues values(OptionsInForce(policy, options.allocator), options.options, "kv.option");
+  OptionValues values(OptionsInForce(policy, Resolved(options, policy)), options.options, "kv.option");
   if (policy.check) policy.check(options.options, values);
   return values;
 }
@@ -202,8 +212,28 @@ const std::vector<CommonOption>& CommonOptions() {
       {RealOption("alpha", "0.2", 0, 1),
        Say(Field{"kv.allocator"}, " ada: share of the budget that every head is sure of")},
       {RealOption("beta", "20", 1, 1'000'000),
-       Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")}};
+       Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")},
+      {WordOrRealOption("gamma", "auto", 0, 4),
+       Say(Field{"kv.allocator"},
+           " retrieval: the power of how well a head copies; auto: 1 before the question, else 0.7")}};
   return options;
+}
+
+const std::vector<std::string>& Allocators() {
+  static const std::vector<std::string> names = {"auto", "uniform", "pyramid", "ada", "retrieval"};
+  return names;
+}
+
+std::vector<std::string> AllocatorsOf(const PolicyInfo& policy) {
+  if (!policy.make) return {};  // keeps everything: nothing to share out
+  if (policy.repeats) return {"uniform"};
+  std::vector<std::string> able(Allocators().begin() + 1, Allocators().end());
+  if (!policy.ada) std::erase(able, "ada");
+  return able;
+}
+
+std::string AllocatorOf(const KvOptions& options) {
+  return Resolved(options, FindPolicy(options.policy));
 }
 
 void CheckKvOptions(const KvOptions& options) {
@@ -214,13 +244,18 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   const OptionValues values = Checked(options);
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
-  if (setup.info->make) setup.policy = setup.info->make(values, {spec, options.when == KvOptions::When::kContext});
-  setup.allocator = options.allocator;
+  if (setup.info->make)
+    setup.policy = setup.info->make(values, {spec, options.when == KvOptions::When::kContext, options.chunk > 0});
+  setup.allocator = Resolved(options, *setup.info);
   setup.n_attn = values.Real("n-attn");
-  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, options.allocator).text.empty(); };
+  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, setup.allocator).text.empty(); };
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");
+  if (setup.by_copying()) {
+    const bool given = in_force("gamma") && !values.Is("gamma", "auto");
+    setup.gamma = given ? values.Real("gamma") : options.when == KvOptions::When::kContext ? 1 : 0.7;
+  }
   CheckDropsFit(options, setup, spec);
   return setup;
 }

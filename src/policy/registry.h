@@ -28,18 +28,28 @@ const std::vector<CommonOption>& CommonOptions();
 // take effect.
 void CheckKvOptions(const KvOptions& options);
 
+// The allocators by name, "auto" first.
+const std::vector<std::string>& Allocators();
+// Those that a policy can take, "auto" left out, in the same order.
+std::vector<std::string> AllocatorsOf(const PolicyInfo& policy);
+// What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
+std::string AllocatorOf(const KvOptions& options);
+
 // Options checked and read: a policy (none for `full`) and the values of the common options.
 struct PolicySetup {
   const PolicyInfo* info = nullptr;
   std::shared_ptr<const Policy> policy;  // null: full, nothing is ever evicted
   double n_attn = 0;                     // n in the denominator of every attention's softmax; 0: the ordinary softmax
   int64_t decode_every = 0;              // decode steps between compressions; 0: the cache grows while decoding
-  std::string allocator = "uniform";
-  double alpha = 0;  // ada
-  double beta = 0;   // pyramid
+  std::string allocator = "uniform";     // never "auto"
+  double alpha = 0;                      // ada
+  double beta = 0;                       // pyramid
+  double gamma = 0;                      // retrieval
 
   // Whether every generated token must pass through all layers alone.
   bool steps_alone() const { return policy != nullptr && (info->holds || decode_every > 0); }
+  // Whether the budget is shared out by how well each head copies.
+  bool by_copying() const { return allocator == "retrieval"; }
 };
 
 // Throws as CheckKvOptions, and when an option does not fit the model.

@@ -35,6 +35,7 @@ struct Sample {
     c.head_dim = 4;
     c.next_position = 9;
     c.kv.policy = with_sums ? "h2o" : "full";
+    c.kv.allocator = "uniform";
     if (with_sums) c.kv.budget = 0.3;
     if (with_sums) c.kv.options["recent_ratio"] = "0.25";
     c.kv.when = KvOptions::When::kContext;

@@ -186,9 +186,10 @@ TEST_P(CompressionTest, ChunksKeepTheCap) {
   SessionOptions options = Options(GetParam(), 128);
   options.kv.chunk = 256;
   if (GetParam() == "purekv") {
-    options.kv.options["source_share"] = "0.5";
-    ExpectUsageError("kv.chunk", "kv.option.source_share=0", [&] { Session(model_, options); });
-    options.kv.options["source_share"] = "0";
+    options.kv.options = {{"expected_share", "0.4"}};
+    ExpectUsageError("kv.chunk", "kv.option.expected_share=0", [&] { Session(model_, options); });
+    options.kv.options = {{"expected_share", "0"}, {"key_share", "0.4"}};
+    options.kv.allocator = "uniform";  // so that one chunk's heads say what all do
   }
   if (GetParam() == "h2o" || GetParam() == "expected-attention" || Together()) {  // judged by all queries
     ExpectUsageError("kv.chunk", GetParam(), [&] { Session(model_, options); });

@@ -14,6 +14,7 @@
 
 #include "engine/conversation.h"
 #include "engine/spatial_temporal.h"
+#include "policy/registry.h"
 #include "support/plain_decoder.h"
 #include "support/small_model.h"
 
@@ -317,7 +318,9 @@ TEST_F(DropTest, ASavedCacheGoesOnAsTheSessionThatSavedIt) {
   SessionOptions plain;
   plain.threads = 1;
   Session opened = Session::Open(small_->model(), directory.File("a.pkv"), plain);
-  EXPECT_EQ(opened.kv_options(), session.kv_options());
+  KvOptions saved = session.kv_options();
+  saved.allocator = AllocatorOf(saved);
+  EXPECT_EQ(opened.kv_options(), saved);
   EXPECT_EQ(opened.kv().tokens_alive, session.kv().tokens_alive);
   EXPECT_EQ(opened.kept(), session.kept());
   session.Read(ask);

@@ -58,7 +58,7 @@ TEST_P(LayerMap, WindowsAreKeptAndTheOthersCut) {
       const auto& head = kept[static_cast<size_t>(layer)][0];
       if (Full(layer)) {
         // Some policies share the budget out among layers and heads: the mean is below.
-        if (!FindPolicy(GetParam()).repeats) {
+        if (!FindPolicy(GetParam()).repeats && GetParam() != "purekv") {
           EXPECT_EQ(static_cast<int64_t>(head.size()), budget) << "layer " << layer;
         }
       } else {

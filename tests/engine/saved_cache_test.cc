@@ -113,7 +113,9 @@ TEST_P(SavedCacheDtypeTest, ContinuesAsOneSessionWould) {
     const Said expected = Ask(one, kQuestion, &whole);
     const std::string path = Save(options, dtype);
     Session opened = Session::Open(model, path, Plain());
-    EXPECT_EQ(opened.kv_options(), options.kv);
+    KvOptions saved = options.kv;
+    saved.allocator = AllocatorOf(saved);
+    EXPECT_EQ(opened.kv_options(), saved);
     EXPECT_EQ(opened.kept(), one.kept());
     EXPECT_EQ(opened.kv().tokens_compressed, one.kv().tokens_compressed);
     const Said said = Ask(opened, kQuestion);

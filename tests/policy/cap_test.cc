@@ -146,7 +146,8 @@ TEST(Cap, SharedLayersAreBounded) {
     const int64_t tokens = 1 + static_cast<int64_t>(random() % 500);
     const int64_t base = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(tokens));
     const CappedPart part{spec, tokens, 0, true, false, {0}};
-    const int64_t bound = CappedBytes(part, std::vector<int64_t>{base});
+    const int64_t bound =
+        CappedBytes(part, HeadCounts{std::vector<int64_t>(static_cast<size_t>(spec[0].kv_heads), base)});
     const auto head_bytes = [&](int64_t n) {
       return KvCache::FullBytes(KvCacheSpec::Uniform(1, 1, dim, KvFormat::kBF16), n);
     };

@@ -70,7 +70,7 @@ class Reference {
   }
   std::vector<int64_t> LayerBudgets() const {
     std::vector<int64_t> budgets(size_t(p_.s.layers), b_);
-    if (o_.allocator != "pyramid" || p_.s.layers == 1) return budgets;
+    if (allocator() != "pyramid" || p_.s.layers == 1) return budgets;
     const double lo =
         std::max({double(b_) / Real("beta", 20), double(sinks() + recent()), 2.0 * double(b_) - double(n_)});
     const double hi = 2.0 * double(b_) - lo;
@@ -85,7 +85,44 @@ class Reference {
     return budgets;
   }
 
+  std::string allocator() const {
+    if (o_.allocator != "auto") return o_.allocator;
+    return o_.policy == "purekv" && !PapersForm() ? "retrieval" : "uniform";
+  }
+  // Entries of one head, where the allocator is not ada. retrieval: c by halving, in place of the sorted heads.
+  int64_t HeadBudget(int64_t l, int64_t g) const {
+    if (allocator() != "retrieval") return LayerBudgets()[size_t(l)];
+    const std::string text = Text("gamma", "auto");
+    const double gamma = text != "auto" ? std::stod(text) : o_.when == KvOptions::When::kContext ? 1 : 0.7;
+    const double guarded = double(sinks() + recent());
+    std::vector<double> weights;
+    for (const auto& heads : p_.copying) {
+      for (const double one : heads) weights.push_back(std::pow(std::min(one, 1.0) + 0.005, gamma));
+    }
+    const auto held = [&](double c, size_t lists) {
+      double sum = 0;
+      for (size_t i = 0; i < lists; ++i) sum += std::min(double(n_), guarded + c * weights[i]);
+      return sum;
+    };
+    double low = 0, high = 1e12;
+    for (int round = 0; round < 200; ++round) {
+      const double c = (low + high) / 2;
+      (held(c, weights.size()) <= double(b_) * double(weights.size()) ? low : high) = c;
+    }
+    const auto up_to = [&](int64_t lists) { return int64_t(std::floor(held(low, size_t(lists)) + 0.5 + 1e-6)); };
+    const int64_t list = l * p_.s.kv_heads + g;
+    return up_to(list + 1) - up_to(list);
+  }
+
  private:
+  bool PapersForm() const {
+    bool paper = false;
+    for (const char* key : {"sources", "window", "heads", "normalise", "below"}) {
+      paper = paper || (o_.options.contains(key) && o_.options.at(key) != "auto");
+    }
+    return paper;
+  }
+
   // Allocated for f32 keys and values behind the cut, one entry per head more where the policy holds.
   int64_t BytesHeld() const {
     const int64_t row = p_.s.head_dim * 4, heads = p_.s.kv_heads;
@@ -106,7 +143,12 @@ class Reference {
             all + paged * (4096 - std::gcd(row, int64_t{4096})) + (lists - paged) * (64 - std::gcd(row, int64_t{64}));
         return 2 * std::min(bound, lists * list(std::min(n_, lists * count)));
       }
-      bytes += 2 * (o_.allocator == "ada" ? std::min(shared, heads * list(longest)) : heads * list(count + more));
+      bytes += 2 * (allocator() == "ada" ? std::min(shared, heads * list(longest)) : heads * list(count + more));
+    }
+    if (b_ >= n_ || allocator() != "retrieval") return bytes;
+    bytes = 0;
+    for (int64_t l = 0; l < p_.s.layers; ++l) {
+      for (int64_t g = 0; g < heads; ++g) bytes += 2 * list(std::min(n_, HeadBudget(l, g)) + more);
     }
     return bytes;
   }
@@ -184,7 +226,15 @@ class Reference {
   }
 
   std::vector<double> Expected(int64_t l, int64_t g) const {
-    const int64_t d = p_.s.head_dim, s = sinks(), horizon = Int("horizon", 512);
+    std::vector<double> out = ExpectedShare(l, g, Int("horizon", 512), Text("covariance", "1") == "1", false, 1);
+    for (int64_t j = 0; j < n_; ++j) out[size_t(j)] = (out[size_t(j)] + Real("epsilon", 0.01)) * Norm(Value(l, g, j));
+    return out;
+  }
+
+  // The mean softmax; pooled: of all queries of the group as one crowd. Of tokens that `every` divides.
+  std::vector<double> ExpectedShare(int64_t l, int64_t g, int64_t horizon, bool covariance, bool pooled,
+                                    int64_t every) const {
+    const int64_t d = p_.s.head_dim, s = sinks();
     int64_t last = 0;
     for (int64_t j = 0; j < n_; ++j)
       last = std::max<int64_t>({last, p_.positions[size_t(j)].t, p_.positions[size_t(j)].h, p_.positions[size_t(j)].w});
@@ -201,17 +251,23 @@ class Reference {
       }
     }
     std::vector<double> out(size_t(n_), 0.0);
-    for (int64_t h = g * p_.s.group; h < (g + 1) * p_.s.group; ++h) {
+    for (int64_t h = g * p_.s.group; h < (pooled ? g * p_.s.group + 1 : (g + 1) * p_.s.group); ++h) {
       // Every query rotated by the mean rotation; then the mean and covariance of those, which is the same.
       std::vector<std::vector<double>> rotated;
       std::vector<double> mean(size_t(d), 0.0);
-      for (int64_t i = s; i < n_; ++i) {
-        const float* const q = p_.layers[size_t(l)].q_plain.Row(i) + h * d;
-        rotated.emplace_back(size_t(d), 0.0);
-        for (size_t a = 0; a < size_t(d); ++a) {
-          for (size_t b = 0; b < size_t(d); ++b) rotated.back()[a] += r[a][b] * double(q[b]);
-          mean[a] += rotated.back()[a] / double(n_ - s);
+      for (int64_t of = h; of < (pooled ? h + p_.s.group : h + 1); ++of) {
+        for (int64_t i = s; i < n_; ++i) {
+          if (i % every != 0) continue;
+          const float* const q = p_.layers[size_t(l)].q_plain.Row(i) + of * d;
+          rotated.emplace_back(size_t(d), 0.0);
+          for (size_t a = 0; a < size_t(d); ++a) {
+            for (size_t b = 0; b < size_t(d); ++b) rotated.back()[a] += r[a][b] * double(q[b]);
+          }
         }
+      }
+      const auto count = double(rotated.size());
+      for (const auto& q : rotated) {
+        for (size_t a = 0; a < size_t(d); ++a) mean[a] += q[a] / count;
       }
       std::vector<double> z;
       for (int64_t j = s; j < n_; ++j) {
@@ -220,15 +276,16 @@ class Reference {
         for (const auto& q : rotated) {
           double dot = 0;
           for (size_t c = 0; c < size_t(d); ++c) dot += (q[c] - mean[c]) * double(Key(l, g, j)[c]);
-          variance += dot * dot / double(n_ - s);
+          variance += dot * dot / count;
         }
-        z.push_back(logit / std::sqrt(double(d)) + (Text("covariance", "1") == "1" ? variance / (2 * double(d)) : 0));
+        if (rotated.empty()) logit = variance = 0;
+        z.push_back(logit / std::sqrt(double(d)) + (covariance ? variance / (2 * double(d)) : 0));
       }
       double total = 0;
       for (const double x : z) total += std::exp(x);
-      for (int64_t j = s; j < n_; ++j) out[size_t(j)] += std::exp(z[size_t(j - s)]) / total / double(p_.s.group);
+      for (int64_t j = s; j < n_; ++j)
+        out[size_t(j)] += std::exp(z[size_t(j - s)]) / total / double(pooled ? 1 : p_.s.group);
     }
-    for (int64_t j = 0; j < n_; ++j) out[size_t(j)] = (out[size_t(j)] + Real("epsilon", 0.01)) * Norm(Value(l, g, j));
     return out;
   }
 
@@ -239,8 +296,11 @@ class Reference {
       const std::string text = Text(key, "auto");
       return text == "auto" ? (unseen ? not_seen : seen) : std::stod(text);
     };
-    const double own = share("own_share", 0.6, 0), source = share("source_share", 0, 1.0 / 3);
-    const double keys = share("key_share", 0.4, 1.0 / 3), values = share("value_share", 0, 1.0 / 3);
+    const bool chunked = o_.chunk > 0;
+    const double own = share("own_share", 0.6, 0), source = share("source_share", 0, 0);
+    const double expected = chunked ? share("expected_share", 0, 0) : share("expected_share", 0.4, 1);
+    const double keys = chunked ? share("key_share", 0.4, 0.5) : share("key_share", 0, 0);
+    const double values = chunked ? share("value_share", 0, 0.5) : share("value_share", 0, 0);
     const auto times_norm = [&](std::vector<double> score) {
       for (int64_t j = 0; j < n_ && Text("vnorm", "1") == "1"; ++j) score[size_t(j)] *= Norm(Value(l, g, j));
       return score;
@@ -250,6 +310,14 @@ class Reference {
       const int64_t window = std::min(n_, std::max<int64_t>(1, std::min(Int("own", 32), b_ / 2)));
       const int64_t kernel = Int("kernel", 5);
       rankings.emplace_back(own, times_norm(SnapKv(l, g, window, kernel, kernel > 1 ? "avg" : "none", n_ - recent())));
+    }
+    if (expected > 0) {
+      std::vector<double> product = ExpectedShare(l, g, 512, true, true, 8);
+      const std::vector<double> key = KeyDiff(l, g);
+      for (int64_t j = 0; j < n_; ++j) {
+        product[size_t(j)] = (product[size_t(j)] + Real("epsilon", 3) / double(n_)) * (1 + key[size_t(j)]);
+      }
+      rankings.emplace_back(expected, times_norm(product));
     }
     int64_t middle = 0;  // the lower of two that are as near to the middle
     for (int64_t layer = 1; layer < p_.s.layers; ++layer) {
@@ -279,11 +347,7 @@ class Reference {
   }
 
   std::vector<double> PureKv(int64_t l, int64_t g) const {
-    bool paper = false;
-    for (const char* key : {"sources", "window", "heads", "normalise", "below"}) {
-      paper = paper || o_.options.contains(key);
-    }
-    if (!paper) return PureKvUnion(l, g);
+    if (!PapersForm()) return PureKvUnion(l, g);
     std::vector<int64_t> sources;
     std::string list = Text("sources", "auto");
     if (list == "auto") list = std::to_string(std::min<int64_t>(2, p_.s.layers - 1));
@@ -387,11 +451,11 @@ class Reference {
   }
 
   void KeepLayer(int64_t l, std::vector<std::vector<int32_t>>& kept) {
-    const int64_t budget = LayerBudgets()[size_t(l)];
     std::vector<std::set<int32_t>> sets(size_t(p_.s.kv_heads));
     scores.emplace_back();
     for (int64_t g = 0; g < p_.s.kv_heads; ++g) {
       auto& out = sets[size_t(g)];
+      const int64_t budget = HeadBudget(l, g);
       for (int32_t j = 0; j < n_; ++j) {
         if (Protected(j)) out.insert(j);
       }
@@ -406,14 +470,14 @@ class Reference {
         const auto rest = Ranked(scores.back().back(), {}, false);
         for (int64_t k = 0; k < room; ++k)
           out.insert(rest[size_t(Floor((double(k) + 0.5) * double(rest.size()) / double(room)))]);
-      } else if (o_.allocator == "ada") {
+      } else if (allocator() == "ada") {
         AddFirst(Ranked(scores.back().back(), {}, false), Floor(Real("alpha", 0.2) * double(b_)) - int64_t(out.size()),
                  out);
       } else {
         AddFirst(Ranked(scores.back().back(), {}, false), room, out);
       }
     }
-    if (o_.allocator == "ada") ShareOut(sets);
+    if (allocator() == "ada") ShareOut(sets);
     for (const auto& set : sets) kept.emplace_back(set.begin(), set.end());
   }
 

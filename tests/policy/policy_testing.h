@@ -38,6 +38,10 @@ class Problem {
       const auto p = static_cast<int32_t>(j);
       positions.push_back(visual ? Position{p / 4 + 3, p % 2 + 3, p % 3 + 3} : Position{p, p, p});
     }
+    for (int64_t l = 0; l < s.layers; ++l) {  // some at 0, some so high that their heads are full
+      copying.emplace_back();
+      for (int64_t g = 0; g < s.kv_heads; ++g) copying.back().push_back(double((l * 7 + g * 5) % 11 % 7) * 0.15);
+    }
     for (int64_t f = 0; f < d / 2; ++f) inv_freq.push_back(std::pow(100.0F, -2.0F * float(f) / float(d)));
     layers.resize(size_t(s.layers));
     for (Layer& layer : layers) {
@@ -113,6 +117,7 @@ class Problem {
   TokenLayout layout;
   std::vector<Position> positions;
   std::vector<float> inv_freq;
+  CopyingHeads copying;  // [layers][kv_heads]
 
  private:
   struct CachedRow {
@@ -147,7 +152,7 @@ using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head
 class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
-      : compression({options, Spec(problem, dtype), problem.heads(), problem.inv_freq}),
+      : compression({options, Spec(problem, dtype), problem.heads(), problem.inv_freq, problem.copying}),
         cache(Spec(problem, dtype)),
         problem_(problem),
         block_(block) {}
@@ -222,7 +227,7 @@ class SmallEngine {
     if (!compression.active()) return;
     std::vector<int32_t> tokens(static_cast<size_t>(rows));
     std::iota(tokens.begin(), tokens.end(), int32_t(first));
-    if (compression.observations().Request(layer).kind == Observer::Kind::kQueries) {
+    if (compression.observations().Request(layer).queries_every > 0) {
       compression.observations().AddQueries(layer, tokens, one.q_plain.View().Rows(first, rows));
     }
     const RowRange range = compression.observations().SumRows(layer, tokens);

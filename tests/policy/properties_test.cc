@@ -29,7 +29,7 @@ std::vector<std::string> Compressing() {
 
 TEST(PolicyProperties, CountsAreExactAndProtectedTokensStay) {
   for (const std::string& policy : Compressing()) {
-    for (const char* const allocator : {"uniform", "pyramid", "ada"}) {
+    for (const char* const allocator : {"uniform", "pyramid", "ada", "retrieval"}) {
       for (const int64_t tokens : {1, 5, 16, 33, 100}) {
         const Problem problem({.layers = 5, .tokens = tokens}, 3);
         for (const int64_t base : {1, 2, 3, 4, 8, 15, 30, 99, 100, 1000}) {
@@ -49,10 +49,12 @@ TEST(PolicyProperties, CountsAreExactAndProtectedTokensStay) {
           int64_t total = 0;
           for (size_t l = 0; l < kept.size(); ++l) {
             int64_t in_layer = 0;
-            for (const auto& head : kept[l]) {
+            for (size_t g = 0; g < kept[l].size(); ++g) {
+              const auto& head = kept[l][g];
               in_layer += int64_t(head.size());
               if (name != "ada" && !info.repeats) {
-                EXPECT_EQ(int64_t(head.size()), base >= tokens ? tokens : reference.LayerBudgets()[l]) << "layer " << l;
+                EXPECT_EQ(int64_t(head.size()), base >= tokens ? tokens : reference.HeadBudget(int64_t(l), int64_t(g)))
+                    << "layer " << l << ", head " << g;
               }
               for (int32_t j = 0; j < tokens; ++j) {
                 const bool stays = base >= tokens || j < reference.sinks() || j >= tokens - reference.recent();

@@ -160,11 +160,19 @@ def check_budget(layers, budget, alive, chunked):
                  f"layer {layer} keeps {row}, in all not {heads} x {most} (ada)")
             sure = min(floor_share(float(budget.values["alpha"]), base), alive[layer])
             want(chunked and drops or min(row) >= sure, f"layer {layer} keeps {row}, a head less than its {sure} (ada)")
+        elif allocator == "retrieval":  # how well the heads copy is not known here
+            want(min(row) >= min(sum(budget.protected()), alive[layer]) or budget.at_most(),
+                 f"layer {layer} keeps {row}, a head less than its protected {budget.protected()} (retrieval)")
+            want(max(row) <= alive[layer], f"layer {layer} keeps {row} of {alive[layer]} (retrieval)")
         else:
             want(len(set(row)) == 1 or budget.at_most(), f"layer {layer} keeps {row} (pyramid)")
             want(layer == 0 or budget.at_most() or row[0] <= counts[layer - 1][0] + 1,
                  f"layer {layer} keeps {row} above {counts[layer - 1]} (pyramid)")
     total = sum(map(sum, counts))
+    if allocator == "retrieval" and base < budget.tokens:
+        full = len(counts) * heads * base
+        want(total == full or total < full and (drops or chunked or budget.at_most()),
+             f"{total} entries where {full} are the budget (retrieval)")
     if allocator == "pyramid" and not drops:
         full = len(counts) * heads * base
         want(total == full or budget.at_most() and total <= full, f"{total} entries where {full} are the budget (pyramid)")
