@@ -31,7 +31,7 @@ void Conversation::GenerateTogether(const GenerateOptions& options, const std::f
       PUREKV_CHECK(rows.empty() || rows.front().conversation->model_ == added->model_, "another model");
       rows.emplace_back(added, added->StartAnswer(options, nullptr));
       Row& row = rows.back();
-      if (added->MayGoOn(row.generation)) added->Take(row.generation, added->Logits());
+      if (!added->CancelRaised() && added->MayGoOn(row.generation)) added->Take(row.generation, added->Logits());
     }
   };
   const auto finish = [&] {
@@ -46,7 +46,14 @@ void Conversation::GenerateTogether(const GenerateOptions& options, const std::f
       row = rows.erase(row);
     }
   };
-  for (fill(), finish(); !rows.empty(); fill(), finish()) {
+  const auto refill = [&] {
+    do {
+      fill();
+      finish();
+    } while (rows.empty() && more);
+    return !rows.empty();
+  };
+  while (refill()) {
     double seconds = 0;
     {
       const StageTimer timer(&seconds);

@@ -20,20 +20,12 @@ constexpr int64_t kPassageTokens = 64;
 constexpr int64_t kFirst = 4;  // tokens of the second reading before a head can know that it is one
 constexpr int64_t kReach = 2;  // the same token of the first reading and so many behind it count
 
-// Names, numbers and plain words. On Qwen2.5-Coder 0.5B the order of heads that it gives is that of a text of the
-// user's own (KL of answers 0.135 and 0.137); random tokens, which a model without a tokenizer gets, do less (0.16).
-constexpr const char* kPassage =
-    "The harbour of the old town opens to the north. In spring of 1874 a clerk named Oskar Lindqvist counted 312 boats "
-    "there, wrote their names into a green book and sent a copy to the governor. Nobody read it; the governor was busy "
-    "with a railway, two lawsuits and the birth of his third daughter. Forty years later a student found the book "
-    "behind a stove, together with a map, a silver spoon and seven letters.";
-
 // The passage: as many ids for both readings, [before] once in front.
 std::vector<int32_t> PassageIds(const LanguageModel& model, int64_t* before) {
   std::vector<int32_t> ids;
   *before = 0;
   if (const Tokenizer* tokenizer = model.tokenizer()) {
-    const std::vector<int32_t> passage = tokenizer->EncodePlain(kPassage);
+    const std::vector<int32_t> passage = tokenizer->EncodePlain(kCopyingPassage);
     const auto count = std::min<size_t>(passage.size(), kPassageTokens);
     ids = tokenizer->before_text();
     *before = static_cast<int64_t>(ids.size());

@@ -207,7 +207,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
     // What passes in chunks has no queries of the whole part.
     if (context.chunked) return context.unseen ? Shares{0, 0, 0, 0.5, 0.5} : Shares{0.6, 0, 0, 0.4, 0};
     // Seen: the last queries know what is asked. Unseen: they are any.
-    return context.unseen ? Shares{0, 1, 0, 0, 0} : Shares{0.6, 0.4, 0, 0, 0};
+    return context.unseen ? Shares{0, 1, 0, 0, 0} : Shares{0.4, 0.6, 0, 0, 0};
   }
 
   // The full layer nearest to the middle of the depth, the lower one of two.

@@ -213,9 +213,8 @@ const std::vector<CommonOption>& CommonOptions() {
        Say(Field{"kv.allocator"}, " ada: share of the budget that every head is sure of")},
       {RealOption("beta", "20", 1, 1'000'000),
        Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")},
-      {WordOrRealOption("gamma", "auto", 0, 4),
-       Say(Field{"kv.allocator"},
-           " retrieval: the power of how well a head copies; auto: 1 before the question, else 0.7")}};
+      {RealOption("gamma", "1", 0, 4),
+       Say(Field{"kv.allocator"}, " retrieval: the power of how well a head copies that its share goes by")}};
   return options;
 }
 
@@ -252,10 +251,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");
-  if (setup.by_copying()) {
-    const bool given = in_force("gamma") && !values.Is("gamma", "auto");
-    setup.gamma = given ? values.Real("gamma") : options.when == KvOptions::When::kContext ? 1 : 0.7;
-  }
+  if (in_force("gamma")) setup.gamma = values.Real("gamma");
   CheckDropsFit(options, setup, spec);
   return setup;
 }

@@ -3,10 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <vector>
 
+#include "engine/conversation.h"
 #include "engine/policy_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/prefill_pass.h"
@@ -142,6 +146,63 @@ TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
       }
     });
   }
+}
+
+// Any number of answers at once, each as if it were alone: texts, ids and log-probabilities, bit by bit.
+TEST(GenerateTogether, AnswersAreThoseOfEachAlone) {
+  const ReferenceModel files("qwen2_5_vl_flat");
+  const auto model = Model::Load(files.directory(), {.activations = Dtype::kBF16, .threads = 2});
+  std::vector<KvOptions> settings = Settings();
+  settings.resize(11);  // more than go side by side; the last ones are full caches
+  std::atomic<bool> cancel = false;
+  const auto conversations = [&] {
+    std::vector<std::unique_ptr<Conversation>> made;
+    for (size_t i = 0; i < settings.size(); ++i) {
+      SessionOptions options;
+      options.kv = settings[i];
+      options.threads = 2;
+      options.cancel = &cancel;
+      made.push_back(std::make_unique<Conversation>(model, options));
+      std::vector<int32_t> ids;
+      for (int32_t j = 0; j < 40 + 9 * static_cast<int32_t>(i); ++j)
+        ids.push_back(3 + (j * 7 + static_cast<int32_t>(i)) % 200);
+      made.back()->ReadPrompt(ids, {});
+    }
+    return made;
+  };
+  const GenerateOptions generate{.max_new_tokens = 12, .temperature = 0.8F, .repetition_penalty = 1.1F, .seed = 3};
+  auto alone = conversations(), together = conversations();
+  size_t next = 0, ended = 0;
+  Conversation::GenerateTogether(
+      generate, [&] { return next < together.size() ? together[next++].get() : nullptr; },
+      [&](Conversation& conversation, Answer answer) {
+        const auto at = static_cast<size_t>(std::find_if(together.begin(), together.end(),
+                                                         [&](const auto& one) { return one.get() == &conversation; }) -
+                                            together.begin());
+        SCOPED_TRACE(at);
+        const Answer right = alone[at]->Generate(generate, nullptr);
+        EXPECT_EQ(answer.ids, right.ids);
+        EXPECT_EQ(answer.text, right.text);
+        EXPECT_EQ(answer.logprobs, right.logprobs);
+        EXPECT_EQ(answer.finish, right.finish);
+        EXPECT_EQ(conversation.times().decoded_tokens, alone[at]->times().decoded_tokens);
+        ++ended;
+      });
+  EXPECT_EQ(ended, settings.size());
+
+  auto stopped = conversations();
+  next = ended = 0;
+  cancel = true;
+  Conversation::GenerateTogether(
+      generate, [&] { return next < stopped.size() ? stopped[next++].get() : nullptr; },
+      [&](Conversation&, const Answer& answer) {
+        EXPECT_EQ(answer.finish, Answer::Finish::kCancelled);
+        EXPECT_TRUE(answer.ids.empty());
+        ++ended;
+      });
+  EXPECT_EQ(ended, settings.size());
+  Conversation::GenerateTogether(
+      generate, [] { return nullptr; }, [](Conversation&, const Answer&) { FAIL(); });
 }
 
 TEST(DecodeStepDeath, ASequenceIsThereOnce) {

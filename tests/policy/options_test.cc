@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+#include <random>
+
 #include "policy/budget.h"
 #include "policy/registry.h"
 #include "purekv/error.h"
@@ -11,6 +14,7 @@ namespace purekv {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -181,6 +185,35 @@ TEST(Budget, FloorsAreExact) {
   options = {};
   options.tokens = 200;
   EXPECT_EQ(BaseBudget(options, 100), 100);
+}
+
+TEST(Budget, RetrievalGoesByCopying) {
+  const std::vector<double> equal(6, 0.3), none(6, 0.0), two = {0, 0.995, 0.495, 0};
+  EXPECT_THAT(RetrievalCounts(equal, 100, 1000, 36, 1), Each(100));
+  EXPECT_THAT(RetrievalCounts(none, 100, 1000, 36, 1), Each(100));
+  EXPECT_THAT(RetrievalCounts(two, 100, 1000, 0, 0), Each(100));  // gamma 0: all alike
+  // 400 entries by 0.005 : 1 : 0.5 : 0.005; then the second one is full at 200, and the others share the rest.
+  EXPECT_THAT(RetrievalCounts(two, 100, 1000, 0, 1), ElementsAre(1, 265, 133, 1));
+  EXPECT_THAT(RetrievalCounts(two, 100, 200, 0, 1), ElementsAre(2, 200, 196, 2));
+  std::mt19937 random(3);
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<double> copying(1 + random() % 40);
+    for (double& one : copying) one = random() % 3 == 0 ? 0 : double(random() % 1000) / 999;
+    const auto tokens = int64_t(2 + random() % 300);
+    const auto base = int64_t(1 + random() % uint64_t(tokens - 1));
+    const auto guarded = int64_t(random() % uint64_t(base + 1));
+    const double gamma = double(random() % 9) / 2;
+    const std::vector<int64_t> counts = RetrievalCounts(copying, base, tokens, guarded, gamma);
+    SCOPED_TRACE(testing::Message() << base << " of " << tokens << ", " << guarded << " protected, gamma " << gamma);
+    EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), int64_t{0}), base * int64_t(copying.size()));
+    for (size_t i = 0; i < counts.size(); ++i) {
+      EXPECT_GE(counts[i], guarded);
+      EXPECT_LE(counts[i], tokens);
+      for (size_t j = 0; j < i; ++j) {
+        EXPECT_TRUE(copying[i] < copying[j] || counts[i] + 1 >= counts[j]);  // but for rounding
+      }
+    }
+  }
 }
 
 TEST(Budget, PyramidAddsUpExactly) {

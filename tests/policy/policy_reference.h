@@ -92,8 +92,7 @@ class Reference {
   // Entries of one head, where the allocator is not ada. retrieval: c by halving, in place of the sorted heads.
   int64_t HeadBudget(int64_t l, int64_t g) const {
     if (allocator() != "retrieval") return LayerBudgets()[size_t(l)];
-    const std::string text = Text("gamma", "auto");
-    const double gamma = text != "auto" ? std::stod(text) : o_.when == KvOptions::When::kContext ? 1 : 0.7;
+    const double gamma = Real("gamma", 1);
     const double guarded = double(sinks() + recent());
     std::vector<double> weights;
     for (const auto& heads : p_.copying) {
@@ -297,8 +296,8 @@ class Reference {
       return text == "auto" ? (unseen ? not_seen : seen) : std::stod(text);
     };
     const bool chunked = o_.chunk > 0;
-    const double own = share("own_share", 0.6, 0), source = share("source_share", 0, 0);
-    const double expected = chunked ? share("expected_share", 0, 0) : share("expected_share", 0.4, 1);
+    const double own = share("own_share", o_.chunk > 0 ? 0.6 : 0.4, 0), source = share("source_share", 0, 0);
+    const double expected = chunked ? share("expected_share", 0, 0) : share("expected_share", 0.6, 1);
     const double keys = chunked ? share("key_share", 0.4, 0.5) : share("key_share", 0, 0);
     const double values = chunked ? share("value_share", 0, 0.5) : share("value_share", 0, 0);
     const auto times_norm = [&](std::vector<double> score) {
