@@ -62,6 +62,9 @@ class Model {
   // temperature 0 when it says do_sample: false); what it does not say keeps GenerateOptions' default. `present` false:
   // there is no such file. Throws Error naming file and field.
   GenerateOptions generation_defaults(bool* present = nullptr) const;
+  // How well each KV head copies, in [0, 1]: what the retrieval allocator shares a budget out by (docs/policies.md).
+  // Measured in a pass of 128 tokens when first asked for, by this or by a session. [layers][kv_heads]
+  std::vector<std::vector<double>> copying_heads() const;
   const LanguageModel& internals() const { return *internals_; }
   ~Model();
 

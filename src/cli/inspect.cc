@@ -1,4 +1,5 @@
-// purekv inspect: what a model directory holds, and what a video would cost, without loading any weight.
+// purekv inspect: what a model directory holds, and what a video would cost, without loading any weight; which heads
+// copy, with.
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -27,6 +28,7 @@ struct InspectFlags {
   MediaOptions media;
   std::string prompt;
   bool tensors = false;
+  bool heads = false;
   std::string json;
 };
 
@@ -41,6 +43,7 @@ struct Findings {
   ModelSummary summary;
   std::optional<VideoCost> video;
   std::vector<TensorListing> tensors;
+  std::vector<std::vector<double>> copying;  // [layers][kv_heads]
 };
 
 std::string VisionText(const ModelSummary::Vision& vision) {
@@ -79,6 +82,16 @@ std::string FindingsText(const Findings& findings) {
                     static_cast<long long>(kept.tokens), HumanBytes(static_cast<double>(kept.kv_bytes)).c_str());
       text += row;
     }
+  }
+  for (size_t layer = 0; layer < findings.copying.size(); ++layer) {
+    char cell[32];
+    std::snprintf(cell, sizeof cell, "  copying %4zu  ", layer);
+    text += cell;
+    for (const double share : findings.copying[layer]) {
+      std::snprintf(cell, sizeof cell, " %.2f", share);
+      text += cell;
+    }
+    text += "\n";
   }
   for (const TensorListing& tensor : findings.tensors) {
     text += StrCat(OneLine(tensor.name), "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ",
@@ -134,6 +147,7 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                        {"prompt_tokens", video.prompt_tokens},
                        {"budgets", budgets}};
   }
+  if (!findings.copying.empty()) result["copying_heads"] = findings.copying;
   if (with_tensors) {
     result["tensors"] = OrderedJson::array();
     for (const TensorListing& tensor : findings.tensors) {
@@ -178,6 +192,7 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
     findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media,
                                         flags.prompt, flags.model.load.activations);
   }
+  if (flags.heads) findings.copying = Model::Load(directory, flags.model.load)->copying_heads();
   if (flags.tensors) findings.tensors = Model::ListTensors(directory);
   if (flags.json != "-") Print(FindingsText(findings));
   if (!flags.json.empty()) WriteOutput(flags.json, FindingsJson(findings, flags.tensors));
@@ -202,6 +217,8 @@ Command AddInspect(CLI::App& parent) {
         into->model.load.activations = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
       });
   table.Switch(kModel, "--tensors", "list every tensor: name, dtype, shape, file", &into->tensors);
+  table.Switch(kModel, "--heads", "load the model and measure how well each KV head copies, layer by layer",
+               &into->heads);
   table.Value(
       kVideo, "--frames-count", "N", "sampled frames of a video",
       [into](const std::string& name, const std::string& text) { into->frames = ParseInt(name, text, 1, 1'000'000); });

@@ -19,6 +19,7 @@
 #include "checkpoint/model_files.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/tokenizer.h"
+#include "engine/copying_heads.h"
 #include "engine/watched_tensors.h"
 #include "models/fingerprint.h"
 #include "models/measuring.h"
@@ -117,6 +118,10 @@ Model::Model(ModelInfo info, std::unique_ptr<const LanguageModel> internals)
     : info_(std::move(info)), internals_(std::move(internals)) {}
 
 Model::~Model() = default;
+
+std::vector<std::vector<double>> Model::copying_heads() const {
+  return CopyingHeadsOf(*internals_);
+}
 
 std::shared_ptr<const Model> Model::Load(const std::string& directory, const LoadOptions& options) {
   CheckLoadOptions(options);
