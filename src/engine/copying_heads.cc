@@ -48,8 +48,8 @@ std::vector<int32_t> PassageIds(const LanguageModel& model, int64_t* before) {
 
 class Watcher : public LayerObserver {
  public:
-  Watcher(const DecoderConfig& config, int64_t before, int64_t passage)
-      : config_(config), before_(before), passage_(passage) {
+  Watcher(const DecoderConfig& config, const KvCacheSpec& spec, int64_t before, int64_t passage)
+      : config_(config), spec_(spec), before_(before), passage_(passage) {
     heads_.assign(static_cast<size_t>(config.layers), std::vector<double>(static_cast<size_t>(config.kv_heads), 0.0));
   }
   LayerWants Wants(int64_t layer) const override { return {.attended = layer < config_.layers}; }
@@ -57,6 +57,7 @@ class Watcher : public LayerObserver {
   // All rows are one block.
   void Attended(const AttendedRows& rows) override {
     const int64_t group = config_.heads / config_.kv_heads;
+    const int64_t window = spec_[rows.layer].window;  // 0: none
     std::vector<double> key(static_cast<size_t>(config_.head_dim));
     for (int64_t h = 0; h < config_.heads; ++h) {
       const KvHeadView& kv = rows.kv[static_cast<size_t>(h / group)];
@@ -65,6 +66,7 @@ class Watcher : public LayerObserver {
         const int64_t row = before_ + passage_ + i;
         const float* const q = rows.q.Row(row) + h * config_.head_dim;
         for (int64_t to = i; to <= i + kReach; ++to) {
+          if (window > 0 && row - before_ - to >= window) continue;  // out of sight
           KeyRow(kv, before_ + to, config_.head_dim, key.data());
           double dot = 0;
           for (size_t d = 0; d < key.size(); ++d) dot += key[d] * static_cast<double>(q[d]);
@@ -81,6 +83,7 @@ class Watcher : public LayerObserver {
 
  private:
   const DecoderConfig& config_;
+  const KvCacheSpec& spec_;
   int64_t before_, passage_;
   CopyingHeads heads_;
 };
@@ -98,7 +101,7 @@ CopyingHeads Measure(const LanguageModel& model) {
   const KvCacheSpec spec = decoder.cache_spec();
   Sequence sequence(spec, Compression({}, spec, config.heads, config.full_rope().inv_freq));
   sequence.Append(tokens.ids, tokens.layout, tokens.positions);
-  Watcher watcher(config, before, (count - before) / 2);
+  Watcher watcher(config, spec, before, (count - before) / 2);
   LayerObserver* const observers[] = {&watcher};
   const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
   DecoderWorkspace workspace;

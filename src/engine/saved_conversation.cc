@@ -103,12 +103,14 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     const int64_t heads = cache.spec()[layer].kv_heads;
     // Counts of heads differ only where they were taken from this cache.
-    const int64_t count = by_copying ? compression.plan().base : compression.plan().counts[static_cast<size_t>(layer)][0];
+    const int64_t count =
+        by_copying ? compression.plan().base : compression.plan().counts[static_cast<size_t>(layer)][0];
     int64_t sum = 0;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
       sum += length;
-      const bool sound = !compression.active() ? length == count : together || AllocatorOf(kv) == "ada" || length <= count;
+      const bool sound =
+          !compression.active() ? length == count : together || AllocatorOf(kv) == "ada" || length <= count;
       if (sound) continue;
       Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
            " keeps ", compression.active() ? "at most " : "all ", count);

@@ -20,9 +20,7 @@ SessionOptions FullOptions(SessionOptions options) {
 
 SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions options,
                              std::vector<KvOptions> settings)
-    : settings_(std::move(settings)),
-      media_(model, FullOptions(std::move(options))),
-      record_(model->internals()) {
+    : settings_(std::move(settings)), media_(model, FullOptions(std::move(options))), record_(model->internals()) {
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
     if (kv.chunk > 0)

@@ -159,7 +159,8 @@ Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& quer
     std::vector<double>& sums = expected.emplace_back(static_cast<size_t>(kv.length), 0.0);
     const int64_t begin = std::min(how.first, kv.length), group = entries.group();
     if (queries.count() == 0) {
-      std::fill(sums.begin() + static_cast<std::ptrdiff_t>(begin), sums.end(), 1 / static_cast<double>(kv.length - begin));
+      std::fill(sums.begin() + static_cast<std::ptrdiff_t>(begin), sums.end(),
+                1 / static_cast<double>(kv.length - begin));
       continue;
     }
     if (how.pooled) {

@@ -18,8 +18,8 @@ struct Expectation {
 };
 
 // Where no query has been seen (between two compressions of a few steps), every entry is as likely.
-// Else the softmax over entries j of (mean . k_j) / sqrt(d) + k_j^T covariance k_j / (2d), the mean over the query heads of a KV
-// head. [kv_heads][entries]
+// Else the softmax over entries j of (mean . k_j) / sqrt(d) + k_j^T covariance k_j / (2d), the mean over the query
+// heads of a KV head. [kv_heads][entries]
 Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& queries, const Expectation& how);
 
 }  // namespace purekv

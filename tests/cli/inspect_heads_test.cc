@@ -1,6 +1,7 @@
 // purekv inspect --heads: which heads copy, as text and as JSON.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/run_cli.h"

@@ -17,7 +17,8 @@ class FlatModelTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     files_ = std::make_unique<ReferenceModel>("qwen2_5_vl_flat");
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) models_[dtype] = Model::Load(files_->directory(), {.activations = dtype, .threads = 1});
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16})
+      models_[dtype] = Model::Load(files_->directory(), {.activations = dtype, .threads = 1});
   }
   static void TearDownTestSuite() {
     models_.clear();

@@ -7,7 +7,7 @@
     tools/long_context/run.py --dry-run             # what would run, and how long, roughly
 
 The benchmark is made where it is missing (make.py); the models have to be there (tools/real_models/fetch.py). One `eval` answers a length's
-short questions (needle, several, lookup, changed), one its long ones (summary, code). Each has a directory of its own under --output, named
+short questions (needle, several, lookup, changed), one its summaries, one its code. Each has a directory of its own under --output, named
 by its settings: stopped or killed, the same command goes on where it was, and more policies or budgets later run beside what is there.
 A run that fails is named and the others go on; the exit status is then 1. Python's standard library only.
 """
@@ -36,11 +36,11 @@ MODELS = {
     "gemma3": Model(268e6, 18, (11,)),
 }
 # Types of questions that share a run, and the most tokens of an answer.
-GROUPS = {"short": (("needle", "several", "lookup", "changed"), 32), "long": (("summary", "code"), 96)}
+GROUPS = {"short": (("needle", "several", "lookup", "changed"), 32), "summary": (("summary",), 96), "code": (("code",), 96)}
 # Every policy as it comes; those behind them are purekv's with a source in the middle, the last queries and lower layers that wait.
 POLICIES = ("random", "uniform", "streaming-llm", "knorm", "keydiff", "vnorm", "h2o", "tova", "snapkv", "expected-attention", "csp", "purekv", "kvzip")
 # Seconds per token of an answer and billion parameters: a first guess, until runs have been timed.
-FIRST_GUESS = 0.1
+FIRST_GUESS = 0.04
 
 Job = collections.namedtuple("Job", "model group length policies budgets whens limit directory command results")
 
