@@ -208,20 +208,20 @@ class Runs(unittest.TestCase):
         status, said, _ = self.run_it("--dry-run", "--policies", "snapkv,random", "--budgets", "0.2", "--when", "prompt")
         self.assertEqual(status, 0)
         # Two lengths, two models, short and long answers; 3 texts of 8 and 1 questions, 2 of code; full and two policies.
-        self.assertIn(f"8 runs, {2 * 2 * (24 + 5) * 3} answers; 8 runs left, about ", said)
-        self.assertEqual(said.count(" eval "), 8)
+        self.assertIn(f"12 runs, {2 * 2 * (24 + 5) * 3} answers; 12 runs left, about ", said)
+        self.assertEqual(said.count(" eval "), 12)
         self.assertFalse((self.folder / "results").exists())
 
     def test_what_is_done_is_not_done_again(self):
         self.program()
         settings = ["--policies", "snapkv,random", "--budgets", "0.2"]
         self.assertEqual(self.run_it(*settings)[0], 0)
-        self.assertEqual(self.starts(), 8)
+        self.assertEqual(self.starts(), 12)
         self.assertEqual(self.run_it(*settings)[0], 0)
-        self.assertEqual(self.starts(), 8)
+        self.assertEqual(self.starts(), 12)
         # More policies run beside what is there, and one table shows both.
         self.assertEqual(self.run_it("--policies", "keydiff", "--budgets", "0.2")[0], 0)
-        self.assertEqual(self.starts(), 16)
+        self.assertEqual(self.starts(), 24)
         page = (self.folder / "page.md").read_text()
         for name in ("`snapkv`", "`random`", "`keydiff`"):
             self.assertIn(name, page)
@@ -230,7 +230,7 @@ class Runs(unittest.TestCase):
         self.program(broken="smollm2")
         status, said, _ = self.run_it("--policies", "snapkv,random", "--budgets", "0.2", "--lengths", "1k")
         self.assertEqual(status, 1)
-        self.assertEqual(said.count("failed: purekv: error: a model that cannot be read"), 2)
+        self.assertEqual(said.count("failed: purekv: error: a model that cannot be read"), 3)
         page = (self.folder / "page.md").read_text()
         self.assertIn("## qwen0.5b", page)
         self.assertNotIn("## smollm2", page)
