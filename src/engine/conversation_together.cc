@@ -28,6 +28,7 @@ void Conversation::GenerateTogether(const GenerateOptions& options, const std::f
       Conversation* const added = next();
       more = added != nullptr;
       if (!more) return;
+      const StageTimer timer(&added->times_.decode_s);
       PUREKV_CHECK(rows.empty() || rows.front().conversation->model_ == added->model_, "another model");
       rows.emplace_back(added, added->StartAnswer(options, nullptr));
       Row& row = rows.back();

@@ -280,6 +280,10 @@ class UnionPureKv : public SinksAndRecentPolicy {
 
 // The options that make it the paper's, all "auto" unless given.
 constexpr std::array kPaperOptions = {"sources", "window", "heads", "normalise", "below"};
+template <class Given>
+bool AnyOfThePaper(const Given& given) {
+  return std::any_of(kPaperOptions.begin(), kPaperOptions.end(), given);
+}
 constexpr std::array kUnionOptions = {"own",          "kernel",    "epsilon",    "own_share", "expected_share",
                                       "source_share", "key_share", "value_share"};
 
@@ -288,7 +292,7 @@ constexpr std::array kUnionOptions = {"own",          "kernel",    "epsilon",   
 PolicyInfo PureKvPolicy() {
   PolicyInfo info;
   info.name = "purekv";
-  info.summary = "gives heads that copy the most, and keeps what is looked at or expected to be, times value norms";
+  info.summary = "gives most of the budget to heads that copy; keeps what is looked at, or will be, times value norms";
   info.paper = "after PureKV, arXiv 2510.25600, which sources, window, heads, normalise or below bring as it stands";
   PolicyOption window = WordOrIntegerOption("window", "auto", 1, kMostTokens);
   window.range = "auto, all or " + StrCat(1, " .. ", kMostTokens);
@@ -311,8 +315,7 @@ PolicyInfo PureKvPolicy() {
       Say(Field{"kv.option.expected_share"}, "=0 and ", Field{"kv.option.source_share"}, "=0, or of the paper's form ",
           Field{"kv.option.window"}, "=32, look at the last queries of each chunk");
   const auto of_the_paper = [](const OptionValues& values) {
-    return std::any_of(kPaperOptions.begin(), kPaperOptions.end(),
-                       [&](const char* option) { return !values.Is(option, "auto"); });
+    return AnyOfThePaper([&](const char* option) { return !values.Is(option, "auto"); });
   };
   info.check = [of_the_paper](const std::map<std::string, std::string>& given, const OptionValues& values) {
     if (!of_the_paper(values)) return;
@@ -323,10 +326,8 @@ PolicyInfo PureKvPolicy() {
     }
   };
   info.allocator = [](const std::map<std::string, std::string>& given) -> std::string {
-    const bool paper = std::any_of(kPaperOptions.begin(), kPaperOptions.end(), [&](const char* option) {
-      const auto found = given.find(option);
-      return found != given.end() && found->second != "auto";
-    });
+    const bool paper =
+        AnyOfThePaper([&](const char* option) { return given.contains(option) && given.at(option) != "auto"; });
     return paper ? "uniform" : "retrieval";
   };
   info.make = [of_the_paper](const OptionValues& values,

@@ -67,7 +67,6 @@ void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
   if (options.bytes && *options.bytes < 1) FailUsage(Field{"kv.bytes"}, " ", *options.bytes, ": must be at least 1");
 }
 
-// Everything but the values of the policy's own options, which "auto" may depend on.
 void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
   const auto& known = Allocators();
   if (std::find(known.begin(), known.end(), allocator) == known.end()) {
