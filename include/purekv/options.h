@@ -12,7 +12,7 @@
 namespace purekv {
 
 // From `layer` on (the second layer or later) only the share `alive` of the visual tokens, (0, 1], goes on through the
-// model; text always does (docs/purekv.md).
+// model; text always does, unless the part has no visual tokens: then the share is of all of them (docs/purekv.md).
 struct DropLayer {
   int64_t layer = 0;
   double alive = 1;
@@ -34,7 +34,7 @@ struct KvOptions {
   // the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;  // parameters of the policy by name, as docs/policies.md lists them
-  // Where the prefill drops visual tokens: layers ascending, shares descending. Needs a policy that scores entries.
+  // Where the prefill drops tokens: layers ascending, shares descending. Needs a policy that scores entries.
   std::vector<DropLayer> drop_layers;
   bool operator==(const KvOptions&) const = default;
 };

@@ -126,7 +126,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
     return flags.shape.empty() ? Model::Load(flags.model.directory, options)
                                : Model::Random(flags.shape, flags.layers, options);
   });
-  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, model->info());
+  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, *model);
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
     if (cancelled) throw Cancelled();
     SessionOptions options;

@@ -32,7 +32,7 @@ std::shared_ptr<const Model> LoadConversationModel(const ConversationFlags& flag
 }
 
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
-  SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, model->info()),
+  SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, *model),
                                               ResolvePrefill(flags.profile, flags.prefill), progress);
   options.dump_directory = flags.outputs.dump;
   return flags.cache.empty() ? Session(model, std::move(options))

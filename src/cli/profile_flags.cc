@@ -19,14 +19,13 @@ bool TakesProfilesDrops(const ProfileFlags& flags) {
 
 void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
   constexpr char kGroup[] = "KV cache";
-  table.Value(
-      kGroup, "--drop-layers", "LAYER:SHARE,...|auto|off",
-      "from each layer on compute only this share of the visual tokens (4:0.25,12:0.15); auto: the profile's, else "
-      "by depth and budget",
-      [=](const std::string&, const std::string& text) {
-        flags->drop = text == "auto" ? Drop::kAuto : text == "off" ? Drop::kOff : Drop::kList;
-        if (flags->drop == Drop::kList) kv->drop_layers = ParseDropLayers(text);
-      });
+  table.Value(kGroup, "--drop-layers", "LAYER:SHARE,...|auto|off",
+              "from each layer on compute only this share of the visual tokens, or of a prompt without any, of all "
+              "(4:0.25,12:0.15); auto: the profile's, else by what heads copy, and the budget",
+              [=](const std::string&, const std::string& text) {
+                flags->drop = text == "auto" ? Drop::kAuto : text == "off" ? Drop::kOff : Drop::kList;
+                if (flags->drop == Drop::kList) kv->drop_layers = ParseDropLayers(text);
+              });
   table.Value(
       kGroup, "--profile", "FILE.json",
       "what `purekv calibrate` found for this model: policy purekv, budget, sources, drop layers, where no flag "
@@ -62,20 +61,23 @@ void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const 
   CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags)));
 }
 
-KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const ModelInfo& model) {
+KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model& model) {
+  const ModelInfo& info = model.info();
   if (!flags.file.empty()) {
     const Profile profile = ReadProfile(flags.file);
-    CheckProfileFits(profile, flags.file, model);
+    CheckProfileFits(profile, flags.file, info);
     return WithProfile(profile, kv, TakesProfilesDrops(flags));
   }
   if (flags.drop != Drop::kAuto) return kv;
   KvOptions resolved = kv;
-  const auto spec = KvCacheSpec::Uniform(model.layers, model.kv_heads, model.head_dim, FormatOf(model.dtype));
+  const auto spec = KvCacheSpec::Uniform(info.layers, info.kv_heads, info.head_dim, FormatOf(info.dtype));
+  const auto policy = MakePolicy(kv, spec).policy;
   resolved.drop_layers =
-      DefaultDropLayers(model.layers, MakePolicy(kv, spec).policy->FirstDropLayer(), kv.budget.value_or(1));
+      DefaultDropLayers(info.layers, policy->FirstDropLayer(), kv.budget.value_or(1),
+                        policy->drops_by() == DropsBy::kCopyingHeads ? model.copying_heads() : CopyingHeads());
   if (resolved.drop_layers.empty()) {
-    FailUsage("--drop-layers: auto finds nothing to drop in ", model.layers, " layers at budget ",
-              kv.budget.value_or(1), "; give a list, or leave it out");
+    FailUsage("--drop-layers: auto finds nothing to drop in ", info.layers, " layers at budget ", kv.budget.value_or(1),
+              "; give a list, or leave it out");
   }
   return resolved;
 }

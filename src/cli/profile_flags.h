@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/flag_table.h"
+#include "purekv/model.h"
 #include "purekv/profile.h"
 
 namespace purekv::cli {
@@ -20,7 +21,7 @@ void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const 
 
 // The options for a session: the profile's where flags leave them open (it must be this model's), and for `auto`
 // without a profile the defaults of docs/purekv.md. Throws Error.
-KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const ModelInfo& model);
+KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model& model);
 
 // The sparse prefill's first layer is the profile's, where there is one and no --prefill-option says otherwise.
 PrefillOptions ResolvePrefill(const ProfileFlags& flags, PrefillOptions prefill);

@@ -182,7 +182,9 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   std::optional<RepeatRequest> request;
   if (!started()) {
     const int64_t prefix = CompressedPrefix(prompt);
-    sequence_.compression().SetPrefix(prefix);
+    const auto part = std::span(prompt.layout).first(static_cast<size_t>(prefix));
+    const bool media_in_part = std::any_of(part.begin(), part.end(), IsVisual);
+    sequence_.compression().SetPrefix(prefix, media_in_part ? Droppable::kVisual : Droppable::kAny);
     const bool in_turn = place_ == RepeatPlace::kBehindTurn && prefix < static_cast<int64_t>(prompt.ids.size());
     if (const int64_t chunk = sequence_.compression().repeats(); chunk > 0) {
       request = RequestToRepeat(in_turn ? RepeatPlace::kInTurn : place_, prefix, chunk);

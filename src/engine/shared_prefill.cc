@@ -20,22 +20,21 @@ SessionOptions FullOptions(SessionOptions options) {
 
 SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions options,
                              std::vector<KvOptions> settings)
-    : settings_(std::move(settings)), media_(model, FullOptions(std::move(options))), record_(model->internals()) {
+    : model_(std::move(model)),
+      options_(std::move(options)),
+      settings_(std::move(settings)),
+      media_(model_, FullOptions(options_)),
+      record_(model_->internals()) {
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
-    if (kv.chunk > 0)
-      FailUsage(Field{"kv.chunk"}, ": cuts the cache while the prompt is read, which leaves no prefill to share");
-    if (!kv.drop_layers.empty()) {
-      FailUsage(Field{"kv.drop_layers"}, ": takes tokens out of the prefill, which leaves none to share");
-    }
-    if (MakePolicy(kv, media_.cache().spec()).n_attn > 0) {
-      FailUsage(Field{"kv.option.n-attn"}, ": changes what the model computes, which leaves no prefill to share");
-    }
-    record_.PlanFor(kv);
+    anew_.push_back(kv.chunk > 0 || !kv.drop_layers.empty() || MakePolicy(kv, media_.cache().spec()).n_attn > 0);
+    record_.PlanFor(anew_.back() ? KvOptions() : kv);
+    if (anew_.back()) Conversation(model_, OptionsWith(kv));  // throws what reading would, before it
   }
 }
 
 PromptInfo SharedPrefill::ReadMedia(const Turn& turn) {
+  turn_ = turn;
   PromptInfo info = media_.ReadMedia(turn, record_.StartMedia(media_));
   Repeat(media_, KvOptions::When::kContext);
   return info;
@@ -54,6 +53,7 @@ void SharedPrefill::Repeat(Conversation& read, KvOptions::When when) {
 
 PromptInfo SharedPrefill::ReadQuestion(const std::string& prompt) {
   ForgetQuestion();
+  turn_.prompt = prompt;
   Conversation question = media_.Fork();
   const PromptInfo info = question.ReadTurn({.prompt = prompt}, record_.StartQuestion(question));
   Repeat(question, KvOptions::When::kPrompt);
@@ -69,6 +69,7 @@ const Conversation& SharedPrefill::question() const {
 Conversation SharedPrefill::Compress(size_t setting) {
   const KvOptions& kv = settings_[setting];
   if (media_tokens() == 0) FailUsage("nothing has been read yet");
+  if (anew_[setting]) return ReadAnew(kv);
   const Conversation& read = kv.when == KvOptions::When::kContext ? media_ : question();
   return read.Recompressed(
       kv,
@@ -76,6 +77,25 @@ Conversation SharedPrefill::Compress(size_t setting) {
         record_.Replay(layer, read.layout(), observations, cache);
       },
       record_.RepeatedOf(setting, read.cache().tokens()));
+}
+
+SessionOptions SharedPrefill::OptionsWith(const KvOptions& kv) const {
+  SessionOptions options = options_;
+  options.kv = kv;
+  return options;
+}
+
+Conversation SharedPrefill::ReadAnew(const KvOptions& kv) const {
+  Conversation conversation(model_, OptionsWith(kv));
+  if (kv.when == KvOptions::When::kContext) {
+    Turn context = turn_;
+    context.prompt.clear();
+    conversation.ReadMedia(context);
+  } else {
+    if (!question_) FailUsage("the question comes first: this setting compresses behind it");
+    conversation.ReadTurn(turn_);
+  }
+  return conversation;
 }
 
 }  // namespace purekv

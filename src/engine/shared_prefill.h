@@ -7,6 +7,9 @@
 //   shared.ReadQuestion("What happens?");       the question's rows, in a fork: once per question
 //   Conversation asked = shared.Compress(j);    a setting with When::kPrompt, ready for Generate or Score
 //
+// A setting that changes the prefill itself (drop_layers, chunk, n-attn) has nothing to share: it reads the turn anew
+// in a session of its own.
+//
 // Equal to a session of its own up to rounding: rows are grouped into other blocks (as with
 // SessionOptions::block_rows). tests/engine/shared_prefill_test.cc compares every policy with its own session.
 #pragma once
@@ -25,7 +28,7 @@ namespace purekv {
 class SharedPrefill {
  public:
   // settings: what Compress will be asked for. `options.kv` is not looked at. Throws Error (kUsage) for a setting that
-  // cannot take effect, or that changes the prefill itself and so has nothing to share (n-attn, chunk, drop_layers).
+  // cannot take effect.
   SharedPrefill(std::shared_ptr<const Model> model, SessionOptions options, std::vector<KvOptions> settings);
 
   // A first turn without its question. Once. Throws Error.
@@ -38,6 +41,8 @@ class SharedPrefill {
   // been read), or behind the media. It shares what it keeps with this object until one of the two changes it, and may
   // outlive it.
   Conversation Compress(size_t setting);
+  // Whether that reads it anew.
+  bool ReadsAnew(size_t setting) const { return anew_[setting]; }
   // The full cache behind the question.
   Conversation Full() const { return question().Fork(); }
 
@@ -52,7 +57,14 @@ class SharedPrefill {
   // Has what was read repeated where settings of this `when` need it: once, whatever their budgets.
   void Repeat(Conversation& read, KvOptions::When when);
 
+  SessionOptions OptionsWith(const KvOptions& kv) const;
+  Conversation ReadAnew(const KvOptions& kv) const;
+
+  std::shared_ptr<const Model> model_;
+  SessionOptions options_;
   std::vector<KvOptions> settings_;
+  std::vector<bool> anew_;                // [settings]
+  Turn turn_;                             // what was read, with its question
   Conversation media_;                    // policy full
   std::optional<Conversation> question_;  // a fork of it
   PrefillRecord record_;

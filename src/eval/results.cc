@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/json.h"
+#include "policy/drop.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -123,11 +124,6 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
   setting.budget = budget;
   setting.kv.when = when;
   const size_t colon = std::min(policy.find(':'), policy.size());
-  // What ask takes as flags beside the policy's options; n-attn is an option there.
-  for (const char* const name : {"n-attn", "drop-layers", "kv-chunk"}) {
-    if (policy.find(StrCat(':', name, '='), colon) == std::string::npos) continue;
-    FailUsage("policy '", policy, "': ", name, " changes the prefill itself, which all settings share");
-  }
   const std::string head = policy.substr(0, colon);
   const size_t plus = std::min(head.find('+'), head.size());
   setting.kv.policy = head.substr(0, plus);
@@ -141,6 +137,14 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
     }
     const std::string key = part.substr(0, equals);
     std::string value = part.substr(equals + 1);
+    if (key == "drop-layers") {
+      if (!setting.kv.drop_layers.empty()) FailUsage("policy '", policy, "': ", key, " is given twice");
+      std::replace(value.begin(), value.end(), '+', ',');
+      std::replace(value.begin(), value.end(), '@', ':');
+      setting.kv.drop_layers = ParseDropLayers(value);
+      begin = end;
+      continue;
+    }
     if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
     if (!setting.kv.options.emplace(key, std::move(value)).second) {
       FailUsage("policy '", policy, "': ", key, " is given twice");

@@ -43,6 +43,15 @@ struct FullAnswer {
   std::vector<float> logits;  // [ids, vocabulary]
 };
 
+// What a setting took beside its answer. seconds: of Compress.
+void SetSeconds(const SharedPrefill& shared, size_t setting, double seconds, const Conversation& compressed,
+                EvalResult* result) {
+  const bool anew = shared.ReadsAnew(setting);
+  if (anew) result->seconds["prefill"] = compressed.times().prefill_s;
+  result->seconds["observe"] = anew ? compressed.score_seconds() : shared.observe_seconds(setting);
+  result->seconds["compress"] = anew ? compressed.evict_seconds() : seconds;
+}
+
 // Everything that the workers share.
 class Evaluation {
  public:
@@ -312,8 +321,7 @@ void Evaluation::EvaluateQuestion(const Video& video, const EvalQuestion& questi
       return shared.Compress(i);
     }();
     auto asked = std::make_unique<Asked>(Asked{std::move(compressed), &question, base});
-    asked->result.seconds["observe"] = shared.observe_seconds(i);
-    asked->result.seconds["compress"] = seconds;
+    SetSeconds(shared, i, seconds, asked->conversation, &asked->result);
     Compare(video, settings_[i], full, asked.get());
     return asked;
   });
@@ -338,10 +346,11 @@ void Evaluation::EvaluateContext(const Video& video, SharedPrefill& shared, size
     if (next == questions.end()) return nullptr;
     const EvalQuestion* question = *next++;
     auto asked = std::make_unique<Asked>(Asked{media.Fork(), question, bases.at(question)});
-    asked->result.seconds["observe"] = shared.observe_seconds(setting);
-    asked->result.seconds["compress"] = seconds;
+    SetSeconds(shared, setting, seconds, media, &asked->result);
     asked->conversation.ReadTurn({.prompt = question->prompt});
-    asked->result.seconds["prefill"] = asked->conversation.times().prefill_s;
+    // Of a shared prefill its question's part: the context's was the same for all.
+    asked->result.seconds["prefill"] =
+        asked->conversation.times().prefill_s + (shared.ReadsAnew(setting) ? media.times().prefill_s : 0);
     Compare(video, one, &fulls.at(question), asked.get());
     return asked;
   });

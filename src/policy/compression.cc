@@ -52,18 +52,18 @@ int64_t Compression::last_scoring_layer() const {
   return layer;
 }
 
-int64_t Compression::SetPrefix(int64_t tokens) {
+int64_t Compression::SetPrefix(int64_t tokens, Droppable droppable) {
   PUREKV_CHECK(tokens >= 1, tokens);
   prefix_ = tokens;
-  Adopt(PlanBudget(setup_, options_, spec_, copying_, tokens));
+  Adopt(PlanBudget(setup_, options_, spec_, copying_, tokens), droppable);
   return plan_.base;
 }
 
-void Compression::Adopt(BudgetPlan plan) {
+void Compression::Adopt(BudgetPlan plan, Droppable droppable) {
   plan_ = std::move(plan);
   if (!active()) return;
   observations_ = Observations(setup_, spec_, heads_, plan_.base);
-  dropping_ = Dropping(options_.drop_layers);
+  dropping_ = Dropping(options_.drop_layers, setup_.policy->drops_by(), droppable, copying_);
   capacity_.clear();
   for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
     capacity_.emplace_back(static_cast<size_t>(spec_[layer].kv_heads), 0);
@@ -185,13 +185,14 @@ void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
   const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity, plan_.base);
   observations_.Lend(entries);
   const bool evicts = !FitsQuota(entries, quota);
-  const bool drops = prefix && dropping_.At(entries.layer + 1);
+  const bool drops = prefix && dropping_.Wants(entries.layer);
   if (evicts || drops) {
-    const std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
+    const Observation observed = observations_.Of(entries);
+    const std::vector<Scores> planes = ScoresOf(setup_, entries, observed);
     if (drops) {
       PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
-      dropping_.Choose(entries.layer + 1, entries, planes[0], setup_.policy->Protects(plan_.base), rows_.first_token,
-                       rows_.rows);
+      dropping_.Look(entries, setup_.policy->DropRankings(entries, observed, planes[0]),
+                     setup_.policy->Protects(plan_.base), rows_.first_token, rows_.rows);
     }
     const KeptEntries kept = evicts ? setup_.policy->Select(entries, planes, quota) : KeptEntries();
     for (size_t head = 0; head < kept.size(); ++head) {

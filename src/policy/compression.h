@@ -37,8 +37,8 @@ class Compression {
   int64_t last_scoring_layer() const;
 
   // The prefix that is compressed has so many tokens; returns B. Throws Error (kUsage) when a budget in bytes does not
-  // hold one token per head.
-  int64_t SetPrefix(int64_t tokens);
+  // hold one token per head. droppable: what its drop layers choose among.
+  int64_t SetPrefix(int64_t tokens, Droppable droppable = Droppable::kVisual);
   const BudgetPlan& plan() const { return plan_; }
   int64_t prefix() const { return prefix_; }  // tokens of it
 
@@ -83,7 +83,7 @@ class Compression {
     kCutToCapacity,  // a step that compresses what has grown since
     kEvictOne        // a step of a policy that holds
   };
-  void Adopt(BudgetPlan plan);
+  void Adopt(BudgetPlan plan, Droppable droppable = Droppable::kVisual);
   void Begin(const PassingRows& rows, Then then, bool fresh);
   LayerEntries Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;
   void Cut(const LayerEntries& entries, KvCache& cache);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "policy/selector.h"
@@ -69,49 +69,75 @@ void CheckDropLayers(const std::vector<DropLayer>& drops) {
   }
 }
 
-std::vector<DropLayer> DefaultDropLayers(int64_t layers, int64_t first, double budget) {
-  std::vector<DropLayer> drops;
-  const auto add = [&](double depth, double share) {
-    const auto at = static_cast<int64_t>(std::lround(depth * static_cast<double>(layers)));
-    const DropLayer drop{std::max(at, first), share};
-    if (drop.layer >= layers || drop.alive >= 1) return;
-    if (!drops.empty() && drops.back().layer == drop.layer) drops.pop_back();
-    drops.push_back(drop);
-  };
-  add(1.0 / 7, 1.25 * budget);
-  add(3.0 / 7, 0.75 * budget);
-  return drops;
+std::vector<DropLayer> DefaultDropLayers(int64_t layers, int64_t first, double budget, const CopyingHeads& copying) {
+  constexpr double kLeastShare = 0.2, kCopyingBelow = 1.0 / 3;
+  int64_t layer = (layers + 1) / 2;
+  if (!copying.empty()) {
+    std::vector<double> below(copying.size() + 1, 0.0);
+    for (size_t i = 0; i < copying.size(); ++i) {
+      below[i + 1] = std::accumulate(copying[i].begin(), copying[i].end(), below[i]);
+    }
+    const auto enough = std::lower_bound(below.begin(), below.end(), kCopyingBelow * below.back());
+    layer = enough - below.begin();
+  }
+  const DropLayer drop{std::max(layer, first), std::max(kLeastShare, budget)};
+  if (drop.layer >= layers || drop.alive >= 1) return {};
+  return {drop};
 }
 
-std::vector<int32_t> ChooseAlive(const LayerEntries& entries, const Scores& scores, const Protection& protection,
-                                 std::span<const int32_t> rows, int64_t visual) {
-  std::vector<double> importance(rows.size(), 0.0);
-  for (size_t head = 0; head < scores.size(); ++head) {
-    PUREKV_CHECK(scores[head].size() >= rows.size() && entries.tokens[head].back() == rows.back(), rows.size(),
-                 " rows, ", scores[head].size(), " entries");
-    const auto tail = std::span(scores[head]).last(rows.size());
-    for (size_t i = 0; i < rows.size(); ++i) importance[i] += tail[i] / static_cast<double>(scores.size());
-  }
-  // Where protection counts from the whole list of a head, and the rows are its end.
-  const auto length = static_cast<int64_t>(scores[0].size());
+DropCandidates FindDropCandidates(const LayerEntries& entries, const Protection& protection,
+                                  std::span<const int32_t> rows, Droppable droppable) {
+  // Protection counts from the whole list of a head, and the rows are its end.
+  const auto length = static_cast<int64_t>(entries.tokens[0].size());
   const int64_t before = length - static_cast<int64_t>(rows.size());
-  std::vector<int32_t> alive, candidates;
-  int64_t taken = 0;
+  DropCandidates candidates;
   for (size_t i = 0; i < rows.size(); ++i) {
     const int64_t entry = before + static_cast<int64_t>(i);
-    const bool is_visual = IsVisual(entries.layout[static_cast<size_t>(rows[i])]);
+    const bool counts = CanBeDropped(entries.layout[static_cast<size_t>(rows[i])], droppable);
     const bool stays = entry < protection.sinks || entry >= length - protection.recent || i + 1 == rows.size();
-    if (is_visual && !stays) {
-      candidates.push_back(static_cast<int32_t>(i));
-      continue;
-    }
-    alive.push_back(static_cast<int32_t>(i));
-    taken += is_visual ? 1 : 0;
+    (counts && !stays ? candidates.rest : candidates.stay).push_back(static_cast<int32_t>(i));
+    candidates.taken += counts && stays ? 1 : 0;
   }
-  TakeBest(importance, std::move(candidates), visual - taken, alive);
+  return candidates;
+}
+
+std::vector<double> MeanImportance(const Scores& scores, size_t rows) {
+  std::vector<double> importance(rows, 0.0);
+  for (const auto& head : scores) {
+    PUREKV_CHECK(head.size() >= rows, rows, " rows, ", head.size(), " entries");
+    const auto tail = std::span(head).last(rows);
+    for (size_t i = 0; i < rows; ++i) importance[i] += tail[i] / static_cast<double>(scores.size());
+  }
+  return importance;
+}
+
+void AddStandings(const Ranking& ranking, std::span<const double> copying, std::span<const int32_t> rows,
+                  const DropCandidates& candidates, std::span<double> standing) {
+  // As Cormack, Clarke and Buettcher have it; 1 was no better, and neither was each token's best place.
+  constexpr double kPlaces = 60;
+  const Scores& scores = ranking.scores;
+  PUREKV_CHECK(copying.size() == scores.size(), copying.size(), " of ", scores.size(), " heads");
+  for (size_t head = 0; head < scores.size(); ++head) {
+    PUREKV_CHECK(scores[head].size() >= rows.size(), rows.size(), " rows, ", scores[head].size(), " entries");
+    const auto by = std::span(scores[head]).last(rows.size());
+    std::vector<int32_t> order = candidates.rest;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return by[static_cast<size_t>(a)] > by[static_cast<size_t>(b)]; });
+    const double weight = ranking.share * (copying[head] + kLeastCopying);
+    for (size_t i = 0; i < order.size(); ++i) {
+      const auto token = static_cast<size_t>(rows[static_cast<size_t>(order[i])]);
+      standing[token] += weight / (static_cast<double>(i + 1) + kPlaces);
+    }
+  }
+}
+
+std::vector<int32_t> ChooseAlive(std::span<const double> importance, std::span<const int32_t> rows,
+                                 DropCandidates candidates, int64_t count) {
+  std::vector<int32_t>& alive = candidates.stay;
+  TakeBest(importance, std::move(candidates.rest), count - candidates.taken, alive);
   std::sort(alive.begin(), alive.end());
   for (int32_t& row : alive) row = rows[static_cast<size_t>(row)];
-  return alive;
+  return std::move(alive);
 }
 
 }  // namespace purekv

@@ -65,6 +65,15 @@ struct Quota {
   int64_t least = 0;            // but every head keeps at least its own best `least`
 };
 
+// Scores that count by the order they make, and how much beside others.
+struct Ranking {
+  double share = 1;
+  Scores scores;
+};
+
+// The layer below a drop layer alone, by the mean over its heads; or all heads below, each as much as it copies.
+enum class DropsBy { kLayerBelow, kCopyingHeads };
+
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -72,6 +81,11 @@ class Policy {
   virtual Observer Observes(int64_t layer, int64_t base) const;
   // The lowest layer that can drop tokens from the prefill: the one before it has the policy's scores.
   virtual int64_t FirstDropLayer() const { return 1; }
+  // Whose scores choose the tokens that go on (policy/dropping.h).
+  virtual DropsBy drops_by() const { return DropsBy::kLayerBelow; }
+  // And what they say. scores: Score's. Default: those.
+  virtual std::vector<Ranking> DropRankings(const LayerEntries& entries, const Observation& observed,
+                                            const Scores& scores) const;
   // The layer whose sums Score gets; most policies read their own. One above `layer` makes it wait: it is compressed
   // when that one is, as must be all layers between them.
   virtual int64_t SumsFrom(int64_t layer) const { return layer; }
@@ -113,7 +127,8 @@ struct PolicyInfo {
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
   std::function<std::unique_ptr<const Policy>(const OptionValues&, const PolicyContext&)> make;
 
-  bool drops() const { return ada && !holds; }  // can choose tokens to drop from the prefill
+  bool chooses = false;  // can choose tokens to drop from the prefill without that
+  bool drops() const { return (ada && !holds) || chooses; }
 };
 
 }  // namespace purekv

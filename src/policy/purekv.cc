@@ -149,6 +149,8 @@ class UnionPureKv : public SinksAndRecentPolicy {
         kernel_(values.Integer("kernel")),
         epsilon_(values.Real("epsilon")),
         value_norm_(values.Is("vnorm", "1")),
+        drop_kernel_(values.Integer("drop_kernel")),
+        drops_by_(values.Is("drop_by", "layer") ? DropsBy::kLayerBelow : DropsBy::kCopyingHeads),
         first_drop_layer_(std::min<int64_t>(2, context.spec.layers() - 1) + 1) {
     for (size_t i = 0; i < shares_.size(); ++i) {
       shares_[i] = values.Is(kShareOptions[i], "auto") ? DefaultShares(context)[i] : values.Real(kShareOptions[i]);
@@ -177,30 +179,41 @@ class UnionPureKv : public SinksAndRecentPolicy {
   // The lowest layers look at texture: what they would drop is what the paper's form, with its source at 2, may not
   // drop.
   int64_t FirstDropLayer() const override { return first_drop_layer_; }
+  DropsBy drops_by() const override { return drops_by_; }
+
+  // Passages go on rather than tokens (drop_kernel): what copies from a token above needs its neighbours there, too.
+  // What the last queries look at counts most, where there are any.
+  std::vector<Ranking> DropRankings(const LayerEntries& entries, const Observation& observed,
+                                    const Scores& scores) const override {
+    if (drops_by_ == DropsBy::kLayerBelow || shares_[kOwn] == 0) return {{1, scores}};
+    Scores own = Own(entries, *observed.own, drop_kernel_);
+    if (value_norm_) Multiply(ValueNorms(entries), &own);
+    return {{kOwnDropShare, std::move(own)}, {1 - kOwnDropShare, scores}};
+  }
 
   int64_t SumsFrom(int64_t layer) const override { return HasSource(layer) ? source_ : layer; }
 
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
-    std::vector<std::pair<double, Scores>> rankings;
-    if (shares_[kOwn] > 0) rankings.emplace_back(shares_[kOwn], Own(entries, *observed.own));
-    if (shares_[kExpected] > 0) rankings.emplace_back(shares_[kExpected], Expected(entries, *observed.queries));
-    if (HasSource(entries.layer)) rankings.emplace_back(shares_[kSource], SourceScores(entries, observed, false, true));
+    std::vector<Ranking> rankings;
+    if (shares_[kOwn] > 0) rankings.push_back({shares_[kOwn], Own(entries, *observed.own, kernel_)});
+    if (shares_[kExpected] > 0) rankings.push_back({shares_[kExpected], Expected(entries, *observed.queries)});
+    if (HasSource(entries.layer)) rankings.push_back({shares_[kSource], SourceScores(entries, observed, false, true)});
     if ((value_norm_ && !rankings.empty()) || shares_[kValues] > 0) {
       Scores norms = ValueNorms(entries);
       for (auto& [share, scores] : rankings) {
         if (value_norm_) Multiply(norms, &scores);
       }
-      if (shares_[kValues] > 0) rankings.emplace_back(shares_[kValues], std::move(norms));
+      if (shares_[kValues] > 0) rankings.push_back({shares_[kValues], std::move(norms)});
     }
     // Layers below a source that alone has a share have nothing else.
     if (shares_[kKeys] > 0 || rankings.empty())
-      rankings.emplace_back(std::max(shares_[kKeys], 1e-3), KeyDifference(entries));
-    if (rankings.size() == 1) return {rankings[0].second};
+      rankings.push_back({std::max(shares_[kKeys], 1e-3), KeyDifference(entries)});
+    if (rankings.size() == 1) return {rankings[0].scores};
     return {Union(entries, rankings)};
   }
 
  private:
-  enum Ranking : size_t { kOwn, kExpected, kSource, kKeys, kValues };
+  enum WhichShare : size_t { kOwn, kExpected, kSource, kKeys, kValues };
   using Shares = std::array<double, kShareOptions.size()>;
 
   static Shares DefaultShares(const PolicyContext& context) {
@@ -221,11 +234,11 @@ class UnionPureKv : public SinksAndRecentPolicy {
   }
   bool HasSource(int64_t layer) const { return source_ != kNoSource && layer >= source_; }
 
-  Scores Own(const LayerEntries& entries, const AttentionSums& sums) const {
+  Scores Own(const LayerEntries& entries, const AttentionSums& sums, int64_t kernel) const {
     Scores scores = GroupMean(entries, sums, entries.layer == source_ ? 1 : 0);
     for (auto& head : scores) {
       const int64_t before = static_cast<int64_t>(head.size()) - Protects(entries.base).recent;
-      PoolScores(kernel_ > 1 ? Pool::kAverage : Pool::kNone, kernel_, std::max<int64_t>(0, before), head);
+      PoolScores(kernel > 1 ? Pool::kAverage : Pool::kNone, kernel, std::max<int64_t>(0, before), head);
     }
     return scores;
   }
@@ -245,7 +258,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
 
   // Minus the best place over the rankings, each divided by its share. Protected entries take no place. Ties of a
   // ranking: the lower position first.
-  Scores Union(const LayerEntries& entries, const std::vector<std::pair<double, Scores>>& rankings) const {
+  Scores Union(const LayerEntries& entries, const std::vector<Ranking>& rankings) const {
     Scores scores(entries.kv.size());
     const Protection spans = Protects(entries.base);
     ParallelFor(entries.kv_heads(), [&](int64_t g) {
@@ -268,11 +281,14 @@ class UnionPureKv : public SinksAndRecentPolicy {
     return scores;
   }
 
+  static constexpr double kOwnDropShare = 0.8;
   static constexpr int64_t kQueriesEvery = 8;  // enough for a mean and a covariance
 
   int64_t own_, kernel_;
   double epsilon_;
   bool value_norm_;
+  int64_t drop_kernel_;
+  DropsBy drops_by_;
   Shares shares_{};
   int64_t first_drop_layer_;
   int64_t source_ = kNoSource;
@@ -284,8 +300,8 @@ template <class Given>
 bool AnyOfThePaper(const Given& given) {
   return std::any_of(kPaperOptions.begin(), kPaperOptions.end(), given);
 }
-constexpr std::array kUnionOptions = {"own",          "kernel",    "epsilon",    "own_share", "expected_share",
-                                      "source_share", "key_share", "value_share"};
+constexpr std::array kUnionOptions = {"own",          "kernel",    "epsilon",     "own_share", "expected_share",
+                                      "source_share", "key_share", "value_share", "drop_by",   "drop_kernel"};
 
 }  // namespace
 
@@ -305,7 +321,9 @@ PolicyInfo PureKvPolicy() {
                   WordOption("vnorm", {"1", "0"}),
                   IntegerOption("own", 32, 1, 64),
                   OddOption("kernel", 5, 1, 1023),
-                  RealOption("epsilon", "3", 0, 1'000'000)};
+                  RealOption("epsilon", "3", 0, 1'000'000),
+                  WordOption("drop_by", {"heads", "layer"}),
+                  OddOption("drop_kernel", 15, 1, 1023)};
   for (const char* const share : kShareOptions) info.options.push_back(WordOrRealOption(share, "auto", 0, 1));
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
   info.ada = true;

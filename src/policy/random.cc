@@ -40,6 +40,7 @@ PolicyInfo RandomPolicy() {
   info.name = "random";
   info.summary = "keeps a random choice, the same for the same seed";
   info.options = SinksAndRecentPolicy::Options();
+  info.chooses = true;
   info.options.insert(info.options.begin(), IntegerOption("seed", 0, 0, 4'294'967'295));
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Random>(values); };
   return info;

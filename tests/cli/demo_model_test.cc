@@ -360,7 +360,7 @@ TEST_F(DemoModel, CalibratesAndTakesTheProfile) {
   const Json list = ask({"--profile", profile, "--drop-layers", "6:0.3,7:0.1", "--kv-tokens", "20"});
   EXPECT_EQ(list["drop_layers"], "6:0.3,7:0.1");
   EXPECT_EQ(list["budget_tokens"], 20);
-  EXPECT_EQ(ask({"--kv-policy", "purekv", "--kv-budget", "0.2", "--drop-layers", "auto"})["drop_layers"], "3:0.15");
+  EXPECT_EQ(ask({"--kv-policy", "purekv", "--kv-budget", "0.2", "--drop-layers", "auto"})["drop_layers"], "3:0.2");
 
   Json other = json;  // of a model with other weights
   other["model"]["fingerprint"] = std::string(32, '0');

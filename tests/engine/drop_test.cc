@@ -29,9 +29,14 @@ class Expected {
  public:
   // sparse_from: the first layer with the spatial-temporal pattern.
   Expected(const SmallModel& small, const std::vector<int32_t>& ids, const KvOptions& kv,
-           const std::vector<int32_t>& answer, int64_t sparse_from)
-      : config_(small.internals().decoder().config()), plain_(config_, kSeed), kv_(kv), sparse_from_(sparse_from) {
-    const std::vector<PreparedMedia> media = {small.Video()};
+           const std::vector<int32_t>& answer, int64_t sparse_from, bool video)
+      : config_(small.internals().decoder().config()),
+        plain_(config_, kSeed),
+        kv_(kv),
+        sparse_from_(sparse_from),
+        has_video_(video) {
+    std::vector<PreparedMedia> media;
+    if (video) media.push_back(small.Video());
     const PromptTokens prompt = small.internals().LayOut(ids, media, 0);
     layout_ = prompt.layout;
     tokens_ = prompt.ids.size();
@@ -43,7 +48,7 @@ class Expected {
     Matrix<float> embedded(static_cast<int64_t>(all.size()), config_.hidden);
     small.internals().decoder().Embed(all, embedded.View());
     const auto first = std::find_if(layout_.begin(), layout_.end(), IsVisual) - layout_.begin();
-    small.internals().Encode(media[0], embedded.View().Rows(first, media[0].tokens), {});
+    if (video) small.internals().Encode(media[0], embedded.View().Rows(first, media[0].tokens), {});
     for (int64_t i = 0; i < embedded.rows(); ++i)
       hidden_.emplace_back(embedded.Row(i), embedded.Row(i) + config_.hidden);
     Run();
@@ -59,6 +64,9 @@ class Expected {
   const std::vector<int64_t>& alive_counts() const { return alive_counts_; }
 
  private:
+  // Visual tokens; of a prompt without any, all.
+  bool CanGo(size_t j) const { return !has_video_ || IsVisual(layout_[j]); }
+
   // purekv in the paper's form: source layer 2, all queries, the head's own sums.
   std::vector<double> Importance(int64_t layer, size_t head) const {
     std::vector<double> score(part_);
@@ -88,14 +96,14 @@ class Expected {
       for (size_t j = 0; j < part_; ++j) mean[j] += score[j] / double(config_.kv_heads);
     }
     size_t visual = 0, taken = 0;
-    for (size_t j = 0; j < part_; ++j) visual += IsVisual(layout_[j]) ? 1 : 0;
+    for (size_t j = 0; j < part_; ++j) visual += CanGo(j) ? 1 : 0;
     const auto share = static_cast<size_t>(double(visual) * drop.alive + 1e-6);
     std::vector<int32_t> stay, rest;
     for (const int32_t j : alive) {
       const auto at = static_cast<size_t>(j);
-      const bool kept = !IsVisual(layout_[at]) || at < sinks_ || at + recent_ >= part_ || at + 1 == part_;
+      const bool kept = !CanGo(at) || at < sinks_ || at + recent_ >= part_ || at + 1 == part_;
       (kept ? stay : rest).push_back(j);
-      taken += kept && IsVisual(layout_[at]) ? 1 : 0;
+      taken += kept && CanGo(at) ? 1 : 0;
     }
     std::stable_sort(rest.begin(), rest.end(), [&](int32_t a, int32_t b) { return mean[size_t(a)] > mean[size_t(b)]; });
     for (size_t i = 0; i < rest.size() && taken < share; ++i, ++taken) stay.push_back(rest[i]);
@@ -148,6 +156,7 @@ class Expected {
   PlainDecoder plain_;
   KvOptions kv_;
   int64_t sparse_from_ = 0;
+  bool has_video_ = true;
   TokenLayout layout_;
   size_t tokens_ = 0, part_ = 0, sinks_ = 0, recent_ = 0;
   std::vector<Position> positions_;
@@ -167,13 +176,16 @@ SessionOptions Options(double budget, const std::vector<DropLayer>& drops) {
   return options;
 }
 
-void ExpectEqual(const SmallModel& small, const std::vector<int32_t>& ids, const SessionOptions& options) {
+void ExpectEqual(const SmallModel& small, const std::vector<int32_t>& ids, const SessionOptions& options,
+                 bool video = true) {
   const std::vector<int32_t> answer = {5, 9, 120, 3};
   const bool sparse = options.prefill.kind != "dense";
   const Expected expected(small, ids, options.kv, answer,
-                          sparse ? std::stoll(options.prefill.options.at("start")) : kLayers);
+                          sparse ? std::stoll(options.prefill.options.at("start")) : kLayers, video);
   Conversation conversation(small.model(), options);
-  conversation.ReadPrompt(ids, {small.Video()});
+  std::vector<PreparedMedia> media;
+  if (video) media.push_back(small.Video());
+  conversation.ReadPrompt(ids, std::move(media));
   EXPECT_EQ(conversation.kv().tokens_alive, expected.alive_counts());
   EXPECT_EQ(conversation.kept(), expected.kept());
   const ScoreResult score = conversation.Score(answer, true);
@@ -207,6 +219,14 @@ TEST_P(SlowDropTest, AlsoBehindTheMediaAndInBlocks) {
   options.block_rows = 7;
   ExpectEqual(small, small.Ids(2, 6), options);
   ExpectEqual(small, small.Ids(0, 0), Options(0.4, {{3, 0.3}}));  // the prompt ends with the video
+}
+
+TEST_P(SlowDropTest, AlsoOfText) {
+  const SmallModel small(GetParam());
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 50; ++i) ids.push_back(3 + 7 * i % 200);
+  ExpectEqual(small, ids, Options(0.3, {{3, 0.5}, {5, 0.2}}), false);
+  ExpectEqual(small, ids, Options(1, {{4, 0.1}}), false);
 }
 
 TEST_P(SlowDropTest, AlsoWithSparseAttention) {
@@ -263,6 +283,7 @@ TEST_F(DropTest, EveryPolicyThatScoresCanDrop) {
       continue;
     }
     for (const char* const allocator : {"uniform", "ada", "pyramid"}) {
+      if (!policy.ada && allocator == std::string("ada")) continue;
       options.kv.allocator = allocator;
       Conversation conversation(small_->model(), options);
       const PromptInfo info = conversation.ReadPrompt(small_->Ids(3, 9), {small_->Video()});
@@ -364,12 +385,19 @@ TEST(DropLayers, TextAndBack) {
   }
 }
 
-TEST(DropLayers, DefaultsScaleWithDepthAndBudget) {
-  EXPECT_EQ(DropLayersText(DefaultDropLayers(28, 3, 0.2)), "4:0.25,12:0.15");
-  EXPECT_EQ(DropLayersText(DefaultDropLayers(36, 3, 0.2)), "5:0.25,15:0.15");
-  EXPECT_EQ(DropLayersText(DefaultDropLayers(8, 3, 0.2)), "3:0.15");
-  EXPECT_EQ(DropLayersText(DefaultDropLayers(28, 3, 0.9)), "12:0.675");
-  EXPECT_TRUE(DefaultDropLayers(2, 2, 0.2).empty());
+TEST(DropLayers, DefaultsFollowWhatCopiesAndTheBudget) {
+  const auto text = [](int64_t layers, int64_t first, double budget, const CopyingHeads& copying = {}) {
+    return DropLayersText(DefaultDropLayers(layers, first, budget, copying));
+  };
+  EXPECT_EQ(text(28, 3, 0.3), "14:0.3");
+  EXPECT_EQ(text(28, 20, 0.3), "20:0.3");
+  EXPECT_EQ(text(7, 3, 0.05), "4:0.2");  // a fifth at least
+  EXPECT_EQ(text(28, 3, 1), "");
+  EXPECT_EQ(text(2, 2, 0.2), "");
+  const CopyingHeads copying = {{0, 0.1}, {0.2, 0}, {0.3, 0.1}, {0.5, 0.4}, {0.3, 0.2}};  // a third: 0.7
+  EXPECT_EQ(text(5, 1, 0.5, copying), "3:0.5");
+  EXPECT_EQ(text(5, 4, 0.5, copying), "4:0.5");
+  EXPECT_EQ(text(5, 1, 0.5, CopyingHeads(5, {0.0, 0.0})), "1:0.5");  // none copies
 }
 
 }  // namespace

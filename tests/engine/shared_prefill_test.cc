@@ -162,16 +162,57 @@ TEST_F(SharedPrefillTest, TheFullCacheIsUntouchedByWhatWasMadeFromIt) {
   EXPECT_EQ(score(), before);
 }
 
-TEST_F(SharedPrefillTest, RefusesWhatChangesThePrefill) {
+// It has nothing to share, and reads anew: exactly as a session of its own.
+TEST_F(SharedPrefillTest, WhatChangesThePrefillReadsAnew) {
   KvOptions n = Setting("snapkv", KvOptions::When::kPrompt);
   n.options["n-attn"] = "1";
-  KvOptions chunk = Setting("snapkv", KvOptions::When::kPrompt);
+  KvOptions chunk = Setting("snapkv", KvOptions::When::kContext);
   chunk.budget.reset();
   chunk.tokens = 20;
   chunk.chunk = 64;
+  KvOptions drop = Setting("snapkv", KvOptions::When::kContext);
+  drop.drop_layers = {{1, 0.3}};
+  KvOptions drop_behind = drop;
+  drop_behind.when = KvOptions::When::kPrompt;
+  const std::vector<KvOptions> settings = {n, chunk, drop, drop_behind, Setting("snapkv", KvOptions::When::kPrompt)};
+  SharedPrefill shared(models_[Dtype::kF32], Threads(), settings);
+  shared.ReadMedia(MediaTurn());
+  for (const char* const question : {kFirst, kSecond}) {
+    shared.ReadQuestion(question);
+    for (size_t i = 0; i < settings.size(); ++i) {
+      EXPECT_EQ(shared.ReadsAnew(i), i < 4);
+      if (i == 4) continue;
+      const bool behind = settings[i].when == KvOptions::When::kPrompt;
+      SessionOptions options = Threads();
+      options.kv = settings[i];
+      Conversation own(models_[Dtype::kF32], options);
+      Turn turn = MediaTurn();
+      if (behind) turn.prompt = question;
+      if (behind) {
+        own.ReadTurn(turn);
+      } else {
+        own.ReadMedia(turn);
+      }
+      Conversation made = shared.Compress(i);
+      EXPECT_EQ(made.kept(), own.kept()) << i;
+      EXPECT_EQ(made.kv().tokens_alive, own.kv().tokens_alive) << i;
+      if (!behind) {
+        own.ReadTurn({.prompt = question});
+        made.ReadTurn({.prompt = question});
+      }
+      const Said expected = Say(own), said = Say(made);
+      EXPECT_EQ(said.ids, expected.ids) << i;
+      EXPECT_EQ(said.logits, expected.logits) << i;
+    }
+  }
+}
+
+TEST_F(SharedPrefillTest, RefusesWhatCannotBe) {
   KvOptions unknown = Setting("nonsense", KvOptions::When::kPrompt);
+  KvOptions late = Setting("snapkv", KvOptions::When::kPrompt);
+  late.drop_layers = {{400, 0.3}};
   for (const auto& [kv, says] :
-       std::vector<std::pair<KvOptions, std::string>>{{n, "n-attn"}, {chunk, "kv.chunk"}, {unknown, "nonsense"}}) {
+       std::vector<std::pair<KvOptions, std::string>>{{late, "kv.drop_layers"}, {unknown, "nonsense"}}) {
     try {
       SharedPrefill(models_[Dtype::kF32], Threads(), {kv});
       ADD_FAILURE() << says;
