@@ -99,7 +99,6 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   RegisterFiles(table, flags, &io);
   io.Check();
   CheckSamplingFlags(table, flags.sampling);
-  if (flags.prompt.media.empty()) table.Refuse("--drop-layers", "there is no --video, --image or --frames");
   if (!flags.outputs.dump.empty() && flags.profile.drop != ProfileFlags::Drop::kOff) {
     table.Refuse("--drop-layers", "with " + table.Name("--dump") + " every layer must have all tokens");
   }

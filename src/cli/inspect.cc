@@ -84,7 +84,7 @@ std::string FindingsText(const Findings& findings) {
     }
   }
   for (size_t layer = 0; layer < findings.copying.size(); ++layer) {
-    char cell[32];
+    char cell[48];
     std::snprintf(cell, sizeof cell, "  copying %4zu  ", layer);
     text += cell;
     for (const double share : findings.copying[layer]) {
