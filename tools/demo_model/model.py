@@ -205,18 +205,19 @@ def slot_attention(q, k, v, video, groups):
     nkv = k.shape[1]
     rep = h // nkv
     scale = d ** -0.5
-    kv, vv = k[:, :, :video], v[:, :, :video]
-    heads = q[:, :, :video], kv.repeat_interleave(rep, 1), vv.repeat_interleave(rep, 1)
+    # Split, not sliced: the gradient of a split is one concatenation, that of every slice a sum over all rows.
+    parts = [x.split([video] + [count * length for count, length in groups], 2) for x in (q, k, v)]
+    first, kv, vv = (part[0] for part in parts)
+    heads = first, kv.repeat_interleave(rep, 1), vv.repeat_interleave(rep, 1)
     if video > 1024:
         out = [F.scaled_dot_product_attention(*heads, is_causal=True)]
     else:
         out = [attend(*heads, torch.ones(video, video, dtype=torch.bool, device=q.device).tril())]
-    at = video
-    for count, length in groups:
+    for (count, length), qg, kg, vg in zip(groups, *(part[1:] for part in parts)):
         rows = count * length
-        qg = q[:, :, at:at + rows].reshape(b, nkv, rep * rows, d) * scale
+        qg = qg.reshape(b, nkv, rep * rows, d) * scale
         qs = qg.view(b, nkv, rep, count, length, d).transpose(2, 3).reshape(b, nkv, count, rep * length, d)
-        ks, vs = (x[:, :, at:at + rows].reshape(b, nkv, count, length, d) for x in (k, v))
+        ks, vs = (x.reshape(b, nkv, count, length, d) for x in (kg, vg))
         far = torch.matmul(qg, kv.transpose(-1, -2)).view(b, nkv, rep, count, length, video).transpose(2, 3)
         near = torch.matmul(qs, ks.transpose(-1, -2)).view(b, nkv, count, rep, length, length)
         future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
@@ -226,7 +227,6 @@ def slot_attention(q, k, v, video, groups):
         pn = p[..., video:].reshape(b, nkv, count, rep * length, length)
         near_out = torch.matmul(pn, vs).view(b, nkv, count, rep, length, d).transpose(2, 3).reshape(b, nkv, rep * rows, d)
         out.append((torch.matmul(pf, vv) + near_out).view(b, h, rows, d))
-        at += rows
     return torch.cat(out, 2)
 
 

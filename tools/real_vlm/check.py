@@ -1,6 +1,7 @@
 """Text in equals SmolLM2 out: LlamaForCausalLM against Qwen2_5_VLForConditionalGeneration from an exported directory.
 
     python convert.py DIR --dtype float32; python check.py DIR              before training: the same logits and greedy tokens
+    python check.py DIR --video                                             the training module and transformers about videos: the same
     python check.py DIR --kl                                                after: mean KL to SmolLM2 on held-out plain text
 
 Both run in float32. The first is transformers' own reading of the GGUF file (its weights, not its tokenizer, which transformers
@@ -13,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import language
 import vlm
+import check_hf
+from model import DemoModel
 from plain import Texts
 
 PROMPTS = ("What is the capital of France?", "Write a Python function that returns the n-th Fibonacci number, with a docstring.",
@@ -29,8 +33,14 @@ def main():
     ap.add_argument("directory")
     ap.add_argument("--gguf", default=str(language.GGUF))
     ap.add_argument("--kl", action="store_true")
+    ap.add_argument("--video", action="store_true")
     ap.add_argument("--texts", type=int, default=24, help="with --kl: stretches of 256 tokens")
     args = ap.parse_args()
+    if args.video:
+        model = DemoModel(language.config())
+        model.load_state_dict({k: v.float() for k, v in load_file(f"{args.directory}/model.safetensors").items()})
+        check_hf.compare(args.directory, model, vlm.packer(language.read(args.gguf)))
+        return
     from transformers import AutoModelForCausalLM, AutoProcessor, Qwen2_5_VLForConditionalGeneration
     path = Path(args.gguf)
     before = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
