@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from questions import TYPES, events
 
 
-def ask(program, model, questions, blind):
+def ask(program, model, folder, questions, blind):
     """The answers' texts, in order."""
     base = [program, "ask", "-m", model, "-t", "1", "-n", "160", "--json", "-"]
     prompts = [flag for q in questions for flag in ("-p", q["prompt"])]
     if blind:
         calls = [base + ["-p", q["prompt"]] for q in questions]
     else:
-        video = os.path.join(model, "eval", questions[0]["video"])
+        video = os.path.join(folder, questions[0]["video"])
         calls = [base + ["--video", video, "--independent", "--kv-when", "media"] + prompts]
     texts = []
     for call in calls:
@@ -40,19 +40,22 @@ def main():
     ap.add_argument("program")
     ap.add_argument("model")
     ap.add_argument("--lengths", default="short,medium,long")
+    ap.add_argument("--eval", help="folder of the videos and questions.jsonl (default: MODEL/eval)")
+    ap.add_argument("--videos", type=int, default=10 ** 6, help="at most this many videos per length")
     ap.add_argument("--blind", action="store_true")
     args = ap.parse_args()
+    folder = args.eval or os.path.join(args.model, "eval")
     by_video = collections.defaultdict(list)
-    with open(os.path.join(args.model, "eval", "questions.jsonl")) as f:
+    with open(os.path.join(folder, "questions.jsonl")) as f:
         for line in f:
             question = json.loads(line)
             by_video[question["video"]].append(question)
     print("| length | " + " | ".join(TYPES) + ", exact | describe, events |\n|---|" + "---|" * (len(TYPES) + 1))
     for length in args.lengths.split(","):
-        jobs = [qs for qs in by_video.values() if qs[0]["length"] == length]
+        jobs = [qs for qs in by_video.values() if qs[0]["length"] == length][:args.videos]
         right = collections.defaultdict(list)
         with ThreadPoolExecutor(2) as pool:
-            for questions, texts in zip(jobs, pool.map(lambda qs: ask(args.program, args.model, qs, args.blind), jobs)):
+            for questions, texts in zip(jobs, pool.map(lambda qs: ask(args.program, args.model, folder, qs, args.blind), jobs)):
                 for q, text in zip(questions, texts):
                     right[q["type"]].append(text == q["answer"])
                     if q["type"] == "describe":

@@ -21,11 +21,10 @@ from scenes import Renderer, sample_scene
 
 
 @torch.no_grad()
-def main(directory):
+def compare(directory, model, packer):
+    """Raises where the directory and the training module, both in float32, differ."""
     reference, processor = hf.load(directory)
-    model = DemoModel(Config())
-    model.load_state_dict({k: v.float() for k, v in load_file(f"{directory}/model.safetensors").items()})
-    packer, renderer, rng = Packer(tokenizer_module.build()), Renderer(), np.random.default_rng(5)
+    renderer, rng = Renderer(), np.random.default_rng(5)
     worst = 0.0
     for slices, grid in ((6, 4), (5, 6)):
         scene = sample_scene(rng, slices, grid)
@@ -58,6 +57,12 @@ def main(directory):
             print(f"{grid * 28} px, {slices} slices, {q.type}: ids, patches, positions equal; logits differ by at most {gap:.1e}")
     assert worst < 2e-3, worst
     print("ok")
+
+
+def main(directory):
+    model = DemoModel(Config())
+    model.load_state_dict({k: v.float() for k, v in load_file(f"{directory}/model.safetensors").items()})
+    compare(directory, model, Packer(tokenizer_module.build()))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import tokenizer as tokenizer_module
 from model import MEAN, STD, Config
 
 
-def config_json(cfg, tok):
-    """The published flat config.json with this model's numbers and token ids."""
+def config_json(cfg, tok, positions=32768):
+    """The published flat config.json with a model's numbers and token ids."""
     ids = {name: tok.token_to_id(f"<|{name}|>") for name in
            ("endoftext", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")}
     return {
@@ -24,7 +24,7 @@ def config_json(cfg, tok):
         "eos_token_id": ids["im_end"], "vision_start_token_id": ids["vision_start"], "vision_end_token_id": ids["vision_end"],
         "vision_token_id": ids["vision_pad"], "image_token_id": ids["image_pad"], "video_token_id": ids["video_pad"],
         "hidden_act": "silu", "hidden_size": cfg.hidden_size, "initializer_range": 0.02,
-        "intermediate_size": cfg.intermediate_size, "max_position_embeddings": 32768, "max_window_layers": cfg.num_hidden_layers,
+        "intermediate_size": cfg.intermediate_size, "max_position_embeddings": positions, "max_window_layers": cfg.num_hidden_layers,
         "model_type": "qwen2_5_vl", "num_attention_heads": cfg.num_attention_heads,
         "num_hidden_layers": cfg.num_hidden_layers, "num_key_value_heads": cfg.num_key_value_heads,
         "rms_norm_eps": cfg.rms_norm_eps, "rope_theta": cfg.rope_theta, "sliding_window": 32768, "tie_word_embeddings": True,
@@ -50,10 +50,16 @@ def preprocessor(kind, most):
 
 def export(state, directory):
     cfg, tok = Config(), tokenizer_module.build()
-    save_file({k: v.detach().to(torch.bfloat16).contiguous() for k, v in state.items()}, f"{directory}/model.safetensors",
+    write(state, cfg, tok, directory)
+    tokenizer_module.write_files(tok, directory)
+
+
+def write(state, cfg, tok, directory, dtype=torch.bfloat16, positions=32768):
+    """Everything but the tokenizer's files."""
+    save_file({k: v.detach().to(dtype).contiguous() for k, v in state.items()}, f"{directory}/model.safetensors",
               metadata={"format": "pt"})
     end = [tok.token_to_id("<|im_end|>"), tok.token_to_id("<|endoftext|>")]
-    files = {"config.json": config_json(cfg, tok), "preprocessor_config.json": preprocessor("image", 200704),
+    files = {"config.json": config_json(cfg, tok, positions), "preprocessor_config.json": preprocessor("image", 200704),
              "video_preprocessor_config.json": preprocessor("video", 50176),
              "generation_config.json": {"bos_token_id": end[1], "pad_token_id": end[1], "do_sample": False, "eos_token_id": end,
                                         "repetition_penalty": 1.0, "transformers_version": "4.57.1"}}
@@ -61,7 +67,6 @@ def export(state, directory):
         with open(f"{directory}/{name}", "w") as f:
             json.dump(content, f, indent=2)
             f.write("\n")
-    tokenizer_module.write_files(tok, directory)
 
 
 if __name__ == "__main__":

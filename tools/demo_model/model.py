@@ -71,13 +71,31 @@ def _rotate(x, cos, sin):
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
+def _causal(s):
+    """Softmax of square scores below the diagonal."""
+    row = torch.arange(s.shape[-1], device=s.device)
+    return torch.softmax(s.float().masked_fill(row[:, None] < row, float("-inf")), -1).to(s.dtype)
+
+
+def _slots(far, near):
+    """One softmax over the prefix's scores `far` [B, kv heads, rep, count, length, video] and a slot's own, `near` [B, kv heads,
+    count, rep, length, length], causal; each part comes back as a matrix per KV head or per slot."""
+    length, row = near.shape[-1], torch.arange(near.shape[-1], device=near.device)
+    f, n = far.float(), near.transpose(2, 3).float().masked_fill(row[:, None] < row, float("-inf"))
+    top = torch.maximum(f.amax(-1, keepdim=True), n.amax(-1, keepdim=True)).detach()
+    f, n = torch.exp(f - top), torch.exp(n - top)
+    total = 1 / (f.sum(-1, keepdim=True) + n.sum(-1, keepdim=True))
+    return (f * total).to(far.dtype).flatten(2, 4), (n * total).to(near.dtype).transpose(2, 3).flatten(3, 4)
+
+
 class fused:
     """The functions in use: eager until `enable` compiles them."""
-    norm, gate, rotate = _norm, _gate, _rotate
+    norm, gate, rotate, causal, slots = _norm, _gate, _rotate, _causal, _slots
 
     @classmethod
     def enable(cls):
-        cls.norm, cls.gate, cls.rotate = (torch.compile(f, dynamic=True) for f in (_norm, _gate, _rotate))
+        for f in (_norm, _gate, _rotate, _causal, _slots):
+            setattr(cls, f.__name__[1:], staticmethod(torch.compile(f, dynamic=True)))
 
 
 class RMSNorm(nn.Module):
@@ -205,28 +223,24 @@ def slot_attention(q, k, v, video, groups):
     nkv = k.shape[1]
     rep = h // nkv
     scale = d ** -0.5
-    kv, vv = k[:, :, :video], v[:, :, :video]
-    heads = q[:, :, :video], kv.repeat_interleave(rep, 1), vv.repeat_interleave(rep, 1)
+    # Split, not sliced: the gradient of a split is one concatenation, that of every slice a sum over all rows.
+    parts = [x.split([video] + [count * length for count, length in groups], 2) for x in (q, k, v)]
+    first, kv, vv = (part[0] for part in parts)
+    heads = first, kv.repeat_interleave(rep, 1), vv.repeat_interleave(rep, 1)
     if video > 1024:
         out = [F.scaled_dot_product_attention(*heads, is_causal=True)]
     else:
-        out = [attend(*heads, torch.ones(video, video, dtype=torch.bool, device=q.device).tril())]
-    at = video
-    for count, length in groups:
+        out = [torch.matmul(fused.causal(torch.matmul(heads[0] * scale, heads[1].transpose(-1, -2))), heads[2])]
+    for (count, length), qg, kg, vg in zip(groups, *(part[1:] for part in parts)):
         rows = count * length
-        qg = q[:, :, at:at + rows].reshape(b, nkv, rep * rows, d) * scale
+        qg = qg.reshape(b, nkv, rep * rows, d) * scale
         qs = qg.view(b, nkv, rep, count, length, d).transpose(2, 3).reshape(b, nkv, count, rep * length, d)
-        ks, vs = (x[:, :, at:at + rows].reshape(b, nkv, count, length, d) for x in (k, v))
-        far = torch.matmul(qg, kv.transpose(-1, -2)).view(b, nkv, rep, count, length, video).transpose(2, 3)
+        ks, vs = (x.reshape(b, nkv, count, length, d) for x in (kg, vg))
+        far = torch.matmul(qg, kv.transpose(-1, -2)).view(b, nkv, rep, count, length, video)
         near = torch.matmul(qs, ks.transpose(-1, -2)).view(b, nkv, count, rep, length, length)
-        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        near = near.masked_fill(future, float("-inf"))
-        p = torch.softmax(torch.cat([far, near], -1), -1, dtype=torch.float32).to(q.dtype)
-        pf = p[..., :video].transpose(2, 3).reshape(b, nkv, rep * rows, video)
-        pn = p[..., video:].reshape(b, nkv, count, rep * length, length)
+        pf, pn = fused.slots(far, near)
         near_out = torch.matmul(pn, vs).view(b, nkv, count, rep, length, d).transpose(2, 3).reshape(b, nkv, rep * rows, d)
         out.append((torch.matmul(pf, vv) + near_out).view(b, h, rows, d))
-        at += rows
     return torch.cat(out, 2)
 
 

@@ -25,26 +25,13 @@ from batches import IGNORE, Packer, make_batch
 from model import Config, DemoModel, fused, patchify
 from questions import TYPES
 from scenes import COLOUR_NAMES, SHAPES, Renderer
+from steps import average_gradients, parse_plan, score, stop_together
 
 CLASSES = (7, 6, 6, 6, 3, 4)         # colour, shape, motion, rank, third of the video, quadrant of a cell
 TAPS = (1, 3)                        # decoder layers whose visual rows carry auxiliary heads
 NAMED_LAYERS = (0, 3)              # decoder layers after which text rows know shape and colour of the object they are about
 TAP_CLASSES = {"tower": (0, 1, 2, 4, 5), 1: (4, 5), 3: (0, 1, 2, 3, 4, 5)}
 PLAN = "0:6x4;900:6x4,12x4*2;1400:6x4,12x4*3,8x6,24x4;2000:6x4,12x4*3,8x6,24x4*2,48x4"
-
-
-def parse_plan(text):
-    """'step:SLICESxGRID*WEIGHT,..;step:..' -> [(step, [(slices, grid), ..])] in order."""
-    plan = []
-    for stage in text.split(";"):
-        step, items = stage.split(":")
-        mix = []
-        for item in items.split(","):
-            shape, _, weight = item.partition("*")
-            slices, grid = (int(v) for v in shape.split("x"))
-            mix += [(slices, grid)] * int(weight or 1)
-        plan.append((int(step), mix))
-    return plan
 
 
 class Heads(nn.Module):
@@ -123,20 +110,6 @@ def optimizers(model, heads, lr, muon, rank=0, workers=1):
     return out, matrices
 
 
-def score(logits_right, batch, chosen, tally):
-    """Counts answers with every token right, per type."""
-    b = batch["target"].shape[0]
-    key = (torch.arange(b)[:, None] * 10000 + batch["number"])[chosen].cpu().numpy()
-    kind = batch["kind"][chosen].cpu().numpy()
-    right = logits_right.cpu().numpy()
-    order, start = np.unique(key, return_index=True)
-    wrong = np.unique(key[~right])
-    good = ~np.isin(order, wrong)
-    for k in range(len(TYPES)):
-        of_type = kind[start] == k
-        tally[k] += (good[of_type].sum(), of_type.sum())
-
-
 def save(path, model, heads, opts, step, rank, workers):
     """Write a checkpoint (worker 0, with every worker's optimiser state); a reader never sees half of one."""
     states = [None] * workers
@@ -147,20 +120,6 @@ def save(path, model, heads, opts, step, rank, workers):
     if rank == 0:
         torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step, "opts": states}, path + ".new")
         os.replace(path + ".new", path)
-
-
-def average_gradients(params, workers):
-    """One all-reduce over all gradients. A worker per core beats threads inside every operation, above all when the
-    cores are shared with other work: the workers meet once a step, not at every small matrix."""
-    if workers == 1:
-        return
-    params = [p for p in params if p.grad is not None]
-    flat = torch.cat([p.grad.flatten() for p in params])
-    torch.distributed.all_reduce(flat)
-    at = 0
-    for p in params:
-        p.grad.copy_(flat[at:at + p.numel()].view_as(p) / workers)
-        at += p.numel()
 
 
 @torch.no_grad()
@@ -184,14 +143,6 @@ def rehearse(model, packer, renderer):
                              batch["groups"], TAPS)
         hidden.float().sum().backward()
     model.zero_grad(set_to_none=True)
-
-
-def stop_together(late, workers):
-    """True in all workers once the first one says so (their clocks may differ by a step)."""
-    flag = torch.tensor(float(late))
-    if workers > 1:
-        torch.distributed.all_reduce(flag)
-    return bool(flag > 0)
 
 
 def arguments():
