@@ -65,7 +65,7 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
     table.Refuse("--layers", "a model directory has its own layers; use --shape");
     CheckReadableModel(flags.model.directory);
   }
-  CheckProfileFlags(table, flags.profile, flags.kv);
+  CheckProfileFlags(table, flags.profile, flags.kv, Reads::kMedia);
   CheckPrefillFlags(table, flags.prefill, true);
   for (const int64_t tokens : flags.prompt_tokens) {
     CheckBenchGrid(flags.model.directory, flags.shape,
@@ -126,7 +126,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
     return flags.shape.empty() ? Model::Load(flags.model.directory, options)
                                : Model::Random(flags.shape, flags.layers, options);
   });
-  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, *model);
+  const KvOptions resolved = ResolveKv(flags.profile, flags.kv, *model, Reads::kMedia);
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
     if (cancelled) throw Cancelled();
     SessionOptions options;

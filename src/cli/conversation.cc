@@ -31,8 +31,12 @@ std::shared_ptr<const Model> LoadConversationModel(const ConversationFlags& flag
   });
 }
 
+Reads WhatIsRead(const ConversationFlags& flags) {
+  return flags.prompt.media.empty() ? Reads::kTextAlone : Reads::kMedia;
+}
+
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
-  SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, *model),
+  SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, *model, WhatIsRead(flags)),
                                               ResolvePrefill(flags.profile, flags.prefill), progress);
   options.dump_directory = flags.outputs.dump;
   return flags.cache.empty() ? Session(model, std::move(options))
@@ -102,7 +106,7 @@ void CheckConversationFlags(const FlagTable& table, const ConversationFlags& fla
   if (!flags.outputs.dump.empty() && flags.profile.drop != ProfileFlags::Drop::kOff) {
     table.Refuse("--drop-layers", "with " + table.Name("--dump") + " every layer must have all tokens");
   }
-  CheckProfileFlags(table, flags.profile, flags.kv);
+  CheckProfileFlags(table, flags.profile, flags.kv, WhatIsRead(flags));
   CheckPrefillFlags(table, flags.prefill, !flags.prompt.media.empty());
   if (flags.kv.when == KvOptions::When::kContext && !flags.prompt.has_context()) {
     table.Refuse("--kv-when", "context needs --video, --image, --frames or --context");

@@ -11,8 +11,14 @@ namespace {
 
 using Drop = ProfileFlags::Drop;
 
-bool TakesProfilesDrops(const ProfileFlags& flags) {
-  return flags.drop == Drop::kUnset || flags.drop == Drop::kAuto;
+bool TakesProfilesDrops(const ProfileFlags& flags, Reads reads) {
+  return (flags.drop == Drop::kUnset && reads == Reads::kMedia) || flags.drop == Drop::kAuto;
+}
+
+// For checks of what needs a drop layer, until it is known which.
+KvOptions WithSomeDrop(KvOptions kv, int64_t layer) {
+  kv.drop_layers = {{layer, 0.5}};
+  return kv;
 }
 
 }  // namespace
@@ -40,38 +46,36 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
   });
 }
 
-void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv) {
+void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const KvOptions& kv, Reads reads) {
   if (flags.file.empty()) {
     if (flags.drop == Drop::kOff)
       table.Refuse("--drop-layers", "off needs a --profile whose drop layers it leaves out");
-    KvOptions asked = kv;
     if (flags.drop == Drop::kAuto) {
-      asked.drop_layers = {{1, 0.5}};  // which ones is known with the model; whether any can be, now
-      CheckKvFlags(table, asked);
+      CheckKvFlags(table, WithSomeDrop(kv, 1));  // which ones is known with the model; whether any can be, now
       if (!kv.budget) FailUsage(table.Name("--drop-layers"), ": auto without --profile follows --kv-budget; give one");
       return;
     }
-    return CheckKvFlags(table, asked);
+    return CheckKvFlags(table, kv);
   }
   if (table.Given("--kv-policy") && kv.policy != CalibratedPolicy().name) {
     FailUsage(table.Name("--profile"), ": is for policy ", CalibratedPolicy().name, "; ", table.Name("--kv-policy"),
               " asks for ", kv.policy);
   }
   CheckReadableFile(flags.file);
-  CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags)));
+  CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags, reads)));
 }
 
-KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model& model) {
+KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model& model, Reads reads) {
   const ModelInfo& info = model.info();
   if (!flags.file.empty()) {
     const Profile profile = ReadProfile(flags.file);
     CheckProfileFits(profile, flags.file, info);
-    return WithProfile(profile, kv, TakesProfilesDrops(flags));
+    return WithProfile(profile, kv, TakesProfilesDrops(flags, reads));
   }
   if (flags.drop != Drop::kAuto) return kv;
   KvOptions resolved = kv;
   const auto spec = KvCacheSpec::Uniform(info.layers, info.kv_heads, info.head_dim, FormatOf(info.dtype));
-  const auto policy = MakePolicy(kv, spec).policy;
+  const auto policy = MakePolicy(WithSomeDrop(kv, info.layers - 1), spec).policy;
   resolved.drop_layers =
       DefaultDropLayers(info.layers, policy->FirstDropLayer(), kv.budget.value_or(1),
                         policy->drops_by() == DropsBy::kCopyingHeads ? model.copying_heads() : CopyingHeads());

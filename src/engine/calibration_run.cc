@@ -230,6 +230,7 @@ int64_t CalibrationRun::Agreeing(const KvOptions& kv) {
   SessionOptions options = options_;
   options.kv = kv;
   options.kv.when = request_.when;
+  if (media_.empty()) options.kv.drop_layers.clear();  // what can be dropped is looked for among visual tokens
   Conversation conversation(model_, options);
   conversation.ReadPrompt(ids_, media_, nullptr, context_ids_);
   kept_ = conversation.kept();

@@ -82,6 +82,7 @@ Conversation SharedPrefill::Compress(size_t setting) {
 SessionOptions SharedPrefill::OptionsWith(const KvOptions& kv) const {
   SessionOptions options = options_;
   options.kv = kv;
+  options.dump_directory.clear();
   return options;
 }
 

@@ -116,6 +116,19 @@ std::vector<EvalResult> ReadLines(const std::string& path, size_t* whole) {
   return results;
 }
 
+// "9@0.5+13@0.2": a colon and a comma would end the option and the policy.
+std::vector<DropLayer> DropLayersOf(const std::string& policy, const std::string& value) {
+  std::string list = value;
+  std::replace(list.begin(), list.end(), '+', ',');
+  std::replace(list.begin(), list.end(), '@', ':');
+  try {
+    if (value.find_first_of(":,") == std::string::npos) return ParseDropLayers(list);
+  } catch (const Error&) {
+  }
+  FailUsage("policy '", policy, "': drop-layers=", value,
+            ": must look like 9@0.5+13@0.2, layers ascending from 1, shares descending in (0, 1]");
+}
+
 }  // namespace
 
 EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::When when) {
@@ -139,9 +152,7 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
     std::string value = part.substr(equals + 1);
     if (key == "drop-layers") {
       if (!setting.kv.drop_layers.empty()) FailUsage("policy '", policy, "': ", key, " is given twice");
-      std::replace(value.begin(), value.end(), '+', ',');
-      std::replace(value.begin(), value.end(), '@', ':');
-      setting.kv.drop_layers = ParseDropLayers(value);
+      setting.kv.drop_layers = DropLayersOf(policy, value);
       begin = end;
       continue;
     }
@@ -150,6 +161,9 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       FailUsage("policy '", policy, "': ", key, " is given twice");
     }
     begin = end;
+  }
+  if (setting.full() && policy != "full") {
+    FailUsage("policy '", policy, "': the full cache is asked anyway, and takes no options");
   }
   if (!setting.full()) setting.kv.budget = budget;
   try {

@@ -63,6 +63,9 @@ void Compression::Adopt(BudgetPlan plan, Droppable droppable) {
   plan_ = std::move(plan);
   if (!active()) return;
   observations_ = Observations(setup_, spec_, heads_, plan_.base);
+  PUREKV_CHECK(options_.drop_layers.empty() || setup_.policy->drops_by() != DropsBy::kCopyingHeads ||
+                   static_cast<int64_t>(copying_.size()) == spec_.layers(),
+               copying_.size(), " of ", spec_.layers(), " layers' copying is known");
   dropping_ = Dropping(options_.drop_layers, setup_.policy->drops_by(), droppable, copying_);
   capacity_.clear();
   for (int64_t layer = 0; layer < spec_.layers(); ++layer) {

@@ -18,8 +18,8 @@ namespace purekv {
 
 class Compression {
  public:
-  // heads: query heads. inv_freq: frequency of each rotated pair. copying: of the model's heads, for a first prompt
-  // whose budget is shared out by it (AllocatesByCopying). Throws Error (kUsage) as CheckKvOptions does, and when an
+  // heads: query heads. inv_freq: frequency of each rotated pair. copying: of the model's heads, where the
+  // allocator or the policy's drop layers go by it. Throws Error (kUsage) as CheckKvOptions does, and when an
   // option or a drop layer does not fit the model.
   Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq,
               CopyingHeads copying = {});

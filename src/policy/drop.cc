@@ -56,7 +56,7 @@ void CheckDropLayers(const std::vector<DropLayer>& drops) {
       FailUsage(kField, ": ", part, ": the layer must be at least 1: what is dropped is chosen by the layer before it");
     }
     if (!(drop.alive > 0 && drop.alive <= 1)) {
-      FailUsage(kField, ": ", part, ": the share of visual tokens that stay must be above 0, at most 1");
+      FailUsage(kField, ": ", part, ": the share of tokens that stay must be above 0, at most 1");
     }
     if (i == 0) continue;
     if (drop.layer <= drops[i - 1].layer) {
@@ -78,7 +78,7 @@ std::vector<DropLayer> DefaultDropLayers(int64_t layers, int64_t first, double b
       below[i + 1] = std::accumulate(copying[i].begin(), copying[i].end(), below[i]);
     }
     const auto enough = std::lower_bound(below.begin(), below.end(), kCopyingBelow * below.back());
-    layer = enough - below.begin();
+    if (below.back() > 0) layer = enough - below.begin();
   }
   const DropLayer drop{std::max(layer, first), std::max(kLeastShare, budget)};
   if (drop.layer >= layers || drop.alive >= 1) return {};

@@ -1,4 +1,4 @@
-// Dropping visual tokens from the prefill (docs/purekv.md, "Dropping tokens"): from a drop layer on, tokens of low
+// Dropping tokens from the prefill (docs/purekv.md, "Dropping tokens"): from a drop layer on, tokens of low
 // importance are not computed any more, so that norms, products, attention and cache of all later layers shrink.
 #pragma once
 

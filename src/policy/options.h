@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace purekv {
@@ -18,6 +19,12 @@ struct PolicyOption {
   double low = 0, high = 0;        // of a number, both allowed
   bool odd = false;                // of an integer
   std::vector<std::string> words;  // accepted as they stand (in place of a number, or all there is)
+  bool of_drops = false;           // says what is dropped from the prefill: needs KvOptions::drop_layers
+
+  PolicyOption&& OfDrops() && {
+    of_drops = true;
+    return std::move(*this);
+  }
 };
 
 constexpr int64_t kMostTokens = 1'000'000'000;  // upper end of options that count tokens

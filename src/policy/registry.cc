@@ -92,6 +92,11 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
 }
 
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
+  for (const PolicyOption& option : policy.options) {
+    if (!option.of_drops || !options.drop_layers.empty() || !options.options.contains(option.name)) continue;
+    FailUsage(Field{"kv.option." + option.name}, ": cannot take effect: nothing is dropped from the prefill (",
+              Field{"kv.drop_layers"}, ")");
+  }
   if (options.drop_layers.empty()) return;
   CheckDropLayers(options.drop_layers);
   if (policy.drops()) return;
@@ -154,6 +159,9 @@ void CheckDropsFit(const KvOptions& options, const PolicySetup& setup, const KvC
     const Message part = Say(Field{"kv.drop_layers"}, ": '", drop.layer, ":", drop.alive, "'");
     if (drop.layer >= spec.layers()) FailUsage(part, ": the model's last layer is ", spec.layers() - 1);
     if (drop.layer >= first) continue;
+    if (setup.policy->drops_by() == DropsBy::kCopyingHeads) {
+      FailUsage(part, ": lower layers know too little: policy ", options.policy, " drops from layer ", first, " on");
+    }
     FailUsage(part, ": the scores come from layer ", first - 1, " (", Field{"kv.option.sources"},
               "); drop layers lie above it");
   }

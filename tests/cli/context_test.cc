@@ -57,6 +57,19 @@ class ContextCli : public ::testing::Test {
   const Arguments policy_ = {"--kv-policy", "snapkv", "--kv-budget", "0.2", "--kv-when", "context"};
 };
 
+// A text has no visual tokens: it is the text that goes.
+TEST_F(ContextCli, DropLayersShortenATextToo) {
+  const Arguments purekv = {"--kv-policy", "purekv", "--kv-budget", "0.3", "-p", "What stops?", "-n", "2"};
+  const Json kv = Object("ask", {context_, purekv, {"--drop-layers", "4:0.4"}})["kv"];
+  EXPECT_EQ(kv["drop_layers"], "4:0.4");
+  EXPECT_NEAR(kv["tokens_alive"][0].get<double>(), 0.4 * kv["tokens_full"].get<double>(), 1);
+  EXPECT_EQ(Object("ask", {context_, purekv, {"--drop-layers", "auto"}})["kv"]["drop_layers"], "3:0.3");
+  // A profile knows what may be dropped of videos, and says nothing of texts.
+  const Arguments profile = {"--profile", std::string(kModel) + "/profile.json", "-p", "What stops?", "-n", "2"};
+  EXPECT_FALSE(Object("ask", {context_, profile})["kv"].contains("drop_layers"));
+  EXPECT_TRUE(Object("ask", {{"--video", kVideo}, profile})["kv"].contains("drop_layers"));
+}
+
 TEST_F(ContextCli, AskReadsTheTextBeforeTheQuestion) {
   const Json asked = Object("ask", {context_, {"-p", "What stops?", "-n", "6"}});
   const Json by_hand = Object("ask", {{"-p", Story() + "\n\nWhat stops?", "-n", "6"}});

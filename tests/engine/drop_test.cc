@@ -368,6 +368,14 @@ TEST_F(DropTest, RefusesWhatCannotWork) {
   options.dump_directory = "somewhere";
   refuse({"dump_directory"}, options);
   options = Options(0.3, {{3, 0.5}});
+  options.kv.options = {{"drop_by", "layer"}, {"drop_kernel", "7"}};
+  refuse({"kv.option.drop_kernel", "drop_by=layer"}, options);
+  options.kv.options = {{"drop_kernel", "7"}, {"own_share", "0"}};
+  refuse({"kv.option.drop_kernel", "no share"}, options);
+  options.kv.options = {{"drop_kernel", "7"}};
+  options.kv.drop_layers.clear();
+  refuse({"kv.option.drop_kernel", "nothing is dropped"}, options);
+  options = Options(0.3, {{3, 0.5}});
   options.kv.options = {{"sources", "2,4"}, {"decode_every", "8"}};
   refuse({"kv.drop_layers", "decode_every", "4"}, options);
   options.kv.options = {{"sources", "2,4"}};
@@ -397,7 +405,7 @@ TEST(DropLayers, DefaultsFollowWhatCopiesAndTheBudget) {
   const CopyingHeads copying = {{0, 0.1}, {0.2, 0}, {0.3, 0.1}, {0.5, 0.4}, {0.3, 0.2}};  // a third: 0.7
   EXPECT_EQ(text(5, 1, 0.5, copying), "3:0.5");
   EXPECT_EQ(text(5, 4, 0.5, copying), "4:0.5");
-  EXPECT_EQ(text(5, 1, 0.5, CopyingHeads(5, {0.0, 0.0})), "1:0.5");  // none copies
+  EXPECT_EQ(text(5, 1, 0.5, CopyingHeads(5, {0.0, 0.0})), "3:0.5");  // none copies
 }
 
 }  // namespace

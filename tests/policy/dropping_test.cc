@@ -111,7 +111,8 @@ INSTANTIATE_TEST_SUITE_P(Moments, DroppingTest,
                                            Case{"unseen_text", KvOptions::When::kContext, true}),
                          [](const auto& info) { return info.param.name; });
 
-TEST(Dropping, ASecondDropLayerChoosesAmongWhatIsLeft) {
+// That the second chooses among what is left shows with an engine that runs no other rows: DropTest.
+TEST(Dropping, EveryDropLayerHasItsShare) {
   const Problem problem({.layers = 6, .tokens = 120, .text_only = true}, 7);
   KvOptions options;
   options.policy = "purekv";
@@ -121,6 +122,26 @@ TEST(Dropping, ASecondDropLayerChoosesAmongWhatIsLeft) {
   engine.compression.SetPrefix(problem.s.tokens, Droppable::kAny);
   engine.ReadChunk(problem.s.tokens);
   EXPECT_EQ(engine.compression.AliveCounts(), (std::vector<int64_t>{72, 48}));
+}
+
+TEST(Dropping, ChunksChooseAmongThemselves) {
+  const Problem problem({.layers = 6, .tokens = 160, .text_only = true}, 9);
+  KvOptions options;
+  options.policy = "purekv";
+  options.tokens = 60;
+  options.chunk = 80;
+  options.options = {{"sinks", "4"}, {"recent", "8"}};
+  options.drop_layers = {{4, 0.25}};
+  SmallEngine engine(problem, options);
+  engine.compression.SetPrefix(problem.s.tokens, Droppable::kAny);
+  for (const int64_t first : {int64_t{0}, int64_t{80}}) {
+    engine.ReadChunk(80);
+    const auto alive = engine.compression.Alive(4);
+    ASSERT_EQ(alive.size(), 20U) << first;
+    EXPECT_GE(alive.front(), first);
+    EXPECT_EQ(alive.back(), first + 79);
+  }
+  EXPECT_EQ(engine.compression.AliveCounts(), std::vector<int64_t>{40});
 }
 
 TEST(Dropping, TextStaysWhereThereAreVisualTokens) {
@@ -134,7 +155,12 @@ TEST(Dropping, TextStaysWhereThereAreVisualTokens) {
   engine.compression.SetPrefix(problem.s.tokens, Droppable::kVisual);
   engine.ReadChunk(problem.s.tokens);
   int64_t visual = 0, text = 0;
-  for (const TokenRecord& one : problem.layout) (IsVisual(one) ? visual : text) += 1;
+  const auto alive = engine.compression.Alive(1);
+  for (int32_t j = 0; j < problem.s.tokens; ++j) {
+    (IsVisual(problem.layout[size_t(j)]) ? visual : text) += 1;
+    if (IsVisual(problem.layout[size_t(j)])) continue;
+    EXPECT_TRUE(std::binary_search(alive.begin(), alive.end(), j)) << j;
+  }
   EXPECT_EQ(engine.compression.AliveCounts(), std::vector<int64_t>{text + visual / 10});
 }
 

@@ -12,6 +12,7 @@ with purekv's choice, the dense full prefill in the same run. Results stay under
 Python's standard library only.
 """
 import argparse
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -47,7 +48,9 @@ def fastv(share):
 
 def evaluate(arguments, model, policies, group):
     types, tokens = run.GROUPS[group]
-    directory = arguments.output / model / f"{arguments.length}-{group}"
+    binding = [policies, arguments.limit, arguments.when]
+    name = hashlib.sha256(json.dumps(binding).encode()).hexdigest()[:12]
+    directory = arguments.output / model / f"{arguments.length}-{group}-{name}"
     directory.mkdir(parents=True, exist_ok=True)
     command = [str(arguments.program), "eval", "-m", str(arguments.model_dir / f"{model}.gguf"), "--data", str(arguments.data / "questions.jsonl"),
                "--types", ",".join(types), "--lengths", arguments.length, "--policies", ",".join(policies), "--budgets", "1", "--when", arguments.when,
@@ -63,7 +66,7 @@ def seconds(arguments, model, drops):
     command = [str(arguments.program), "bench", "-m", str(arguments.model_dir / f"{model}.gguf"), "--prompt-tokens", str(arguments.tokens), "-n", "0",
                "--repeats", str(arguments.repeats), "--kv-policy", "purekv", "--kv-budget", "1", "--drop-layers", drops.replace("+", ","),
                "--format", "json"]
-    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["rows"]
+    rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)["rows"]
     times = {row["policy"]: row["seconds_median"] for row in rows if row["stage"] == "prefill"}
     return times["full"], times["purekv"]
 
@@ -88,7 +91,7 @@ def frontier(arguments, model):
         summary = evaluate(arguments, model, policies, "summary")
     ratios = {}
     for drops, name, policy in rows:
-        if drops not in ratios and arguments.tokens > 0:
+        if drops not in ratios and arguments.tokens > 0 and policy.startswith("purekv:drop-layers"):
             full, dropped = seconds(arguments, model, drops)
             ratios[drops] = f"{full / dropped:.2f} ({full:.1f} to {dropped:.1f} s)"
             print(f"{model} {drops}: {ratios[drops]}", file=sys.stderr, flush=True)
