@@ -23,8 +23,8 @@ inline constexpr const char* kCopyingPassage =
 // Measured when it is first asked for, in one pass of at most 129 tokens; then the model remembers it.
 const CopyingHeads& CopyingHeadsOf(const LanguageModel& model);
 
-// What a sequence of this model is compressed with. Measures the heads where the allocator or drop layers ask for it. Throws Error
-// (kUsage) as Compression does.
+// What a sequence of this model is compressed with. Measures the heads where the allocator or drop layers ask for it.
+// Throws Error (kUsage) as Compression does.
 Compression CompressionOf(const KvOptions& options, const LanguageModel& model);
 
 }  // namespace purekv
