@@ -55,7 +55,7 @@ PromptInfo SharedPrefill::ReadQuestion(const std::string& prompt) {
   ForgetQuestion();
   turn_.prompt = prompt;
   Conversation question = media_.Fork();
-  const PromptInfo info = question.ReadTurn({.prompt = prompt}, record_.StartQuestion(question));
+  PromptInfo info = question.ReadTurn({.prompt = prompt}, record_.StartQuestion(question));
   Repeat(question, KvOptions::When::kPrompt);
   question_.emplace(std::move(question));
   return info;

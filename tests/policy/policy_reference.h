@@ -34,8 +34,8 @@ class Reference {
     for (int64_t layer = 0; layer < p_.s.layers; ++layer) {
       kept.emplace_back();
       if (b_ >= n_) {
-        std::vector<int32_t> all;
-        for (int32_t j = 0; j < n_; ++j) all.push_back(j);
+        std::vector<int32_t> all(static_cast<size_t>(n_));
+        std::iota(all.begin(), all.end(), 0);
         kept.back().assign(size_t(p_.s.kv_heads), all);
       } else {
         KeepLayer(layer, kept.back());

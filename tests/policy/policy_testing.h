@@ -260,9 +260,12 @@ class SmallEngine {
     AttentionSums& sums = compression.observations().AnnounceSums(
         layer, std::span(tokens).subspan(size_t(range.first), size_t(range.count)), cache);
     for (size_t plane = 0; plane < weights.size(); ++plane) {
-      for (size_t i = 0; i < attention.size(); ++i) {
-        const auto out = sums.Plane(int64_t(plane), int64_t(i) % problem_.heads() / problem_.s.group);
-        for (size_t j = 0; j < attention[i].size(); ++j) out[j] += double(weights[plane][i]) * attention[i][j];
+      size_t row = 0;
+      for (int64_t i = 0; i < range.count; ++i) {
+        for (int64_t h = 0; h < problem_.heads(); ++h, ++row) {
+          const auto out = sums.Plane(int64_t(plane), h / problem_.s.group);
+          for (size_t j = 0; j < attention[row].size(); ++j) out[j] += double(weights[plane][row]) * attention[row][j];
+        }
       }
     }
   }
