@@ -31,10 +31,6 @@ std::shared_ptr<const Model> LoadConversationModel(const ConversationFlags& flag
   });
 }
 
-Reads WhatIsRead(const ConversationFlags& flags) {
-  return flags.prompt.media.empty() ? Reads::kTextAlone : Reads::kMedia;
-}
-
 Session MakeSession(const std::shared_ptr<const Model>& model, const ConversationFlags& flags, Progress* progress) {
   SessionOptions options = MakeSessionOptions(flags, ResolveKv(flags.profile, flags.kv, *model, WhatIsRead(flags)),
                                               ResolvePrefill(flags.profile, flags.prefill), progress);
@@ -76,6 +72,10 @@ void PrintWarnings(const PromptInfo& info) {
 }
 
 }  // namespace
+
+Reads WhatIsRead(const ConversationFlags& flags) {
+  return flags.prompt.media.empty() ? Reads::kTextAlone : Reads::kMedia;
+}
 
 void AddConversationFlags(FlagTable& table, ConversationFlags* flags) {
   AddModelFlags(table, &flags->model);

@@ -85,6 +85,9 @@ class Conversation {
   std::vector<Exchange> exchanges_;
 };
 
+// Whether there are media in the prompt.
+Reads WhatIsRead(const ConversationFlags& flags);
+
 // SessionOptions from the flags, but for what is kept and how prompts attend (score --against full has its own).
 SessionOptions MakeSessionOptions(const ConversationFlags& flags, const KvOptions& kv, const PrefillOptions& prefill,
                                   Progress* progress);

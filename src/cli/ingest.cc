@@ -34,7 +34,7 @@ void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   RegisterFiles(table, common, &io);
   io.Output(table.Name("--output"), flags.output);
   io.Check();
-  CheckProfileFlags(table, common.profile, common.kv, common.prompt.media.empty() ? Reads::kTextAlone : Reads::kMedia);
+  CheckProfileFlags(table, common.profile, common.kv, WhatIsRead(common));
   CheckPrefillFlags(table, common.prefill, !common.prompt.media.empty());
   CheckInputs(common.model, common.prompt);
   CheckWritableFile(table.Name("--output"), flags.output);

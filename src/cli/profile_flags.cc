@@ -15,12 +15,6 @@ bool TakesProfilesDrops(const ProfileFlags& flags, Reads reads) {
   return (flags.drop == Drop::kUnset && reads == Reads::kMedia) || flags.drop == Drop::kAuto;
 }
 
-// For checks of what needs a drop layer, until it is known which.
-KvOptions WithSomeDrop(KvOptions kv, int64_t layer) {
-  kv.drop_layers = {{layer, 0.5}};
-  return kv;
-}
-
 }  // namespace
 
 void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
@@ -50,12 +44,14 @@ void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const 
   if (flags.file.empty()) {
     if (flags.drop == Drop::kOff)
       table.Refuse("--drop-layers", "off needs a --profile whose drop layers it leaves out");
+    KvOptions asked = kv;
     if (flags.drop == Drop::kAuto) {
-      CheckKvFlags(table, WithSomeDrop(kv, 1));  // which ones is known with the model; whether any can be, now
+      asked.drop_layers = {{1, 0.5}};  // which ones is known with the model; whether any can be, now
+      CheckKvFlags(table, asked);
       if (!kv.budget) FailUsage(table.Name("--drop-layers"), ": auto without --profile follows --kv-budget; give one");
       return;
     }
-    return CheckKvFlags(table, kv);
+    return CheckKvFlags(table, asked);
   }
   if (table.Given("--kv-policy") && kv.policy != CalibratedPolicy().name) {
     FailUsage(table.Name("--profile"), ": is for policy ", CalibratedPolicy().name, "; ", table.Name("--kv-policy"),
@@ -75,7 +71,7 @@ KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model&
   if (flags.drop != Drop::kAuto) return kv;
   KvOptions resolved = kv;
   const auto spec = KvCacheSpec::Uniform(info.layers, info.kv_heads, info.head_dim, FormatOf(info.dtype));
-  const auto policy = MakePolicy(WithSomeDrop(kv, info.layers - 1), spec).policy;
+  const auto policy = MakePolicy(kv, spec).policy;
   resolved.drop_layers =
       DefaultDropLayers(info.layers, policy->FirstDropLayer(), kv.budget.value_or(1),
                         policy->drops_by() == DropsBy::kCopyingHeads ? model.copying_heads() : CopyingHeads());

@@ -124,10 +124,9 @@ const CopyingHeads& CopyingHeadsOf(const LanguageModel& model) {
 
 Compression CompressionOf(const KvOptions& options, const LanguageModel& model) {
   const Decoder& decoder = model.decoder();
-  bool copies = AllocatorOf(options) == "retrieval";
-  if (!options.drop_layers.empty()) {
-    copies = copies || MakePolicy(options, decoder.cache_spec()).policy->drops_by() == DropsBy::kCopyingHeads;
-  }
+  const PolicySetup setup = MakePolicy(options, decoder.cache_spec());
+  const bool copies =
+      setup.by_copying() || (!options.drop_layers.empty() && setup.policy->drops_by() == DropsBy::kCopyingHeads);
   return {options, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope().inv_freq,
           copies ? CopyingHeadsOf(model) : CopyingHeads()};
 }

@@ -127,8 +127,8 @@ struct PolicyInfo {
   // Throws Error (kUsage) when an option does not fit the model. Null for `full`, which has nothing to decide.
   std::function<std::unique_ptr<const Policy>(const OptionValues&, const PolicyContext&)> make;
 
-  bool chooses = false;  // can choose tokens to drop from the prefill without that
-  bool drops() const { return (ada && !holds) || chooses; }
+  bool chooses = false;  // its scores cannot be compared between heads, but can choose tokens to drop all the same
+  bool drops() const { return (ada && !holds) || chooses; }  // can choose tokens to drop from the prefill
 };
 
 }  // namespace purekv

@@ -92,11 +92,6 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
 }
 
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
-  for (const PolicyOption& option : policy.options) {
-    if (!option.of_drops || !options.drop_layers.empty() || !options.options.contains(option.name)) continue;
-    FailUsage(Field{"kv.option." + option.name}, ": cannot take effect: nothing is dropped from the prefill (",
-              Field{"kv.drop_layers"}, ")");
-  }
   if (options.drop_layers.empty()) return;
   CheckDropLayers(options.drop_layers);
   if (policy.drops()) return;
@@ -244,6 +239,12 @@ std::string AllocatorOf(const KvOptions& options) {
 
 void CheckKvOptions(const KvOptions& options) {
   Checked(options);
+  // Not in MakePolicy: which layers drop may follow from the policy.
+  for (const PolicyOption& option : FindPolicy(options.policy).options) {
+    if (!option.of_drops || !options.drop_layers.empty() || !options.options.contains(option.name)) continue;
+    FailUsage(Field{"kv.option." + option.name}, ": cannot take effect: nothing is dropped from the prefill (",
+              Field{"kv.drop_layers"}, ")");
+  }
 }
 
 PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {

@@ -64,6 +64,9 @@ TEST_F(ContextCli, DropLayersShortenATextToo) {
   EXPECT_EQ(kv["drop_layers"], "4:0.4");
   EXPECT_NEAR(kv["tokens_alive"][0].get<double>(), 0.4 * kv["tokens_full"].get<double>(), 1);
   EXPECT_EQ(Object("ask", {context_, purekv, {"--drop-layers", "auto"}})["kv"]["drop_layers"], "3:0.3");
+  // One layer's choice asks no head how it copies: half the depth.
+  const Arguments layer = {"--drop-layers", "auto", "--kv-option", "drop_by=layer"};
+  EXPECT_EQ(Object("ask", {context_, purekv, layer})["kv"]["drop_layers"], "4:0.3");
   // A profile knows what may be dropped of videos, and says nothing of texts.
   const Arguments profile = {"--profile", std::string(kModel) + "/profile.json", "-p", "What stops?", "-n", "2"};
   EXPECT_FALSE(Object("ask", {context_, profile})["kv"].contains("drop_layers"));

@@ -15,6 +15,7 @@ import unittest
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools/long_context"
 sys.path.insert(0, str(TOOLS))
 import facts  # noqa: E402
+import frontier  # noqa: E402
 import intervals  # noqa: E402
 import make  # noqa: E402
 import run  # noqa: E402
@@ -153,6 +154,13 @@ class CommandLine(unittest.TestCase):
 # Stands for purekv: answers every question of its types under every setting, and counts how often it was started.
 PROGRAM = """#!{python}
 import json, pathlib, sys
+if sys.argv[1] == "bench":
+    drops = sys.argv[sys.argv.index("--drop-layers") + 1]
+    if drops.startswith("2:"):
+        sys.exit("purekv: error: --drop-layers: policy purekv drops from layer 3 on")
+    rows = [{{"stage": "prefill", "policy": "full", "seconds_median": 9.0}}, {{"stage": "prefill", "policy": "purekv", "seconds_median": 4.5}}]
+    print(json.dumps({{"rows": rows}}))
+    sys.exit(0)
 flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 out = pathlib.Path(flags["-o"])
 with (out.parent / "starts").open("a") as starts:
@@ -241,6 +249,33 @@ class Runs(unittest.TestCase):
         (self.folder / "models/qwen0.5b.gguf").unlink()
         self.assertIn("qwen0.5b.gguf: not there; tools/real_models/fetch.py --only qwen0.5b fetches it", self.run_it()[2])
         self.assertIn("--lengths: '9k' is none of 1k, 2k", self.run_it("--lengths", "9k", "--models", "smollm2")[2])
+
+    def frontier(self, *more):
+        said = io.StringIO()
+        arguments = ["--data", self.folder / "data", "--model-dir", self.folder / "models", "-o", self.folder / "frontier",
+                     "--program", self.folder / "purekv", "--models", "qwen0.5b", "--length", "1k", *more]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+            status = frontier.main(list(map(str, arguments)))
+        return status, said.getvalue()
+
+    def test_the_frontier_has_a_row_for_every_choice_and_seconds_for_every_list(self):
+        self.program()
+        status, page = self.frontier("--drops", "8:0.2,7:0.5+11:0.2")
+        self.assertEqual(status, 0)
+        rows = [line for line in page.splitlines() if line.startswith("| ") and "chosen by" not in line]
+        self.assertEqual(len(rows), 2 * 5 + 2)
+        self.assertTrue(rows[0].startswith("| 8:0.2 | purekv: heads below that copy | 0 of "), rows[0])
+        self.assertEqual(sum("2.00 (9.0 to 4.5 s)" in row for row in rows), 2 * 5)  # not FastV's: purekv does not drop at layer 2
+        # Other settings lie beside it.
+        self.assertEqual(self.frontier("--drops", "8:0.2", "--methods", "purekv", "--limit", "1", "--tokens", "0")[0], 0)
+        self.assertEqual(len(list((self.folder / "frontier/qwen0.5b").iterdir())), 4 + 1)  # and the program's own file
+
+    def test_seconds_alone_evaluate_nothing(self):
+        self.program()
+        status, page = self.frontier("--time-only", "--drops", "8:0.2")
+        self.assertEqual(status, 0)
+        self.assertIn("2.00 (9.0 to 4.5 s)", page)
+        self.assertFalse((self.folder / "frontier").exists())
 
     def test_quick_is_a_part(self):
         quick = run.parse(["--quick"])

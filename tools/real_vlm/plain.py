@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+import language
+
 LICENCES = Path("/usr/share/common-licenses")
 
 
@@ -59,5 +61,4 @@ class Texts:
 
     @staticmethod
     def head():
-        import language
         return language.HEAD.removesuffix("<|vision_start|>")
