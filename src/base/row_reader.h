@@ -6,6 +6,8 @@
 
 namespace purekv {
 
+class QuantMatrix;
+
 // Read-only: any number of threads may read at once.
 class RowReader {
  public:
@@ -14,6 +16,8 @@ class RowReader {
   virtual void Read(int64_t first, int64_t count, float* out) const = 0;
   // What the rows are stored as, as a file names it ("Q4_K"): for messages, listings and fingerprints.
   virtual std::string format() const = 0;
+  // The same matrix as codes and scales (base/quant_matrix.h); null: it has no such form.
+  virtual const QuantMatrix* quant() const { return nullptr; }
 };
 
 }  // namespace purekv

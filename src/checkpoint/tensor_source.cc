@@ -14,4 +14,10 @@ std::string ShapeName(const Shape& shape) {
   return name + "]";
 }
 
+std::string TensorSource::ShapeFault(const std::string& name, const Shape& expected) const {
+  const std::optional<TensorInfo> info = Find(name);
+  return "tensor " + name + " has shape " + (info ? ShapeName(info->shape) : "?") + "; the config asks for " +
+         ShapeName(expected);
+}
+
 }  // namespace purekv

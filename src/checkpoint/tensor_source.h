@@ -42,6 +42,14 @@ struct StoredTensorInfo {
   std::string file;  // its name, without folders
 };
 
+// How a quantised matrix is stored.
+struct QuantisedTensor {
+  std::string format;        // "awq", "gptq", "compressed-tensors", "fp8"; of a GGUF its type, "Q4_K"
+  int bits = 0;              // of a code
+  int64_t group = 0;         // inputs that share a scale; 0: a whole row, or more
+  std::string why_expanded;  // why its codes cannot be kept as they are ("8 bits with zero points"); "": they can
+};
+
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -49,6 +57,15 @@ class TensorSource {
   virtual std::optional<TensorInfo> Find(const std::string& name) const = 0;
   // Throws Error naming file and tensor when it is missing.
   virtual TensorData Read(const std::string& name) const = 0;
+  // nullopt: plain numbers, or not there.
+  virtual std::optional<QuantisedTensor> Quantised(const std::string& name) const {
+    (void)name;
+    return std::nullopt;
+  }
+  // What is wrong with a tensor whose shape (that of Find) is not `expected`, behind Describe: by default the two.
+  virtual std::string ShapeFault(const std::string& name, const Shape& expected) const;
+  // What the model as a whole is stored as: "awq", "gguf"; "": plain numbers.
+  virtual std::string method() const { return ""; }
   // All names, sorted.
   virtual std::vector<std::string> Names() const = 0;
   // The caller has copied what it needs: the source may drop the tensor's pages from memory.

@@ -24,6 +24,11 @@ class WatchedTensors final : public TensorSource {
   std::vector<std::string> Names() const override { return source_.Names(); }
   void Release(const std::string& name) const override { source_.Release(name); }
   std::string Describe(const std::string& name) const override { return source_.Describe(name); }
+  std::optional<QuantisedTensor> Quantised(const std::string& name) const override { return source_.Quantised(name); }
+  std::string ShapeFault(const std::string& name, const Shape& expected) const override {
+    return source_.ShapeFault(name, expected);
+  }
+  std::string method() const override { return source_.method(); }
 
  private:
   const TensorSource& source_;

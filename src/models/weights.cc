@@ -65,8 +65,7 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
       continue;
     }
     if (info->shape != spec.shape) {
-      Fail(source.Describe(spec.name), ": tensor ", spec.name, " has shape ", ShapeName(info->shape),
-           "; the config asks for ", ShapeName(spec.shape));
+      Fail(source.Describe(spec.name), ": ", source.ShapeFault(spec.name, spec.shape));
     }
   }
   if (count > 0) {
