@@ -50,6 +50,7 @@ std::vector<Line> AttentionLines(const Options& options);
 std::vector<Line> SparseLines(const Options& options);
 std::vector<Line> DenseLines(const Options& options);
 std::vector<Line> MemoryLines(const Options& options);
+std::vector<Line> CodeLines(const Options& options);
 std::vector<Line> RowLines(const Options& options);
 std::vector<Line> ModelLines(const Options& options);
 

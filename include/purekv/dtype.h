@@ -69,15 +69,49 @@ constexpr const char* FormatName(KvFormat format) {
   return DtypeName(ElementDtype(format));
 }
 
+// In which form weights are kept in memory.
+enum class WeightRequest : uint8_t {
+  kStored,  // as the files have them: codes stay codes where there are kernels for them, plain numbers stay numbers
+  kPlain,   // numbers of the activations' type; codes are expanded
+  kInt8,    // plain numbers are quantised while they are loaded: 8 bits, a scale per output
+  kInt4     // the same with 4 bits, a scale and a zero point per output and group of inputs
+};
+
+constexpr const char* RequestName(WeightRequest request) {
+  switch (request) {
+    case WeightRequest::kStored:
+      return "auto";
+    case WeightRequest::kPlain:
+      return "bf16";
+    case WeightRequest::kInt8:
+      return "int8";
+    case WeightRequest::kInt4:
+      return "int4";
+  }
+  __builtin_unreachable();
+}
+
+// What of a model is kept how. A checkpoint that is quantised already is never quantised again.
+struct WeightOptions {
+  WeightRequest request = WeightRequest::kStored;
+  // Of kInt4: inputs that share a scale, 32, 64 or 128. A layer whose inputs are no multiple of it stays plain.
+  int64_t group = 64;
+  bool int8_head = true;     // of kInt8 and kInt4: the language-model head has 8 bits; else it stays plain
+  bool int8_down = false;    // of kInt4: the feed-forward's last product has 8 bits (llama.cpp gives half of them 6)
+  bool int8_vision = false;  // tower and connector have 8 bits
+  friend bool operator==(const WeightOptions&, const WeightOptions&) = default;
+};
+
 // What a loaded model works with.
 struct NumberFormats {
   Dtype activations = Dtype::kF32;  // f32 or bf16
   WeightFormat weights = WeightFormat::kF32;
   KvFormat cache = KvFormat::kF32;
+  WeightOptions quantisation{};
 
   // All three alike.
   static constexpr NumberFormats Of(Dtype dtype) {
-    return {dtype, dtype == Dtype::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16, FormatOf(dtype)};
+    return {dtype, dtype == Dtype::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16, FormatOf(dtype), {}};
   }
 };
 

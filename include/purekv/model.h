@@ -25,11 +25,11 @@ using ProgressFunction = std::function<void(const char* stage, int64_t done, int
 
 // How a model is loaded.
 struct LoadOptions {
-  std::optional<Dtype> activations{};     // f32 or bf16; unset: bf16 where the machine multiplies it fast, else f32
-  std::optional<WeightFormat> weights{};  // unset: the activations'; so far the only ones that their kernels take
-  std::optional<KvFormat> cache{};        // unset: the activations'
-  int threads = 0;                        // used while loading; 0: physical cores
-  ProgressFunction progress{};            // "load", in parameters
+  std::optional<Dtype> activations{};  // f32 or bf16; unset: bf16 where the machine multiplies it fast, else f32
+  WeightOptions weights{};             // which form weights are kept in
+  std::optional<KvFormat> cache{};     // unset: the activations'
+  int threads = 0;                     // used while loading; 0: physical cores
+  ProgressFunction progress{};         // "load", in parameters
   // When it becomes true, Load and Random throw Cancelled within a second.
   const std::atomic<bool>* cancel = nullptr;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,12 +11,26 @@
 
 namespace purekv {
 
+// The form of a model's weights, as its files have them and in memory.
+struct WeightInfo {
+  WeightOptions options;
+  // "f32", "bf16" or "f16", of most of the files' bytes; or the method that quantised them: "awq", "gptq",
+  // "compressed-tensors", "fp8", "gguf".
+  std::string source;
+  // Bytes in memory by form: "f32" (biases too), "bf16", "w8c" (8 bits, a scale per output), "w4g" (4 bits, scale and
+  // zero point per output and group of inputs), ... (docs/weights.md). Empty for Inspect.
+  std::map<std::string, int64_t> storage;
+  double bits_per_weight = 0;  // of the decoder's products and the head, scales and zero points included
+  // What could not be kept as codes, or not made into them, and why; one line each.
+  std::vector<std::string> notes;
+};
+
 // A loaded model, or one that could be.
 struct ModelInfo {
-  std::string directory;                      // or the GGUF file, or the shape's name for random weights
-  std::string family;                         // "qwen2_5_vl", "llama"
-  Dtype dtype = Dtype::kF32;                  // of activations
-  WeightFormat weights = WeightFormat::kF32;  // packed
+  std::string directory;      // or the GGUF file, or the shape's name for random weights
+  std::string family;         // "qwen2_5_vl", "llama"
+  Dtype dtype = Dtype::kF32;  // of activations
+  WeightInfo weights;
   KvFormat cache = KvFormat::kF32;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;  // packed, in memory

@@ -11,11 +11,14 @@
 
 namespace purekv {
 
-// What a code is worth. Scales and zero points are per row (output) and group of inputs.
+// What a code is worth, and in which arrays a row's scales come (QuantMatrix::ReadCodes): numbers, and bytes.
 enum class QuantStorage : uint8_t {
   kW8C,  // scale * code; signed 8 bits; one f32 scale per row
-  kW4G,  // scale * (code - zero / 16); code 0 .. 15, zero 0 .. 255: zero points in sixteenths
-  kW8G,  // scale * code; signed 8 bits, a scale per group
+  kW4G,  // scale * (code - zero / 16); code 0 .. 15; per group a scale; bytes: zero points in sixteenths, 0 .. 255
+  kW8G,  // scale * code; signed 8 bits; per group a scale
+  kW4M,  // scale * code + add; code 0 .. 15; per group scale and add
+  kW4K,  // scale * s * code - low * m; code 0 .. 15; per 256 inputs scale and low; bytes per 256: s and m of 8 groups
+  kW8K,  // scale * s * code; signed 8 bits; per 256 inputs a scale; bytes per 256: signed s of 16 groups
 };
 constexpr const char* StorageName(QuantStorage storage) {
   switch (storage) {
@@ -25,31 +28,73 @@ constexpr const char* StorageName(QuantStorage storage) {
       return "w4g";
     case QuantStorage::kW8G:
       return "w8g";
+    case QuantStorage::kW4M:
+      return "w4m";
+    case QuantStorage::kW4K:
+      return "w4k";
+    case QuantStorage::kW8K:
+      return "w8k";
   }
   __builtin_unreachable();
 }
 
 struct QuantLayout {
   QuantStorage storage = QuantStorage::kW8C;
-  int64_t group = 0;           // inputs that share a scale: 32, 64 or 128; kW8C: all of the row
-  Dtype scales = Dtype::kF32;  // the type that holds all scales exactly: f16 or bf16; kW8C: f32
+  // Inputs that share a scale. kW8C: all of the row; kW4G, kW8G: 32, 64 or 128; kW4M, kW4K: 32; kW8K: 16.
+  int64_t group = 0;
+  Dtype scales = Dtype::kF32;  // the type that holds all numbers exactly: f16 or bf16; kW8C: f32
   friend bool operator==(const QuantLayout&, const QuantLayout&) = default;
+
+  bool four_bits() const {
+    return storage == QuantStorage::kW4G || storage == QuantStorage::kW4M || storage == QuantStorage::kW4K;
+  }
+  // Numbers and bytes that `in` inputs of a row have.
+  int64_t numbers(int64_t in) const {
+    switch (storage) {
+      case QuantStorage::kW8C:
+        return 1;
+      case QuantStorage::kW4G:
+      case QuantStorage::kW8G:
+        return in / group;
+      case QuantStorage::kW4M:
+        return in / group * 2;
+      case QuantStorage::kW4K:
+        return in / kSuper * 2;
+      case QuantStorage::kW8K:
+        return in / kSuper;
+    }
+    __builtin_unreachable();
+  }
+  int64_t bytes(int64_t in) const {
+    switch (storage) {
+      case QuantStorage::kW4G:
+        return in / group;
+      case QuantStorage::kW4K:
+      case QuantStorage::kW8K:
+        return in / 16;
+      case QuantStorage::kW8C:
+      case QuantStorage::kW8G:
+      case QuantStorage::kW4M:
+        return 0;
+    }
+    __builtin_unreachable();
+  }
+  static constexpr int64_t kSuper = 256;  // inputs that kW4K and kW8K share numbers over
 };
 
 // Read-only: any number of threads may read at once.
 class QuantMatrix : public RowReader {
  public:
-  // in: a multiple of layout.group (kW8C: any).
+  // in: a multiple of layout.group; of kW4K and kW8K of 256.
   QuantMatrix(int64_t rows, int64_t in, const QuantLayout& layout) : rows_(rows), in_(in), layout_(layout) {}
 
   int64_t rows() const { return rows_; }
   int64_t in() const { return in_; }
   const QuantLayout& layout() const { return layout_; }
-  int64_t groups() const { return layout_.storage == QuantStorage::kW8C ? 1 : in_ / layout_.group; }
 
-  // One row: codes [in] (signed ones as their bits), scales [groups], zeros [groups] (kW4G; else may be null). Inputs
-  // in the order in which they are stored, which is that of perm().
-  virtual void ReadCodes(int64_t row, uint8_t* codes, float* scales, uint8_t* zeros) const = 0;
+  // One row: codes [in] (signed ones as their bits), numbers [layout().numbers(in)], bytes [layout().bytes(in)] (may be
+  // null where there are none). Inputs in the order in which they are stored, which is that of perm().
+  virtual void ReadCodes(int64_t row, uint8_t* codes, float* numbers, uint8_t* bytes) const = 0;
   // perm()[i]: the input that stored column i multiplies; empty: i.
   virtual std::span<const int32_t> perm() const { return {}; }
 
@@ -63,10 +108,8 @@ class QuantMatrix : public RowReader {
   QuantLayout layout_;
 };
 
-// The value of a code under scale and zero point (in sixteenths; 0 but in kW4G).
-inline float QuantValue(QuantStorage storage, uint8_t code, float scale, uint8_t zero) {
-  if (storage != QuantStorage::kW4G) return scale * static_cast<float>(static_cast<int8_t>(code));
-  return scale * (static_cast<float>(16 * code - zero) * 0.0625F);  // the bracket is exact
-}
+// Values of `in` codes of one row, in stored order.
+void QuantValues(const QuantLayout& layout, int64_t in, const uint8_t* codes, const float* numbers,
+                 const uint8_t* bytes, float* out);
 
 }  // namespace purekv

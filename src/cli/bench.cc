@@ -58,6 +58,7 @@ std::array<int64_t, 3> ParseGrid(const std::string& name, const std::string& tex
 }
 
 void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
+  CheckWeightFlags(table, flags.model);
   if (!table.Given("--model") && !table.Given("--shape")) {
     FailUsage("--model: missing; give a directory or a GGUF file with -m, or --shape NAME");
   }
@@ -100,6 +101,10 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
     row.shape = flags.shape.empty() ? flags.model.directory : flags.shape;
     row.layers = info.layers;
     row.dtype = DtypeName(info.dtype);
+    const WeightRequest asked = info.weights.options.request;
+    const bool codes = info.weights.storage.contains("w4g") || info.weights.storage.contains("w8g") ||
+                       info.weights.storage.contains("w8c");
+    row.weights = !codes ? row.dtype : asked == WeightRequest::kStored ? info.weights.source : RequestName(asked);
     row.tokens = (last.*stage).tokens;
     row.prompt_tokens = request.prompt_tokens;
     row.depth = request.depth;

@@ -73,7 +73,8 @@ std::string BenchMarkdown(const std::vector<BenchRow>& rows) {
       "tokens/s | vs full | matmul | attention | scoring | eviction | KV | KV peak | KV vs full |\n"
       "|---|---|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
   for (const BenchRow& row : rows) {
-    text += StrCat("| ", row.stage, " | ", row.shape, " | ", row.layers, " | ", row.dtype, " | ", row.policy, " | ",
+    text += StrCat("| ", row.stage, " | ", row.shape, " | ", row.layers, " | ", row.dtype,
+                   row.weights == row.dtype ? "" : ", weights " + row.weights, " | ", row.policy, " | ",
                    Number(row.budget, "%.4g"), " | ", row.drop_layers, " | ", row.prompt_tokens, " | ", row.depth,
                    " | ", row.tokens, " | ", Number(MedianSeconds(row), "%.4g"), " (", Number(MinSeconds(row), "%.4g"),
                    "..", Number(MaxSeconds(row), "%.4g"), ") | ", Number(TokensPerSecond(row), "%.1f"), " | ",
@@ -93,7 +94,7 @@ std::string BenchCsv(const std::vector<BenchRow>& rows) {
       "stage,shape,layers,dtype,tokens,prompt_tokens,depth,policy,budget,prefill,drop_layers,repeats,seconds_min,"
       "seconds_median,"
       "seconds_max,tokens_per_s,kv_bytes,kv_bytes_peak,kv_bytes_full,ratio_to_full,matmul_s,attention_s,score_s,evict_"
-      "s\n";
+      "s,weights\n";
   for (const BenchRow& row : rows) {
     text += StrCat(row.stage, ",", CsvField(row.shape), ",", row.layers, ",", row.dtype, ",", row.tokens, ",",
                    row.prompt_tokens, ",", row.depth, ",", row.policy, ",", row.budget, ",", row.prefill, ",",
@@ -107,7 +108,7 @@ std::string BenchCsv(const std::vector<BenchRow>& rows) {
           MedianPart(row, &BenchStage::score_s), MedianPart(row, &BenchStage::evict_s)}) {
       text += "," + Number(value, "%.9g");
     }
-    text += "\n";
+    text += "," + row.weights + "\n";
   }
   return text;
 }
@@ -122,6 +123,7 @@ std::string BenchJson(const std::vector<BenchRow>& rows, const MachineInfo& mach
                               {"shape", row.shape},
                               {"layers", row.layers},
                               {"dtype", row.dtype},
+                              {"weights", row.weights},
                               {"tokens", row.tokens},
                               {"prompt_tokens", row.prompt_tokens},
                               {"depth", row.depth},

@@ -14,6 +14,7 @@ struct BenchRow {
   std::string shape;
   int64_t layers = 0;
   std::string dtype;
+  std::string weights;        // form: "bf16", "int4", "awq"
   int64_t tokens = 0;         // that the stage works on: visual tokens, prompt tokens, decoded tokens
   int64_t prompt_tokens = 0;  // of the prompt before it
   int64_t depth = 0;          // tokens in the cache before that prompt

@@ -68,6 +68,30 @@ FlagTable::Setter AddOption(std::map<std::string, std::string>* into) {
   };
 }
 
+// One --weights-option: its value, and that it was given.
+void SetWeightOption(const std::string& name, const std::string& text, ModelFlags* flags) {
+  const auto [key, value] = ParseKeyValue(name, text);
+  const std::string full = name + " " + key;
+  WeightOptions& weights = flags->load.weights;
+  if (!flags->weight_options.insert(key).second) FailUsage(name, ": '", key, "' is given twice");
+  if (key == "group") {
+    const std::vector<std::string> sizes = {"32", "64", "128"};
+    const auto found = std::ranges::find(sizes, value);
+    if (found == sizes.end()) FailUsage(name, " ", text, ": 32, 64 or 128");
+    weights.group = std::stoll(*found);
+  } else if (key == "head") {
+    weights.int8_head = ParseChoice(full, value, {"int8", "bf16"}) == 0;
+  } else if (key == "down") {
+    weights.int8_down = ParseChoice(full, value, {"int4", "int8"}) == 1;
+  } else if (key == "vision") {
+    weights.int8_vision = ParseChoice(full, value, {"bf16", "int8"}) == 1;
+  } else if (key == "activations") {
+    ParseChoice(full, value, {"auto", "bf16"});
+  } else {
+    FailUsage(name, ": '", key, "' is not known; group, head, down, vision and activations are");
+  }
+}
+
 }  // namespace
 
 void AddModelFlags(FlagTable& table, ModelFlags* flags) {
@@ -84,6 +108,18 @@ void AddModelFlags(FlagTable& table, ModelFlags* flags) {
               [flags](const std::string& name, const std::string& text) {
                 flags->load.activations = ParseChoice(name, text, {"bf16", "f32"}) == 0 ? Dtype::kBF16 : Dtype::kF32;
               });
+  table.Value(
+      kModel, "--weights", "auto|bf16|int8|int4",
+      "form of the weights: as the files have them (auto, the default), plain numbers, or quantised while loading",
+      [flags](const std::string& name, const std::string& text) {
+        flags->load.weights.request =
+            static_cast<WeightRequest>(ParseChoice(name, text, {"auto", "bf16", "int8", "int4"}));
+      });
+  table.Repeatable(
+      kModel, "--weights-option", "KEY=VALUE",
+      "group=32|64|128 (64; int4: inputs that share a scale), head=int8|bf16 (int8), down=int4|int8 (int4), "
+      "vision=bf16|int8 (bf16), activations=auto|bf16 (auto); repeatable",
+      [flags](const std::string& name, const std::string& text) { SetWeightOption(name, text, flags); });
   table.Switch(kModel, "--verbose", "say which kernel each primitive picked and why the others refused",
                &flags->verbose);
 }
@@ -92,6 +128,19 @@ void CheckModelFlags(const FlagTable& table, const ModelFlags& flags) {
   if (!table.Given("--model") || flags.directory.empty()) {
     FailUsage("--model: missing; give a Hugging Face model directory or a GGUF file with -m");
   }
+  CheckWeightFlags(table, flags);
+}
+
+void CheckWeightFlags(const FlagTable& table, const ModelFlags& flags) {
+  const WeightRequest request = flags.load.weights.request;
+  const auto refuse = [&](const char* key, bool applies, const char* needed) {
+    if (!applies && flags.weight_options.contains(key)) {
+      FailUsage(table.Name("--weights-option"), " ", key, ": has no effect without --weights ", needed);
+    }
+  };
+  refuse("group", request == WeightRequest::kInt4, "int4");
+  refuse("down", request == WeightRequest::kInt4, "int4");
+  refuse("head", request == WeightRequest::kInt4 || request == WeightRequest::kInt8, "int8 or int4");
 }
 
 void AddPixelFlags(FlagTable& table, MediaOptions* options) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,11 +17,14 @@ struct ModelFlags {
   LoadOptions load;
   int threads = 0;  // 0: not given
   bool verbose = false;
+  std::set<std::string> weight_options;  // keys of --weights-option that were given
 };
-// -m, -t, --dtype, --verbose.
+// -m, -t, --dtype, --weights, --weights-option, --verbose.
 void AddModelFlags(FlagTable& table, ModelFlags* flags);
 // The directory must have been named; whether it exists is CheckInputs' business.
 void CheckModelFlags(const FlagTable& table, const ModelFlags& flags);
+// Options of weights that have no effect are refused; part of CheckModelFlags.
+void CheckWeightFlags(const FlagTable& table, const ModelFlags& flags);
 
 struct PromptFlags {
   std::optional<std::string> system;

@@ -39,7 +39,11 @@ const std::vector<FieldName>& FieldNames() {
       {"generate.repetition_penalty", "--repetition-penalty"},
       // LoadOptions, Model::Random, SessionOptions
       {"load.activations", "--dtype"},
-      {"load.weights", "--dtype"},
+      {"load.weights", "--weights"},
+      {"load.weights.group", "--weights-option group"},
+      {"load.weights.head", "--weights-option head"},
+      {"load.weights.down", "--weights-option down"},
+      {"load.weights.vision", "--weights-option vision"},
       {"load.cache", "--dtype"},
       {"load.threads", "--threads"},
       {"shape", "--shape"},

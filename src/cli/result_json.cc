@@ -97,11 +97,37 @@ OrderedJson PrefillObject(const PrefillOptions& options, const PrefillStats& sta
   return object;
 }
 
+// Every option that the request looks at.
+OrderedJson WeightOptionsObject(const WeightOptions& options) {
+  const char* const names[] = {"bf16", "int8"};
+  OrderedJson object = OrderedJson::object();
+  if (options.request == WeightRequest::kInt4) {
+    object["group"] = options.group;
+    object["down"] = options.int8_down ? "int8" : "int4";
+  }
+  if (options.request == WeightRequest::kInt4 || options.request == WeightRequest::kInt8) {
+    object["head"] = names[options.int8_head ? 1 : 0];
+  }
+  object["vision"] = names[options.int8_vision ? 1 : 0];
+  object["activations"] = "bf16";
+  return object;
+}
+
 std::string Compact(const OrderedJson& value) {
   return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace
+
+OrderedJson WeightsObject(const WeightInfo& weights) {
+  OrderedJson storage = OrderedJson::object();
+  for (const auto& [form, bytes] : weights.storage) storage[form] = bytes;
+  return {{"requested", RequestName(weights.options.request)},
+          {"source", weights.source},
+          {"storage", storage},
+          {"bits_per_weight", weights.bits_per_weight},
+          {"options", WeightOptionsObject(weights.options)}};
+}
 
 std::string JsonText(const OrderedJson& object) {
   std::string text = "{";
@@ -130,7 +156,8 @@ std::string ResultJson(const Conversation& conversation, const ScoreReport* scor
   result["model"] = {{"dir", conversation.flags().model.directory},
                      {"family", info.family},
                      {"dtype", DtypeName(info.dtype)},
-                     {"parameters", info.parameters}};
+                     {"parameters", info.parameters},
+                     {"weights", WeightsObject(info.weights)}};
   result["prompt"] = PromptObject(conversation.exchanges());
   if (saved == nullptr) result["answers"] = AnswersArray(conversation.exchanges(), score != nullptr);
   result["kv"] = KvObject(conversation.session().kv_options(), conversation.kv());

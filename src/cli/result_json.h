@@ -20,7 +20,9 @@ std::string JsonText(const nlohmann::ordered_json& object);
 // score's own part.
 struct ScoreReport {
   ScoreResult result;
-  // With --against full: KL(full || this) per token in nats, and the share of places where both prefer the same token.
+  const char* against = "full";
+  // With --against full (or bf16): KL(full || this) per token in nats, and the share of places where both prefer the
+  // same token.
   std::optional<std::vector<double>> kl;
   std::optional<double> agreement;
 };

@@ -1,5 +1,6 @@
 // purekv score: teacher forcing. How likely a given answer is, token by token, and how far a compressed cache moves the
 // distributions from those of the full one.
+#include <algorithm>
 #include <limits>
 #include <span>
 
@@ -8,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/flag_values.h"
+#include "cli/load_model.h"
 #include "cli/output.h"
 #include "cli/result_json.h"
 #include "eval/metrics.h"
@@ -21,19 +23,20 @@ constexpr char kExample[] = R"(Example:
 prints the log-probability of each token of the answer (nothing is added to the answer, no end token either). With several -p the
 earlier turns are answered as ask answers them, and the last one's answer is scored.
 --against full scores the same answer over a full cache too: kl = KL(full || this) per token in nats, agreement = share of
-equal most likely tokens. Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
+equal most likely tokens. --against bf16 does so with weights that are plain numbers and the same cache: what --weights or a
+quantised checkpoint costs. Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct ScoreFlags {
   ConversationFlags conversation;
   std::optional<std::string> answer;
   std::vector<int32_t> answer_ids;
   std::string logits;
-  bool against_full = false;
+  enum class Against : uint8_t { kNothing, kFull, kPlainWeights } against = Against::kNothing;
 };
 
 void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
   if (!flags.conversation.cache.empty()) {
-    table.Refuse("--against", "the file of " + table.Name("--cache") + " holds no full cache to compare with");
+    table.Refuse("--against", "the file of " + table.Name("--cache") + " holds nothing to compare with");
   }
   if (!table.Given("--answer") && !table.Given("--answer-ids")) {
     FailUsage("--answer: missing; give the answer to score with --answer TEXT or --answer-ids 1,2,3");
@@ -52,11 +55,27 @@ void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
   }
 }
 
-// Runs the same conversation over a full cache and compares. The earlier turns' answers are given, not generated again:
-// what is compared is the same sequence of tokens.
-void CompareWithFull(const Conversation& conversation, const ConversationFlags& flags, Progress* progress,
-                     ScoreReport* report) {
-  Session session(conversation.model(), MakeSessionOptions(flags, KvOptions(), PrefillOptions(), progress));
+void CheckHasCodes(const WeightInfo& weights) {
+  if (std::ranges::none_of(weights.storage, [](const auto& one) { return one.first.starts_with("w"); })) {
+    FailUsage("--against bf16: the weights are plain numbers already; give --weights, or a quantised model");
+  }
+}
+
+// The model with its weights as plain numbers.
+std::shared_ptr<const Model> PlainModel(const Conversation& conversation, const ConversationFlags& flags,
+                                        Progress* progress) {
+  const ModelInfo& info = conversation.model()->info();
+  ModelFlags plain = flags.model;
+  plain.load.activations = info.dtype;
+  plain.load.weights = {};
+  plain.load.weights.request = WeightRequest::kPlain;
+  return LoadModel(plain, progress);
+}
+
+// Runs the same conversation in another session and compares. The earlier turns' answers are given, not generated
+// again: what is compared is the same sequence of tokens.
+void CompareWith(Session session, const Conversation& conversation, const ConversationFlags& flags,
+                 ScoreReport* report) {
   const std::vector<Exchange>& exchanges = conversation.exchanges();
   for (size_t i = 0; i < exchanges.size(); ++i) {
     session.Read(MakeTurn(flags, i));
@@ -93,7 +112,7 @@ void PrintScore(const ScoreReport& report) {
   if (report.kl) {
     double kl = 0;
     for (const double x : *report.kl) kl += x;
-    text += StrCat(", mean KL(full || this) ", kl / count, ", agreement ", *report.agreement);
+    text += StrCat(", mean KL(", report.against, " || this) ", kl / count, ", agreement ", *report.agreement);
   }
   Print(text + "\n");
 }
@@ -107,6 +126,7 @@ int RunScore(const FlagTable& table, const ScoreFlags& flags) {
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
   const ConversationFlags& common = flags.conversation;
   Conversation conversation(common);
+  if (flags.against == ScoreFlags::Against::kPlainWeights) CheckHasCodes(conversation.model()->info().weights);
 
   const int64_t vocabulary = conversation.model()->info().vocabulary;
   std::vector<int32_t> ids = flags.answer_ids;
@@ -126,12 +146,23 @@ int RunScore(const FlagTable& table, const ScoreFlags& flags) {
   }
   conversation.Read(turns - 1);
   ScoreReport report;
-  report.result = conversation.session().Score(ids, flags.against_full || !flags.logits.empty());
+  const bool compares = flags.against != ScoreFlags::Against::kNothing;
+  report.against = flags.against == ScoreFlags::Against::kPlainWeights ? "bf16" : "full";
+  report.result = conversation.session().Score(ids, compares || !flags.logits.empty());
   if (!flags.logits.empty()) {
     WriteNpy(flags.logits, std::span<const float>(report.result.logits),
              {static_cast<int64_t>(ids.size()), vocabulary});
   }
-  if (flags.against_full) CompareWithFull(conversation, common, &conversation.progress(), &report);
+  Progress* const progress = &conversation.progress();
+  if (flags.against == ScoreFlags::Against::kFull) {
+    CompareWith(Session(conversation.model(), MakeSessionOptions(common, KvOptions(), PrefillOptions(), progress)),
+                conversation, common, &report);
+  } else if (compares) {
+    const Session& session = conversation.session();
+    CompareWith(Session(PlainModel(conversation, common, progress),
+                        MakeSessionOptions(common, session.kv_options(), session.prefill_options(), progress)),
+                conversation, common, &report);
+  }
   if (cancelled) throw Cancelled();
 
   conversation.progress().Clear();
@@ -161,10 +192,10 @@ Command AddScore(CLI::App& parent) {
               });
   table.Value(kGroup, "--logits", "FILE.npy", "float32 [answer tokens, vocabulary]; row i predicts answer token i",
               SetPath(&into->logits));
-  table.Value(kGroup, "--against", "full", "compare with a full cache: kl and agreement",
+  table.Value(kGroup, "--against", "full|bf16", "compare with a full cache, or with plain weights: kl and agreement",
               [into](const std::string& name, const std::string& text) {
-                ParseChoice(name, text, {"full"});
-                into->against_full = true;
+                const bool full = ParseChoice(name, text, {"full", "bf16"}) == 0;
+                into->against = full ? ScoreFlags::Against::kFull : ScoreFlags::Against::kPlainWeights;
               });
   table.Exclusive({"--answer", "--answer-ids"});
   table.TypedWins({"--against"}, {"--cache"});

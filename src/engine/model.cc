@@ -21,6 +21,7 @@
 #include "checkpoint/tokenizer.h"
 #include "engine/copying_heads.h"
 #include "engine/watched_tensors.h"
+#include "engine/weight_report.h"
 #include "models/fingerprint.h"
 #include "models/measuring.h"
 #include "models/registry.h"
@@ -47,10 +48,7 @@ NumberFormats ChooseFormats(const LoadOptions& options) {
   const Dtype activations = options.activations.value_or(HasFastBF16() ? Dtype::kBF16 : Dtype::kF32);
   if (activations == Dtype::kF16) FailUsage(Field{"load.activations"}, " f16: the engine computes in bf16 or f32");
   NumberFormats formats = NumberFormats::Of(activations);
-  if (options.weights && *options.weights != formats.weights) {
-    FailUsage(Field{"load.weights"}, " ", FormatName(*options.weights), ": activations of ", DtypeName(activations),
-              " are multiplied by weights of ", FormatName(formats.weights));
-  }
+  formats.quantisation = options.weights;
   if (options.cache) formats.cache = *options.cache;
   return formats;
 }
@@ -61,7 +59,6 @@ ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
   info.directory = plan.files.where();
   info.family = plan.family;
   info.dtype = formats.activations;
-  info.weights = formats.weights;
   info.cache = formats.cache;
   info.layers = decoder.layers;
   info.hidden = decoder.hidden;
@@ -128,13 +125,16 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
   const NumberFormats formats = ChooseFormats(options);
   const OpenModel open = Open(directory);
   const TensorSource& tensors = *open.files->tensors();
+  CheckWeightOptions(options.weights, *open.plan, tensors);
   ModelInfo info = Describe(*open.plan, formats);
+  info.weights = DescribeWeights(options.weights, *open.plan, tensors);
   WarnOfUnused(tensors, *open.plan, &info);
   const CancelScope cancel(options.cancel);
   auto internals = open.plan->Load(WatchedTensors(tensors, info.parameters, options), formats);
   // Behind the packing, which has just read these bytes.
-  info.fingerprint = Fingerprint(open.files->identity(), open.plan->tensors, &tensors);
-  info.weight_bytes = internals->packed_bytes();
+  info.fingerprint = Fingerprint(open.files->identity() + WeightIdentity(info.weights), open.plan->tensors, &tensors);
+  AddStorage(*internals, &info.weights);
+  info.weight_bytes = internals->storage().total_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
 
@@ -149,11 +149,14 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   const auto files = FilesOfShape(shape, std::move(config));
   const auto plan = PlanModel(*files);
   ModelInfo info = Describe(*plan, formats);
-  info.fingerprint = Fingerprint(files->identity(), plan->tensors, nullptr);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
+  CheckWeightOptions(options.weights, *plan, *source);
+  info.weights = DescribeWeights(options.weights, *plan, *source);
+  info.fingerprint = Fingerprint(files->identity() + WeightIdentity(info.weights), plan->tensors, nullptr);
   const CancelScope cancel(options.cancel);
   auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), formats);
-  info.weight_bytes = internals->packed_bytes();
+  AddStorage(*internals, &info.weights);
+  info.weight_bytes = internals->storage().total_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
 

@@ -57,6 +57,7 @@ class AmxWeights : public PackedWeights {
     }
   }
 
+  const char* storage() const override { return "bf16"; }
   size_t bytes() const override { return packed_.allocated(); }
   std::string Name(int64_t rows) const override {
     return rows <= kMatrixVectorRows ? "avx512_bf16 matrix-vector (own)" : "amx_bf16 (own)";

@@ -17,10 +17,11 @@ struct Linear::Impl {
   std::vector<float> bias;
   std::vector<std::string> refused;
 
-  Impl(std::span<const WeightRows> parts, int64_t in_features, std::span<const float> given_bias, WeightFormat format,
-       Dtype of_input, bool is_gated)
+  Impl(std::span<const WeightRows> parts, int64_t in_features, std::span<const float> given_bias,
+       const LayerFormat& format, Dtype of_input, bool is_gated)
       : in(in_features), input(of_input), gated(is_gated) {
-    PUREKV_CHECK(input == ElementDtype(format), DtypeName(input), " rows by weights of ", FormatName(format));
+    PUREKV_CHECK(input == ElementDtype(format.plain), DtypeName(input), " rows by weights of ",
+                 FormatName(format.plain));
     int64_t rows = 0;
     for (const WeightRows& part : parts) rows += part.rows;
     out = gated ? rows / 2 : rows;
@@ -28,7 +29,8 @@ struct Linear::Impl {
     PUREKV_CHECK(given_bias.empty() || static_cast<int64_t>(given_bias.size()) == rows, given_bias.size(),
                  " biases for ", rows);
     const LayerSource source(parts, in, format, gated);
-    bias = source.Bias(given_bias, (source.rows() + kBiasPadding - 1) / kBiasPadding * kBiasPadding);
+    // A part that is multiplied by itself reads whole panels from its own first bias on, hence one padding more.
+    bias = source.Bias(given_bias, (source.rows() + kBiasPadding - 1) / kBiasPadding * kBiasPadding + kBiasPadding);
     weights = PackWeights(source, &refused);
   }
 
@@ -48,7 +50,7 @@ Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;
 
-Linear::Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, WeightFormat format,
+Linear::Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, const LayerFormat& format,
                Dtype input)
     : impl_(std::make_unique<Impl>(parts, in, bias, format, input, false)) {}
 
@@ -84,6 +86,15 @@ size_t Linear::packed_bytes() const {
   return impl_->weights->bytes() + impl_->bias.capacity() * sizeof(float);
 }
 
+void Linear::AddStorage(std::map<std::string, int64_t>* bytes) const {
+  impl_->weights->AddStorage(bytes);
+  if (!impl_->bias.empty()) (*bytes)["f32"] += static_cast<int64_t>(impl_->bias.capacity() * sizeof(float));
+}
+
+const char* Linear::storage() const {
+  return impl_->weights->storage();
+}
+
 std::string Linear::Implementation(int64_t rows) const {
   return impl_->weights->Name(std::max<int64_t>(1, rows));
 }
@@ -95,7 +106,7 @@ const std::vector<std::string>& Linear::Refused() const {
 GatedLinear::GatedLinear() = default;
 
 GatedLinear::GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias,
-                         WeightFormat format, Dtype input) {
+                         const LayerFormat& format, Dtype input) {
   const WeightRows parts[] = {gate, up};
   layer_ = Linear(std::make_unique<Linear::Impl>(parts, in, bias, format, input, true));
 }

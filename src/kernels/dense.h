@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,6 +24,18 @@ struct WeightRows {
   const RowReader* reader = nullptr;  // in place of `data`
 };
 
+// What a layer's weights are packed as.
+struct LayerFormat {
+  WeightFormat plain = WeightFormat::kF32;  // where they are plain numbers
+  WeightRequest request = WeightRequest::kStored;
+  int64_t group = 64;  // of kInt4
+
+  LayerFormat() = default;
+  LayerFormat(WeightFormat format) : plain(format) {}  // NOLINT(google-explicit-constructor): most layers are plain
+  LayerFormat(WeightFormat format, WeightRequest asked, int64_t inputs)
+      : plain(format), request(asked), group(inputs) {}
+};
+
 // How the sums of a few rows (kMatrixVectorRows, packed_weights.h) are ordered.
 enum class RowSums : uint8_t {
   kFastest,  // as is best for so many rows
@@ -32,10 +45,10 @@ enum class RowSums : uint8_t {
 // A packed weight matrix [out, in] with an optional bias [out]. Immutable after construction; Run may be called from
 // several threads at once.
 //
-// Implementations (packed_weights.h), best first: AMX tiles (bf16), oneDNN's blocked layouts (bf16 with AVX512-BF16,
-// f32 with AVX-512), plain rows. All read the weights once for up to 8 rows of x, at memory speed. Own kernels give the
-// same bits for any number of threads; oneDNN's order of sums may depend on it (seen with 3 threads in bf16). All sums
-// are f32.
+// Implementations (packed_weights.h), best first: integer codes where the layer has them or is to have them, AMX tiles
+// (bf16), oneDNN's blocked layouts (bf16 with AVX512-BF16, f32 with AVX-512), plain rows. All read the weights once for
+// up to 8 rows of x, at memory speed. Own kernels give the same bits for any number of threads; oneDNN's order of sums
+// may depend on it (seen with 3 threads in bf16). All sums are f32.
 class Linear {
  public:
   Linear();
@@ -44,9 +57,10 @@ class Linear {
   Linear& operator=(Linear&&) noexcept;
 
   // Packs the parts stacked along the output dimension (q, k, v become one product) as `format`, for input rows of
-  // `input`; implementations take f32 with f32 and bf16 with bf16. `bias` is empty or [sum of rows], f32. Holds no
+  // `input`, which is that of the plain weights. `bias` is empty or [sum of rows], f32. Holds no
   // reference to the parts afterwards, and never a copy of more than 512 rows beside the packed matrix.
-  Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, WeightFormat format, Dtype input);
+  Linear(std::span<const WeightRows> parts, int64_t in, std::span<const float> bias, const LayerFormat& format,
+         Dtype input);
 
   // y = x W^T + b, or y += x W^T + b when `accumulate` (residual connections). x [n, in] of dtype input(); y [n, out]
   // f32. n may be 0. x and y must not overlap; both may have any stride.
@@ -59,6 +73,10 @@ class Linear {
   int64_t out() const;
   Dtype input() const;
   size_t packed_bytes() const;
+  // What the weights are kept as: "bf16", "f32", a form of codes (base/quant_matrix.h), "mixed" where parts differ.
+  const char* storage() const;
+  // Adds packed_bytes() by form.
+  void AddStorage(std::map<std::string, int64_t>* bytes) const;
   // Which implementation runs for `rows` input rows, e.g. "amx_bf16 (own)".
   std::string Implementation(int64_t rows) const;
   // Those that come before it in the list, and why they do not run: "amx_bf16: PUREKV_CPU=avx2".
@@ -79,7 +97,7 @@ class GatedLinear {
 
   // gate, up: [out, in] each. `bias` is empty or [2 * out]: the gate's, then the up projection's.
   GatedLinear(const WeightRows& gate, const WeightRows& up, int64_t in, std::span<const float> bias,
-              WeightFormat format, Dtype input);
+              const LayerFormat& format, Dtype input);
 
   // x [n, in] of dtype input(), out [n, out()] f32 or bf16; any strides; n may be 0.
   void Run(Activation activation, AnyMatrixView x, AnyMatrixView out, RowSums sums = RowSums::kFastest) const;
@@ -88,6 +106,8 @@ class GatedLinear {
   int64_t out() const { return layer_.out(); }
   Dtype input() const { return layer_.input(); }
   size_t packed_bytes() const { return layer_.packed_bytes(); }
+  const char* storage() const { return layer_.storage(); }
+  void AddStorage(std::map<std::string, int64_t>* bytes) const { layer_.AddStorage(bytes); }
   std::string Implementation(int64_t rows) const { return layer_.Implementation(rows); }
   const std::vector<std::string>& Refused() const { return layer_.Refused(); }
 

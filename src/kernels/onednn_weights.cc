@@ -110,6 +110,7 @@ class OneDnnWeights : public PackedWeights {
     }
   }
 
+  const char* storage() const override { return DtypeName(dtype_); }
   size_t bytes() const override { return packed_.allocated(); }
   std::string Name(int64_t rows) const override {
     if (rows <= kMatrixVectorRows) {

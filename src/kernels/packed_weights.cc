@@ -51,7 +51,7 @@ void ExpandWeights(const RowReader& reader, int64_t row, int64_t count, Dtype co
 
 }  // namespace
 
-LayerSource::LayerSource(std::span<const WeightRows> parts, int64_t in, WeightFormat format, bool gated)
+LayerSource::LayerSource(std::span<const WeightRows> parts, int64_t in, const LayerFormat& format, bool gated)
     : parts_(parts), in_(in), format_(format), gated_(gated) {
   if (gated) {
     PUREKV_CHECK(parts.size() == 2 && parts[0].rows == parts[1].rows, parts.size(), " parts");
@@ -77,15 +77,24 @@ LayerSource::Place LayerSource::Find(int64_t packed_row) const {
   PUREKV_CHECK(false, "row ", packed_row, " behind the end");
 }
 
+const char* LayerSource::Stored(const Place& place) const {
+  return static_cast<const char*>(place.part->data) +
+         static_cast<size_t>(place.row * in_) * DtypeSize(place.part->dtype);
+}
+
 const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer& block) const {
-  const auto source = [this](const Place& place) {
-    return static_cast<const char*>(place.part->data) +
-           static_cast<size_t>(place.row * in_) * DtypeSize(place.part->dtype);
-  };
+  return RowsOf(first, count, ElementDtype(format_.plain), dtype, block);
+}
+
+const float* LayerSource::Floats(int64_t first, int64_t count, Buffer& block) const {
+  return static_cast<const float*>(RowsOf(first, count, Dtype::kF32, Dtype::kF32, block));
+}
+
+const void* LayerSource::RowsOf(int64_t first, int64_t count, Dtype element, Dtype dtype, Buffer& block) const {
   const Place whole = Find(first);
   if (whole.part != nullptr && whole.part->reader == nullptr && whole.count >= count && whole.part->dtype == dtype &&
-      ElementDtype(format_) == dtype && reinterpret_cast<uintptr_t>(source(whole)) % DtypeSize(dtype) == 0) {
-    return source(whole);
+      element == dtype && reinterpret_cast<uintptr_t>(Stored(whole)) % DtypeSize(dtype) == 0) {
+    return Stored(whole);
   }
   const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype);
   if (block.size() < static_cast<size_t>(count) * row_bytes) block.Resize(static_cast<size_t>(count) * row_bytes);
@@ -96,13 +105,46 @@ const void* LayerSource::Rows(int64_t first, int64_t count, Dtype dtype, Buffer&
       if (place.part == nullptr) {
         std::memset(to, 0, row_bytes);
       } else if (place.part->reader != nullptr) {
-        ExpandWeights(*place.part->reader, place.row, in_, ElementDtype(format_), dtype, to);
+        ExpandWeights(*place.part->reader, place.row, in_, element, dtype, to);
       } else {
-        ConvertWeights(source(place), place.part->dtype, in_, ElementDtype(format_), dtype, to);
+        ConvertWeights(Stored(place), place.part->dtype, in_, element, dtype, to);
       }
     }
   });
   return block.data();
+}
+
+const QuantMatrix* LayerSource::Codes(std::string* why) const {
+  const QuantMatrix* first = nullptr;
+  for (const WeightRows& part : parts_) {
+    const QuantMatrix* const codes = part.reader == nullptr ? nullptr : part.reader->quant();
+    if (codes == nullptr) {
+      *why = "a part of it is plain numbers";
+      return nullptr;
+    }
+    if (first == nullptr) first = codes;
+    if (codes->layout() != first->layout()) {
+      *why = StrCat("its parts are stored differently: ", first->format(), ", and ", codes->format());
+      return nullptr;
+    }
+    if (!std::ranges::equal(codes->perm(), first->perm())) {
+      *why = "its parts have their inputs in different orders";
+      return nullptr;
+    }
+  }
+  return first;
+}
+
+bool LayerSource::AnyCodes() const {
+  return std::ranges::any_of(
+      parts_, [](const WeightRows& part) { return part.reader != nullptr && part.reader->quant() != nullptr; });
+}
+
+bool LayerSource::ReadCodes(int64_t packed_row, uint8_t* codes, float* numbers, uint8_t* bytes) const {
+  const Place place = Find(packed_row);
+  if (place.part == nullptr) return false;
+  place.part->reader->quant()->ReadCodes(place.row, codes, numbers, bytes);
+  return true;
 }
 
 std::vector<float> LayerSource::Bias(std::span<const float> bias, int64_t size) const {
@@ -124,11 +166,11 @@ std::unique_ptr<PackedWeights> PackWeights(const LayerSource& source, std::vecto
     const char* name;
     Pack pack;
   };
-  static constexpr Entry kList[] = {{"amx_bf16", PackForAmx}, {"onednn packed", PackForOneDnn}};
+  static constexpr Entry kList[] = {{"codes", PackCodes}, {"amx_bf16", PackForAmx}, {"onednn packed", PackForOneDnn}};
   for (const Entry& entry : kList) {
     std::string why;
     if (auto weights = entry.pack(source, &why)) return weights;
-    if (refused != nullptr) refused->push_back(std::string(entry.name) + ": " + why);
+    if (refused != nullptr && !why.empty()) refused->push_back(std::string(entry.name) + ": " + why);
   }
   return PackPlain(source);
 }

@@ -120,16 +120,16 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
     const Names output_bias = config.output_bias ? Names{name("self_attn.o_proj.bias")} : Names{};
     layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, output_bias, formats);
     layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, formats);
-    layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, formats);
+    layer.down = ReadLinear(source, Names{name("mlp.down_proj.weight")}, {}, formats, WeightRole::kDown);
     for (const Linear* linear : {&layer.qkv, &layer.output, &layer.down}) {
-      packed_bytes_ += static_cast<int64_t>(linear->packed_bytes());
+      storage_.Add(*linear, linear->in() * linear->out());
     }
-    packed_bytes_ += static_cast<int64_t>(layer.gate_up.packed_bytes());
+    storage_.Add(layer.gate_up, 2 * layer.gate_up.in() * layer.gate_up.out());
   }
   final_norm_ = read_norm("model.norm.weight");
-  head_ =
-      ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {}, formats);
-  packed_bytes_ += static_cast<int64_t>(head_.packed_bytes());
+  head_ = ReadLinear(source, Names{config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"}, {},
+                     formats, WeightRole::kHead);
+  storage_.Add(head_, head_.in() * head_.out());
   embedding_ = source.Read("model.embed_tokens.weight");
   if (config.scaled_embeddings) {
     // As transformers has it: the factor is a number of the embeddings' own format.

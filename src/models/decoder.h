@@ -15,6 +15,7 @@
 #include "checkpoint/tensor_source.h"
 #include "kernels/dense.h"
 #include "models/rope.h"
+#include "models/weights.h"
 
 namespace purekv {
 
@@ -86,7 +87,8 @@ class Decoder {
   Dtype compute() const { return compute_; }
   // What the cache of a sequence keeps.
   KvCacheSpec cache_spec() const { return config_.cache_spec(cache_format_); }
-  int64_t packed_bytes() const { return packed_bytes_; }
+  // All products and the head.
+  const StorageTotals& storage() const { return storage_; }
 
   // Rows of the embedding table, scaled where the model scales them. ids in [0, vocabulary); out [ids.size(), hidden].
   void Embed(std::span<const int32_t> ids, MatrixView<float> out) const;
@@ -134,7 +136,7 @@ class Decoder {
   TensorData embedding_;        // [vocabulary, hidden] as stored: rows are read from the file when asked for
   float embedding_scale_ = 1;
   Linear head_;  // [vocabulary, hidden]
-  int64_t packed_bytes_ = 0;
+  StorageTotals storage_;
 };
 
 }  // namespace purekv

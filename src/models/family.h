@@ -15,6 +15,7 @@
 #include "models/chat_texts.h"
 #include "models/prepared_media.h"
 #include "models/prompt_tokens.h"
+#include "models/weights.h"
 #include "purekv/media.h"
 
 namespace purekv {
@@ -44,7 +45,7 @@ class VisionTower {
   virtual int64_t blocks() const = 0;
   // Sets of rows that it makes: those behind its last block, then those of earlier blocks that the connector takes too.
   virtual int64_t sets() const { return 1; }
-  virtual int64_t packed_bytes() const = 0;
+  virtual StorageTotals storage() const = 0;
   // Whole slices of one tile, a few at a time: attention never crosses them. patches [grid.patches(), values of a
   // patch], normalised, in the order of media/patches.h. Returns sets(), each one row per patch, in the patches'
   // order, [grid.patches(), hidden()]. `keep_going` (may be empty) is asked behind every block; false ends the call
@@ -58,7 +59,7 @@ class Connector {
  public:
   virtual ~Connector() = default;
 
-  virtual int64_t packed_bytes() const = 0;
+  virtual StorageTotals storage() const = 0;
   // False: a slice's rows depend on that slice alone, and every slice makes the same number: a few slices of one tile
   // come at a time, so that a long video's features never lie in memory together. True (pooling over time, tiles put
   // together as one picture): all slices of all tiles of a medium come in one call.

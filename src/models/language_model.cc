@@ -78,8 +78,12 @@ LanguageModel::LanguageModel(FamilyParts parts, Decoder decoder)
                "some parts of seeing, not all");
 }
 
-int64_t LanguageModel::packed_bytes() const {
-  return decoder_.packed_bytes() + (sees() ? parts_.tower->packed_bytes() + parts_.connector->packed_bytes() : 0);
+StorageTotals LanguageModel::storage() const {
+  StorageTotals totals = decoder_.storage();
+  if (!sees()) return totals;
+  totals.Add(parts_.tower->storage());
+  totals.Add(parts_.connector->storage());
+  return totals;
 }
 
 std::vector<int32_t> LanguageModel::MediaIds(bool video) const {

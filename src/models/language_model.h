@@ -24,7 +24,8 @@ class LanguageModel final {
   const FamilyParts& parts() const { return parts_; }
   // Whether it takes images and videos; false: a family of text alone, whose media functions throw Error (kUsage).
   bool sees() const { return parts_.tower != nullptr; }
-  int64_t packed_bytes() const;
+  // Of all parts.
+  StorageTotals storage() const;
 
   // ChatTexts, one by one.
   const Tokenizer* tokenizer() const { return parts_.prompt->texts().tokenizer.get(); }

@@ -16,7 +16,7 @@ constexpr int64_t kBlockRows = 1024;  // of the tower, that pass through togethe
 Linear ReadLayer(const TensorSource& source, const std::string& name, const NumberFormats& formats) {
   const std::string weight = name + ".weight";
   const std::string bias = name + ".bias";
-  return ReadLinear(source, {&weight, 1}, {&bias, 1}, formats);
+  return ReadLinear(source, {&weight, 1}, {&bias, 1}, formats, WeightRole::kVision);
 }
 
 }  // namespace
@@ -41,8 +41,10 @@ QwenPatchMerger::QwenPatchMerger(const QwenVisionConfig& config, const TensorSou
       in_(ReadLayer(source, "visual.merger.mlp.0", formats)),
       out_(ReadLayer(source, "visual.merger.mlp.2", formats)) {}
 
-int64_t QwenPatchMerger::packed_bytes() const {
-  return static_cast<int64_t>(in_.packed_bytes() + out_.packed_bytes());
+StorageTotals QwenPatchMerger::storage() const {
+  StorageTotals totals;
+  for (const Linear* layer : {&in_, &out_}) totals.Add(*layer, layer->in() * layer->out());
+  return totals;
 }
 
 void QwenPatchMerger::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>,

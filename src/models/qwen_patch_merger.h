@@ -17,7 +17,7 @@ class QwenPatchMerger final : public Connector {
   static std::vector<TensorSpec> Tensors(const QwenVisionConfig& config);
   QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source, const NumberFormats& formats);
 
-  int64_t packed_bytes() const override;
+  StorageTotals storage() const override;
   bool MixesSlices() const override { return false; }
   // Cells in raster order (t, y, x).
   void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,

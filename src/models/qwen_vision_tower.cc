@@ -91,13 +91,13 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
       weights.push_back(name + ".weight");
       biases.push_back(name + ".bias");
     }
-    Linear linear = ReadLinear(source, weights, biases, formats);
-    packed_bytes_ += static_cast<int64_t>(linear.packed_bytes());
+    Linear linear = ReadLinear(source, weights, biases, formats, WeightRole::kVision);
+    storage_.Add(linear, linear.in() * linear.out());
     return linear;
   };
   // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
-  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, formats);
-  packed_bytes_ += static_cast<int64_t>(patch_embed_.packed_bytes());
+  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, formats, WeightRole::kVision);
+  storage_.Add(patch_embed_, patch_embed_.in() * patch_embed_.out());
   const bool with_bias = config.version == QwenVersion::kQwen2;
   blocks_.resize(static_cast<size_t>(config.depth));
   for (int64_t i = 0; i < config.depth; ++i) {
@@ -107,9 +107,9 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
     block.qkv = read({BlockName(i, "attn.qkv")});
     block.proj = read({BlockName(i, "attn.proj")});
     if (config.version == QwenVersion::kQwen2_5) {
-      block.gate_up =
-          ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, formats);
-      packed_bytes_ += static_cast<int64_t>(block.gate_up.packed_bytes());
+      block.gate_up = ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, formats,
+                                      WeightRole::kVision);
+      storage_.Add(block.gate_up, 2 * block.gate_up.in() * block.gate_up.out());
       block.down = read({BlockName(i, "mlp.down_proj")});
     } else {
       block.up = read({BlockName(i, "mlp.fc1")});

@@ -35,7 +35,7 @@ class QwenVisionTower final : public VisionTower {
 
   int64_t hidden() const override { return config_.hidden; }
   int64_t blocks() const override { return config_.depth; }
-  int64_t packed_bytes() const override { return packed_bytes_; }
+  StorageTotals storage() const override { return storage_; }
   std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
                                                    const std::function<bool()>& keep_going) const override;
 
@@ -57,7 +57,7 @@ class QwenVisionTower final : public VisionTower {
   Dtype compute_;
   Linear patch_embed_;
   std::vector<Block> blocks_;
-  int64_t packed_bytes_ = 0;
+  StorageTotals storage_;
 };
 
 }  // namespace purekv

@@ -98,6 +98,39 @@ std::vector<float> ReadFloats(const TensorSource& source, const std::string& nam
   return values;
 }
 
+LayerFormat FormatOf(const NumberFormats& formats, WeightRole role) {
+  const WeightOptions& options = formats.quantisation;
+  LayerFormat format(formats.weights, options.request, options.group);
+  const bool on_load = options.request == WeightRequest::kInt8 || options.request == WeightRequest::kInt4;
+  switch (role) {
+    case WeightRole::kProduct:
+      break;
+    case WeightRole::kDown:
+      if (on_load && options.int8_down) format.request = WeightRequest::kInt8;
+      break;
+    case WeightRole::kHead:
+      if (on_load) format.request = options.int8_head ? WeightRequest::kInt8 : WeightRequest::kPlain;
+      break;
+    case WeightRole::kVision:
+      if (on_load) format.request = WeightRequest::kPlain;
+      if (options.int8_vision) format.request = WeightRequest::kInt8;
+      break;
+  }
+  return format;
+}
+
+void StorageTotals::Add(const StorageTotals& other) {
+  for (const auto& [form, count] : other.bytes) bytes[form] += count;
+  for (const auto& [why, layers] : other.refused) refused[why] += layers;
+  weights += other.weights;
+}
+
+int64_t StorageTotals::total_bytes() const {
+  int64_t total = 0;
+  for (const auto& [form, count] : bytes) total += count;
+  return total;
+}
+
 namespace {
 
 // A layer's checkpoint tensors, checked; given back to the source at the end.
@@ -141,17 +174,17 @@ class LayerTensors {
 }  // namespace
 
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
-                  std::span<const std::string> bias_names, const NumberFormats& formats) {
+                  std::span<const std::string> bias_names, const NumberFormats& formats, WeightRole role) {
   const LayerTensors tensors(source, names, bias_names);
-  return {tensors.parts, tensors.in, tensors.bias, formats.weights, formats.activations};
+  return {tensors.parts, tensors.in, tensors.bias, FormatOf(formats, role), formats.activations};
 }
 
 GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
-                            const NumberFormats& formats) {
+                            const NumberFormats& formats, WeightRole role) {
   const std::vector<std::string> names = {gate + ".weight", up + ".weight"};
   const std::vector<std::string> biases = {gate + ".bias", up + ".bias"};
   const LayerTensors tensors(source, names, std::span(biases).first(with_bias ? 2 : 0));
-  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, formats.weights, formats.activations};
+  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, FormatOf(formats, role), formats.activations};
 }
 
 }  // namespace purekv

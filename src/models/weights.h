@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,13 +26,36 @@ void ReadRows(const TensorData& tensor, int64_t first, int64_t count, float* out
 // One tensor as f32 (norms, biases), given back to the source afterwards. Throws Error on NaN or infinity.
 std::vector<float> ReadFloats(const TensorSource& source, const std::string& name);
 
+// What a layer is to the model, where number formats differ.
+enum class WeightRole : uint8_t { kProduct, kDown, kHead, kVision };
+LayerFormat FormatOf(const NumberFormats& formats, WeightRole role);
+
+// What packed layers take, by the form in which they are kept.
+struct StorageTotals {
+  std::map<std::string, int64_t> bytes;    // "bf16", "f32", or a form of codes
+  int64_t weights = 0;                     // elements
+  std::map<std::string, int64_t> refused;  // why a layer's codes were not kept, or not made -> layers
+
+  template <class Layer>  // Linear, GatedLinear
+  void Add(const Layer& layer, int64_t elements) {
+    layer.AddStorage(&bytes);
+    weights += elements;
+    for (const std::string& why : layer.Refused()) {
+      if (why.starts_with("codes: ")) ++refused[why.substr(7)];
+    }
+  }
+  void Add(const StorageTotals& other);
+  int64_t total_bytes() const;
+};
+
 // Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else
 // one per weight), packed. The source's pages are dropped tensor by tensor.
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
-                  std::span<const std::string> bias_names, const NumberFormats& formats);
+                  std::span<const std::string> bias_names, const NumberFormats& formats,
+                  WeightRole role = WeightRole::kProduct);
 
 // The projections `gate` and `up` (names without ".weight" and ".bias") as one layer, in the same way.
 GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
-                            const NumberFormats& formats);
+                            const NumberFormats& formats, WeightRole role = WeightRole::kProduct);
 
 }  // namespace purekv

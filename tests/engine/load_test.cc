@@ -98,9 +98,6 @@ TEST_F(LoadTest, RotaryTablesAndTheHeadOfTiedEmbeddingsAreKnown) {
 TEST_F(LoadTest, FormatsAreChosenApart) {
   ExpectUsageError("load.activations", "f16",
                    [&] { Model::Load(copy_.path(), {.activations = Dtype::kF16, .threads = 1}); });
-  ExpectUsageError("load.weights", "f32 are multiplied by weights of f32", [&] {
-    Model::Load(copy_.path(), {.activations = Dtype::kF32, .weights = WeightFormat::kBF16, .threads = 1});
-  });
   const std::vector<int32_t> ids = {5, 9, 3, 7, 11, 2}, answer = {4, 8, 6};
   std::vector<float> exact;
   for (const KvFormat cache : {KvFormat::kF32, KvFormat::kBF16}) {

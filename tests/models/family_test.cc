@@ -58,7 +58,7 @@ class PlainTower final : public VisionTower {
   int64_t hidden() const override { return 4; }
   int64_t blocks() const override { return 2; }
   int64_t sets() const override { return 2; }
-  int64_t packed_bytes() const override { return 1000; }
+  StorageTotals storage() const override { return {{{"bf16", 1000}}, 500, {}}; }
   std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
                                                    const std::function<bool()>& keep_going) const override {
     EXPECT_EQ(patches.rows, grid.patches());
@@ -78,7 +78,7 @@ class PlainTower final : public VisionTower {
 class PlainConnector final : public Connector {
  public:
   explicit PlainConnector(bool mixes) : mixes_(mixes) {}
-  int64_t packed_bytes() const override { return 100; }
+  StorageTotals storage() const override { return {{{"w8c", 100}}, 100, {}}; }
   bool MixesSlices() const override { return mixes_; }
   int64_t deep_sets() const override { return 1; }
   void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
@@ -130,7 +130,7 @@ TEST(Family, TilesAreEncodedOneAfterAnother) {
   for (const bool mixes : {false, true}) {
     SCOPED_TRACE(mixes);
     const LanguageModel model = Seeing(mixes);
-    EXPECT_EQ(model.packed_bytes(), model.decoder().packed_bytes() + 1100);
+    EXPECT_EQ(model.storage().total_bytes(), model.decoder().storage().total_bytes() + 1100);
     const Matrix<float> pixels = model.Pixels(media);
     EXPECT_EQ(model.deep_sets(), 1);
     Matrix<float> out(media.tokens, kHidden), deep(media.tokens, kHidden);
@@ -194,7 +194,7 @@ TEST(Family, WithoutEyesItReadsText) {
   const LanguageModel model(std::move(parts), MakeDecoder());
   EXPECT_FALSE(model.sees());
   EXPECT_EQ(model.deep_sets(), 0);
-  EXPECT_EQ(model.packed_bytes(), model.decoder().packed_bytes());
+  EXPECT_EQ(model.storage().total_bytes(), model.decoder().storage().total_bytes());
   EXPECT_EQ(model.stop_ids(), std::vector<int32_t>{7});
   EXPECT_EQ(model.tokenizer(), nullptr);
   EXPECT_LT(model.PlaceholderId(true), 0);

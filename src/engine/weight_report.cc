@@ -1,0 +1,99 @@
+#include "engine/weight_report.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+
+namespace purekv {
+namespace {
+
+bool MakesCodes(const WeightOptions& options) {
+  return options.request == WeightRequest::kInt8 || options.request == WeightRequest::kInt4;
+}
+
+// "awq, 4 bits"; "gguf, Q4_K, Q6_K"; "": plain numbers.
+std::string QuantisedAs(const ModelPlan& plan, const TensorSource& tensors) {
+  std::set<std::string> kinds;
+  std::string method;
+  for (const TensorSpec& spec : plan.tensors) {
+    const auto how = tensors.Quantised(spec.name);
+    if (!how) continue;
+    method = tensors.method();
+    kinds.insert(method == how->format ? StrCat(how->bits, " bits") : how->format);
+  }
+  if (kinds.empty()) return "";
+  std::string text = method;
+  for (const std::string& kind : kinds) text += ", " + kind;
+  return text;
+}
+
+}  // namespace
+
+void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
+  if (options.group != 32 && options.group != 64 && options.group != 128) {
+    FailUsage(Field{"load.weights.group"}, " ", options.group, ": 32, 64 or 128");
+  }
+  if (options.int8_vision && plan.vision_tensors.empty()) {
+    FailUsage(Field{"load.weights.vision"}, " int8: ", plan.files.where(), " has no vision tower");
+  }
+  if (!MakesCodes(options)) return;
+  const std::string quantised = QuantisedAs(plan, tensors);
+  if (quantised.empty()) return;
+  FailUsage(Field{"load.weights"}, " ", RequestName(options.request), ": ", plan.files.where(),
+            " is already quantised (", quantised, "); leave the flag out or say bf16");
+}
+
+WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
+  WeightInfo info;
+  info.options = options;
+  std::map<std::string, int64_t> bytes_of;
+  std::map<std::string, std::pair<int64_t, std::string>> expanded;  // why -> how many, the first
+  for (const TensorSpec& spec : plan.tensors) {
+    const auto found = tensors.Find(spec.name);
+    if (!found) continue;  // said when the model is packed
+    const auto how = tensors.Quantised(spec.name);
+    const int64_t size = ElementCount(found->shape) * static_cast<int64_t>(DtypeSize(found->dtype));
+    if (!how) {
+      bytes_of[DtypeName(found->dtype)] += size;
+      continue;
+    }
+    info.source = tensors.method();
+    if (how->why_expanded.empty() || options.request == WeightRequest::kPlain) continue;
+    auto& [count, first] = expanded[how->why_expanded];
+    if (count++ == 0) first = spec.name;
+  }
+  if (info.source.empty() && !bytes_of.empty()) {
+    info.source = std::ranges::max_element(bytes_of, {}, [](const auto& one) { return one.second; })->first;
+  }
+  for (const auto& [why, what] : expanded) {
+    info.notes.push_back(StrCat(what.first, what.first == 1 ? " tensor is" : " tensors are", " expanded (", what.second,
+                                what.first == 1 ? "" : ", ...", "): ", why));
+  }
+  return info;
+}
+
+void AddStorage(const LanguageModel& model, WeightInfo* info) {
+  const StorageTotals all = model.storage();
+  info->storage = all.bytes;
+  for (const auto& [why, layers] : all.refused) {
+    info->notes.push_back(StrCat(layers, layers == 1 ? " layer stays" : " layers stay", " plain: ", why));
+  }
+  const StorageTotals& decoder = model.decoder().storage();
+  info->bits_per_weight = 8.0 * static_cast<double>(decoder.total_bytes()) / static_cast<double>(decoder.weights);
+}
+
+std::string WeightIdentity(const WeightInfo& info) {
+  const WeightOptions& options = info.options;
+  const bool codes = info.source != "f32" && info.source != "bf16" && info.source != "f16";
+  std::string text;
+  if (MakesCodes(options) || (codes && options.request == WeightRequest::kPlain)) text = RequestName(options.request);
+  if (options.request == WeightRequest::kInt4)
+    text += StrCat(" group=", options.group, options.int8_down ? " down" : "");
+  if (MakesCodes(options) && options.int8_head) text += " head";
+  if (options.int8_vision) text += " vision";
+  return text;
+}
+
+}  // namespace purekv

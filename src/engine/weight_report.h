@@ -1,0 +1,24 @@
+// In which form a model's weights are asked for and kept: checks, and what is told of it.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/tensor_source.h"
+#include "models/registry.h"
+#include "purekv/model_info.h"
+
+namespace purekv {
+
+// Throws Error (kUsage) naming the option: a group size that there is not, a tower that the model lacks, codes to be
+// made of weights that are codes already.
+void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors);
+
+// options and source, and what of the tensors is expanded.
+WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors);
+// Adds what the packed model keeps.
+void AddStorage(const LanguageModel& model, WeightInfo* info);
+
+// What a fingerprint must know beside configuration and tensors; "": plain numbers, or codes as they are stored.
+std::string WeightIdentity(const WeightInfo& info);
+
+}  // namespace purekv

@@ -1,0 +1,249 @@
+// Weights as integer codes, from a quantised checkpoint or quantised here: few rows of x are multiplied with the codes
+// themselves, at the speed of memory; for many rows some outputs at a time are expanded into numbers.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "base/cpu.h"
+#include "base/error.h"
+#include "base/threads.h"
+#include "kernels/code_kernels.h"
+#include "kernels/code_panels.h"
+#include "kernels/expanded_product.h"
+#include "kernels/packed_weights.h"
+#include "kernels/quantise.h"
+#include "kernels/reference.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kPanel = CodePanels::kPanel;
+constexpr int64_t kPackRows = 512;  // expanded at a time to be quantised
+
+// One row on its way into the panels.
+struct RowCodes {
+  RowCodes(int64_t in, const QuantLayout& layout)
+      : codes(static_cast<size_t>(in)),
+        numbers(static_cast<size_t>(layout.numbers(in))),
+        bytes(static_cast<size_t>(layout.bytes(in))) {}
+  std::vector<uint8_t> codes;
+  std::vector<float> numbers;
+  std::vector<uint8_t> bytes;
+};
+
+void QuantiseRow(std::span<const float> w, const QuantLayout& layout, RowCodes* row) {
+  if (layout.storage == QuantStorage::kW8C) {
+    row->numbers[0] = QuantiseInt8(w, row->codes.data());
+    return;
+  }
+  const auto size = static_cast<size_t>(layout.group);
+  for (size_t g = 0; g < row->numbers.size(); ++g) {
+    const Int4Group group = QuantiseInt4(w.subspan(g * size, size), row->codes.data() + g * size);
+    row->numbers[g] = group.scale;
+    row->bytes[g] = group.zero;
+  }
+}
+
+// Inputs whose sum of X the products ask for.
+int64_t SumGroup(const QuantLayout& layout) {
+  return layout.storage == QuantStorage::kW4G || layout.storage == QuantStorage::kW4M ||
+                 layout.storage == QuantStorage::kW4K
+             ? layout.group
+             : IntegerRows::kGroup;
+}
+
+class CodeWeights : public PackedWeights {
+ public:
+  CodeWeights(const LayerSource& source, const QuantLayout& layout, const QuantMatrix* stored)
+      : panels_(source.rows(), source.in(), layout),
+        dtype_(ElementDtype(source.format())),
+        product_dtype_(dtype_ == Dtype::kBF16 && HasFastBF16() ? Dtype::kBF16 : Dtype::kF32),
+        product_(source.in(), source.rows(), product_dtype_) {
+    if (stored != nullptr) order_.assign(stored->perm().begin(), stored->perm().end());
+    const int64_t in = source.in();
+    Buffer block;
+    for (int64_t first = 0; first < source.rows(); first += kPackRows) {
+      const int64_t count = std::min(kPackRows, source.rows() - first);
+      const float* const floats = stored == nullptr ? source.Floats(first, count, block) : nullptr;
+      ParallelForRanges(count, kPanel, [&](int64_t begin, int64_t end) {
+        RowCodes row(in, layout);
+        for (int64_t i = begin; i < end; ++i) {
+          if (floats != nullptr) {
+            QuantiseRow({floats + i * in, static_cast<size_t>(in)}, layout, &row);
+          } else if (!source.ReadCodes(first + i, row.codes.data(), row.numbers.data(), row.bytes.data())) {
+            continue;
+          }
+          panels_.SetRow(first + i, row.codes.data(), row.numbers.data(), row.bytes.data());
+        }
+      });
+    }
+  }
+
+  void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
+    if (Cpu() == CpuLevel::kReference) return RunReference(x, epilogue);
+    if (x.rows <= FewRows()) {
+      for (int64_t row = 0; row < x.rows; row += kMatrixVectorRows) {
+        const int64_t count = std::min(kMatrixVectorRows, x.rows - row);
+        RunFewRows(x.Rows(row, count), epilogue.Rows(row, count));
+      }
+      return;
+    }
+    static thread_local Buffer ordered;
+    const auto expand = [&](int64_t first, int64_t count, Buffer& block) -> const void* {
+      return Expand(first, count, product_dtype_, block);
+    };
+    const bool channels = panels_.layout().storage == QuantStorage::kW8C;
+    product_.Run(Ordered(x, ordered), expand, channels ? panels_.row_scales() : nullptr, epilogue);
+  }
+
+  size_t bytes() const override { return panels_.bytes() + order_.capacity() * sizeof(int32_t); }
+  const char* storage() const override { return StorageName(panels_.layout().storage); }
+  std::string Name(int64_t rows) const override {
+    if (Cpu() == CpuLevel::kReference) return std::string(storage()) + " reference";
+    if (rows <= FewRows()) return StrCat(storage(), " ", PanelProductName(), " matrix-vector (own)");
+    return StrCat(storage(), " expanded, onednn ", product_.Name(rows));
+  }
+
+ private:
+  // Rows that are multiplied with the codes themselves, eight at a time. Expanding pays from more of them on where
+  // products are f32: 16 rows of 3584 -> 18944 took 12 against 33 ms on two Zen 3 cores, 24 as long as expanded.
+  int64_t FewRows() const { return product_dtype_ == Dtype::kF32 ? 3 * kMatrixVectorRows : kMatrixVectorRows; }
+
+  void RunFewRows(AnyMatrixView x, const Epilogue& epilogue) const {
+    static thread_local Buffer scratch;
+    const IntegerRows rows(x, order_, SumGroup(panels_.layout()), scratch);
+    ParallelForRanges(panels_.panels(), 1, [&](int64_t begin, int64_t end) {
+      alignas(64) float sums[kMatrixVectorRows * kPanel];
+      for (int64_t panel = begin; panel < end; ++panel) {
+        PanelProduct(panels_, panel, rows, sums);
+        const int64_t first = panel * kPanel;
+        Finish(sums, kPanel, x.rows, std::min(kPanel, panels_.rows() - first), 0, first, epilogue);
+      }
+    });
+  }
+
+  const void* Expand(int64_t first, int64_t count, Dtype dtype, Buffer& block) const {
+    const auto values = static_cast<size_t>(count * panels_.in());
+    if (block.size() < values * sizeof(float)) block.Resize(values * sizeof(float));
+    ExpandRows(panels_, first, count, dtype, block.data());
+    if (dtype == dtype_) return block.data();
+    auto* const floats = static_cast<float*>(block.data());
+    for (size_t i = 0; i < values; ++i) floats[i] = ToFloat(ToBF16(floats[i]));
+    return block.data();
+  }
+
+  // x with its inputs in the order of the codes.
+  AnyMatrixView Ordered(AnyMatrixView x, Buffer& buffer) const {
+    if (order_.empty()) return x;
+    const size_t size = DtypeSize(x.dtype), row_bytes = static_cast<size_t>(x.cols) * size;
+    if (buffer.size() < static_cast<size_t>(x.rows) * row_bytes) buffer.Resize(static_cast<size_t>(x.rows) * row_bytes);
+    ParallelForRanges(x.rows, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const auto* const from = static_cast<const char*>(x.Rows(r, 1).data);
+        char* to = static_cast<char*>(buffer.data()) + static_cast<size_t>(r) * row_bytes;
+        for (const int32_t input : order_) {
+          std::memcpy(to, from + static_cast<size_t>(input) * size, size);
+          to += size;
+        }
+      }
+    });
+    return {buffer.data(), x.dtype, x.rows, x.cols, x.cols};
+  }
+
+  void RunReference(AnyMatrixView x, const Epilogue& epilogue) const {
+    Buffer ordered, block;
+    const AnyMatrixView rows = Ordered(x, ordered);
+    Matrix<float> sums(x.rows, panels_.rows());
+    const bool channels = panels_.layout().storage == QuantStorage::kW8C;
+    for (int64_t first = 0; first < panels_.rows(); first += kPanel) {
+      const int64_t count = std::min(kPanel, panels_.rows() - first);
+      const WeightRows part{Expand(first, count, Dtype::kF32, block), Dtype::kF32, count};
+      reference::Dense({&part, 1}, {}, Dtype::kF32, rows, sums.View().Cols(first, count), false);
+      for (int64_t r = 0; r < x.rows && channels; ++r) {
+        for (int64_t c = first; c < first + count; ++c) sums.Row(r)[c] *= panels_.row_scales()[c];
+      }
+    }
+    for (int64_t r = 0; r < x.rows; ++r) {
+      Finish(sums.Row(r), panels_.rows(), 1, panels_.rows(), 0, 0, epilogue.Rows(r, 1));
+    }
+  }
+
+  CodePanels panels_;
+  Dtype dtype_;          // of the layer
+  Dtype product_dtype_;  // what expanded rows are multiplied as: f32 (of values rounded to dtype_) where bf16 is slow
+  ExpandedProduct product_;
+  std::vector<int32_t> order_;
+};
+
+// Parts that are stored differently (a checkpoint gives v more bits than q and k), each by itself.
+class SplitWeights : public PackedWeights {
+ public:
+  explicit SplitWeights(const LayerSource& source) {
+    for (size_t i = 0; i < source.parts().size(); ++i) {
+      const LayerSource part = source.Part(i);
+      parts_.push_back({PackWeights(part, nullptr), part.rows()});
+    }
+  }
+  void Run(AnyMatrixView x, const Epilogue& epilogue) const override {
+    int64_t first = 0;
+    for (const Part& part : parts_) {
+      Epilogue of_part = epilogue;
+      of_part.out = epilogue.out.Cols(first, part.rows);
+      if (epilogue.bias != nullptr) of_part.bias = epilogue.bias + first;
+      part.weights->Run(x, of_part);
+      first += part.rows;
+    }
+  }
+  size_t bytes() const override {
+    size_t sum = 0;
+    for (const Part& part : parts_) sum += part.weights->bytes();
+    return sum;
+  }
+  const char* storage() const override { return "mixed"; }
+  void AddStorage(std::map<std::string, int64_t>* by_form) const override {
+    for (const Part& part : parts_) part.weights->AddStorage(by_form);
+  }
+  std::string Name(int64_t rows) const override {
+    std::string name;
+    for (const Part& part : parts_) name += (name.empty() ? "" : " | ") + part.weights->Name(rows);
+    return name;
+  }
+
+ private:
+  struct Part {
+    std::unique_ptr<PackedWeights> weights;
+    int64_t rows;
+  };
+  std::vector<Part> parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<PackedWeights> PackCodes(const LayerSource& source, std::string* why) {
+  if (source.request() == WeightRequest::kPlain) return nullptr;
+  std::string plain;
+  const QuantMatrix* const stored = source.Codes(&plain);
+  if (stored != nullptr) return std::make_unique<CodeWeights>(source, stored->layout(), stored);
+  QuantLayout layout;
+  switch (source.request()) {
+    case WeightRequest::kInt8:
+      layout = {QuantStorage::kW8C, source.in(), Dtype::kF32};
+      break;
+    case WeightRequest::kInt4:
+      if (source.in() % source.group() != 0) {
+        *why = StrCat(source.in(), " inputs are no multiple of groups of ", source.group());
+        return nullptr;
+      }
+      layout = {QuantStorage::kW4G, source.group(), Dtype::kF16};
+      break;
+    default:
+      if (source.parts().size() > 1 && !source.gated() && source.AnyCodes()) {
+        return std::make_unique<SplitWeights>(source);
+      }
+      if (source.AnyCodes()) *why = plain;
+      return nullptr;
+  }
+  return std::make_unique<CodeWeights>(source, layout, nullptr);
+}
+
+}  // namespace purekv
