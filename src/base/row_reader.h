@@ -18,6 +18,9 @@ class RowReader {
   virtual std::string format() const = 0;
   // The same matrix as codes and scales (base/quant_matrix.h); null: it has no such form.
   virtual const QuantMatrix* quant() const { return nullptr; }
+  // Throws Error naming file and tensor when a row holds NaN or infinity, where scales (and codes) alone can tell, much
+  // faster than Read. false: nothing was looked at.
+  virtual bool CheckFinite() const { return false; }
 };
 
 }  // namespace purekv

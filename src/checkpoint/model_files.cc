@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_model.h"
+#include "checkpoint/quantisation_config.h"
+#include "checkpoint/quantised_tensors.h"
 #include "checkpoint/safetensors.h"
 
 namespace purekv {
@@ -40,7 +42,15 @@ class DirectoryFiles final : public ModelFiles {
   std::string directory() const override { return where(); }
   // Opened when first asked for: what is wrong with the configuration is said first.
   const TensorSource* tensors() const override {
-    if (tensors_ == nullptr && !without_weights_) tensors_ = OpenSafetensors(where());
+    if (tensors_ == nullptr && !without_weights_) {
+      const std::optional<QuantisationConfig> quantisation = ReadQuantisationConfig(config(), config_path(), where());
+      std::unique_ptr<const SafetensorsSource> files = OpenSafetensors(where());
+      if (quantisation) {
+        tensors_ = ReadQuantised(std::move(files), *quantisation);
+      } else {
+        tensors_ = std::move(files);
+      }
+    }
     return tensors_.get();
   }
   std::vector<StoredTensorInfo> ListTensors() const override { return ListSafetensors(where()); }

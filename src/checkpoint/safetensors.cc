@@ -42,9 +42,9 @@ std::optional<Dtype> SupportedDtype(const std::string& dtype) {
   return std::nullopt;
 }
 
-class SafetensorsSource final : public TensorSource {
+class DirectorySource final : public SafetensorsSource {
  public:
-  explicit SafetensorsSource(std::string where) : where_(std::move(where)) {}
+  explicit DirectorySource(std::string where) : where_(std::move(where)) {}
 
   void Add(std::shared_ptr<const Shard> shard) {
     for (const auto& [name, entry] : shard->entries) {
@@ -68,6 +68,14 @@ class SafetensorsSource final : public TensorSource {
   TensorData Read(const std::string& name) const override {
     const Tensor& tensor = Get(name);
     return {Info(tensor), Bytes(tensor), std::shared_ptr<const void>(tensor.shard, tensor.shard.get())};
+  }
+
+  std::optional<RawTensor> FindRaw(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) return std::nullopt;
+    const Tensor& tensor = found->second;
+    return RawTensor{tensor.name, tensor.entry->dtype, tensor.entry->shape, Bytes(tensor),
+                     std::shared_ptr<const void>(tensor.shard, tensor.shard.get())};
   }
 
   std::vector<std::string> Names() const override {
@@ -135,11 +143,11 @@ void CheckPlainName(const std::string& file, const std::string& where) {
   }
 }
 
-std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
+std::unique_ptr<DirectorySource> OpenDirectory(const std::string& dir) {
   if (!DirectoryExists(dir)) Fail(dir, ": no such directory");
   const std::string single = JoinPath(dir, "model.safetensors");
   if (FileExists(single)) {
-    auto source = std::make_unique<SafetensorsSource>(single);
+    auto source = std::make_unique<DirectorySource>(single);
     source->Add(std::make_shared<const Shard>(single));
     return source;
   }
@@ -161,7 +169,7 @@ std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
   }
   if (shards.empty()) Fail(index_path, ": \"weight_map\" names no tensor");
 
-  auto source = std::make_unique<SafetensorsSource>(index_path);
+  auto source = std::make_unique<DirectorySource>(index_path);
   for (const std::string& shard : shards) source->Add(std::make_shared<const Shard>(JoinPath(dir, shard)));
   for (const auto& [name, shard] : shard_of) {
     const std::string published = PublishedName(name);
@@ -177,7 +185,7 @@ std::unique_ptr<SafetensorsSource> OpenDirectory(const std::string& dir) {
 
 }  // namespace
 
-std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir) {
+std::unique_ptr<SafetensorsSource> OpenSafetensors(const std::string& dir) {
   return OpenDirectory(dir);
 }
 

@@ -29,11 +29,26 @@ struct SafetensorsEntry {
 std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const std::byte> bytes, uint64_t file_size,
                                                                const std::string& path, uint64_t* data_offset);
 
+// One tensor as it is stored, whatever its type.
+struct RawTensor {
+  std::string name;   // in the file
+  std::string dtype;  // as written: "I32"
+  Shape shape;
+  std::span<const std::byte> bytes;  // as many as dtype and shape need, where the dtype is known; any alignment
+  std::shared_ptr<const void> hold;  // of the bytes
+};
+
+class SafetensorsSource : public TensorSource {
+ public:
+  // By published name. nullopt: not there.
+  virtual std::optional<RawTensor> FindRaw(const std::string& name) const = 0;
+};
+
 // `dir`/model.safetensors, or the files of `dir`/model.safetensors.index.json. Tensor names are normalised to the
 // published ones: model.language_model.* and language_model.model.* -> model.*, model.visual.* -> visual.*,
 // language_model.lm_head.* -> lm_head.*. Throws Error naming file and tensor. Unsupported dtypes are an error only when
-// the tensor is read.
-std::unique_ptr<TensorSource> OpenSafetensors(const std::string& dir);
+// the tensor is read as numbers.
+std::unique_ptr<SafetensorsSource> OpenSafetensors(const std::string& dir);
 
 // Every tensor of the files of OpenSafetensors(dir), by published name. Throws Error.
 std::vector<StoredTensorInfo> ListSafetensors(const std::string& dir);

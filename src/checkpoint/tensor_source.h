@@ -30,7 +30,8 @@ struct TensorData {
   TensorInfo info;
   std::span<const std::byte> bytes;  // as stored, whatever their form
   std::shared_ptr<const void> hold;
-  const RowReader* reader = nullptr;  // null: `bytes` are values of info.dtype
+  const RowReader* reader = nullptr;                     // null: `bytes` are values of info.dtype
+  std::vector<std::span<const std::byte>> further = {};  // what the reader reads beside `bytes`: scales, zero points
 };
 
 // One tensor as it is stored, whatever its type: for listings.
@@ -66,6 +67,8 @@ class TensorSource {
   virtual std::string ShapeFault(const std::string& name, const Shape& expected) const;
   // What the model as a whole is stored as: "awq", "gguf"; "": plain numbers.
   virtual std::string method() const { return ""; }
+  // Whether the model was made for, and evaluated with, activations of 8 bits (compressed-tensors' W8A8).
+  virtual bool Int8Activations() const { return false; }
   // All names, sorted.
   virtual std::vector<std::string> Names() const = 0;
   // The caller has copied what it needs: the source may drop the tensor's pages from memory.

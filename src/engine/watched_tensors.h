@@ -29,6 +29,7 @@ class WatchedTensors final : public TensorSource {
     return source_.ShapeFault(name, expected);
   }
   std::string method() const override { return source_.method(); }
+  bool Int8Activations() const override { return source_.Int8Activations(); }
 
  private:
   const TensorSource& source_;

@@ -36,19 +36,23 @@ class TwoHashes {
   std::array<Hash64, 2> hashes_{Hash64(0), Hash64(1)};
 };
 
-void AddTensor(const TensorSource& source, const std::string& name, TwoHashes* hashes) {
-  const TensorData tensor = source.Read(name);
-  hashes->AddText(name);
-  hashes->AddText(tensor.reader != nullptr ? tensor.reader->format() : DtypeName(tensor.info.dtype));
-  hashes->AddNumber(static_cast<int64_t>(tensor.info.shape.size()));
-  for (const int64_t dim : tensor.info.shape) hashes->AddNumber(dim);
-  const std::span<const std::byte> bytes = tensor.bytes;
+void AddSample(std::span<const std::byte> bytes, TwoHashes* hashes) {
   const size_t size = bytes.size();
   if (size <= kPiece * kPieces) {
     hashes->Add(bytes);
   } else {
     for (size_t i = 0; i < kPieces; ++i) hashes->Add(bytes.subspan((size - kPiece) * i / (kPieces - 1), kPiece));
   }
+}
+
+void AddTensor(const TensorSource& source, const std::string& name, TwoHashes* hashes) {
+  const TensorData tensor = source.Read(name);
+  hashes->AddText(name);
+  hashes->AddText(tensor.reader != nullptr ? tensor.reader->format() : DtypeName(tensor.info.dtype));
+  hashes->AddNumber(static_cast<int64_t>(tensor.info.shape.size()));
+  for (const int64_t dim : tensor.info.shape) hashes->AddNumber(dim);
+  AddSample(tensor.bytes, hashes);
+  for (const std::span<const std::byte> bytes : tensor.further) AddSample(bytes, hashes);
   source.Release(name);
 }
 

@@ -28,6 +28,7 @@ void CheckFinite(const TensorSource& source, const std::string& name, const Tens
   constexpr int64_t kGrain = int64_t{1} << 18;
   const int64_t count = ElementCount(tensor.info.shape);
   if (tensor.reader != nullptr) {
+    if (tensor.reader->CheckFinite()) return;
     // Whatever its form, it is expanded as it will be when it is packed.
     const int64_t rows = tensor.info.shape.front();
     const int64_t columns = count / rows;
@@ -67,6 +68,7 @@ void CheckTensors(const TensorSource& source, const std::vector<TensorSpec>& spe
     if (info->shape != spec.shape) {
       Fail(source.Describe(spec.name), ": ", source.ShapeFault(spec.name, spec.shape));
     }
+    source.Quantised(spec.name);  // checks the parts of one against each other
   }
   if (count > 0) {
     Fail(where, ": ", count, " of ", specs.size(), " tensors are missing: ", missing, count > 5 ? ", ..." : "");
