@@ -18,7 +18,7 @@ struct WeightInfo {
   // "compressed-tensors", "fp8", "gguf".
   std::string source;
   // Bytes in memory by form: "f32" (biases too), "bf16", "w8c" (8 bits, a scale per output), "w4g" (4 bits, scale and
-  // zero point per output and group of inputs), ... (docs/weights.md). Empty for Inspect.
+  // zero point per output and group of inputs), ... (docs/weights.md). Inspect: as they would be.
   std::map<std::string, int64_t> storage;
   double bits_per_weight = 0;  // of the decoder's products and the head, scales and zero points included
   // What could not be kept as codes, or not made into them, and why; one line each.
@@ -69,6 +69,12 @@ struct TensorListing {
   std::vector<int64_t> shape;
   int64_t bytes = 0;
   std::string file;  // name inside the directory
+  // Of codes: who quantised them ("awq", "Q4_K"), bits of a code, inputs that share a scale (0: a row), and why they
+  // are expanded when they are loaded ("": they are kept). "": plain numbers, or a quantised layer's scales.
+  std::string format;
+  int bits = 0;
+  int64_t group = 0;
+  std::string why_expanded;
 };
 
 // What a video costs a model.

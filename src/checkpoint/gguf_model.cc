@@ -104,7 +104,8 @@ class GgufModel final : public ModelFiles {
   GgufModel(std::shared_ptr<const GgufFile> file, Json config, const GgufLayout& layout)
       : ModelFiles(file->path(), std::move(config), file->path()),
         file_(std::move(file)),
-        tensors_(GgufTensors(file_, layout)) {}
+        tensors_(GgufTensors(file_, layout)),
+        post_norms_(layout.post_norms) {}
 
   const TensorSource* tensors() const override { return tensors_.get(); }
   std::vector<StoredTensorInfo> ListTensors() const override {
@@ -112,7 +113,8 @@ class GgufModel final : public ModelFiles {
     const std::string& path = file_->path();
     const std::string name = path.substr(path.rfind('/') + 1);
     for (const GgufTensor& one : file_->tensors()) {
-      list.push_back({one.name, GgmlTypeName(one.type), one.shape, static_cast<int64_t>(one.bytes), name});
+      list.push_back({one.name, GgmlTypeName(one.type), one.shape, static_cast<int64_t>(one.bytes), name,
+                      PublishedGgufName(one.name, post_norms_).value_or("")});
     }
     return list;
   }
@@ -132,6 +134,7 @@ class GgufModel final : public ModelFiles {
  private:
   std::shared_ptr<const GgufFile> file_;
   std::unique_ptr<const TensorSource> tensors_;
+  bool post_norms_;
 };
 
 }  // namespace

@@ -2,165 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <map>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "base/bfloat16.h"
 #include "base/error.h"
-#include "base/quant_matrix.h"
-#include "base/threads.h"
+#include "checkpoint/gguf_matrix.h"
 
 namespace purekv {
 namespace {
-
-// Where rows of blocks lie, in the file's order or another.
-class BlockPlaces {
- public:
-  // interleaved_head_dim: as GgufLayout's, 0 for rows in order.
-  BlockPlaces(const GgufTensor& tensor, std::span<const std::byte> bytes, int64_t interleaved_head_dim)
-      : bytes_(bytes), interleaved_(interleaved_head_dim) {
-    row_bytes_ =
-        static_cast<size_t>(tensor.shape.back() / GgmlBlockElements(tensor.type) * GgmlBlockBytes(tensor.type));
-  }
-
-  std::span<const std::byte> Row(int64_t row) const {
-    return bytes_.subspan(static_cast<size_t>(Stored(row)) * row_bytes_, row_bytes_);
-  }
-  std::span<const std::byte> all() const { return bytes_; }
-
- private:
-  int64_t Stored(int64_t row) const {
-    if (interleaved_ == 0) return row;
-    const int64_t half = interleaved_ / 2, inside = row % interleaved_;
-    return row - inside + 2 * (inside % half) + inside / half;
-  }
-
-  std::span<const std::byte> bytes_;
-  int64_t interleaved_;
-  size_t row_bytes_ = 0;
-};
-
-// Rows of blocks, expanded.
-class BlockRows final : public RowReader {
- public:
-  BlockRows(const GgufTensor& tensor, const BlockPlaces& places)
-      : type_(tensor.type), columns_(tensor.shape.back()), places_(places) {}
-
-  void Read(int64_t first, int64_t count, float* out) const override {
-    for (int64_t row = first; row < first + count; ++row, out += columns_) {
-      ExpandGgml(type_, places_.Row(row), {out, static_cast<size_t>(columns_)});
-    }
-  }
-  std::string format() const override { return GgmlTypeName(type_); }
-
- private:
-  GgmlType type_;
-  int64_t columns_;
-  BlockPlaces places_;
-};
-
-// Q8_0 and Q4_0: a scale per 32 weights, and codes that own storage has, too (gguf_blocks.cc).
-class BlockMatrix final : public QuantMatrix {
- public:
-  static bool Holds(GgmlType type) { return type == GgmlType::kQ8_0 || type == GgmlType::kQ4_0; }
-
-  // where: names file and tensor.
-  BlockMatrix(const GgufTensor& tensor, const BlockPlaces& places, std::string where)
-      : QuantMatrix(tensor.shape.front(), tensor.shape.back(),
-                    {tensor.type == GgmlType::kQ8_0 ? QuantStorage::kW8G : QuantStorage::kW4G, kInputs, Dtype::kF16}),
-        type_(tensor.type),
-        bytes_(static_cast<size_t>(GgmlBlockBytes(tensor.type))),
-        places_(places),
-        where_(std::move(where)) {}
-
-  void ReadCodes(int64_t row, uint8_t* codes, float* scales, uint8_t* zeros) const override {
-    const std::byte* block = places_.Row(row).data();
-    for (int64_t g = 0; g < groups(); ++g, block += bytes_, codes += kInputs) {
-      scales[g] = ToFloat(ScaleOf(block));
-      if (type_ == GgmlType::kQ8_0) {
-        std::memcpy(codes, block + sizeof(F16), kInputs);
-        if (zeros != nullptr) zeros[g] = 0;
-        continue;
-      }
-      for (size_t i = 0; i < kInputs / 2; ++i) {
-        const auto two = std::to_integer<uint8_t>(block[sizeof(F16) + i]);
-        codes[i] = two & 15;
-        codes[kInputs / 2 + i] = two >> 4;
-      }
-      if (zeros != nullptr) zeros[g] = 128;  // 8, in sixteenths
-    }
-  }
-  std::string format() const override { return GgmlTypeName(type_); }
-
-  bool CheckFinite() const override {
-    const std::span<const std::byte> all = places_.all();
-    ParallelForRanges(static_cast<int64_t>(all.size() / bytes_), int64_t{1} << 15, [&](int64_t begin, int64_t end) {
-      bool bad = false;
-      for (int64_t i = begin; i < end; ++i) {
-        bad |= (ScaleOf(all.data() + static_cast<size_t>(i) * bytes_).bits & 0x7c00) == 0x7c00;
-      }
-      if (bad) Fail(where_, " holds NaN or infinity; weights must be finite");
-    });
-    return true;
-  }
-
- private:
-  static constexpr int64_t kInputs = 32;
-  static F16 ScaleOf(const std::byte* block) {
-    F16 scale;
-    std::memcpy(&scale, block, sizeof(scale));
-    return scale;
-  }
-
-  GgmlType type_;
-  size_t bytes_;  // of a block
-  BlockPlaces places_;
-  std::string where_;
-};
-
-// nullopt: plain numbers.
-std::optional<QuantisedTensor> FormOf(const GgufTensor& tensor) {
-  QuantisedTensor form;
-  form.format = GgmlTypeName(tensor.type);
-  form.group = 32;
-  switch (tensor.type) {
-    case GgmlType::kQ8_0:
-      form.bits = 8;
-      break;
-    case GgmlType::kQ4_0:
-      form.bits = 4;
-      break;
-    case GgmlType::kQ4_1:
-      form.bits = 4;
-      form.why_expanded = "a minimum per block";
-      break;
-    case GgmlType::kQ5_0:
-    case GgmlType::kQ5_1:
-      form.bits = 5;
-      form.why_expanded = "5 bits";
-      break;
-    case GgmlType::kQ4_K:
-      form.bits = 4;
-      form.why_expanded = "a K-quant";
-      break;
-    case GgmlType::kQ5_K:
-      form.bits = 5;
-      form.why_expanded = "a K-quant";
-      break;
-    case GgmlType::kQ6_K:
-      form.bits = 6;
-      form.group = 16;
-      form.why_expanded = "a K-quant";
-      break;
-    default:
-      return std::nullopt;
-  }
-  if (tensor.shape.size() != 2 && form.why_expanded.empty()) form.why_expanded = "no matrix";
-  return form;
-}
 
 // A vector, expanded: an element is a row.
 class VectorRows final : public RowReader {
@@ -219,12 +70,7 @@ class GgufSource final : public TensorSource {
     if (tensor.shape.size() == 1) {
       reader = std::make_shared<const VectorRows>(tensor, data.bytes, Added(name), Interleaved(tensor, name));
     } else {
-      const BlockPlaces places(tensor, data.bytes, Interleaved(tensor, name));
-      if (BlockMatrix::Holds(tensor.type) && tensor.shape.size() == 2) {
-        reader = std::make_shared<const BlockMatrix>(tensor, places, StrCat(Describe(name), ": tensor ", name));
-      } else {
-        reader = std::make_shared<const BlockRows>(tensor, places);
-      }
+      reader = ReadGgufMatrix(tensor, data.bytes, Interleaved(tensor, name), StrCat(Describe(name), ": tensor ", name));
     }
     data.reader = reader.get();
     // The reader goes with the data, and the file with the reader.
@@ -235,11 +81,11 @@ class GgufSource final : public TensorSource {
 
   std::optional<QuantisedTensor> Quantised(const std::string& name) const override {
     const auto found = tensors_.find(name);
-    return found == tensors_.end() ? std::nullopt : FormOf(*found->second);
+    return found == tensors_.end() ? std::nullopt : FormOfGguf(*found->second);
   }
   // A file whose tensors are all plain numbers is no other than a directory of them.
   std::string method() const override {
-    const auto block = [](const auto& one) { return FormOf(*one.second).has_value(); };
+    const auto block = [](const auto& one) { return FormOfGguf(*one.second).has_value(); };
     return std::any_of(tensors_.begin(), tensors_.end(), block) ? "gguf" : "";
   }
 

@@ -28,7 +28,7 @@ class KeptMatrix final : public QuantMatrix {
       : QuantMatrix(codes->rows(), codes->in(), layout),
         codes_(std::move(codes)),
         format_(std::move(format)),
-        repeat_(groups() / codes_->groups()) {}
+        repeat_(layout.numbers(in()) / codes_->groups()) {}
 
   void ReadCodes(int64_t row, uint8_t* codes, float* scales, uint8_t* zeros) const override {
     codes_->Codes(row, codes);
@@ -40,10 +40,10 @@ class KeptMatrix final : public QuantMatrix {
     stored.resize(stored_groups);
     codes_->Scaling(row, scales, stored.data());
     // From behind, so that what is repeated is read before it is overwritten.
-    for (int64_t g = groups() - 1; g >= 0; --g) {
+    for (int64_t g = layout().numbers(in()) - 1; g >= 0; --g) {
       const auto from = static_cast<size_t>(g / repeat_);
       scales[g] = scales[from];
-      if (zeros != nullptr) zeros[g] = signed_codes ? uint8_t{0} : static_cast<uint8_t>(16 * stored[from]);
+      if (!signed_codes) zeros[g] = static_cast<uint8_t>(16 * stored[from]);
     }
   }
   std::span<const int32_t> perm() const override { return codes_->order; }

@@ -35,6 +35,14 @@ std::string PublishedName(const std::string& name) {
   return name;
 }
 
+// The weight whose codes a tensor holds: X.qweight and X.weight_packed are X.weight's. Others are themselves.
+std::string MatrixOf(const std::string& published) {
+  for (const std::string_view suffix : {".qweight", ".weight_packed"}) {
+    if (published.ends_with(suffix)) return published.substr(0, published.size() - suffix.size()) + ".weight";
+  }
+  return published;
+}
+
 std::optional<Dtype> SupportedDtype(const std::string& dtype) {
   if (dtype == "F32") return Dtype::kF32;
   if (dtype == "BF16") return Dtype::kBF16;
@@ -95,7 +103,8 @@ class DirectorySource final : public SafetensorsSource {
     for (const auto& [published, tensor] : tensors_) {
       const std::string& path = tensor.shard->file.path();
       list.push_back({tensor.name, tensor.entry->dtype, tensor.entry->shape,
-                      static_cast<int64_t>(tensor.entry->end - tensor.entry->begin), path.substr(path.rfind('/') + 1)});
+                      static_cast<int64_t>(tensor.entry->end - tensor.entry->begin), path.substr(path.rfind('/') + 1),
+                      MatrixOf(published)});
     }
     return list;
   }

@@ -41,6 +41,8 @@ struct StoredTensorInfo {
   Shape shape;
   int64_t bytes = 0;
   std::string file;  // its name, without folders
+  // Of the matrix that TensorSource names so, whose codes or values this tensor holds; "": of none.
+  std::string published = {};
 };
 
 // How a quantised matrix is stored.

@@ -38,6 +38,27 @@ std::string Join(const std::vector<int64_t>& values, const char* separator) {
   return text;
 }
 
+std::string WeightsText(const WeightInfo& weights) {
+  if (weights.storage.empty()) return "";
+  std::string text = StrCat("  weights     ", weights.source, "; in memory");
+  for (const auto& [form, bytes] : weights.storage) {
+    text +=
+        StrCat(form == weights.storage.begin()->first ? " " : ", ", form, " ", HumanBytes(static_cast<double>(bytes)));
+  }
+  char bits[32];
+  std::snprintf(bits, sizeof bits, ", %.2f bits per weight\n", weights.bits_per_weight);
+  text += bits;
+  for (const std::string& note : weights.notes) text += "              " + OneLine(note) + "\n";
+  return text;
+}
+
+std::string FormText(const TensorListing& tensor) {
+  if (tensor.format.empty()) return "";
+  return StrCat("  ", tensor.format, ", ", tensor.bits, " bits",
+                tensor.group > 0 ? StrCat(", groups of ", tensor.group) : "",
+                tensor.why_expanded.empty() ? "" : ", expanded: " + tensor.why_expanded);
+}
+
 // Everything that is going to be printed.
 struct Findings {
   ModelSummary summary;
@@ -71,6 +92,7 @@ std::string FindingsText(const Findings& findings) {
       info.window > 0 ? StrCat(", and the last ", info.window, " of ", info.windowed_layers, " layers with a window")
                       : "",
       "\n");
+  text += WeightsText(info.weights);
   if (findings.video) {
     const VideoCost& video = *findings.video;
     text += StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height,
@@ -95,7 +117,7 @@ std::string FindingsText(const Findings& findings) {
   }
   for (const TensorListing& tensor : findings.tensors) {
     text += StrCat(OneLine(tensor.name), "  ", tensor.dtype, "  [", Join(tensor.shape, ", "), "]  ",
-                   OneLine(tensor.file), "\n");
+                   OneLine(tensor.file), FormText(tensor), "\n");
   }
   return text;
 }
@@ -123,7 +145,8 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                      {"mrope_sections", summary.mrope_sections},
                      {"kv_bytes_per_token", info.kv_bytes_per_token},
                      {"window", info.window},
-                     {"windowed_layers", info.windowed_layers}};
+                     {"windowed_layers", info.windowed_layers},
+                     {"weights", WeightsObject(info.weights)}};
   result["vision"] = {{"parameters", summary.vision.parameters},
                       {"layers", summary.vision.layers},
                       {"hidden", summary.vision.hidden},
@@ -156,6 +179,12 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                                    {"shape", tensor.shape},
                                    {"bytes", tensor.bytes},
                                    {"file", tensor.file}});
+      if (tensor.format.empty()) continue;
+      OrderedJson& last = result["tensors"].back();
+      last["format"] = tensor.format;
+      last["bits"] = tensor.bits;
+      last["group"] = tensor.group;
+      if (!tensor.why_expanded.empty()) last["expanded"] = tensor.why_expanded;
     }
   }
   return JsonText(result);

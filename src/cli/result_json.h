@@ -17,6 +17,9 @@ class Conversation;
 // with a newline.
 std::string JsonText(const nlohmann::ordered_json& object);
 
+// model.weights of ask, score and inspect.
+nlohmann::ordered_json WeightsObject(const WeightInfo& weights);
+
 // score's own part.
 struct ScoreReport {
   ScoreResult result;

@@ -163,7 +163,12 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
 ModelSummary Model::Inspect(const std::string& directory, std::optional<Dtype> dtype) {
   const OpenModel open = Open(directory);
   ModelSummary summary;
-  summary.info = Describe(*open.plan, ChooseFormats({.activations = dtype}));
+  const NumberFormats formats = ChooseFormats({.activations = dtype});
+  summary.info = Describe(*open.plan, formats);
+  if (const TensorSource* const tensors = open.files->tensors()) {
+    summary.info.weights = DescribeWeights({}, *open.plan, *tensors);
+    EstimateStorage(formats, *open.plan, *tensors, &summary.info.weights);
+  }
   summary.tied_embeddings = open.plan->decoder.tied_embeddings;
   summary.intermediate = open.plan->decoder.intermediate;
   summary.rope_theta = open.plan->rope_theta;
@@ -188,8 +193,16 @@ ModelSummary Model::Inspect(const std::string& directory, std::optional<Dtype> d
 
 std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
   std::vector<TensorListing> list;
-  for (const StoredTensorInfo& tensor : OpenModelFiles(directory)->ListTensors()) {
-    list.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.file});
+  const auto files = OpenModelFiles(directory);
+  for (const StoredTensorInfo& tensor : files->ListTensors()) {
+    TensorListing one{tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.file, "", 0, 0, ""};
+    if (const auto how = files->tensors()->Quantised(tensor.published)) {
+      one.format = how->format;
+      one.bits = how->bits;
+      one.group = how->group;
+      one.why_expanded = how->why_expanded;
+    }
+    list.push_back(std::move(one));
   }
   std::sort(list.begin(), list.end(), [](const TensorListing& a, const TensorListing& b) { return a.name < b.name; });
   return list;

@@ -5,6 +5,8 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/quant_matrix.h"
+#include "kernels/code_panels.h"
 
 namespace purekv {
 namespace {
@@ -72,6 +74,34 @@ WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, 
                                 what.first == 1 ? "" : ", ...", "): ", why));
   }
   return info;
+}
+
+void EstimateStorage(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors,
+                     WeightInfo* info) {
+  const std::string plain = FormatName(formats.weights);
+  int64_t bytes = 0, weights = 0;  // of the decoder's products and the head
+  for (const TensorSpec& spec : plan.tensors) {
+    const bool embedding = spec.name == "model.embed_tokens.weight";
+    // Rows of the embedding table stay in the file.
+    if (spec.shape.size() < 2 || (embedding && !plan.decoder.tied_embeddings)) continue;
+    const int64_t elements = ElementCount(spec.shape), in = elements / spec.shape.front();
+    std::string form = plain;
+    int64_t size = elements * static_cast<int64_t>(DtypeSize(ElementDtype(formats.weights)));
+    const auto how = tensors.Quantised(spec.name);
+    if (how && how->why_expanded.empty() && formats.quantisation.request == WeightRequest::kStored) {
+      const TensorData tensor = tensors.Read(spec.name);
+      const QuantMatrix* const codes = tensor.reader == nullptr ? nullptr : tensor.reader->quant();
+      if (codes != nullptr) {
+        form = StorageName(codes->layout().storage);
+        size = CodePanels::BytesOf(spec.shape.front(), in, codes->layout());
+      }
+    }
+    info->storage[form] += size;
+    if (spec.name.starts_with("visual.")) continue;
+    bytes += size;
+    weights += elements;
+  }
+  if (weights > 0) info->bits_per_weight = 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
 }
 
 void AddStorage(const LanguageModel& model, WeightInfo* info) {

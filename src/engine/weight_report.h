@@ -15,6 +15,9 @@ void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, con
 
 // options and source, and what of the tensors is expanded.
 WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors);
+// Adds what the model would keep, without reading more than scales.
+void EstimateStorage(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors,
+                     WeightInfo* info);
 // Adds what the packed model keeps.
 void AddStorage(const LanguageModel& model, WeightInfo* info);
 

@@ -29,19 +29,20 @@ int64_t RoundUp(int64_t n, int64_t multiple) {
 // One block's numbers and bytes of one output.
 class BlockScales {
  public:
-  BlockScales(const CodePanels& weights, const uint8_t* block, int64_t output)
-      : weights_(weights), block_(block), output_(output) {}
+  BlockScales(const CodePanels& weights, int64_t panel, int64_t block, int64_t output)
+      : dtype_(weights.layout().scales),
+        numbers_(weights.Block(panel, block) + weights.numbers_at(weights.inputs(block)) + output * 2),
+        bytes_(weights.Block(panel, block) + weights.bytes_at(weights.inputs(block)) + output) {}
   float Number(int64_t i) const {
     uint16_t bits;
-    std::memcpy(&bits, block_ + weights_.numbers_at() + (i * kPanel + output_) * 2, 2);
-    return weights_.layout().scales == Dtype::kF16 ? ToFloat(F16{bits}) : ToFloat(BF16{bits});
+    std::memcpy(&bits, numbers_ + i * kPanel * 2, 2);
+    return dtype_ == Dtype::kF16 ? ToFloat(F16{bits}) : ToFloat(BF16{bits});
   }
-  uint8_t Byte(int64_t i) const { return block_[weights_.bytes_at() + i * kPanel + output_]; }
+  uint8_t Byte(int64_t i) const { return bytes_[i * kPanel]; }
 
  private:
-  const CodePanels& weights_;
-  const uint8_t* block_;
-  int64_t output_;
+  Dtype dtype_;
+  const uint8_t *numbers_, *bytes_;
 };
 
 // Code of input i of a block, signed ones as numbers.
@@ -82,16 +83,16 @@ void PortableProduct(const CodePanels& weights, int64_t panel, const IntegerRows
     const uint8_t* const block = weights.Block(panel, b);
     for (int64_t r = 0; r < x.rows(); ++r) {
       const int16_t* const values = x.values(r) + b * kBlock;
-      for (int64_t g = 0; g < kBlock / group; ++g) {
+      for (int64_t g = 0; g * group < weights.inputs(b); ++g) {
         int32_t exact[kPanel] = {};
-        for (int64_t i = g * group; i < (g + 1) * group; ++i) {
+        for (int64_t i = g * group; i < std::min((g + 1) * group, weights.inputs(b)); ++i) {
           for (int64_t o = 0; o < kPanel; ++o) exact[o] += Code(layout.four_bits(), block, i, o) * values[i];
         }
         const int64_t first = b * kBlock + g * group;
         const float factor = x.scales(r)[first / IntegerRows::kGroup];
         for (int64_t o = 0; o < kPanel; ++o) {
           sums[r * kPanel + o] +=
-              GroupSum(layout, BlockScales(weights, block, o), g, exact[o], x.Sum(r, first), factor);
+              GroupSum(layout, BlockScales(weights, panel, b, o), g, exact[o], x.Sum(r, first), factor);
         }
       }
     }
@@ -107,16 +108,17 @@ void PortableRow(const CodePanels& weights, int64_t row, float* out) {
   float numbers[kBlock];
   for (int64_t b = 0; b < weights.blocks(); ++b, out += kBlock) {
     const uint8_t* const block = weights.Block(row / kPanel, b);
-    const BlockScales scales(weights, block, row % kPanel);
-    for (int64_t i = 0; i < kBlock; ++i)
+    const BlockScales scales(weights, row / kPanel, b, row % kPanel);
+    const int64_t inputs = weights.inputs(b);
+    for (int64_t i = 0; i < inputs; ++i)
       codes[i] = static_cast<uint8_t>(Code(layout.four_bits(), block, i, row % kPanel));
     if (layout.storage == QuantStorage::kW8C) {
-      for (int64_t i = 0; i < kBlock; ++i) out[i] = static_cast<float>(static_cast<int8_t>(codes[i]));
+      for (int64_t i = 0; i < inputs; ++i) out[i] = static_cast<float>(static_cast<int8_t>(codes[i]));
       continue;
     }
-    for (int64_t i = 0; i < layout.numbers(kBlock); ++i) numbers[i] = scales.Number(i);
-    for (int64_t i = 0; i < layout.bytes(kBlock); ++i) bytes[i] = scales.Byte(i);
-    QuantValues(layout, kBlock, codes, numbers, bytes, out);
+    for (int64_t i = 0; i < layout.numbers(inputs); ++i) numbers[i] = scales.Number(i);
+    for (int64_t i = 0; i < layout.bytes(inputs); ++i) bytes[i] = scales.Byte(i);
+    QuantValues(layout, inputs, codes, numbers, bytes, out);
   }
 }
 

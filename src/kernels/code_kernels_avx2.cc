@@ -3,6 +3,7 @@
 // would saturate. Both give the integers that VNNI's VPDPBUSD would.
 #include "kernels/code_kernels_avx2.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -80,12 +81,11 @@ PUREKV_INLINE __m256i AddPairs(__m256i a, __m256i b) {
   return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
 }
 
-// kGroup inputs of 8-bit codes times a row: exact sums of 32 outputs.
-template <int64_t kGroup>
-PUREKV_INLINE void Quads(const uint8_t* codes, const int16_t* x, __m256i* exact) {
+// `inputs` inputs of 8-bit codes times a row: exact sums of 32 outputs.
+PUREKV_INLINE void Quads(const uint8_t* codes, const int16_t* x, int64_t inputs, __m256i* exact) {
   __m256i pairs[2 * kVectors];  // 4 outputs each, two lanes per output
   for (__m256i& sum : pairs) sum = _mm256_setzero_si256();
-  for (int64_t q = 0; q < kGroup / 4; ++q) {
+  for (int64_t q = 0; q < inputs / 4; ++q) {
     int64_t four;
     std::memcpy(&four, x + 4 * q, 8);
     const __m256i values = _mm256_set1_epi64x(four);
@@ -100,8 +100,9 @@ PUREKV_INLINE void Quads(const uint8_t* codes, const int16_t* x, __m256i* exact)
   for (int64_t v = 0; v < kVectors; ++v) exact[v] = AddPairs(pairs[2 * v], pairs[2 * v + 1]);
 }
 
-// One block of 256 inputs and one row of x.
+// One block and one row of x.
 struct BlockArgs {
+  int64_t inputs;  // 256, of the last block fewer
   const uint8_t *codes, *numbers, *bytes;
   Dtype dtype;  // of the numbers
   const IntegerRows* x;
@@ -125,7 +126,7 @@ PUREKV_INLINE void FourBitGroup(const BlockArgs& a, int64_t g, __m256i* exact) {
 template <int64_t kGroup>
 struct Block4G {
   static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g < kBlock / kGroup; ++g) {
+    for (int64_t g = 0; g < a.inputs / kGroup; ++g) {
       __m256i exact[kVectors];
       FourBitGroup<kGroup>(a, g, exact);
       const __m256 factor = _mm256_set1_ps(a.Factor(g * kGroup) * 0.0625F);
@@ -141,7 +142,7 @@ struct Block4G {
 
 struct Block4M {
   static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g < kBlock / 32; ++g) {
+    for (int64_t g = 0; g < a.inputs / 32; ++g) {
       __m256i exact[kVectors];
       FourBitGroup<32>(a, g, exact);
       const __m256 factor = _mm256_set1_ps(a.Factor(g * 32));
@@ -187,9 +188,10 @@ struct Block4K {
 template <int64_t kGroup, bool kScales>
 struct Block8 {
   static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g < kBlock / kGroup; ++g) {
+    for (int64_t g = 0; g * kGroup < a.inputs; ++g) {
       __m256i exact[kVectors];
-      Quads<kGroup>(a.codes + g * kGroup * kPanel, a.x->values(a.row) + a.first + g * kGroup, exact);
+      const int64_t inputs = kScales ? kGroup : std::min(kGroup, a.inputs - g * kGroup);
+      Quads(a.codes + g * kGroup * kPanel, a.x->values(a.row) + a.first + g * kGroup, inputs, exact);
       const __m256 factor = _mm256_set1_ps(a.Factor(g * kGroup));
       for (int64_t v = 0; v < kVectors; ++v) {
         __m256 scale = factor;
@@ -207,7 +209,7 @@ struct Block8K {
       for (__m256& sum : inner) sum = _mm256_setzero_ps();
       for (int64_t g = half * 8; g < half * 8 + 8; ++g) {
         __m256i exact[kVectors];
-        Quads<16>(a.codes + g * 16 * kPanel, a.x->values(a.row) + a.first + g * 16, exact);
+        Quads(a.codes + g * 16 * kPanel, a.x->values(a.row) + a.first + g * 16, 16, exact);
         for (int64_t v = 0; v < kVectors; ++v) {
           const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(a.bytes + g * kPanel + v * 8));
           const __m256 group = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
@@ -227,7 +229,14 @@ template <class Block>
 void Panel(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
   for (int64_t b = 0; b < weights.blocks(); ++b) {
     const uint8_t* const block = weights.Block(panel, b);
-    BlockArgs args{block,     block + weights.numbers_at(), block + weights.bytes_at(), weights.layout().scales, &x, 0,
+    const int64_t inputs = weights.inputs(b);
+    BlockArgs args{inputs,
+                   block,
+                   block + weights.numbers_at(inputs),
+                   block + weights.bytes_at(inputs),
+                   weights.layout().scales,
+                   &x,
+                   0,
                    b * kBlock};
     for (args.row = 0; args.row < x.rows(); ++args.row) {
       float* const to = sums + args.row * kPanel;
@@ -329,14 +338,14 @@ void ProductAvx2(const CodePanels& weights, int64_t panel, const IntegerRows& x,
 void ExpandRowAvx2(const CodePanels& weights, int64_t row, float* out) {
   const QuantLayout& layout = weights.layout();
   const int64_t lane = row % kPanel;
-  const int64_t group = layout.storage == QuantStorage::kW8C ? kBlock : layout.group;
   for (int64_t b = 0; b < weights.blocks(); ++b, out += kBlock) {
     const uint8_t* const block = weights.Block(row / kPanel, b);
-    const auto number = [&](int64_t i) {
-      return ScaleAt(block + weights.numbers_at() + (i * kPanel + lane) * 2, layout.scales);
-    };
-    const auto byte = [&](int64_t i) { return block[weights.bytes_at() + i * kPanel + lane]; };
-    for (int64_t g = 0; g < kBlock / group; ++g) {
+    const int64_t inputs = weights.inputs(b);
+    const int64_t group = layout.storage == QuantStorage::kW8C ? inputs : layout.group;
+    const uint8_t *const numbers = block + weights.numbers_at(inputs), *const bytes = block + weights.bytes_at(inputs);
+    const auto number = [&](int64_t i) { return ScaleAt(numbers + (i * kPanel + lane) * 2, layout.scales); };
+    const auto byte = [&](int64_t i) { return bytes[i * kPanel + lane]; };
+    for (int64_t g = 0; g < inputs / group; ++g) {
       // value = scale * (code - zero) + add, in the order of QuantValues.
       float scale = 1, zero = 0, add = -0.0F;  // -0 changes nothing, not even the sign of a zero
       switch (layout.storage) {

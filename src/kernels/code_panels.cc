@@ -14,19 +14,33 @@ uint16_t ScaleBits(float scale, Dtype dtype) {
 
 }  // namespace
 
-CodePanels::CodePanels(int64_t rows, int64_t in, const QuantLayout& layout) : rows_(rows), in_(in), layout_(layout) {
+int64_t CodePanels::BytesOf(int64_t rows, int64_t in, const QuantLayout& layout) {
+  CodePanels panels;
+  panels.Measure(rows, in, layout);
+  const int64_t scales = layout.storage == QuantStorage::kW8C ? panels.panels() * kPanel : 0;
+  return panels.panels() * panels.panel_bytes_ + scales * static_cast<int64_t>(sizeof(float));
+}
+
+void CodePanels::Measure(int64_t rows, int64_t in, const QuantLayout& layout) {
   PUREKV_CHECK(rows > 0 && in > 0, rows, " x ", in);
-  if (layout.storage == QuantStorage::kW8C) {
-    row_scales_.assign(static_cast<size_t>(panels() * kPanel), 0.0F);
-  } else {
+  if (layout.storage != QuantStorage::kW8C) {
     const bool super = layout.storage == QuantStorage::kW4K || layout.storage == QuantStorage::kW8K;
     const int64_t unit = super ? QuantLayout::kSuper : layout.group;
     PUREKV_CHECK(kBlock % unit == 0 && in % unit == 0, in, " inputs in groups of ", unit);
     PUREKV_CHECK(layout.scales != Dtype::kF32, StorageName(layout.storage), " with f32 scales");
-    block_numbers_ = layout.numbers(kBlock);
   }
-  block_bytes_ = bytes_at() + layout.bytes(kBlock) * kPanel;
-  data_.Resize(static_cast<size_t>(panels() * blocks() * block_bytes_));
+  rows_ = rows;
+  in_ = in;
+  layout_ = layout;
+  last_ = (in - (blocks() - 1) * kBlock + 31) / 32 * 32;
+  block_bytes_ = BytesOfBlock(kBlock);
+  panel_bytes_ = (blocks() - 1) * block_bytes_ + BytesOfBlock(last_);
+}
+
+CodePanels::CodePanels(int64_t rows, int64_t in, const QuantLayout& layout) {
+  Measure(rows, in, layout);
+  if (layout.storage == QuantStorage::kW8C) row_scales_.assign(static_cast<size_t>(panels() * kPanel), 0.0F);
+  data_.Resize(static_cast<size_t>(panels() * panel_bytes_));
   std::memset(data_.data(), 0, data_.size());
 }
 
@@ -34,14 +48,13 @@ void CodePanels::SetRow(int64_t row, const uint8_t* codes, const float* numbers,
   const int64_t lane = row % kPanel;
   const bool halves = layout_.four_bits();
   if (layout_.storage == QuantStorage::kW8C) row_scales_[static_cast<size_t>(row)] = numbers[0];
-  const int64_t all_numbers = block_numbers_ == 0 ? 0 : layout_.numbers(in_), all_bytes = layout_.bytes(in_);
   for (int64_t block = 0; block < blocks(); ++block) {
-    auto* const to = static_cast<uint8_t*>(data_.data()) + (row / kPanel * blocks() + block) * block_bytes_;
-    const int64_t count = std::min(kBlock, in_ - block * kBlock);
+    auto* const to = const_cast<uint8_t*>(Block(row / kPanel, block));
+    const int64_t wide = inputs(block), count = std::min(kBlock, in_ - block * kBlock);
     uint8_t padded[kBlock] = {};
     std::memcpy(padded, codes + block * kBlock, static_cast<size_t>(count));
     const int64_t step = halves ? 8 : 4;
-    for (int64_t i = 0; i < count; i += step) {
+    for (int64_t i = 0; i < wide; i += step) {
       uint8_t word[4];
       for (int64_t j = 0; j < 4; ++j) {
         const int code = halves ? padded[i + j] | padded[i + 4 + j] << 4 : padded[i + j];
@@ -49,13 +62,14 @@ void CodePanels::SetRow(int64_t row, const uint8_t* codes, const float* numbers,
       }
       std::memcpy(to + (i / step * kPanel + lane) * 4, word, 4);
     }
-    for (int64_t i = 0; i < std::min(block_numbers_, all_numbers - block * block_numbers_); ++i) {
-      const uint16_t bits = ScaleBits(numbers[block * block_numbers_ + i], layout_.scales);
-      std::memcpy(to + numbers_at() + (i * kPanel + lane) * 2, &bits, 2);
+    // Groups divide what is there: a block has its own numbers and bytes, whole.
+    const int64_t block_numbers = Numbers(kBlock), block_bytes = layout_.bytes(kBlock);
+    for (int64_t i = 0; i < Numbers(wide); ++i) {
+      const uint16_t bits = ScaleBits(numbers[block * block_numbers + i], layout_.scales);
+      std::memcpy(to + numbers_at(wide) + (i * kPanel + lane) * 2, &bits, 2);
     }
-    const int64_t block_bytes = layout_.bytes(kBlock);
-    for (int64_t i = 0; i < std::min(block_bytes, all_bytes - block * block_bytes); ++i) {
-      to[bytes_at() + i * kPanel + lane] = bytes[block * block_bytes + i];
+    for (int64_t i = 0; i < layout_.bytes(wide); ++i) {
+      to[bytes_at(wide) + i * kPanel + lane] = bytes[block * block_bytes + i];
     }
   }
 }

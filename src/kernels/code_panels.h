@@ -15,8 +15,9 @@ namespace purekv {
 // 9.0 to 11.6 GB/s a core with 4 bits, whole panels 12.6 to 14.5.) A block is
 //   4 bits  [32 octets of inputs][32 outputs][4 bytes]; byte j has input 8t + j in its low half, 8t + 4 + j above
 //   8 bits  [64 quads of inputs][32 outputs][4] signed bytes
-// and behind the codes numbers u16 (f16 or bf16) and bytes, in the order of QuantMatrix::ReadCodes, [..][32 outputs]
-// each. Outputs and inputs behind the last are zeros. kW8C has its scales apart.
+// the last block as many inputs as there are left, in a multiple of 32; and behind the codes numbers u16 (f16 or bf16)
+// and bytes, in the order of QuantMatrix::ReadCodes, [..][32 outputs] each. Outputs and inputs behind the last are
+// zeros. kW8C has its scales apart.
 class CodePanels {
  public:
   static constexpr int64_t kPanel = 32;   // outputs
@@ -25,20 +26,23 @@ class CodePanels {
   CodePanels() = default;
   CodePanels(int64_t rows, int64_t in, const QuantLayout& layout);
 
+  // What they take, without making them.
+  static int64_t BytesOf(int64_t rows, int64_t in, const QuantLayout& layout);
+
   int64_t rows() const { return rows_; }
   int64_t in() const { return in_; }
   const QuantLayout& layout() const { return layout_; }
   int64_t panels() const { return (rows_ + kPanel - 1) / kPanel; }
   int64_t blocks() const { return (in_ + kBlock - 1) / kBlock; }
-  int64_t code_bytes() const { return layout_.four_bits() ? kBlock * kPanel / 2 : kBlock * kPanel; }
-  // Where in a block numbers [numbers(256)][32] and bytes [bytes(256)][32] lie.
-  int64_t numbers_at() const { return code_bytes(); }
-  int64_t bytes_at() const { return code_bytes() + block_numbers_ * kPanel * 2; }
-  int64_t block_bytes() const { return block_bytes_; }
+  // Inputs of a block, with those of zeros behind the last.
+  int64_t inputs(int64_t block) const { return block + 1 < blocks() ? kBlock : last_; }
+  // Where in a block of so many inputs numbers [numbers(inputs)][32] and bytes [bytes(inputs)][32] lie.
+  int64_t numbers_at(int64_t inputs) const { return layout_.four_bits() ? inputs * kPanel / 2 : inputs * kPanel; }
+  int64_t bytes_at(int64_t inputs) const { return numbers_at(inputs) + Numbers(inputs) * kPanel * 2; }
   size_t bytes() const { return data_.allocated() + row_scales_.capacity() * sizeof(float); }
 
   const uint8_t* Block(int64_t panel, int64_t block) const {
-    return static_cast<const uint8_t*>(data_.data()) + (panel * blocks() + block) * block_bytes_;
+    return static_cast<const uint8_t*>(data_.data()) + panel * panel_bytes_ + block * block_bytes_;
   }
   // kW8C: [panels * 32], zeros behind the last row.
   const float* row_scales() const { return row_scales_.data(); }
@@ -47,10 +51,17 @@ class CodePanels {
   void SetRow(int64_t row, const uint8_t* codes, const float* numbers, const uint8_t* bytes);
 
  private:
+  // Of a block: kW8C has its scales apart.
+  int64_t Numbers(int64_t inputs) const { return layout_.storage == QuantStorage::kW8C ? 0 : layout_.numbers(inputs); }
+  // All but the data.
+  void Measure(int64_t rows, int64_t in, const QuantLayout& layout);
+  int64_t BytesOfBlock(int64_t inputs) const { return bytes_at(inputs) + layout_.bytes(inputs) * kPanel; }
+
   int64_t rows_ = 0;
   int64_t in_ = 0;
   QuantLayout layout_;
-  int64_t block_bytes_ = 0, block_numbers_ = 0;
+  int64_t last_ = 0;  // inputs of the last block
+  int64_t block_bytes_ = 0, panel_bytes_ = 0;
   Buffer data_;
   std::vector<float> row_scales_;
 };

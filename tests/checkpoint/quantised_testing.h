@@ -228,18 +228,17 @@ inline std::vector<float> AllRows(const TensorData& tensor) {
   if (quant == nullptr) return all;
   EXPECT_EQ(quant->rows(), rows);
   EXPECT_EQ(quant->in(), in);
-  const auto groups = static_cast<size_t>(quant->groups());
-  std::vector<uint8_t> codes(static_cast<size_t>(in)), zeros(groups);
-  std::vector<float> scales(groups);
+  const QuantLayout& layout = quant->layout();
+  std::vector<uint8_t> codes(static_cast<size_t>(in)), bytes(static_cast<size_t>(layout.bytes(in)));
+  std::vector<float> numbers(static_cast<size_t>(layout.numbers(in))), values(codes.size());
   size_t wrong = 0;
   for (int64_t row = rows - 1; row >= 0; --row) {  // backwards: another way through the unpacked blocks
-    quant->ReadCodes(row, codes.data(), scales.data(), zeros.data());
+    quant->ReadCodes(row, codes.data(), numbers.data(), bytes.data());
+    QuantValues(layout, in, codes.data(), numbers.data(), bytes.data(), values.data());
     for (size_t i = 0; i < codes.size(); ++i) {
-      const size_t g = i / (static_cast<size_t>(in) / groups);
       const auto k = quant->perm().empty() ? i : static_cast<size_t>(quant->perm()[i]);
-      const float value = QuantValue(quant->layout().storage, codes[i], scales[g], zeros[g]);
       const float read = all[static_cast<size_t>(row * in) + k];
-      wrong += std::bit_cast<uint32_t>(value) != std::bit_cast<uint32_t>(read);
+      wrong += std::bit_cast<uint32_t>(values[i]) != std::bit_cast<uint32_t>(read);
     }
   }
   EXPECT_EQ(wrong, 0u) << "codes that are not what Read gives";

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""What quantised weights cost on pretrained models, against the same weights in bf16.
+
+    tools/real_models/quantised.py DIR --models smollm2,qwen0.5b          # an hour; DIR keeps models and results
+    tools/real_models/quantised.py DIR --models smollm2 --lengths 1k,3k --texts 8 --tokens 64
+
+The models' GGUF files are expanded into bf16 directories (DIR/MODEL) first: the reference. Then, over summaries and code of the long-context
+benchmark (tools/long_context/make.py), the reference answers, and every form is led along its answer: mean KL(bf16 || form) per token and the
+share of equal first choices. Needles are asked of every form with the full cache. `gguf` is the file itself, whose codes are those that were
+expanded. Needs torch, transformers 4.57.1, gguf and accelerate to expand; results stay in DIR/results.jsonl: the same command goes on.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FORMS = {
+    "int8": ["--weights", "int8"],
+    "int4 G 32": ["--weights", "int4", "--weights-option", "group=32"],
+    "int4 G 64": ["--weights", "int4"],
+    "int4 G 64, down int8": ["--weights", "int4", "--weights-option", "down=int8"],
+    "int4 G 128": ["--weights", "int4", "--weights-option", "group=128"],
+}
+
+
+def expand(gguf, directory):
+    """The file's weights in bf16 as a Hugging Face directory."""
+    if (directory / "config.json").is_file():
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(directory)
+
+
+def run(program, *arguments):
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{program} {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Results:
+    """One line per question and form; what is there is not asked again."""
+
+    def __init__(self, path):
+        self.path, self.rows = path, []
+        if path.is_file():
+            self.rows = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def find(self, **key):
+        return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def add(self, **row):
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def follow(arguments, results, model, question):
+    """The reference's answer to one question, and every form along it."""
+    names = [name for name in arguments.forms if not results.find(model=model, id=question["id"], form=name)]
+    if not names:
+        return
+    directory = arguments.directory / model
+    asked = ["--context", arguments.data / question["text_file"], "-p", question["prompt"]]
+    known = results.find(model=model, id=question["id"], form="bf16")
+    if not known:
+        answer = json.loads(run(arguments.program, "ask", "-m", directory, *asked, "-n", arguments.tokens, "--json", "-"))["answers"][0]["ids"]
+        results.add(model=model, id=question["id"], form="bf16", ids=answer)
+        known = results.rows[-1]
+    if not known["ids"]:
+        return
+    given = ["--answer-ids", ",".join(map(str, known["ids"]))]
+    with tempfile.TemporaryDirectory() as folder:
+        def logits(source, flags):
+            file = pathlib.Path(folder) / "logits.npy"
+            run(arguments.program, "score", "-m", source, *asked, *given, *flags, "--logits", file)
+            return log_softmax(np.load(file))
+        right = logits(directory, [])
+        for name in names:
+            source = arguments.models_at / f"{model}.gguf" if name == "gguf" else directory
+            ours = logits(source, FORMS.get(name, []))
+            kl = (np.exp(right) * (right - ours)).sum(-1)
+            results.add(model=model, id=question["id"], form=name, kl=[round(float(x), 8) for x in kl],
+                        agree=int((right.argmax(-1) == ours.argmax(-1)).sum()))
+
+
+def needles(arguments, results, model, length):
+    for name in ["bf16", *arguments.forms]:
+        if results.find(model=model, needles=length, form=name):
+            continue
+        source = arguments.models_at / f"{model}.gguf" if name == "gguf" else arguments.directory / model
+        with tempfile.TemporaryDirectory() as folder:
+            run(arguments.program, "eval", "-m", source, *FORMS.get(name, []), "--data", arguments.data / "questions.jsonl", "--types",
+                "needle,lookup", "--lengths", length, "--policies", "full", "--budgets", "1", "--limit", arguments.needles, "-n", 24,
+                "--viewer-videos", 0, "-o", folder)
+            rows = [json.loads(line) for line in (pathlib.Path(folder) / "results.jsonl").read_text().splitlines()]
+        right = [row["correct"] for row in rows if "correct" in row]
+        results.add(model=model, needles=length, form=name, right=int(sum(map(bool, right))), of=len(right))
+
+
+def table(arguments, results):
+    print("| model | texts | form | mean KL to bf16 | equal first choices | needles and lookups right |\n|---|---|---|---:|---:|---:|")
+    for model in arguments.models:
+        for length in arguments.lengths:
+            for name in ["bf16", *arguments.forms]:
+                rows = [row for row in results.rows if row["model"] == model and row["form"] == name and f"-{length}-" in row.get("id", "")]
+                found = results.find(model=model, needles=length, form=name) or {"right": "", "of": ""}
+                right = f"{found['right']} of {found['of']}"
+                if name == "bf16":
+                    print(f"| {model} | {length} | bf16 | | | {right} |")
+                    continue
+                kl = np.concatenate([row["kl"] for row in rows]) if rows else np.zeros(1)
+                agree = sum(row["agree"] for row in rows) / max(1, len(kl))
+                print(f"| {model} | {len(rows)} of {length}, {len(kl)} tokens | {name} | {kl.mean():.2g} | {100 * agree:.1f} % | {right} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=pathlib.Path)
+    parser.add_argument("--models", default="smollm2,qwen0.5b", type=lambda text: text.split(","))
+    parser.add_argument("--models-at", type=pathlib.Path, default=ROOT / "real-models", help="where fetch.py put the files")
+    parser.add_argument("--data", type=pathlib.Path, default=ROOT / "out/long-context", help="where make.py put the benchmark")
+    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/bin/purekv")
+    parser.add_argument("--lengths", default="1k", type=lambda text: text.split(","))
+    parser.add_argument("--texts", type=int, default=6, help="summaries, and as many files of code, per length")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--needles", type=int, default=10, help="and as many lookups, per length")
+    parser.add_argument("--forms", default=",".join([*FORMS, "gguf"]).replace("64, down", "64; down"),
+                        type=lambda text: [name.replace(";", ",") for name in text.split(",")])
+    arguments = parser.parse_args()
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    results = Results(arguments.directory / "results.jsonl")
+    questions = [json.loads(line) for line in (arguments.data / "questions.jsonl").read_text().splitlines()]
+    for model in arguments.models:
+        expand(arguments.models_at / f"{model}.gguf", arguments.directory / model)
+        for length in arguments.lengths:
+            for kind in ("summary", "code"):
+                chosen = [q for q in questions if q["type"] == kind and q["length"] == length][:arguments.texts]
+                for question in chosen:
+                    follow(arguments, results, model, question)
+            needles(arguments, results, model, length)
+    table(arguments, results)
+
+
+if __name__ == "__main__":
+    main()
