@@ -127,7 +127,9 @@ class CodeRows {
 };
 
 // Rows of a file that has inputs first: a row is a column of it, so 32 neighbouring ones are unpacked when the first is
-// asked for, and kept by the thread that did until it has unpacked two other such blocks.
+// asked for, and kept by the thread that did until it has unpacked two other such blocks. Rows of [4096, 4096] in
+// order, groups of 128, one core's CPU time on a busy Xeon: AWQ 0.9 to 1.0 G weights/s, GPTQ of 4 bits 1.2 to 1.5, with
+// g_idx 0.5, of 8 bits 0.6. (Without blocks a row of AWQ touches 4096 lines of memory for 4096 codes of 4 bits.)
 class BlockedRows : public CodeRows {
  public:
   static constexpr int64_t kBlock = 32;

@@ -54,7 +54,7 @@ class DirectorySource final : public SafetensorsSource {
  public:
   explicit DirectorySource(std::string where) : where_(std::move(where)) {}
 
-  void Add(std::shared_ptr<const Shard> shard) {
+  void Add(const std::shared_ptr<const Shard>& shard) {
     for (const auto& [name, entry] : shard->entries) {
       const auto [position, inserted] = tensors_.emplace(PublishedName(name), Tensor{name, &entry, shard});
       if (inserted) continue;
