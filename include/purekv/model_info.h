@@ -17,8 +17,8 @@ struct WeightInfo {
   // "f32", "bf16" or "f16", of most of the files' bytes; or the method that quantised them: "awq", "gptq",
   // "compressed-tensors", "fp8", "gguf".
   std::string source;
-  // Bytes in memory by form: "f32" (biases too), "bf16", "w8c" (8 bits, a scale per output), "w4g" (4 bits, scale and
-  // zero point per output and group of inputs), ... (docs/weights.md). Inspect: as they would be.
+  // Bytes in memory by form, without biases: "f32", "bf16", "w8c" (8 bits, a scale per output), "w4g" (4 bits, scale
+  // and zero point per output and group of inputs), ... (docs/weights.md). Inspect: as they would be.
   std::map<std::string, int64_t> storage;
   double bits_per_weight = 0;  // of the decoder's products and the head, scales and zero points included
   // What could not be kept as codes, or not made into them, and why; one line each.

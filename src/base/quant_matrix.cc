@@ -4,43 +4,53 @@
 
 namespace purekv {
 
+namespace {
+
+// out[i] = of(code) over the next `count` codes.
+template <class Code, class Of>
+void Group(const uint8_t* codes, int64_t count, float* out, const Of& of) {
+  for (int64_t i = 0; i < count; ++i) out[i] = of(static_cast<float>(static_cast<Code>(codes[i])));
+}
+
+}  // namespace
+
+// A group at a time, so that the loop inside is one that compilers make vectors of.
 void QuantValues(const QuantLayout& layout, int64_t in, const uint8_t* codes, const float* numbers,
                  const uint8_t* bytes, float* out) {
-  const auto signed_code = [codes](int64_t i) { return static_cast<float>(static_cast<int8_t>(codes[i])); };
-  const auto code = [codes](int64_t i) { return static_cast<float>(codes[i]); };
   constexpr int64_t kSuper = QuantLayout::kSuper;
-  switch (layout.storage) {
-    case QuantStorage::kW8C:
-      for (int64_t i = 0; i < in; ++i) out[i] = numbers[0] * signed_code(i);
-      return;
-    case QuantStorage::kW8G:
-      for (int64_t i = 0; i < in; ++i) out[i] = numbers[i / layout.group] * signed_code(i);
-      return;
-    case QuantStorage::kW4G:
-      for (int64_t i = 0; i < in; ++i) {  // the bracket is exact
-        const float moved = code(i) - static_cast<float>(bytes[i / layout.group]) * 0.0625F;
-        out[i] = numbers[i / layout.group] * moved;
+  const int64_t group = layout.storage == QuantStorage::kW8C ? in : layout.group;
+  for (int64_t first = 0; first < in; first += group) {
+    const int64_t g = first / group;
+    const uint8_t* const from = codes + first;
+    float* const to = out + first;
+    switch (layout.storage) {
+      case QuantStorage::kW8C:
+      case QuantStorage::kW8G:
+        Group<int8_t>(from, group, to, [scale = numbers[g]](float code) { return scale * code; });
+        break;
+      case QuantStorage::kW4G: {  // the bracket is exact
+        const float zero = static_cast<float>(bytes[g]) * 0.0625F;
+        Group<uint8_t>(from, group, to, [scale = numbers[g], zero](float code) { return scale * (code - zero); });
+        break;
       }
-      return;
-    case QuantStorage::kW4M:
-      for (int64_t i = 0; i < in; ++i) {  // the product is exact, here and below: fused or not is the same
-        const float* const group = numbers + i / layout.group * 2;
-        out[i] = group[0] * code(i) + group[1];
+      case QuantStorage::kW4M:  // the product is exact, here and below: fused or not is the same
+        Group<uint8_t>(from, group, to,
+                       [scale = numbers[2 * g], add = numbers[2 * g + 1]](float code) { return scale * code + add; });
+        break;
+      case QuantStorage::kW4K: {
+        const float* const super = numbers + first / kSuper * 2;
+        const uint8_t* const of_group = bytes + first / kSuper * 16 + first % kSuper / 32;
+        const float scale = super[0] * static_cast<float>(of_group[0]);
+        const float low = super[1] * static_cast<float>(of_group[8]);
+        Group<uint8_t>(from, group, to, [scale, low](float code) { return scale * code - low; });
+        break;
       }
-      return;
-    case QuantStorage::kW4K:
-      for (int64_t i = 0; i < in; ++i) {
-        const float* const super = numbers + i / kSuper * 2;
-        const uint8_t* const group = bytes + i / kSuper * 16 + i % kSuper / 32;
-        out[i] = super[0] * static_cast<float>(group[0]) * code(i) - super[1] * static_cast<float>(group[8]);
+      case QuantStorage::kW8K: {
+        const float scale = numbers[first / kSuper] * static_cast<float>(static_cast<int8_t>(bytes[g]));
+        Group<int8_t>(from, group, to, [scale](float code) { return scale * code; });
+        break;
       }
-      return;
-    case QuantStorage::kW8K:
-      for (int64_t i = 0; i < in; ++i) {
-        const auto group = static_cast<float>(static_cast<int8_t>(bytes[i / 16]));
-        out[i] = numbers[i / kSuper] * group * signed_code(i);
-      }
-      return;
+    }
   }
 }
 

@@ -111,7 +111,7 @@ void AddStorage(const LanguageModel& model, WeightInfo* info) {
     info->notes.push_back(StrCat(layers, layers == 1 ? " layer stays" : " layers stay", " plain: ", why));
   }
   const StorageTotals& decoder = model.decoder().storage();
-  info->bits_per_weight = 8.0 * static_cast<double>(decoder.total_bytes()) / static_cast<double>(decoder.weights);
+  info->bits_per_weight = 8.0 * static_cast<double>(decoder.weight_bytes()) / static_cast<double>(decoder.weights);
 }
 
 std::string WeightIdentity(const WeightInfo& info) {

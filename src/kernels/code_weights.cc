@@ -52,12 +52,19 @@ int64_t SumGroup(const QuantLayout& layout) {
              : IntegerRows::kGroup;
 }
 
+// What expanded rows are multiplied as: the layer's dtype where oneDNN has more than plain loops for it, else f32.
+Dtype ProductDtype(int64_t in, int64_t out, Dtype dtype) {
+  if (dtype != Dtype::kBF16 || !HasFastBF16()) return Dtype::kF32;
+  const std::string name = ExpandedProduct(in, out, dtype).Name(512);
+  return name.starts_with("brg") || name.starts_with("gemm") ? dtype : Dtype::kF32;
+}
+
 class CodeWeights : public PackedWeights {
  public:
   CodeWeights(const LayerSource& source, const QuantLayout& layout, const QuantMatrix* stored)
       : panels_(source.rows(), source.in(), layout),
         dtype_(ElementDtype(source.format())),
-        product_dtype_(dtype_ == Dtype::kBF16 && HasFastBF16() ? Dtype::kBF16 : Dtype::kF32),
+        product_dtype_(ProductDtype(source.in(), source.rows(), dtype_)),
         product_(source.in(), source.rows(), product_dtype_) {
     if (stored != nullptr) order_.assign(stored->perm().begin(), stored->perm().end());
     const int64_t in = source.in();

@@ -83,12 +83,14 @@ Dtype Linear::input() const {
   return impl_->input;
 }
 size_t Linear::packed_bytes() const {
-  return impl_->weights->bytes() + impl_->bias.capacity() * sizeof(float);
+  return impl_->weights->bytes() + bias_bytes();
+}
+size_t Linear::bias_bytes() const {
+  return impl_->bias.capacity() * sizeof(float);
 }
 
 void Linear::AddStorage(std::map<std::string, int64_t>* bytes) const {
   impl_->weights->AddStorage(bytes);
-  if (!impl_->bias.empty()) (*bytes)["f32"] += static_cast<int64_t>(impl_->bias.capacity() * sizeof(float));
 }
 
 const char* Linear::storage() const {

@@ -73,9 +73,10 @@ class Linear {
   int64_t out() const;
   Dtype input() const;
   size_t packed_bytes() const;
+  size_t bias_bytes() const;
   // What the weights are kept as: "bf16", "f32", a form of codes (base/quant_matrix.h), "mixed" where parts differ.
   const char* storage() const;
-  // Adds packed_bytes() by form.
+  // Adds packed_bytes() by form, all but the bias's.
   void AddStorage(std::map<std::string, int64_t>* bytes) const;
   // Which implementation runs for `rows` input rows, e.g. "amx_bf16 (own)".
   std::string Implementation(int64_t rows) const;
@@ -107,6 +108,7 @@ class GatedLinear {
   Dtype input() const { return layer_.input(); }
   size_t packed_bytes() const { return layer_.packed_bytes(); }
   const char* storage() const { return layer_.storage(); }
+  size_t bias_bytes() const { return layer_.bias_bytes(); }
   void AddStorage(std::map<std::string, int64_t>* bytes) const { layer_.AddStorage(bytes); }
   std::string Implementation(int64_t rows) const { return layer_.Implementation(rows); }
   const std::vector<std::string>& Refused() const { return layer_.Refused(); }

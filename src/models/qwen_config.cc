@@ -42,8 +42,6 @@ void RefuseUnsupported(const JsonFields& text) {
     Fail(text.where(), ": hidden_act \"", act, "\" is not supported; \"silu\" is");
   }
   if (text.Bool("use_sliding_window", false)) Fail(text.where(), ": use_sliding_window true is not supported");
-  if (text.Has("quantization_config"))
-    Fail(text.where(), ": quantization_config is not supported; bf16, f16 and f32 weights are");
 }
 
 DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenConfig& config) {
@@ -134,8 +132,6 @@ QwenConfig ParseQwenConfig(const Json& json, QwenVersion version, const std::str
   const JsonFields root(json, path);
   QwenConfig config;
   const JsonFields text = root.Has("text_config") ? root.Object("text_config") : root;
-  if (root.Has("quantization_config"))
-    Fail(path, ": quantization_config is not supported; bf16, f16 and f32 weights are");
   config.decoder = ParseDecoder(text, root, config);
   config.vision = ParseVision(root.Object("vision_config"), version, config.decoder.hidden);
   const int64_t vocabulary = config.decoder.vocabulary;

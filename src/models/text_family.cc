@@ -69,8 +69,6 @@ void RefuseUnsupported(const JsonFields& fields, const ActivationField& activati
   if (const std::string act = fields.String(activation.key, activation.word); act != activation.word) {
     Fail(fields.where(), ": ", activation.key, " \"", act, "\" is not supported; \"", activation.word, "\" is");
   }
-  if (fields.Has("quantization_config"))
-    Fail(fields.where(), ": quantization_config is not supported; bf16, f16 and f32 weights are");
   if (fields.Number("partial_rotary_factor", 0, 1, 1) != 1)
     Fail(fields.where(), ": partial_rotary_factor ", fields.Number("partial_rotary_factor", 0, 1),
          " is not supported; 1 is");

@@ -124,10 +124,11 @@ LayerFormat FormatOf(const NumberFormats& formats, WeightRole role) {
 void StorageTotals::Add(const StorageTotals& other) {
   for (const auto& [form, count] : other.bytes) bytes[form] += count;
   for (const auto& [why, layers] : other.refused) refused[why] += layers;
+  biases += other.biases;
   weights += other.weights;
 }
 
-int64_t StorageTotals::total_bytes() const {
+int64_t StorageTotals::weight_bytes() const {
   int64_t total = 0;
   for (const auto& [form, count] : bytes) total += count;
   return total;

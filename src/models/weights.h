@@ -33,19 +33,22 @@ LayerFormat FormatOf(const NumberFormats& formats, WeightRole role);
 // What packed layers take, by the form in which they are kept.
 struct StorageTotals {
   std::map<std::string, int64_t> bytes;    // "bf16", "f32", or a form of codes
+  int64_t biases = 0;                      // bytes
   int64_t weights = 0;                     // elements
   std::map<std::string, int64_t> refused;  // why a layer's codes were not kept, or not made -> layers
 
   template <class Layer>  // Linear, GatedLinear
   void Add(const Layer& layer, int64_t elements) {
     layer.AddStorage(&bytes);
+    biases += static_cast<int64_t>(layer.bias_bytes());
     weights += elements;
     for (const std::string& why : layer.Refused()) {
       if (why.starts_with("codes: ")) ++refused[why.substr(7)];
     }
   }
   void Add(const StorageTotals& other);
-  int64_t total_bytes() const;
+  int64_t weight_bytes() const;
+  int64_t total_bytes() const { return weight_bytes() + biases; }
 };
 
 // Weights `names` (each [rows_i, in]) stacked along the output dimension, with biases `bias_names` (empty: none; else

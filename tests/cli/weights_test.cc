@@ -20,7 +20,7 @@ std::string Video(int number) {
   return PUREKV_SOURCE_DIR "/models/demo/eval/short-0" + std::to_string(number) + ".mp4";
 }
 
-Json Run(std::vector<std::string> arguments) {
+Json ObjectOf(std::vector<std::string> arguments) {
   arguments.insert(arguments.end(), {"--json", "-"});
   const CliResult result = RunCli(arguments);
   EXPECT_EQ(result.status, 0) << result.err;
@@ -32,7 +32,7 @@ TEST(Weights, AreToldOf) {
   const auto with = [&](std::vector<std::string> more) {
     std::vector<std::string> all = ask;
     all.insert(all.end(), more.begin(), more.end());
-    return Run(all)["model"]["weights"];
+    return ObjectOf(all)["model"]["weights"];
   };
   const Json plain = with({"--dtype", "f32"});
   EXPECT_EQ(plain["requested"], "auto");
@@ -59,8 +59,8 @@ TEST(Weights, CostTheDemoModelNothing) {
     double sum = 0, agreement = 0;
     int tokens = 0;
     for (int video = 0; video < 3; ++video) {
-      const Json score = Run({"score", "-m", kModel, "--video", Video(video), "-p", "Describe the video.", "--answer",
-                              answer, "--weights", form, "--against", "bf16"})["score"];
+      const Json score = ObjectOf({"score", "-m", kModel, "--video", Video(video), "-p", "Describe the video.",
+                                   "--answer", answer, "--weights", form, "--against", "bf16"})["score"];
       for (const double kl : score["kl"]) {
         sum += kl;
         ++tokens;
@@ -100,8 +100,10 @@ TEST(Weights, WhatCannotBeIsRefused) {
 }
 
 TEST(Weights, BenchTakesThem) {
-  const Json rows = Run({"bench", "--shape", "qwen2.5-vl-3b", "--layers", "1", "--weights", "int4", "--prompt-tokens",
-                         "32", "-n", "2", "--repeats", "1"})["rows"];
+  const CliResult result = RunCli({"bench", "-m", kModel, "--weights", "int4", "--prompt-tokens", "32", "-n", "2",
+                                   "--repeats", "1", "--format", "json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json rows = Json::parse(result.out)["rows"];
   ASSERT_FALSE(rows.empty());
   for (const Json& row : rows) EXPECT_EQ(row["weights"], "int4");
 }

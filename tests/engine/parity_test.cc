@@ -197,7 +197,8 @@ TEST_P(Parity, BlocksAndChunksChangeRoundingOnly) {
     Session session(model, options);
     session.Read(model_.FirstTurn(prompt_));
     logits.push_back(ReadFloatArray(dump_.File("logits.npy")).data);
-    EXPECT_LT(Distance(logits.back(), logits.front()), 1e-5 * Norm(logits.front()))
+    // 1.5e-5 is what Gemma's norms make of sums in another order on AVX2; a wrong block is off by much more.
+    EXPECT_LT(Distance(logits.back(), logits.front()), 3e-5 * Norm(logits.front()))
         << "block " << block << " chunk " << chunk;
   }
 }

@@ -58,7 +58,7 @@ class PlainTower final : public VisionTower {
   int64_t hidden() const override { return 4; }
   int64_t blocks() const override { return 2; }
   int64_t sets() const override { return 2; }
-  StorageTotals storage() const override { return {{{"bf16", 1000}}, 500, {}}; }
+  StorageTotals storage() const override { return {{{"bf16", 1000}}, 0, 500, {}}; }
   std::optional<std::vector<Matrix<float>>> Encode(MatrixView<const float> patches, const Grid& grid,
                                                    const std::function<bool()>& keep_going) const override {
     EXPECT_EQ(patches.rows, grid.patches());
@@ -78,7 +78,7 @@ class PlainTower final : public VisionTower {
 class PlainConnector final : public Connector {
  public:
   explicit PlainConnector(bool mixes) : mixes_(mixes) {}
-  StorageTotals storage() const override { return {{{"w8c", 100}}, 100, {}}; }
+  StorageTotals storage() const override { return {{{"w8c", 100}}, 0, 100, {}}; }
   bool MixesSlices() const override { return mixes_; }
   int64_t deep_sets() const override { return 1; }
   void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,

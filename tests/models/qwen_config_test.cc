@@ -83,7 +83,6 @@ TEST(QwenConfig, NamesWhatItRefuses) {
       {with("/rope_scaling/mrope_section", Json::array({16, 24, 25})), "mrope_section"},
       {with("/rope_scaling", nullptr), "mrope_section"},
       {with("/use_sliding_window", true), "use_sliding_window"},
-      {with("/quantization_config", {{"bits", 4}}), "quantization_config"},
       {with("/head_dim", 64), "head_dim"},
       {with("/vision_config", Json::array()), "vision_config"},
       {with("/vision_config/num_heads", 17), "heads"},

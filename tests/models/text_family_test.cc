@@ -130,7 +130,6 @@ TEST(TextFamily, NamesWhatItRefuses) {
       {with("gemma3-1b", "layer_types", Json(std::vector<std::string>(26, "chunked_attention"))),
        "layer_types[0] \"chunked_attention\" is not supported"},
       {with("gemma3-1b", "sliding_window", nullptr), "sliding_window"},
-      {with("qwen2.5-7b", "quantization_config", Json::object()), "quantization_config"},
       {with("llama3-8b", "partial_rotary_factor", 0.5), "partial_rotary_factor 0.5"},
   };
   for (const auto& [config, words] : cases) {
