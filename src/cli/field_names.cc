@@ -40,10 +40,7 @@ const std::vector<FieldName>& FieldNames() {
       // LoadOptions, Model::Random, SessionOptions
       {"load.activations", "--dtype"},
       {"load.weights", "--weights"},
-      {"load.weights.group", "--weights-option group"},
-      {"load.weights.head", "--weights-option head"},
-      {"load.weights.down", "--weights-option down"},
-      {"load.weights.vision", "--weights-option vision"},
+      {"load.weights.option.", "--weights-option"},
       {"load.cache", "--dtype"},
       {"load.threads", "--threads"},
       {"shape", "--shape"},

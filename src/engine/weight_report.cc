@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/quant_matrix.h"
 #include "kernels/code_panels.h"
+#include "kernels/packed_weights.h"
 
 namespace purekv {
 namespace {
@@ -35,10 +36,10 @@ std::string QuantisedAs(const ModelPlan& plan, const TensorSource& tensors) {
 
 void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
   if (options.group != 32 && options.group != 64 && options.group != 128) {
-    FailUsage(Field{"load.weights.group"}, " ", options.group, ": 32, 64 or 128");
+    FailUsage(Field{"load.weights.option.group"}, " ", options.group, ": 32, 64 or 128");
   }
   if (options.int8_vision && plan.vision_tensors.empty()) {
-    FailUsage(Field{"load.weights.vision"}, " int8: ", plan.files.where(), " has no vision tower");
+    FailUsage(Field{"load.weights.option.vision"}, " int8: ", plan.files.where(), " has no vision tower");
   }
   if (!MakesCodes(options)) return;
   const std::string quantised = QuantisedAs(plan, tensors);
@@ -78,16 +79,17 @@ WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, 
 
 void EstimateStorage(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors,
                      WeightInfo* info) {
-  const std::string plain = FormatName(formats.weights);
   int64_t bytes = 0, weights = 0;  // of the decoder's products and the head
   for (const TensorSpec& spec : plan.tensors) {
     const bool embedding = spec.name == "model.embed_tokens.weight";
     // Rows of the embedding table stay in the file.
     if (spec.shape.size() < 2 || (embedding && !plan.decoder.tied_embeddings)) continue;
     const int64_t elements = ElementCount(spec.shape), in = elements / spec.shape.front();
-    std::string form = plain;
-    int64_t size = elements * static_cast<int64_t>(DtypeSize(ElementDtype(formats.weights)));
     const auto how = tensors.Quantised(spec.name);
+    const auto found = tensors.Find(spec.name);
+    const Dtype plain = PlainDtype(found && !how ? found->dtype : Dtype::kF32, formats.weights);
+    std::string form = DtypeName(plain);
+    int64_t size = elements * static_cast<int64_t>(DtypeSize(plain));
     if (how && how->why_expanded.empty() && formats.quantisation.request == WeightRequest::kStored) {
       const TensorData tensor = tensors.Read(spec.name);
       const QuantMatrix* const codes = tensor.reader == nullptr ? nullptr : tensor.reader->quant();

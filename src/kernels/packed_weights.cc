@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/bfloat16.h"
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/threads.h"
 
@@ -135,6 +136,11 @@ const QuantMatrix* LayerSource::Codes(std::string* why) const {
   return first;
 }
 
+bool LayerSource::Stores(Dtype dtype) const {
+  return std::ranges::all_of(parts_,
+                             [dtype](const WeightRows& part) { return part.reader == nullptr && part.dtype == dtype; });
+}
+
 bool LayerSource::AnyCodes() const {
   return std::ranges::any_of(
       parts_, [](const WeightRows& part) { return part.reader != nullptr && part.reader->quant() != nullptr; });
@@ -158,6 +164,11 @@ std::vector<float> LayerSource::Bias(std::span<const float> bias, int64_t size) 
     packed[static_cast<size_t>(row)] = bias[static_cast<size_t>(stacked)];
   }
   return packed;
+}
+
+Dtype PlainDtype(Dtype stored, WeightFormat format) {
+  // Plain rows (plain_weights.cc) are what the implementations for better levels leave.
+  return stored == Dtype::kBF16 && Cpu() <= CpuLevel::kAvx2 ? Dtype::kBF16 : ElementDtype(format);
 }
 
 std::unique_ptr<PackedWeights> PackWeights(const LayerSource& source, std::vector<std::string>* refused) {

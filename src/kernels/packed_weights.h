@@ -43,6 +43,12 @@ class LayerSource {
   LayerSource Part(size_t index) const { return {parts_.subspan(index, 1), in_, format_, false}; }
   std::span<const WeightRows> parts() const { return parts_; }
   bool gated() const { return gated_; }
+  // Whether every part holds plain numbers of `dtype`.
+  bool Stores(Dtype dtype) const;
+  // Rows as Rows() gives them, of numbers that are stored as bf16: those, whatever the format.
+  const void* StoredBF16(int64_t first, int64_t count, Buffer& block) const {
+    return RowsOf(first, count, Dtype::kBF16, Dtype::kBF16, block);
+  }
   // The same as f32, exactly as stored.
   const float* Floats(int64_t first, int64_t count, Buffer& block) const;
   // The codes' layout where every part has codes of one layout and order of inputs; else null, with the reason in
@@ -109,6 +115,9 @@ class PackedWeights {
   }
   virtual std::string Name(int64_t rows) const = 0;
 };
+
+// What plain numbers of a file's type `stored` are kept as at the level in use.
+Dtype PlainDtype(Dtype stored, WeightFormat format);
 
 // The bias a layer keeps for its epilogue is padded to this many outputs.
 constexpr int64_t kBiasPadding = 64;

@@ -1,6 +1,7 @@
-// Weights as plain rows in the compute dtype: what the reference reads, and what processors without fast bf16 products
-// keep. bf16 rows take half the memory of f32 ones and are widened where they are used: by the matrix-vector kernels in
-// registers, for many rows a chunk at a time (one conversion per kPiece products).
+// Weights as plain rows: what the reference reads, and what processors without fast bf16 products keep. bf16 rows take
+// half the memory of f32 ones and are widened where they are used: by the matrix-vector kernels in registers, for many
+// rows a chunk at a time. So numbers that are bf16 in the file stay so under f32 arithmetic, too: the same results, bit
+// for bit, and decoding reads half the bytes.
 #include <algorithm>
 #include <cstring>
 
@@ -20,13 +21,18 @@ constexpr int64_t kRows = 512;  // copied at a time
 class PlainWeights : public PackedWeights {
  public:
   explicit PlainWeights(const LayerSource& source)
-      : in_(source.in()), out_(source.rows()), dtype_(ElementDtype(source.format())), product_(in_, out_, Dtype::kF32) {
+      : in_(source.in()),
+        out_(source.rows()),
+        dtype_(source.Stores(Dtype::kBF16) ? Dtype::kBF16 : ElementDtype(source.format())),
+        product_(in_, out_, Dtype::kF32) {
     const size_t row_bytes = static_cast<size_t>(in_) * DtypeSize(dtype_);
     rows_.Resize(static_cast<size_t>(out_) * row_bytes);
     Buffer block;
     for (int64_t first = 0; first < out_; first += kRows) {
       const int64_t count = std::min(kRows, out_ - first);
-      std::memcpy(Row(first), source.Rows(first, count, dtype_, block), static_cast<size_t>(count) * row_bytes);
+      const void* const rows =
+          dtype_ == Dtype::kBF16 ? source.StoredBF16(first, count, block) : source.Rows(first, count, dtype_, block);
+      std::memcpy(Row(first), rows, static_cast<size_t>(count) * row_bytes);
     }
   }
 

@@ -69,7 +69,7 @@ TEST(FieldNames, EveryFieldThatMessagesNameIsListedAndNoOther) {
   const std::regex field(R"re(\bField(?: k[A-Z][A-Za-z]*)?\{\s*(?:StrCat\()?"([a-z0-9_.-]+)")re");
   for (std::sregex_iterator at(code.begin(), code.end(), field), end; at != end; ++at) {
     std::string path = (*at)[1];
-    for (const char* const group : {"kv.option.", "prefill.option."}) {
+    for (const char* const group : {"kv.option.", "prefill.option.", "load.weights.option."}) {
       if (path.starts_with(group)) path = group;
     }
     used.insert(path);

@@ -263,10 +263,10 @@ TEST_F(QuantisedModelTest, OptionsThatCannotBe) {
   WeightOptions group;
   group.request = WeightRequest::kInt4;
   group.group = 96;
-  EXPECT_EQ(fault(group), "load.weights.group");
+  EXPECT_EQ(fault(group), "load.weights.option.group");
   WeightOptions vision;
   vision.int8_vision = true;
-  EXPECT_EQ(fault(vision), "load.weights.vision");
+  EXPECT_EQ(fault(vision), "load.weights.option.vision");
 }
 
 TEST_F(QuantisedModelTest, WhatCannotBeGroupedStaysPlain) {

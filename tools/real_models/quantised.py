@@ -4,10 +4,10 @@
     tools/real_models/quantised.py DIR --models smollm2,qwen0.5b          # an hour; DIR keeps models and results
     tools/real_models/quantised.py DIR --models smollm2 --lengths 1k,3k --texts 8 --tokens 64
 
-The models' GGUF files are expanded into bf16 directories (DIR/MODEL) first: the reference. Then, over summaries and code of the long-context
+The matrices of the models' GGUF files are expanded into bf16 first (DIR/MODEL.gguf): the reference. Then, over summaries and code of the long-context
 benchmark (tools/long_context/make.py), the reference answers, and every form is led along its answer: mean KL(bf16 || form) per token and the
 share of equal first choices. Needles are asked of every form with the full cache. `gguf` is the file itself, whose codes are those that were
-expanded. Needs torch, transformers 4.57.1, gguf and accelerate to expand; results stay in DIR/results.jsonl: the same command goes on.
+expanded. Needs numpy and gguf; results stay in DIR/results.jsonl: the same command goes on.
 """
 import argparse
 import json
@@ -28,15 +28,31 @@ FORMS = {
 }
 
 
-def expand(gguf, directory):
-    """The file's weights in bf16 as a Hugging Face directory."""
-    if (directory / "config.json").is_file():
+def expand(path, to):
+    """The file with its matrices as bf16."""
+    if to.is_file():
         return
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(directory)
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+    from gguf.quants import dequantize, quantize
+    reader = GGUFReader(str(path))
+    part = to.with_suffix(".new")
+    writer = GGUFWriter(str(part), reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if field.name == "general.architecture" or field.name.startswith("GGUF."):
+            continue
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if values.ndim < 2:
+            writer.add_tensor(tensor.name, values)
+        else:
+            writer.add_tensor(tensor.name, quantize(values, GGMLQuantizationType.BF16), raw_dtype=GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    part.rename(to)
 
 
 def run(program, *arguments):
@@ -74,11 +90,11 @@ def follow(arguments, results, model, question):
     names = [name for name in arguments.forms if not results.find(model=model, id=question["id"], form=name)]
     if not names:
         return
-    directory = arguments.directory / model
+    reference = arguments.directory / f"{model}.gguf"
     asked = ["--context", arguments.data / question["text_file"], "-p", question["prompt"]]
     known = results.find(model=model, id=question["id"], form="bf16")
     if not known:
-        answer = json.loads(run(arguments.program, "ask", "-m", directory, *asked, "-n", arguments.tokens, "--json", "-"))["answers"][0]["ids"]
+        answer = json.loads(run(arguments.program, "ask", "-m", reference, *asked, "-n", arguments.tokens, "--json", "-"))["answers"][0]["ids"]
         results.add(model=model, id=question["id"], form="bf16", ids=answer)
         known = results.rows[-1]
     if not known["ids"]:
@@ -89,9 +105,9 @@ def follow(arguments, results, model, question):
             file = pathlib.Path(folder) / "logits.npy"
             run(arguments.program, "score", "-m", source, *asked, *given, *flags, "--logits", file)
             return log_softmax(np.load(file))
-        right = logits(directory, [])
+        right = logits(reference, [])
         for name in names:
-            source = arguments.models_at / f"{model}.gguf" if name == "gguf" else directory
+            source = arguments.models_at / f"{model}.gguf" if name == "gguf" else reference
             ours = logits(source, FORMS.get(name, []))
             kl = (np.exp(right) * (right - ours)).sum(-1)
             results.add(model=model, id=question["id"], form=name, kl=[round(float(x), 8) for x in kl],
@@ -102,7 +118,7 @@ def needles(arguments, results, model, length):
     for name in ["bf16", *arguments.forms]:
         if results.find(model=model, needles=length, form=name):
             continue
-        source = arguments.models_at / f"{model}.gguf" if name == "gguf" else arguments.directory / model
+        source = arguments.models_at / f"{model}.gguf" if name == "gguf" else arguments.directory / f"{model}.gguf"
         with tempfile.TemporaryDirectory() as folder:
             run(arguments.program, "eval", "-m", source, *FORMS.get(name, []), "--data", arguments.data / "questions.jsonl", "--types",
                 "needle,lookup", "--lengths", length, "--policies", "full", "--budgets", "1", "--limit", arguments.needles, "-n", 24,
@@ -146,7 +162,7 @@ def main():
     results = Results(arguments.directory / "results.jsonl")
     questions = [json.loads(line) for line in (arguments.data / "questions.jsonl").read_text().splitlines()]
     for model in arguments.models:
-        expand(arguments.models_at / f"{model}.gguf", arguments.directory / model)
+        expand(arguments.models_at / f"{model}.gguf", arguments.directory / f"{model}.gguf")
         for length in arguments.lengths:
             for kind in ("summary", "code"):
                 chosen = [q for q in questions if q["type"] == kind and q["length"] == length][:arguments.texts]
