@@ -102,8 +102,8 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
     row.layers = info.layers;
     row.dtype = DtypeName(info.dtype);
     const WeightRequest asked = info.weights.options.request;
-    const bool codes = info.weights.storage.contains("w4g") || info.weights.storage.contains("w8g") ||
-                       info.weights.storage.contains("w8c");
+    const bool codes =
+        std::ranges::any_of(info.weights.storage, [](const auto& one) { return one.first.starts_with("w"); });
     row.weights = !codes ? row.dtype : asked == WeightRequest::kStored ? info.weights.source : RequestName(asked);
     row.tokens = (last.*stage).tokens;
     row.prompt_tokens = request.prompt_tokens;

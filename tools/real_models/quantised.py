@@ -124,8 +124,7 @@ def needles(arguments, results, model, length):
                 "needle,lookup", "--lengths", length, "--policies", "full", "--budgets", "1", "--limit", arguments.needles, "-n", 24,
                 "--viewer-videos", 0, "-o", folder)
             rows = [json.loads(line) for line in (pathlib.Path(folder) / "results.jsonl").read_text().splitlines()]
-        right = [row["correct"] for row in rows if "correct" in row]
-        results.add(model=model, needles=length, form=name, right=int(sum(map(bool, right))), of=len(right))
+        results.add(model=model, needles=length, form=name, right=int(sum(row["score"] for row in rows)), of=len(rows))
 
 
 def table(arguments, results):
