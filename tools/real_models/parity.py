@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The engine against Hugging Face transformers on the pretrained models, from the same expanded weights, in float32.
+"""The engine against Hugging Face transformers on the pretrained models, from the same expanded weights, in float32 (`--weights bf16`).
 
     tools/real_models/parity.py [--models real-models] [--only smollm2] [--purekv build/release/bin/purekv]
 
@@ -32,7 +32,7 @@ def purekv(program: str, *arguments: str) -> str:
 
 def compare(program: str, path: Path, prompt: str, model, tokenizer) -> tuple[bool, str]:
     import torch
-    common = ("-m", str(path), "--dtype", "f32", "-p", prompt)
+    common = ("-m", str(path), "--dtype", "f32", "--weights", "bf16", "-p", prompt)  # expanded: the same numbers
     asked = json.loads(purekv(program, "ask", *common, "-n", str(TOKENS), "--json", "-"))
     ids, answer = asked["prompt"]["ids"], asked["answers"][0]["ids"]
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True) \
