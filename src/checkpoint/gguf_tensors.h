@@ -22,8 +22,8 @@ struct GgufLayout {
 // "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". nullopt: no tensor of a decoder.
 std::optional<std::string> PublishedGgufName(const std::string& name, bool post_norms);
 
-// Tensors without a published name (rope_freqs.weight) are left out. Values are expanded row by row when they are
-// read. Throws Error naming file and tensor; a type that cannot be read is an error when the tensor is looked for.
+// Tensors without a published name (rope_freqs.weight) are left out. Blocks come with a reader of their rows. Throws
+// Error naming file and tensor; a type that cannot be read is an error when the tensor is looked for.
 std::unique_ptr<const TensorSource> GgufTensors(std::shared_ptr<const GgufFile> file, const GgufLayout& layout);
 
 }  // namespace purekv

@@ -70,6 +70,9 @@ WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, 
   if (info.source.empty() && !bytes_of.empty()) {
     info.source = std::ranges::max_element(bytes_of, {}, [](const auto& one) { return one.second; })->first;
   }
+  if (tensors.Int8Activations()) {
+    info.notes.push_back("made for activations of 8 bits; they are kept in more, which is at least as exact");
+  }
   for (const auto& [why, what] : expanded) {
     info.notes.push_back(StrCat(what.first, what.first == 1 ? " tensor is" : " tensors are", " expanded (", what.second,
                                 what.first == 1 ? "" : ", ...", "): ", why));

@@ -152,8 +152,7 @@ IntegerRows::IntegerRows(AnyMatrixView x, std::span<const int32_t> perm, int64_t
       row = ordered;
     }
     std::fill(row + x.cols, row + in_, 0.0F);
-    const code_kernels::RoundedRow to{const_cast<int16_t*>(values(r)), const_cast<int8_t*>(high(r)),
-                                      const_cast<int8_t*>(low(r)), const_cast<float*>(scales(r))};
+    const code_kernels::RoundedRow to{values_ + r * in_, high_ + r * in_, low_ + r * in_, scales_ + r * (in_ / kGroup)};
     if (UseAvx2()) {
       code_kernels::RoundRowAvx2(row, in_, to);
     } else {

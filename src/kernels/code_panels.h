@@ -11,8 +11,8 @@
 namespace purekv {
 
 // A panel is its inputs in blocks of 256, one behind the other, and panels follow each other whole: a thread that takes
-// some outputs reads memory from one end to the other. (Blocks of all panels side by side, as AMX tiles want bf16, gave
-// 9.0 to 11.6 GB/s a core with 4 bits, whole panels 12.6 to 14.5.) A block is
+// some outputs reads memory from one end to the other, where blocks of all panels side by side, as AMX tiles want bf16,
+// would end before a prefetch 4 KB ahead is of use. A block is
 //   4 bits  [32 octets of inputs][32 outputs][4 bytes]; byte j has input 8t + j in its low half, 8t + 4 + j above
 //   8 bits  [64 quads of inputs][32 outputs][4] signed bytes
 // the last block as many inputs as there are left, in a multiple of 32; and behind the codes numbers u16 (f16 or bf16)

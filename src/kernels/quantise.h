@@ -17,8 +17,8 @@ struct Int4Group {
 };
 // The best by squared error of six starts, from the full range of w down to three quarters of it, each followed by
 // two rounds of regression of w on the codes (weights as they are rounded by a fixed scale are not those that the scale
-// fits best). Against min-max with an integer zero point it leaves 0.83 of the squared error on Gaussian weights in
-// groups of 64. w: finite, at most 128 values, a multiple of 32 of them.
+// fits best). What it leaves on Gaussian weights: tests/kernels/quantise_test.cc. w: finite, at most 128 values, a
+// multiple of 32 of them.
 Int4Group QuantiseInt4(std::span<const float> w, uint8_t* codes);
 
 namespace reference {

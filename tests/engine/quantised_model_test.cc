@@ -291,6 +291,16 @@ TEST_F(QuantisedModelTest, WhatCannotBeGroupedStaysPlain) {
   EXPECT_TRUE(model->info().weights.storage.contains("f32"));
 }
 
+TEST_F(QuantisedModelTest, ActivationsThatTheCheckpointHasInEightBitsAreToldOf) {
+  Format w8a8 = Formats().back();
+  Write(w8a8);
+  EXPECT_THAT(Load(codes_)->info().weights.notes, ::testing::IsEmpty());
+  w8a8.quantisation["config_groups"]["group_0"]["input_activations"] = {
+      {"num_bits", 8}, {"type", "int"}, {"strategy", "token"}, {"dynamic", true}};
+  Write(w8a8);
+  EXPECT_THAT(Load(codes_)->info().weights.notes, ElementsAre(HasSubstr("activations of 8 bits")));
+}
+
 TEST_F(QuantisedModelTest, InspectKnowsThem) {
   const Format awq = Formats().front();
   Write(awq);
