@@ -1,6 +1,7 @@
 #include "checkpoint/json.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"

@@ -1,5 +1,6 @@
 // Writing .pkv files: sections as lists of pieces, which are hashed and then written where they lie.
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"

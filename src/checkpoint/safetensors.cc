@@ -1,5 +1,6 @@
 #include "checkpoint/safetensors.h"
 
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/error.h"

@@ -1,6 +1,7 @@
 #include "checkpoint/safetensors_writer.h"
 
 #include <bit>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"

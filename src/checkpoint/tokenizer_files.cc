@@ -1,6 +1,7 @@
 
 
 #include <array>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_set>
 

@@ -1,5 +1,6 @@
 #include "checkpoint/tokenizer_json.h"
 
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "base/error.h"

@@ -1,6 +1,8 @@
 // Reading profiles (purekv/profile.h).
 #include "purekv/profile.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "checkpoint/json.h"
 #include "engine/profile_format.h"

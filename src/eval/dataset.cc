@@ -1,5 +1,6 @@
 #include "eval/dataset.h"
 
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"

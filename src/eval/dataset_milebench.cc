@@ -1,6 +1,7 @@
 // MileBench: <task>/<task>.json with meta_data and data; images lie in <task>/images.
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "eval/dataset_formats.h"

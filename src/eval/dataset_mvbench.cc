@@ -1,6 +1,7 @@
 // MVBench: json/<task>.json, a list of {video, question, candidates, answer}.
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "eval/dataset_formats.h"

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdio>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "base/error.h"

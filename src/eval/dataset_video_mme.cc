@@ -1,5 +1,6 @@
 // Video-MME: a list of videos, each with its questions (the project's JSON), or one question per element.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <nlohmann/json.hpp>
+
 #include "checkpoint/checkpoint_testing.h"
 
 namespace purekv {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/threads.h"
 #include "checkpoint/checkpoint_testing.h"
