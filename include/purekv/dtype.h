@@ -91,6 +91,14 @@ constexpr const char* RequestName(WeightRequest request) {
   __builtin_unreachable();
 }
 
+// What many rows of activations (a prefill's) are rounded to before they are multiplied with codes.
+enum class RowRequest : uint8_t {
+  kStored,  // 8 bits where a checkpoint was made for that and activations are bf16, else as kPlain
+  kPlain,   // nothing: the activations' type
+  kInt8     // 8 bits, a scale per row; not of the head, and of the feed-forward's last product only with a checkpoint
+            // that was made for it, since single inputs of that product may be far larger than the others
+};
+
 // What of a model is kept how. A checkpoint that is quantised already is never quantised again.
 struct WeightOptions {
   WeightRequest request = WeightRequest::kStored;
@@ -99,6 +107,7 @@ struct WeightOptions {
   bool int8_head = true;     // of kInt8 and kInt4: the language-model head has 8 bits; else it stays plain
   bool int8_down = false;    // of kInt4: the feed-forward's last product has 8 bits (llama.cpp gives half of them 6)
   bool int8_vision = false;  // tower and connector have 8 bits
+  RowRequest rows = RowRequest::kStored;
   friend bool operator==(const WeightOptions&, const WeightOptions&) = default;
 };
 
@@ -108,10 +117,13 @@ struct NumberFormats {
   WeightFormat weights = WeightFormat::kF32;
   KvFormat cache = KvFormat::kF32;
   WeightOptions quantisation{};
+  // What `rows` of the options comes to for the model: of its decoder's products, and of the feed-forward's last one.
+  bool int8_rows = false;
+  bool int8_down_rows = false;
 
   // All three alike.
   static constexpr NumberFormats Of(Dtype dtype) {
-    return {dtype, dtype == Dtype::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16, FormatOf(dtype), {}};
+    return {dtype, dtype == Dtype::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16, FormatOf(dtype), {}, false, false};
   }
 };
 

@@ -86,7 +86,7 @@ void SetWeightOption(const std::string& name, const std::string& text, ModelFlag
   } else if (key == "vision") {
     weights.int8_vision = ParseChoice(full, value, {"bf16", "int8"}) == 1;
   } else if (key == "activations") {
-    ParseChoice(full, value, {"auto", "bf16"});
+    weights.rows = static_cast<RowRequest>(ParseChoice(full, value, {"auto", "bf16", "int8"}));
   } else {
     FailUsage(name, ": '", key, "' is not known; group, head, down, vision and activations are");
   }
@@ -118,7 +118,7 @@ void AddModelFlags(FlagTable& table, ModelFlags* flags) {
   table.Repeatable(
       kModel, "--weights-option", "KEY=VALUE",
       "group=32|64|128 (64; int4: inputs that share a scale), head=int8|bf16 (int8), down=int4|int8 (int4), "
-      "vision=bf16|int8 (bf16), activations=auto|bf16 (auto); repeatable",
+      "vision=bf16|int8 (bf16), activations=auto|bf16|int8 (auto); repeatable",
       [flags](const std::string& name, const std::string& text) { SetWeightOption(name, text, flags); });
   table.Switch(kModel, "--verbose", "say which kernel each primitive picked and why the others refused",
                &flags->verbose);

@@ -109,7 +109,7 @@ OrderedJson WeightOptionsObject(const WeightOptions& options) {
     object["head"] = names[options.int8_head ? 1 : 0];
   }
   object["vision"] = names[options.int8_vision ? 1 : 0];
-  object["activations"] = "bf16";
+  object["activations"] = names[options.rows == RowRequest::kInt8 ? 1 : 0];
   return object;
 }
 

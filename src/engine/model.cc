@@ -122,12 +122,12 @@ std::vector<std::vector<double>> Model::copying_heads() const {
 
 std::shared_ptr<const Model> Model::Load(const std::string& directory, const LoadOptions& options) {
   CheckLoadOptions(options);
-  const NumberFormats formats = ChooseFormats(options);
+  NumberFormats formats = ChooseFormats(options);
   const OpenModel open = Open(directory);
   const TensorSource& tensors = *open.files->tensors();
-  CheckWeightOptions(options.weights, *open.plan, tensors);
+  ResolveWeightOptions(*open.plan, tensors, &formats);
   ModelInfo info = Describe(*open.plan, formats);
-  info.weights = DescribeWeights(options.weights, *open.plan, tensors);
+  info.weights = DescribeWeights(formats, *open.plan, tensors);
   WarnOfUnused(tensors, *open.plan, &info);
   const CancelScope cancel(options.cancel);
   auto internals = open.plan->Load(WatchedTensors(tensors, info.parameters, options), formats);
@@ -140,7 +140,7 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
 
 std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers, const LoadOptions& options) {
   CheckLoadOptions(options);
-  const NumberFormats formats = ChooseFormats(options);
+  NumberFormats formats = ChooseFormats(options);
   Json config = PublishedConfig(shape);
   const auto all = config.at("num_hidden_layers").get<int64_t>();
   if (layers < 0 || layers > all)
@@ -150,8 +150,8 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
   const auto plan = PlanModel(*files);
   ModelInfo info = Describe(*plan, formats);
   const auto source = RandomTensors(plan->tensors, 0, Dtype::kBF16);
-  CheckWeightOptions(options.weights, *plan, *source);
-  info.weights = DescribeWeights(options.weights, *plan, *source);
+  ResolveWeightOptions(*plan, *source, &formats);
+  info.weights = DescribeWeights(formats, *plan, *source);
   info.fingerprint = Fingerprint(files->identity() + WeightIdentity(info.weights), plan->tensors, nullptr);
   const CancelScope cancel(options.cancel);
   auto internals = plan->Load(WatchedTensors(*source, info.parameters, options), formats);
@@ -163,10 +163,11 @@ std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers,
 ModelSummary Model::Inspect(const std::string& directory, std::optional<Dtype> dtype) {
   const OpenModel open = Open(directory);
   ModelSummary summary;
-  const NumberFormats formats = ChooseFormats({.activations = dtype});
+  NumberFormats formats = ChooseFormats({.activations = dtype});
   summary.info = Describe(*open.plan, formats);
   if (const TensorSource* const tensors = open.files->tensors()) {
-    summary.info.weights = DescribeWeights({}, *open.plan, *tensors);
+    ResolveWeightOptions(*open.plan, *tensors, &formats);
+    summary.info.weights = DescribeWeights(formats, *open.plan, *tensors);
     EstimateStorage(formats, *open.plan, *tensors, &summary.info.weights);
   }
   summary.tied_embeddings = open.plan->decoder.tied_embeddings;

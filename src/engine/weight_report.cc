@@ -32,23 +32,51 @@ std::string QuantisedAs(const ModelPlan& plan, const TensorSource& tensors) {
   return text;
 }
 
+// Whether any weights are codes in memory.
+bool KeepsCodes(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
+  if (options.request != WeightRequest::kStored) return MakesCodes(options);
+  return std::ranges::any_of(plan.tensors, [&](const TensorSpec& spec) {
+    const auto how = tensors.Quantised(spec.name);
+    return how && how->why_expanded.empty();
+  });
+}
+
+void ResolveRows(const ModelPlan& plan, const TensorSource& tensors, NumberFormats* formats) {
+  const bool made_for = tensors.Int8Activations();
+  const bool codes = KeepsCodes(formats->quantisation, plan, tensors);
+  RowRequest& rows = formats->quantisation.rows;
+  if (rows == RowRequest::kInt8 && !codes) {
+    FailUsage(Field{"load.weights.option.activations"}, " int8: the weights of ", plan.files.where(),
+              " are plain numbers; ", Field{"load.weights"}, " int8 or int4 make them codes");
+  }
+  if (rows == RowRequest::kStored) {
+    const bool int8 = made_for && codes && formats->activations == Dtype::kBF16;
+    rows = int8 ? RowRequest::kInt8 : RowRequest::kPlain;
+  }
+  formats->int8_rows = rows == RowRequest::kInt8;
+  formats->int8_down_rows = formats->int8_rows && made_for;
+}
+
 }  // namespace
 
-void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
+void ResolveWeightOptions(const ModelPlan& plan, const TensorSource& tensors, NumberFormats* formats) {
+  const WeightOptions& options = formats->quantisation;
   if (options.group != 32 && options.group != 64 && options.group != 128) {
     FailUsage(Field{"load.weights.option.group"}, " ", options.group, ": 32, 64 or 128");
   }
   if (options.int8_vision && plan.vision_tensors.empty()) {
     FailUsage(Field{"load.weights.option.vision"}, " int8: ", plan.files.where(), " has no vision tower");
   }
-  if (!MakesCodes(options)) return;
-  const std::string quantised = QuantisedAs(plan, tensors);
-  if (quantised.empty()) return;
-  FailUsage(Field{"load.weights"}, " ", RequestName(options.request), ": ", plan.files.where(),
-            " is already quantised (", quantised, "); leave the flag out or say bf16");
+  const std::string quantised = MakesCodes(options) ? QuantisedAs(plan, tensors) : "";
+  if (!quantised.empty()) {
+    FailUsage(Field{"load.weights"}, " ", RequestName(options.request), ": ", plan.files.where(),
+              " is already quantised (", quantised, "); leave the flag out or say bf16");
+  }
+  ResolveRows(plan, tensors, formats);
 }
 
-WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors) {
+WeightInfo DescribeWeights(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors) {
+  const WeightOptions& options = formats.quantisation;
   WeightInfo info;
   info.options = options;
   std::map<std::string, int64_t> bytes_of;
@@ -71,7 +99,9 @@ WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, 
     info.source = std::ranges::max_element(bytes_of, {}, [](const auto& one) { return one.second; })->first;
   }
   if (tensors.Int8Activations()) {
-    info.notes.push_back("made for activations of 8 bits; they are kept in more, which is at least as exact");
+    info.notes.push_back(formats.int8_rows
+                             ? "made for activations of 8 bits: more than 8 rows are multiplied in 8 bits"
+                             : "made for activations of 8 bits; they are kept in more, which is at least as exact");
   }
   for (const auto& [why, what] : expanded) {
     info.notes.push_back(StrCat(what.first, what.first == 1 ? " tensor is" : " tensors are", " expanded (", what.second,
@@ -128,6 +158,7 @@ std::string WeightIdentity(const WeightInfo& info) {
     text += StrCat(" group=", options.group, options.int8_down ? " down" : "");
   if (MakesCodes(options) && options.int8_head) text += " head";
   if (options.int8_vision) text += " vision";
+  if (options.rows == RowRequest::kInt8) text += " int8 rows";
   return text;
 }
 

@@ -9,12 +9,13 @@
 
 namespace purekv {
 
-// Throws Error (kUsage) naming the option: a group size that there is not, a tower that the model lacks, codes to be
-// made of weights that are codes already.
-void CheckWeightOptions(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors);
+// Decides what formats->quantisation leaves to the model. Throws Error (kUsage) naming the option: a group size that
+// there is not, a tower that the model lacks, codes to be made of weights that are codes already, rows of 8 bits for
+// weights that are plain numbers.
+void ResolveWeightOptions(const ModelPlan& plan, const TensorSource& tensors, NumberFormats* formats);
 
-// options and source, and what of the tensors is expanded.
-WeightInfo DescribeWeights(const WeightOptions& options, const ModelPlan& plan, const TensorSource& tensors);
+// options (resolved) and source, and what of the tensors is expanded.
+WeightInfo DescribeWeights(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors);
 // Adds what the model would keep, without reading more than scales.
 void EstimateStorage(const NumberFormats& formats, const ModelPlan& plan, const TensorSource& tensors,
                      WeightInfo* info);

@@ -1,15 +1,16 @@
-// The portable forms, and the choice between them and AVX2.
+// The portable forms, and the choice between them and those of code_kernels_x86.h.
 #include "kernels/code_kernels.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/bfloat16.h"
 #include "base/cpu.h"
 #include "base/error.h"
-#include "kernels/code_kernels_avx2.h"
+#include "kernels/code_kernels_x86.h"
 #include "kernels/elementwise.h"
 
 namespace purekv {
@@ -124,6 +125,10 @@ void PortableRow(const CodePanels& weights, int64_t row, float* out) {
 
 }  // namespace
 
+bool UseVnni() {
+  return Cpu() >= CpuLevel::kAvx512 && code_kernels::HasVnni();
+}
+
 IntegerRows::IntegerRows(AnyMatrixView x, std::span<const int32_t> perm, int64_t sum_group, Buffer& scratch)
     : rows_(x.rows), in_(RoundUp(x.cols, kBlock)), sum_group_(sum_group) {
   PUREKV_CHECK(perm.empty() || static_cast<int64_t>(perm.size()) == x.cols, perm.size(), " of ", x.cols);
@@ -193,12 +198,28 @@ void RoundRow(const float* x, int64_t in, const RoundedRow& to) {
 }  // namespace code_kernels
 
 void PanelProduct(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
-  if (!UseAvx2()) return PortableProduct(weights, panel, x, sums);
-  code_kernels::ProductAvx2(weights, panel, x, sums);
+  if (UseVnni()) return code_kernels::ProductVnni(weights, panel, x, sums);
+  if (UseAvx2()) return code_kernels::ProductAvx2(weights, panel, x, sums);
+  PortableProduct(weights, panel, x, sums);
+}
+
+void ExpandPanel(const CodePanels& weights, int64_t panel, const float* scales, int8_t* out) {
+  float inverse[kPanel];
+  for (int64_t o = 0; o < kPanel; ++o) inverse[o] = scales[o] > 0 ? 1 / scales[o] : 0.0F;
+  if (UseVnni()) return code_kernels::PanelBytesVnni(weights, panel, inverse, out);
+  if (UseAvx2()) return code_kernels::PanelBytesAvx2(weights, panel, inverse, out);
+  std::vector<float> row(static_cast<size_t>(weights.blocks() * kBlock));
+  for (int64_t o = 0; o < kPanel; ++o) {
+    PortableRow(weights, panel * kPanel + o, row.data());
+    for (int64_t i = 0; i < RoundUp(weights.in(), 32); ++i) {
+      const float value = std::nearbyint(row[static_cast<size_t>(i)] * inverse[o]);
+      out[(i / 4 * kPanel + o) * 4 + i % 4] = static_cast<int8_t>(value);
+    }
+  }
 }
 
 const char* PanelProductName() {
-  return UseAvx2() ? "avx2" : "portable";
+  return UseVnni() ? "avx512_vnni" : UseAvx2() ? "avx2" : "portable";
 }
 
 void ExpandRows(const CodePanels& weights, int64_t first, int64_t count, Dtype dtype, void* out) {

@@ -1,5 +1,5 @@
 // Products with integer codes: x in integers times a panel of codes, and panels back as rows of numbers. Plain loops
-// that any processor runs, and AVX2.
+// that any processor runs, AVX2, and AVX-512 with VNNI.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ class IntegerRows {
   static constexpr int64_t kGroup = 128;
   static constexpr float kLargest = 32512;
 
-  // x [rows, in], f32 or bf16; sum_group: inputs of one of sums() (32, 64 or 128). perm: order of the inputs wanted, or
-  // empty. Uses `scratch` until it is used again. An infinite or NaN input makes the scale of its group NaN.
+  // x [rows, in], f32 or bf16; sum_group: inputs of one of Sum() (16, 32, 64 or 128). perm: order of the inputs wanted,
+  // or empty. Uses `scratch` until it is used again. An infinite or NaN input makes the scale of its group NaN.
   IntegerRows(AnyMatrixView x, std::span<const int32_t> perm, int64_t sum_group, Buffer& scratch);
 
   int64_t rows() const { return rows_; }
@@ -43,8 +43,15 @@ class IntegerRows {
 // sums[r * 32 + o] = sum over all inputs of row r of x times output o of the panel. Integers are exact within a group;
 // the groups' sums are added in f32 in the order of the inputs, so that a row's bits do not depend on other rows.
 void PanelProduct(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums);
-// Which of its forms runs: "avx2", "portable".
+// Which of its forms runs: "avx512_vnni", "avx2", "portable".
 const char* PanelProductName();
+
+// One panel as signed bytes [quads of inputs][32 outputs][4], round(value / scale) with a scale for each of its 32
+// outputs, values at most 127 scales; a scale of 0: zeros. `out` holds a multiple of 32 inputs.
+void ExpandPanel(const CodePanels& weights, int64_t panel, const float* scales, int8_t* out);
+
+// Whether codes are multiplied with VNNI at the level in use.
+bool UseVnni();
 
 // Rows [first, first + count) as f32 or bf16, dense [count][in], inputs in stored order: the numbers that the codes
 // stand for, rounded to `dtype`; of kW8C the codes themselves, to be multiplied by row_scales() afterwards. On the

@@ -1,13 +1,12 @@
 // Codes on AVX2. 4 bits: VPMADDUBSW of codes (unsigned) and the two bytes of X (signed); four octets of inputs fit into
 // 16 bits (8 x 2 x 15 x 128 = 30,720). 8 bits: codes widened to 16 bits times X itself (VPMADDWD), since VPMADDUBSW
 // would saturate. Both give the integers that VNNI's VPDPBUSD would.
-#include "kernels/code_kernels_avx2.h"
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "base/error.h"
+#include "kernels/code_kernels_x86.h"
 
 #if defined(__x86_64__)
 
@@ -21,247 +20,139 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
+#include "kernels/code_product-inl.h"
+
 namespace purekv::code_kernels {
 namespace {
 
-constexpr int64_t kPanel = CodePanels::kPanel;
-constexpr int64_t kBlock = CodePanels::kBlock;
-constexpr int64_t kVectors = kPanel / 8;  // of 8 outputs
-constexpr int64_t kAhead = 4096;          // bytes asked for ahead: the hardware's own prefetch stops at each page
+struct Avx2 {
+  using F = __m256;
+  using I = __m256i;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int64_t kVectors = kPanel / kLanes;
+  static constexpr int kRows = 2;
 
-// Functions that take vectors must be inlined: without the instruction set their callers could not pass them.
-#define PUREKV_INLINE inline __attribute__((always_inline))
-
-PUREKV_INLINE __m256 LoadScales(const uint8_t* scales, Dtype dtype) {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales));
-  if (dtype == Dtype::kF16) return _mm256_cvtph_ps(bits);
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-
-PUREKV_INLINE __m256i LoadZeros(const uint8_t* zeros) {
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros)));
-}
-
-PUREKV_INLINE __m256i Quad(const int8_t* bytes) {
-  int32_t quad;
-  std::memcpy(&quad, bytes, 4);
-  return _mm256_set1_epi32(quad);
-}
-
-// 32 inputs (four octets) of a panel times both bytes of a row, added to exact 32-bit sums: 256 high + low.
-PUREKV_INLINE void Octets(const uint8_t* codes, const int8_t* high, const int8_t* low, __m256i* exact) {
-  const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-  __m256i high_sums[kVectors], low_sums[kVectors];
-  for (int64_t v = 0; v < kVectors; ++v) high_sums[v] = low_sums[v] = _mm256_setzero_si256();
-  for (int64_t line = 0; line < 512; line += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + line, _MM_HINT_T0);
+  static PUREKV_INLINE I Set(int32_t value) { return _mm256_set1_epi32(value); }
+  static PUREKV_INLINE F Set(float value) { return _mm256_set1_ps(value); }
+  static PUREKV_INLINE F Load(const float* from) { return _mm256_loadu_ps(from); }
+  static PUREKV_INLINE void Store(float* to, F value) { _mm256_storeu_ps(to, value); }
+  static PUREKV_INLINE F Float(I value) { return _mm256_cvtepi32_ps(value); }
+  static PUREKV_INLINE I Add(I a, I b) { return _mm256_add_epi32(a, b); }
+  static PUREKV_INLINE I Subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static PUREKV_INLINE I Multiply(I a, I b) { return _mm256_mullo_epi32(a, b); }
+  static PUREKV_INLINE F Multiply(F a, F b) { return _mm256_mul_ps(a, b); }
+  static PUREKV_INLINE F MultiplyAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static PUREKV_INLINE F MultiplySubtract(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
+  template <int kBits>
+  static PUREKV_INLINE I Shift(I value) {
+    return _mm256_slli_epi32(value, kBits);
   }
-  for (int64_t t = 0; t < 4; ++t) {
-    const __m256i high0 = Quad(high + 8 * t), high1 = Quad(high + 8 * t + 4);
-    const __m256i low0 = Quad(low + 8 * t), low1 = Quad(low + 8 * t + 4);
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const uint8_t* const from = codes + (t * kPanel + v * 8) * 4;
-      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-      const __m256i first = _mm256_and_si256(both, mask);
-      const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-      high_sums[v] = _mm256_add_epi16(high_sums[v], _mm256_maddubs_epi16(first, high0));
-      high_sums[v] = _mm256_add_epi16(high_sums[v], _mm256_maddubs_epi16(second, high1));
-      low_sums[v] = _mm256_add_epi16(low_sums[v], _mm256_maddubs_epi16(first, low0));
-      low_sums[v] = _mm256_add_epi16(low_sums[v], _mm256_maddubs_epi16(second, low1));
+  template <int kBits>
+  static PUREKV_INLINE I ShiftRight(I value) {
+    return _mm256_srli_epi32(value, kBits);
+  }
+  template <int kBits>
+  static PUREKV_INLINE I ShiftRightSigned(I value) {
+    return _mm256_srai_epi32(value, kBits);
+  }
+  static PUREKV_INLINE I And(I a, I b) { return _mm256_and_si256(a, b); }
+  static PUREKV_INLINE I Or(I a, I b) { return _mm256_or_si256(a, b); }
+  static PUREKV_INLINE I Round(F value) { return _mm256_cvtps_epi32(value); }
+  static PUREKV_INLINE I LoadInts(const uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  static PUREKV_INLINE void StoreInts(int8_t* to, I value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value);
+  }
+  // 8 numbers of f16 or bf16; 8 bytes.
+  static PUREKV_INLINE F Scales(const uint8_t* from, Dtype dtype) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    if (dtype == Dtype::kF16) return _mm256_cvtph_ps(bits);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static PUREKV_INLINE I Unsigned(const uint8_t* from) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+  static PUREKV_INLINE I Signed(const uint8_t* from) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+
+  // Of as many of the panel's vectors at once as the registers have sums for.
+  template <int kCount>
+  static PUREKV_INLINE void FourBits(const BlockArgs& a, int64_t first, int64_t inputs, I (*exact)[kVectors]) {
+    constexpr int64_t kWide = kCount == 1 ? kVectors : kVectors / 2;
+    const I mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    for (int r = 0; r < kCount; ++r) {
+      for (int64_t v = 0; v < kVectors; ++v) exact[r][v] = _mm256_setzero_si256();
     }
-  }
-  for (int64_t v = 0; v < kVectors; ++v) {
-    const __m256i high32 = _mm256_slli_epi32(_mm256_madd_epi16(high_sums[v], ones), 8);
-    exact[v] = _mm256_add_epi32(exact[v], _mm256_add_epi32(high32, _mm256_madd_epi16(low_sums[v], ones)));
-  }
-}
-
-// Sums of neighbouring 32-bit lanes of two vectors, in order: 8 outputs of two lanes each.
-PUREKV_INLINE __m256i AddPairs(__m256i a, __m256i b) {
-  return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
-}
-
-// `inputs` inputs of 8-bit codes times a row: exact sums of 32 outputs.
-PUREKV_INLINE void Quads(const uint8_t* codes, const int16_t* x, int64_t inputs, __m256i* exact) {
-  __m256i pairs[2 * kVectors];  // 4 outputs each, two lanes per output
-  for (__m256i& sum : pairs) sum = _mm256_setzero_si256();
-  for (int64_t q = 0; q < inputs / 4; ++q) {
-    int64_t four;
-    std::memcpy(&four, x + 4 * q, 8);
-    const __m256i values = _mm256_set1_epi64x(four);
-    const uint8_t* const from = codes + q * kPanel * 4;
-    _mm_prefetch(reinterpret_cast<const char*>(from) + kAhead, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(from) + kAhead + 64, _MM_HINT_T0);
-    for (int64_t v = 0; v < 2 * kVectors; ++v) {
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + v * 16));
-      pairs[v] = _mm256_add_epi32(pairs[v], _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), values));
-    }
-  }
-  for (int64_t v = 0; v < kVectors; ++v) exact[v] = AddPairs(pairs[2 * v], pairs[2 * v + 1]);
-}
-
-// One block and one row of x.
-struct BlockArgs {
-  int64_t inputs;  // 256, of the last block fewer
-  const uint8_t *codes, *numbers, *bytes;
-  Dtype dtype;  // of the numbers
-  const IntegerRows* x;
-  int64_t row, first;  // first input
-
-  PUREKV_INLINE __m256 Number(int64_t i, int64_t v) const {
-    return LoadScales(numbers + (i * kPanel + v * 8) * 2, dtype);
-  }
-  PUREKV_INLINE __m256i Byte(int64_t i, int64_t v) const { return LoadZeros(bytes + i * kPanel + v * 8); }
-  PUREKV_INLINE float Factor(int64_t i) const { return x->scales(row)[(first + i) / IntegerRows::kGroup]; }
-};
-
-template <int64_t kGroup>
-PUREKV_INLINE void FourBitGroup(const BlockArgs& a, int64_t g, __m256i* exact) {
-  for (int64_t v = 0; v < kVectors; ++v) exact[v] = _mm256_setzero_si256();
-  for (int64_t i = g * kGroup; i < (g + 1) * kGroup; i += 32) {
-    Octets(a.codes + i * kPanel / 2, a.x->high(a.row) + a.first + i, a.x->low(a.row) + a.first + i, exact);
-  }
-}
-
-template <int64_t kGroup>
-struct Block4G {
-  static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g < a.inputs / kGroup; ++g) {
-      __m256i exact[kVectors];
-      FourBitGroup<kGroup>(a, g, exact);
-      const __m256 factor = _mm256_set1_ps(a.Factor(g * kGroup) * 0.0625F);
-      const __m256i sum_of_x = _mm256_set1_epi32(a.x->Sum(a.row, a.first + g * kGroup));
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const __m256i zero = _mm256_mullo_epi32(a.Byte(g, v), sum_of_x);
-        const __m256i moved = _mm256_sub_epi32(_mm256_slli_epi32(exact[v], 4), zero);
-        total[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(moved), _mm256_mul_ps(a.Number(g, v), factor), total[v]);
+    for (int64_t from = first; from < first + inputs; from += 32) {
+      const uint8_t* const codes = a.codes + from * kPanel / 2;
+      for (int64_t line = 0; line < 512; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + line, _MM_HINT_T0);
       }
-    }
-  }
-};
-
-struct Block4M {
-  static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g < a.inputs / 32; ++g) {
-      __m256i exact[kVectors];
-      FourBitGroup<32>(a, g, exact);
-      const __m256 factor = _mm256_set1_ps(a.Factor(g * 32));
-      const __m256 sum_of_x = _mm256_set1_ps(static_cast<float>(a.x->Sum(a.row, a.first + g * 32)) * a.Factor(g * 32));
-      for (int64_t v = 0; v < kVectors; ++v) {
-        total[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact[v]), _mm256_mul_ps(a.Number(2 * g, v), factor), total[v]);
-        total[v] = _mm256_fmadd_ps(sum_of_x, a.Number(2 * g + 1, v), total[v]);
-      }
-    }
-  }
-};
-
-struct Block4K {
-  // Half a block shares the scale of x: what its four groups add, before the numbers of the block.
-  static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t half = 0; half < 2; ++half) {
-      __m256 inner[kVectors];
-      __m256i low[kVectors];
-      for (int64_t v = 0; v < kVectors; ++v) {
-        inner[v] = _mm256_setzero_ps();
-        low[v] = _mm256_setzero_si256();
-      }
-      for (int64_t g = half * 4; g < half * 4 + 4; ++g) {
-        __m256i exact[kVectors];
-        FourBitGroup<32>(a, g, exact);
-        const __m256i sum_of_x = _mm256_set1_epi32(a.x->Sum(a.row, a.first + g * 32));
-        for (int64_t v = 0; v < kVectors; ++v) {
-          inner[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact[v]), _mm256_cvtepi32_ps(a.Byte(g, v)), inner[v]);
-          low[v] = _mm256_add_epi32(low[v], _mm256_mullo_epi32(a.Byte(8 + g, v), sum_of_x));
+      for (int64_t wide = 0; wide < kVectors; wide += kWide) {
+        I high[kCount][kWide], low[kCount][kWide];  // in 16 bits
+        for (int r = 0; r < kCount; ++r) {
+          for (int64_t v = 0; v < kWide; ++v) high[r][v] = low[r][v] = _mm256_setzero_si256();
+        }
+        for (int64_t t = 0; t < 4; ++t) {
+          for (int64_t v = 0; v < kWide; ++v) {
+            const uint8_t* const octet = codes + (t * kPanel + (wide + v) * kLanes) * 4;
+            const I both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(octet));
+            const I even = _mm256_and_si256(both, mask);
+            const I odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+            for (int r = 0; r < kCount; ++r) {
+              const int8_t *const highs = a.High(r, from + 8 * t), *const lows = a.Low(r, from + 8 * t);
+              high[r][v] = _mm256_add_epi16(high[r][v], _mm256_maddubs_epi16(even, Set(Quad(highs))));
+              low[r][v] = _mm256_add_epi16(low[r][v], _mm256_maddubs_epi16(even, Set(Quad(lows))));
+              high[r][v] = _mm256_add_epi16(high[r][v], _mm256_maddubs_epi16(odd, Set(Quad(highs + 4))));
+              low[r][v] = _mm256_add_epi16(low[r][v], _mm256_maddubs_epi16(odd, Set(Quad(lows + 4))));
+            }
+          }
+        }
+        for (int r = 0; r < kCount; ++r) {
+          for (int64_t v = 0; v < kWide; ++v) {
+            const I high32 = Shift<8>(_mm256_madd_epi16(high[r][v], ones));
+            I& sum = exact[r][wide + v];
+            sum = Add(sum, Add(high32, _mm256_madd_epi16(low[r][v], ones)));
+          }
         }
       }
-      const __m256 factor = _mm256_set1_ps(a.Factor(half * 128));
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const __m256 moved =
-            _mm256_fmsub_ps(inner[v], a.Number(0, v), _mm256_mul_ps(_mm256_cvtepi32_ps(low[v]), a.Number(1, v)));
-        total[v] = _mm256_fmadd_ps(moved, factor, total[v]);
-      }
     }
   }
-};
 
-// 8 bits, a scale per group, or (kScales false) none here.
-template <int64_t kGroup, bool kScales>
-struct Block8 {
-  static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t g = 0; g * kGroup < a.inputs; ++g) {
-      __m256i exact[kVectors];
-      const int64_t inputs = kScales ? kGroup : std::min(kGroup, a.inputs - g * kGroup);
-      Quads(a.codes + g * kGroup * kPanel, a.x->values(a.row) + a.first + g * kGroup, inputs, exact);
-      const __m256 factor = _mm256_set1_ps(a.Factor(g * kGroup));
-      for (int64_t v = 0; v < kVectors; ++v) {
-        __m256 scale = factor;
-        if constexpr (kScales) scale = _mm256_mul_ps(a.Number(g, v), factor);
-        total[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact[v]), scale, total[v]);
+  template <int kCount>
+  static PUREKV_INLINE void EightBits(const BlockArgs& a, int64_t first, int64_t inputs, I (*exact)[kVectors]) {
+    constexpr int64_t kWide = kCount == 1 ? kVectors : kVectors / 2;
+    for (int64_t wide = 0; wide < kVectors; wide += kWide) {
+      I pairs[kCount][2 * kWide];  // 4 outputs each, two lanes per output
+      for (int r = 0; r < kCount; ++r) {
+        for (int64_t v = 0; v < 2 * kWide; ++v) pairs[r][v] = _mm256_setzero_si256();
       }
-    }
-  }
-};
-
-struct Block8K {
-  static PUREKV_INLINE void Add(const BlockArgs& a, __m256* total) {
-    for (int64_t half = 0; half < 2; ++half) {
-      __m256 inner[kVectors];
-      for (__m256& sum : inner) sum = _mm256_setzero_ps();
-      for (int64_t g = half * 8; g < half * 8 + 8; ++g) {
-        __m256i exact[kVectors];
-        Quads(a.codes + g * 16 * kPanel, a.x->values(a.row) + a.first + g * 16, 16, exact);
-        for (int64_t v = 0; v < kVectors; ++v) {
-          const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(a.bytes + g * kPanel + v * 8));
-          const __m256 group = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-          inner[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact[v]), group, inner[v]);
+      for (int64_t i = first; i < first + inputs; i += 4) {
+        const uint8_t* const codes = a.codes + (i * kPanel + wide * kLanes * 4);
+        for (int64_t line = 0; line < kWide * kLanes * 4; line += 64) {
+          _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + line, _MM_HINT_T0);
+        }
+        for (int64_t v = 0; v < 2 * kWide; ++v) {
+          const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + v * 16));
+          const I wider = _mm256_cvtepi8_epi16(bytes);
+          for (int r = 0; r < kCount; ++r) {
+            int64_t four;
+            std::memcpy(&four, a.Values(r, i), 8);
+            pairs[r][v] = Add(pairs[r][v], _mm256_madd_epi16(wider, _mm256_set1_epi64x(four)));
+          }
         }
       }
-      const __m256 factor = _mm256_set1_ps(a.Factor(half * 128));
-      for (int64_t v = 0; v < kVectors; ++v) {
-        total[v] = _mm256_fmadd_ps(_mm256_mul_ps(inner[v], a.Number(0, v)), factor, total[v]);
+      for (int r = 0; r < kCount; ++r) {
+        for (int64_t v = 0; v < kWide; ++v) {
+          // Sums of neighbouring lanes, 8 outputs in order.
+          exact[r][wide + v] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[r][2 * v], pairs[r][2 * v + 1]), 0xD8);
+        }
       }
     }
   }
 };
-
-// All blocks; rows share a block while it is in the L1 cache.
-template <class Block>
-void Panel(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
-  for (int64_t b = 0; b < weights.blocks(); ++b) {
-    const uint8_t* const block = weights.Block(panel, b);
-    const int64_t inputs = weights.inputs(b);
-    BlockArgs args{inputs,
-                   block,
-                   block + weights.numbers_at(inputs),
-                   block + weights.bytes_at(inputs),
-                   weights.layout().scales,
-                   &x,
-                   0,
-                   b * kBlock};
-    for (args.row = 0; args.row < x.rows(); ++args.row) {
-      float* const to = sums + args.row * kPanel;
-      __m256 total[kVectors];
-      for (int64_t v = 0; v < kVectors; ++v) total[v] = _mm256_loadu_ps(to + v * 8);
-      Block::Add(args, total);
-      for (int64_t v = 0; v < kVectors; ++v) _mm256_storeu_ps(to + v * 8, total[v]);
-    }
-  }
-}
-
-// By group size: 32, 64 or 128.
-template <template <int64_t> class Block>
-void PanelOfGroup(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
-  switch (weights.layout().group) {
-    case 32:
-      return Panel<Block<32>>(weights, panel, x, sums);
-    case 64:
-      return Panel<Block<64>>(weights, panel, x, sums);
-    default:
-      return Panel<Block<128>>(weights, panel, x, sums);
-  }
-}
-template <int64_t kGroup>
-using Block8G = Block8<kGroup, true>;
 
 // The eight codes of an octet of one output, in the order of the inputs.
 PUREKV_INLINE __m256 Octet(const uint8_t* word) {
@@ -315,24 +206,11 @@ void RoundRowAvx2(const float* x, int64_t in, const RoundedRow& to) {
 }
 
 void ProductAvx2(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
-  std::memset(sums, 0, static_cast<size_t>(x.rows() * kPanel) * sizeof(float));
-  switch (weights.layout().storage) {
-    case QuantStorage::kW4G:
-      return PanelOfGroup<Block4G>(weights, panel, x, sums);
-    case QuantStorage::kW8G:
-      return PanelOfGroup<Block8G>(weights, panel, x, sums);
-    case QuantStorage::kW4M:
-      return Panel<Block4M>(weights, panel, x, sums);
-    case QuantStorage::kW4K:
-      return Panel<Block4K>(weights, panel, x, sums);
-    case QuantStorage::kW8K:
-      return Panel<Block8K>(weights, panel, x, sums);
-    case QuantStorage::kW8C:
-      break;
-  }
-  Panel<Block8<IntegerRows::kGroup, false>>(weights, panel, x, sums);
-  const float* const scales = weights.row_scales() + panel * kPanel;
-  for (int64_t i = 0; i < x.rows() * kPanel; ++i) sums[i] *= scales[i % kPanel];
+  Product<Avx2>(weights, panel, x, sums);
+}
+
+void PanelBytesAvx2(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out) {
+  PanelBytes<Avx2>(weights, panel, inverse, out);
 }
 
 void ExpandRowAvx2(const CodePanels& weights, int64_t row, float* out) {
@@ -401,6 +279,9 @@ void RoundRowAvx2(const float*, int64_t, const RoundedRow&) {
   PUREKV_CHECK(false, "no AVX2");
 }
 void ProductAvx2(const CodePanels&, int64_t, const IntegerRows&, float*) {
+  PUREKV_CHECK(false, "no AVX2");
+}
+void PanelBytesAvx2(const CodePanels&, int64_t, const float*, int8_t*) {
   PUREKV_CHECK(false, "no AVX2");
 }
 void ExpandRowAvx2(const CodePanels&, int64_t, float*) {

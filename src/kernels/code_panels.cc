@@ -18,7 +18,7 @@ int64_t CodePanels::BytesOf(int64_t rows, int64_t in, const QuantLayout& layout)
   CodePanels panels;
   panels.Measure(rows, in, layout);
   const int64_t scales = layout.storage == QuantStorage::kW8C ? panels.panels() * kPanel : 0;
-  return panels.panels() * panels.panel_bytes_ + scales * static_cast<int64_t>(sizeof(float));
+  return panels.panels() * panels.panel_bytes_ + kBehind + scales * static_cast<int64_t>(sizeof(float));
 }
 
 void CodePanels::Measure(int64_t rows, int64_t in, const QuantLayout& layout) {
@@ -40,7 +40,7 @@ void CodePanels::Measure(int64_t rows, int64_t in, const QuantLayout& layout) {
 CodePanels::CodePanels(int64_t rows, int64_t in, const QuantLayout& layout) {
   Measure(rows, in, layout);
   if (layout.storage == QuantStorage::kW8C) row_scales_.assign(static_cast<size_t>(panels() * kPanel), 0.0F);
-  data_.Resize(static_cast<size_t>(panels() * panel_bytes_));
+  data_.Resize(static_cast<size_t>(panels() * panel_bytes_ + kBehind));
   std::memset(data_.data(), 0, data_.size());
 }
 

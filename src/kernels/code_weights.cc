@@ -1,6 +1,7 @@
 // Weights as integer codes, from a quantised checkpoint or quantised here: few rows of x are multiplied with the codes
 // themselves, at the speed of memory; for many rows some outputs at a time are expanded into numbers.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "kernels/code_kernels.h"
 #include "kernels/code_panels.h"
 #include "kernels/expanded_product.h"
+#include "kernels/int8_product.h"
 #include "kernels/packed_weights.h"
 #include "kernels/quantise.h"
 #include "kernels/reference.h"
@@ -19,6 +21,9 @@ namespace {
 
 constexpr int64_t kPanel = CodePanels::kPanel;
 constexpr int64_t kPackRows = 512;  // expanded at a time to be quantised
+constexpr int64_t kPiece = 512;     // rows of x multiplied in 8 bits at a time
+constexpr int64_t kTaskPanels = 8;  // at most, of one thread: 512 x 256 sums are 512 KB
+constexpr int64_t kTasksPerThread = 4;
 
 // One row on its way into the panels.
 struct RowCodes {
@@ -26,9 +31,18 @@ struct RowCodes {
       : codes(static_cast<size_t>(in)),
         numbers(static_cast<size_t>(layout.numbers(in))),
         bytes(static_cast<size_t>(layout.bytes(in))) {}
+  float Largest(const QuantLayout& layout) {
+    values.resize(codes.size());
+    QuantValues(layout, static_cast<int64_t>(codes.size()), codes.data(), numbers.data(), bytes.data(), values.data());
+    float most = 0;
+    for (const float value : values) most = std::max(most, std::abs(value));
+    return most;
+  }
+
   std::vector<uint8_t> codes;
   std::vector<float> numbers;
   std::vector<uint8_t> bytes;
+  std::vector<float> values;
 };
 
 void QuantiseRow(std::span<const float> w, const QuantLayout& layout, RowCodes* row) {
@@ -44,12 +58,9 @@ void QuantiseRow(std::span<const float> w, const QuantLayout& layout, RowCodes* 
   }
 }
 
-// Inputs whose sum of X the products ask for.
+// Inputs whose sum of X the products ask for: those that share a scale.
 int64_t SumGroup(const QuantLayout& layout) {
-  return layout.storage == QuantStorage::kW4G || layout.storage == QuantStorage::kW4M ||
-                 layout.storage == QuantStorage::kW4K
-             ? layout.group
-             : IntegerRows::kGroup;
+  return layout.storage == QuantStorage::kW8C ? IntegerRows::kGroup : layout.group;
 }
 
 // What expanded rows are multiplied as: the layer's dtype where oneDNN has more than plain loops for it, else f32.
@@ -66,6 +77,9 @@ class CodeWeights : public PackedWeights {
         dtype_(ElementDtype(source.format())),
         product_dtype_(ProductDtype(source.in(), source.rows(), dtype_)),
         product_(source.in(), source.rows(), product_dtype_) {
+    const bool channels = layout.storage == QuantStorage::kW8C;
+    int8_rows_ = source.int8_rows() && source.in() <= ByteRows::kMostInputs;
+    if (int8_rows_ && !channels) byte_scales_.assign(static_cast<size_t>(panels_.panels() * kPanel), 0.0F);
     if (stored != nullptr) order_.assign(stored->perm().begin(), stored->perm().end());
     const int64_t in = source.in();
     Buffer block;
@@ -81,6 +95,7 @@ class CodeWeights : public PackedWeights {
             continue;
           }
           panels_.SetRow(first + i, row.codes.data(), row.numbers.data(), row.bytes.data());
+          if (!byte_scales_.empty()) byte_scales_[static_cast<size_t>(first + i)] = row.Largest(layout) / 127;
         }
       });
     }
@@ -95,6 +110,7 @@ class CodeWeights : public PackedWeights {
       }
       return;
     }
+    if (int8_rows_) return RunInt8Rows(x, epilogue);
     static thread_local Buffer ordered;
     const auto expand = [&](int64_t first, int64_t count, Buffer& block) -> const void* {
       return Expand(first, count, product_dtype_, block);
@@ -103,18 +119,23 @@ class CodeWeights : public PackedWeights {
     product_.Run(Ordered(x, ordered), expand, channels ? panels_.row_scales() : nullptr, epilogue);
   }
 
-  size_t bytes() const override { return panels_.bytes() + order_.capacity() * sizeof(int32_t); }
+  size_t bytes() const override {
+    return panels_.bytes() + order_.capacity() * sizeof(int32_t) + byte_scales_.capacity() * sizeof(float);
+  }
   const char* storage() const override { return StorageName(panels_.layout().storage); }
   std::string Name(int64_t rows) const override {
     if (Cpu() == CpuLevel::kReference) return std::string(storage()) + " reference";
     if (rows <= FewRows()) return StrCat(storage(), " ", PanelProductName(), " matrix-vector (own)");
+    if (int8_rows_) return StrCat(storage(), " int8 rows, ", Int8ProductName(), " (own)");
     return StrCat(storage(), " expanded, onednn ", product_.Name(rows));
   }
 
  private:
   // Rows that are multiplied with the codes themselves, eight at a time. Expanding pays from more of them on where
   // products are f32: 8 rows of 3584 -> 18944 took 12 ms on two Zen 3 cores, and 16 rows 33 ms expanded.
-  int64_t FewRows() const { return product_dtype_ == Dtype::kF32 ? 3 * kMatrixVectorRows : kMatrixVectorRows; }
+  int64_t FewRows() const {
+    return product_dtype_ == Dtype::kF32 && !int8_rows_ ? 3 * kMatrixVectorRows : kMatrixVectorRows;
+  }
 
   void RunFewRows(AnyMatrixView x, const Epilogue& epilogue) const {
     static thread_local Buffer scratch;
@@ -125,6 +146,58 @@ class CodeWeights : public PackedWeights {
         PanelProduct(panels_, panel, rows, sums);
         const int64_t first = panel * kPanel;
         Finish(sums, kPanel, x.rows, std::min(kPanel, panels_.rows() - first), 0, first, epilogue);
+      }
+    });
+  }
+
+  void RunInt8Rows(AnyMatrixView x, const Epilogue& epilogue) const {
+    // Pieces of equal size: a last piece of few rows would read all weights for little.
+    const int64_t pieces = (x.rows + kPiece - 1) / kPiece;
+    const int64_t piece = ((x.rows + pieces - 1) / pieces + kPanel - 1) / kPanel * kPanel;
+    for (int64_t row = 0; row < x.rows; row += piece) {
+      const int64_t count = std::min(piece, x.rows - row);
+      RunInt8Piece(x.Rows(row, count), epilogue.Rows(row, count));
+    }
+  }
+
+  void RunInt8Piece(AnyMatrixView x, const Epilogue& epilogue) const {
+    static thread_local Buffer scratch;
+    const ByteRows rows(x, order_, scratch);
+    const int64_t count = std::clamp<int64_t>(panels_.panels() / (kTasksPerThread * Threads()), 1, kTaskPanels);
+    ParallelForRanges(panels_.panels(), count, [&](int64_t begin, int64_t end) {
+      static thread_local Buffer expanded, integers, floats;
+      const auto of_panel = static_cast<size_t>(rows.padded_rows() * kPanel);
+      const size_t panel_bytes = static_cast<size_t>(rows.in() * kPanel);
+      const auto reserve = [](Buffer& buffer, size_t bytes) {
+        if (buffer.size() < bytes) buffer.Resize(bytes);
+      };
+      reserve(integers, static_cast<size_t>(end - begin) * of_panel * sizeof(int32_t));
+      reserve(floats, of_panel * sizeof(float));
+      if (!byte_scales_.empty()) reserve(expanded, static_cast<size_t>(end - begin) * panel_bytes);
+      const int8_t* codes[kTaskPanels];
+      for (int64_t panel = begin; panel < end; ++panel) {
+        if (byte_scales_.empty()) {
+          codes[panel - begin] = reinterpret_cast<const int8_t*>(panels_.Block(panel, 0));
+          continue;
+        }
+        auto* const to = static_cast<int8_t*>(expanded.data()) + static_cast<size_t>(panel - begin) * panel_bytes;
+        ExpandPanel(panels_, panel, byte_scales_.data() + panel * kPanel, to);
+        codes[panel - begin] = to;
+      }
+      auto* const sums = static_cast<int32_t*>(integers.data());
+      Int8Product({codes, static_cast<size_t>(end - begin)}, rows, sums);
+      const float* const scales = byte_scales_.empty() ? panels_.row_scales() : byte_scales_.data();
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int32_t* const from = sums + static_cast<size_t>(panel - begin) * of_panel;
+        auto* const to = static_cast<float*>(floats.data());
+        for (int64_t r = 0; r < x.rows; ++r) {
+          for (int64_t o = 0; o < kPanel; ++o) {
+            to[r * kPanel + o] =
+                static_cast<float>(from[r * kPanel + o]) * (rows.scale(r) * scales[panel * kPanel + o]);
+          }
+        }
+        const int64_t first = panel * kPanel;
+        Finish(to, kPanel, x.rows, std::min(kPanel, panels_.rows() - first), 0, first, epilogue);
       }
     });
   }
@@ -180,6 +253,8 @@ class CodeWeights : public PackedWeights {
   Dtype product_dtype_;  // what expanded rows are multiplied as: f32 (of values rounded to dtype_) where bf16 is slow
   ExpandedProduct product_;
   std::vector<int32_t> order_;
+  bool int8_rows_ = false;
+  std::vector<float> byte_scales_;  // with int8_rows_: of each output as bytes, where the codes have others
 };
 
 // Parts that are stored differently (a checkpoint gives v more bits than q and k), each by itself.

@@ -29,6 +29,8 @@ struct LayerFormat {
   WeightFormat plain = WeightFormat::kF32;  // where they are plain numbers
   WeightRequest request = WeightRequest::kStored;
   int64_t group = 64;  // of kInt4
+  // Where weights are codes, more than kMatrixVectorRows rows of x are rounded to 8 bits, a scale each.
+  bool int8_rows = false;
 
   LayerFormat() = default;
   LayerFormat(WeightFormat format) : plain(format) {}  // NOLINT(google-explicit-constructor): most layers are plain

@@ -34,6 +34,7 @@ class LayerSource {
   WeightFormat format() const { return format_.plain; }
   WeightRequest request() const { return format_.request; }
   int64_t group() const { return format_.group; }  // of WeightRequest::kInt4
+  bool int8_rows() const { return format_.int8_rows; }
   // Rows in packed order; with gates a multiple of 32, rows of zeros among them where the matrices end.
   int64_t rows() const { return rows_; }
   // Packed rows [first, first + count) in `dtype` (the format's elements, or f32 rounded to them), dense: in `block`,

@@ -106,8 +106,10 @@ LayerFormat FormatOf(const NumberFormats& formats, WeightRole role) {
   const bool on_load = options.request == WeightRequest::kInt8 || options.request == WeightRequest::kInt4;
   switch (role) {
     case WeightRole::kProduct:
+      format.int8_rows = formats.int8_rows;
       break;
     case WeightRole::kDown:
+      format.int8_rows = formats.int8_down_rows;
       if (on_load && options.int8_down) format.request = WeightRequest::kInt8;
       break;
     case WeightRole::kHead:

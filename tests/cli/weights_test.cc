@@ -50,6 +50,8 @@ TEST(Weights, AreToldOf) {
   EXPECT_EQ(eight["options"]["vision"], "int8");
   EXPECT_GT(eight["storage"]["w8c"], 0);
   EXPECT_FALSE(eight["storage"].contains("w4g"));
+  EXPECT_EQ(eight["options"]["activations"], "bf16");
+  EXPECT_EQ(with({"--weights", "int8", "--weights-option", "activations=int8"})["options"]["activations"], "int8");
 }
 
 // The bounds of weights that are rounded, nothing else: the answers stay.
@@ -73,6 +75,19 @@ TEST(Weights, CostTheDemoModelNothing) {
   }
 }
 
+// Rows of 8 bits in prefill are another cache; the answers stay here, too.
+TEST(Weights, RowsOfEightBits) {
+  const auto score = [](const char* rows) {
+    return ObjectOf({"score", "-m", kModel, "--video", Video(0), "-p", "Describe the video.", "--answer",
+                     "First a red circle appears at the top left early in the video and stays still.", "--weights",
+                     "int8", "--weights-option", std::string("activations=") + rows, "--against", "bf16"})["score"];
+  };
+  const Json plain = score("bf16"), int8 = score("int8");
+  EXPECT_NE(plain["kl"], int8["kl"]);
+  EXPECT_GT(int8["agreement"].get<double>(), 0.95);
+  for (const double kl : int8["kl"]) EXPECT_LT(kl, 1e-3);
+}
+
 TEST(Weights, WhatCannotBeIsRefused) {
   const auto fault = [](std::vector<std::string> more) {
     std::vector<std::string> all = {"ask", "-m", kModel, "-p", "What?"};
@@ -93,7 +108,10 @@ TEST(Weights, WhatCannotBeIsRefused) {
   EXPECT_THAT(fault({"--weights", "int4", "--weights-option", "group"}), HasSubstr("key=value"));
   EXPECT_THAT(fault({"--weights", "int4", "--weights-option", "group=32", "--weights-option", "group=64"}),
               HasSubstr("given twice"));
-  EXPECT_THAT(fault({"--weights", "int4", "--weights-option", "activations=int8"}), HasSubstr("activations"));
+  EXPECT_THAT(fault({"--weights", "int4", "--weights-option", "activations=int4"}),
+              HasSubstr("--weights-option activations: 'int4' is not known; one of auto, bf16, int8"));
+  EXPECT_THAT(fault({"--weights-option", "activations=int8"}),
+              HasSubstr("are plain numbers; --weights int8 or int4 make them codes"));
   const CliResult against = RunCli({"score", "-m", kModel, "-p", "What?", "--answer", "A ring.", "--against", "bf16"});
   EXPECT_EQ(against.status, 2);
   EXPECT_THAT(against.err, HasSubstr("the weights are plain numbers already"));

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <random>
 #include <vector>
 
@@ -13,77 +12,19 @@
 #include "kernels/code_panels.h"
 #include "kernels/dense.h"
 #include "kernels/packed_weights.h"
+#include "kernels/random_codes.h"
 #include "kernels/testing.h"
 
 namespace purekv {
 namespace {
 
+using testing::Describe;
+using testing::For;
 using testing::ForEachCpuLevel;
 using testing::Guarded;
+using testing::Layouts;
+using testing::RandomCodes;
 using testing::ScopedThreads;
-
-// Random codes.
-class RandomCodes final : public QuantMatrix {
- public:
-  RandomCodes(std::mt19937& random, int64_t rows, int64_t in, const QuantLayout& layout, bool shuffled = false)
-      : QuantMatrix(rows, in, layout),
-        codes_(static_cast<size_t>(rows * in)),
-        numbers_(static_cast<size_t>(rows * layout.numbers(in))),
-        bytes_(static_cast<size_t>(rows * layout.bytes(in))) {
-    for (uint8_t& code : codes_) {
-      code = static_cast<uint8_t>(layout.four_bits() ? random() % 16 : random() % 255 - 127);
-    }
-    std::uniform_real_distribution<float> uniform(0.002F, 0.01F);
-    for (float& number : numbers_) {
-      number = uniform(random) * (random() % 8 == 0 ? -1.0F : 1.0F);
-      if (layout.scales == Dtype::kF16) number = ToFloat(ToF16(number));
-      if (layout.scales == Dtype::kBF16) number = ToFloat(ToBF16(number));
-    }
-    const bool six_bits = layout.storage == QuantStorage::kW4K;
-    for (uint8_t& byte : bytes_) byte = static_cast<uint8_t>(six_bits ? random() % 64 : random());
-    if (!shuffled) return;
-    order_.resize(static_cast<size_t>(in));
-    std::iota(order_.begin(), order_.end(), 0);
-    std::ranges::shuffle(order_, random);
-  }
-
-  void ReadCodes(int64_t row, uint8_t* codes, float* numbers, uint8_t* bytes) const override {
-    std::copy_n(codes_.begin() + row * in(), in(), codes);
-    std::copy_n(numbers_.begin() + row * layout().numbers(in()), layout().numbers(in()), numbers);
-    std::copy_n(bytes_.begin() + row * layout().bytes(in()), layout().bytes(in()), bytes);
-  }
-  std::span<const int32_t> perm() const override { return order_; }
-  std::string format() const override { return "random"; }
-  WeightRows Rows() const { return {nullptr, Dtype::kF32, rows(), this}; }
-
- private:
-  std::vector<uint8_t> codes_;
-  std::vector<float> numbers_;
-  std::vector<uint8_t> bytes_;
-  std::vector<int32_t> order_;
-};
-
-const std::vector<QuantLayout>& Layouts() {
-  static const std::vector<QuantLayout> all = {
-      {QuantStorage::kW8C, 0, Dtype::kF32},    {QuantStorage::kW4G, 32, Dtype::kF16},
-      {QuantStorage::kW4G, 64, Dtype::kBF16},  {QuantStorage::kW4G, 128, Dtype::kF16},
-      {QuantStorage::kW8G, 32, Dtype::kF16},   {QuantStorage::kW8G, 64, Dtype::kF16},
-      {QuantStorage::kW8G, 128, Dtype::kBF16}, {QuantStorage::kW4M, 32, Dtype::kF16},
-      {QuantStorage::kW4K, 32, Dtype::kF16},   {QuantStorage::kW8K, 16, Dtype::kF16},
-  };
-  return all;
-}
-
-// The layout for so many inputs; false: they do not divide into its groups.
-bool For(int64_t in, QuantLayout* layout) {
-  if (layout->storage == QuantStorage::kW8C) layout->group = in;
-  const bool super = layout->storage == QuantStorage::kW4K || layout->storage == QuantStorage::kW8K;
-  return in % (super ? QuantLayout::kSuper : layout->group) == 0;
-}
-
-std::string Describe(const QuantLayout& layout) {
-  return std::string(StorageName(layout.storage)) + " in groups of " + std::to_string(layout.group);
-}
 
 // Rows of floats as the parts have them.
 std::vector<float> Floats(const std::vector<const RandomCodes*>& parts) {
@@ -96,22 +37,37 @@ std::vector<float> Floats(const std::vector<const RandomCodes*>& parts) {
   return all;
 }
 
-// |got - sum| <= bound * sum of |x| |w|, for every output.
-void ExpectSums(Guarded& x, const std::vector<float>& w, int64_t out, Guarded& got, double bound) {
-  const int64_t in = x.cols();
-  for (int64_t r = 0; r < x.rows(); ++r) {
-    for (int64_t o = 0; o < out; ++o) {
-      double want = 0, size = 0;
-      for (int64_t i = 0; i < in; ++i) {
-        const double product =
-            static_cast<double>(x.At(r, i)) * static_cast<double>(w[static_cast<size_t>(o * in + i)]);
-        want += product;
-        size += std::abs(product);
+// Sums over x and rows of w in double, and of |x| |w|.
+class Sums {
+ public:
+  Sums(Guarded& x, const std::vector<float>& w, int64_t out) : want_(x.rows(), out), size_(x.rows(), out) {
+    const int64_t in = x.cols();
+    for (int64_t r = 0; r < x.rows(); ++r) {
+      for (int64_t o = 0; o < out; ++o) {
+        double want = 0, size = 0;
+        for (int64_t i = 0; i < in; ++i) {
+          const double product =
+              static_cast<double>(x.At(r, i)) * static_cast<double>(w[static_cast<size_t>(o * in + i)]);
+          want += product;
+          size += std::abs(product);
+        }
+        want_.Row(r)[o] = want;
+        size_.Row(r)[o] = size;
       }
-      ASSERT_NEAR(got.At(r, o), want, bound * size + 1e-30) << "row " << r << ", output " << o;
     }
   }
-}
+  // |got - sum| <= bound * sum of |x| |w|, for every output.
+  void Expect(Guarded& got, double bound) const {
+    for (int64_t r = 0; r < want_.rows(); ++r) {
+      for (int64_t o = 0; o < want_.cols(); ++o) {
+        ASSERT_NEAR(got.At(r, o), want_.Row(r)[o], bound * size_.Row(r)[o] + 1e-30) << "row " << r << ", output " << o;
+      }
+    }
+  }
+
+ private:
+  Matrix<double> want_, size_;
+};
 
 TEST(CodeWeights, EqualSumsOverTheNumbersTheyStandFor) {
   std::mt19937 random(11);
@@ -123,21 +79,23 @@ TEST(CodeWeights, EqualSumsOverTheNumbersTheyStandFor) {
       const WeightRows rows = codes.Rows();
       const std::vector<float> w = Floats({&codes});
       for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
-        ForEachCpuLevel([&, in = in, out = out](CpuLevel level) {
-          const Linear layer({&rows, 1}, in, {}, NumberFormats::Of(dtype).weights, dtype);
-          EXPECT_STREQ(layer.storage(), StorageName(of.storage));
-          for (const int64_t n : {1, 2, 3, 5, 8, 9, 33}) {
+        for (const int64_t n : {1, 2, 3, 5, 8, 9, 33}) {
+          Guarded x(dtype, n, in, 3);
+          x.Fill(random);
+          const Sums sums(x, w, out);
+          ForEachCpuLevel([&, in = in, out = out](CpuLevel) {
+            const Linear layer({&rows, 1}, in, {}, NumberFormats::Of(dtype).weights, dtype);
+            EXPECT_STREQ(layer.storage(), StorageName(of.storage));
             SCOPED_TRACE(Describe(of) + ", " + std::to_string(n) + " rows, " + std::to_string(in) + " -> " +
                          std::to_string(out) + ": " + layer.Implementation(n));
-            Guarded x(dtype, n, in, 3), y(Dtype::kF32, n, out, 5);
-            x.Fill(random);
+            Guarded y(Dtype::kF32, n, out, 5);
             layer.Run(x.View(), y.Floats());
             EXPECT_TRUE(y.Intact());
-            const bool few = n <= 3 * kMatrixVectorRows && level != CpuLevel::kReference;
+            const bool few = layer.Implementation(n).find("matrix-vector") != std::string::npos;
             // Few rows: 15 bits of x. Many: weights as bf16 where x is.
-            ExpectSums(x, w, out, y, few ? 5e-5 : dtype == Dtype::kBF16 ? 3e-3 : 1e-6);
-          }
-        });
+            sums.Expect(y, few ? 5e-5 : dtype == Dtype::kBF16 ? 3e-3 : 1e-6);
+          });
+        }
       }
     }
   }
@@ -352,7 +310,7 @@ TEST(CodeWeights, PartsOfUnlikeStorageAreMultipliedApart) {
       for (int64_t r = 0; r < n; ++r) {
         for (int64_t o = 0; o < 155; ++o) y.Set(r, o, y.At(r, o) - bias[static_cast<size_t>(o)]);
       }
-      ExpectSums(x, w, 155, y, 6e-5);
+      Sums(x, w, 155).Expect(y, 6e-5);
     }
   });
 }

@@ -1,4 +1,4 @@
-// The forms of code_kernels.h for AVX2 (with FMA and F16C), for that file alone.
+// The forms of code_kernels.h for AVX2 (with FMA and F16C) and for AVX-512 with VNNI, for that file alone.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,16 @@ struct RoundedRow {
 void RoundRow(const float* x, int64_t in, const RoundedRow& to);
 void RoundRowAvx2(const float* x, int64_t in, const RoundedRow& to);
 
+// Whether the processor has AVX512-VNNI; where it does not, codes are multiplied with AVX2 at every level.
+bool HasVnni();
+
 // As PanelProduct.
 void ProductAvx2(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums);
+void ProductVnni(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums);
+
+// As ExpandPanel, with 1 / scale of each output, 0 where that is 0.
+void PanelBytesAvx2(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out);
+void PanelBytesVnni(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out);
 
 // One row as ExpandRows in f32, padded to whole blocks.
 void ExpandRowAvx2(const CodePanels& weights, int64_t row, float* out);
