@@ -128,17 +128,26 @@ void Multiply(const Task& task, Done done, const void* context) {
   for (int64_t block = 0; block < in; block += kBlockIn) {
     const int64_t steps = std::min(kBlockIn, in - block) / kPanel;
     const bool last = block + kBlockIn >= in;
-    const char* const end = task.weights + PackedBytes(task.weight_panels, in);
-    const char* const next = last ? task.weights + PanelOffset(task.first + task.count, task.weight_panels, 0, in)
-                                  : task.weights + PanelOffset(task.first, task.weight_panels, block + kBlockIn, in);
+    const char *end = nullptr, *next = nullptr, *expanded = nullptr;
+    if (task.weights == nullptr) {
+      expanded = task.expand(task.expand_context, task.first, task.count, block);
+    } else {
+      end = task.weights + PackedBytes(task.weight_panels, in);
+      next = last ? task.weights + PanelOffset(task.first + task.count, task.weight_panels, 0, in)
+                  : task.weights + PanelOffset(task.first, task.weight_panels, block + kBlockIn, in);
+    }
     for (int64_t row = 0; row < task.row_panels; ++row) {
       const char* const x = task.x + PanelOffset(row, task.row_panels, block, in);
       for (int64_t p = 0; p < task.count; ++p) {
-        const char* const w = task.weights + PanelOffset(task.first + p, task.weight_panels, block, in);
         float* const sums = task.sums + (row * task.count + p) * kPanel * kPanel;
-        const char* ahead = next + (p * task.row_panels + row) * lines * steps * 64;
-        MultiplyPanels(x, w, steps, block == 0, sums, std::min(ahead, end - 64),
-                       ahead + lines * steps * 64 <= end ? lines : 0);
+        if (expanded != nullptr) {
+          MultiplyPanels(x, expanded + p * steps * kStepBytes, steps, block == 0, sums, expanded, 0);
+        } else {
+          const char* const w = task.weights + PanelOffset(task.first + p, task.weight_panels, block, in);
+          const char* ahead = next + (p * task.row_panels + row) * lines * steps * 64;
+          MultiplyPanels(x, w, steps, block == 0, sums, std::min(ahead, end - 64),
+                         ahead + lines * steps * 64 <= end ? lines : 0);
+        }
         if (last) done(context, row, task.first + p, sums);
       }
     }

@@ -38,9 +38,15 @@ void PackRowPanel(const BF16* x, int64_t rows, int64_t stride, int64_t in, int64
 // Packs panel `panel` of the weights from its first row `w` (dense rows of `in`), `rows` of 32 present.
 void PackWeightPanel(const BF16* w, int64_t rows, int64_t in, int64_t panel, int64_t panels, char* packed);
 
+// Panels [first, first + count) of the block of inputs that begins at input `first_in`, made when they are needed: one
+// behind the other, PackedBytes(1, inputs of the block) each.
+using Expand = const char* (*)(const void* context, int64_t first, int64_t count, int64_t first_in);
+
 struct Task {
   const char* x = nullptr;        // packed, row_panels
-  const char* weights = nullptr;  // packed, weight_panels
+  const char* weights = nullptr;  // packed, weight_panels; or null:
+  Expand expand = nullptr;
+  const void* expand_context = nullptr;
   int64_t row_panels = 0;
   int64_t weight_panels = 0;
   int64_t in = 0;

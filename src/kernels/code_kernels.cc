@@ -218,6 +218,12 @@ void ExpandPanel(const CodePanels& weights, int64_t panel, const float* scales, 
   }
 }
 
+void ExpandBlockBF16(const CodePanels& weights, int64_t panel, int64_t block, char* out) {
+  auto* const bytes = reinterpret_cast<int8_t*>(out);
+  if (UseVnni()) return code_kernels::BlockPairsVnni(weights, panel, block, bytes);
+  code_kernels::BlockPairsAvx2(weights, panel, block, bytes);
+}
+
 const char* PanelProductName() {
   return UseVnni() ? "avx512_vnni" : UseAvx2() ? "avx2" : "portable";
 }

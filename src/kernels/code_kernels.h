@@ -50,6 +50,10 @@ const char* PanelProductName();
 // outputs, values at most 127 scales; a scale of 0: zeros. `out` holds a multiple of 32 inputs.
 void ExpandPanel(const CodePanels& weights, int64_t panel, const float* scales, int8_t* out);
 
+// One block of a panel as a panel of amx_matmul.h, [pairs of inputs][32 outputs][2] bf16: the bits that ExpandRows
+// gives. For levels with AVX2 and above.
+void ExpandBlockBF16(const CodePanels& weights, int64_t panel, int64_t block, char* out);
+
 // Whether codes are multiplied with VNNI at the level in use.
 bool UseVnni();
 

@@ -37,8 +37,11 @@ struct Avx2 {
   static PUREKV_INLINE F Load(const float* from) { return _mm256_loadu_ps(from); }
   static PUREKV_INLINE void Store(float* to, F value) { _mm256_storeu_ps(to, value); }
   static PUREKV_INLINE F Float(I value) { return _mm256_cvtepi32_ps(value); }
+  static PUREKV_INLINE I Bits(F value) { return _mm256_castps_si256(value); }
   static PUREKV_INLINE I Add(I a, I b) { return _mm256_add_epi32(a, b); }
+  static PUREKV_INLINE F Add(F a, F b) { return _mm256_add_ps(a, b); }
   static PUREKV_INLINE I Subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static PUREKV_INLINE F Subtract(F a, F b) { return _mm256_sub_ps(a, b); }
   static PUREKV_INLINE I Multiply(I a, I b) { return _mm256_mullo_epi32(a, b); }
   static PUREKV_INLINE F Multiply(F a, F b) { return _mm256_mul_ps(a, b); }
   static PUREKV_INLINE F MultiplyAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
@@ -209,6 +212,10 @@ void ProductAvx2(const CodePanels& weights, int64_t panel, const IntegerRows& x,
   Product<Avx2>(weights, panel, x, sums);
 }
 
+void BlockPairsAvx2(const CodePanels& weights, int64_t panel, int64_t block, int8_t* out) {
+  BlockPairs<Avx2>(weights, panel, block, out);
+}
+
 void PanelBytesAvx2(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out) {
   PanelBytes<Avx2>(weights, panel, inverse, out);
 }
@@ -279,6 +286,9 @@ void RoundRowAvx2(const float*, int64_t, const RoundedRow&) {
   PUREKV_CHECK(false, "no AVX2");
 }
 void ProductAvx2(const CodePanels&, int64_t, const IntegerRows&, float*) {
+  PUREKV_CHECK(false, "no AVX2");
+}
+void BlockPairsAvx2(const CodePanels&, int64_t, int64_t, int8_t*) {
   PUREKV_CHECK(false, "no AVX2");
 }
 void PanelBytesAvx2(const CodePanels&, int64_t, const float*, int8_t*) {

@@ -29,8 +29,11 @@ struct Vnni {
   static PUREKV_INLINE F Load(const float* from) { return _mm512_loadu_ps(from); }
   static PUREKV_INLINE void Store(float* to, F value) { _mm512_storeu_ps(to, value); }
   static PUREKV_INLINE F Float(I value) { return _mm512_cvtepi32_ps(value); }
+  static PUREKV_INLINE I Bits(F value) { return _mm512_castps_si512(value); }
   static PUREKV_INLINE I Add(I a, I b) { return _mm512_add_epi32(a, b); }
+  static PUREKV_INLINE F Add(F a, F b) { return _mm512_add_ps(a, b); }
   static PUREKV_INLINE I Subtract(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static PUREKV_INLINE F Subtract(F a, F b) { return _mm512_sub_ps(a, b); }
   static PUREKV_INLINE I Multiply(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static PUREKV_INLINE F Multiply(F a, F b) { return _mm512_mul_ps(a, b); }
   static PUREKV_INLINE F MultiplyAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
@@ -139,6 +142,10 @@ bool HasVnni() {
   return has;
 }
 
+void BlockPairsVnni(const CodePanels& weights, int64_t panel, int64_t block, int8_t* out) {
+  BlockPairs<Vnni>(weights, panel, block, out);
+}
+
 void PanelBytesVnni(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out) {
   PanelBytes<Vnni>(weights, panel, inverse, out);
 }
@@ -156,6 +163,9 @@ void ProductVnni(const CodePanels& weights, int64_t panel, const IntegerRows& x,
 namespace purekv::code_kernels {
 bool HasVnni() {
   return false;
+}
+void BlockPairsVnni(const CodePanels&, int64_t, int64_t, int8_t*) {
+  PUREKV_CHECK(false, "no VNNI");
 }
 void PanelBytesVnni(const CodePanels&, int64_t, const float*, int8_t*) {
   PUREKV_CHECK(false, "no VNNI");

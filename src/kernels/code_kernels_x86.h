@@ -33,6 +33,10 @@ bool HasVnni();
 void ProductAvx2(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums);
 void ProductVnni(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums);
 
+// As ExpandBlockBF16.
+void BlockPairsAvx2(const CodePanels& weights, int64_t panel, int64_t block, int8_t* out);
+void BlockPairsVnni(const CodePanels& weights, int64_t panel, int64_t block, int8_t* out);
+
 // As ExpandPanel, with 1 / scale of each output, 0 where that is 0.
 void PanelBytesAvx2(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out);
 void PanelBytesVnni(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out);

@@ -306,6 +306,72 @@ PUREKV_INLINE typename V::I RoundQuad(typename V::I word, typename V::F scale, t
   return bytes;
 }
 
+// A value's bits as bf16, ties to even, in the upper half of each lane; the lower half is not zeros.
+template <class V>
+PUREKV_INLINE typename V::I RoundBF16(typename V::F value) {
+  const auto bits = V::Bits(value);
+  const auto odd = V::And(V::template ShiftRight<16>(bits), V::Set(1));
+  return V::Add(bits, V::Add(odd, V::Set(0x7FFF)));
+}
+
+// The codes of the bytes from bit kFirst of `word` on, two by two: scale * (code - zero) + add as pairs of bf16.
+template <class V, bool kFourBits, int kFirst>
+PUREKV_INLINE void StorePairs(typename V::I word, typename V::F zero, typename V::F scale, typename V::F add,
+                              int8_t* to, int64_t to_next) {
+  const auto value = [&]<int kByte>() {
+    typename V::I code;
+    if constexpr (kFourBits) {
+      code = V::And(V::template ShiftRight<8 * kByte + kFirst>(word), V::Set(15));
+    } else {
+      code = V::template ShiftRightSigned<24>(V::template Shift<24 - 8 * kByte>(word));
+    }
+    return RoundBF16<V>(V::Add(V::Multiply(V::Subtract(V::Float(code), zero), scale), add));
+  };
+  const auto upper = V::Set(static_cast<int32_t>(0xFFFF0000));
+  V::StoreInts(to, V::Or(V::template ShiftRight<16>(value.template operator()<0>()),
+                         V::And(value.template operator()<1>(), upper)));
+  V::StoreInts(to + to_next, V::Or(V::template ShiftRight<16>(value.template operator()<2>()),
+                                   V::And(value.template operator()<3>(), upper)));
+}
+
+// As ExpandBlockBF16.
+template <class V>
+void BlockPairs(const CodePanels& weights, int64_t panel, int64_t b, int8_t* out) {
+  constexpr int64_t kPair = kPanel * 4;  // bytes of a pair of inputs
+  const QuantLayout& layout = weights.layout();
+  const int64_t group = layout.storage == QuantStorage::kW8C ? 32 : std::min<int64_t>(layout.group, 32);
+  const uint8_t* const block = weights.Block(panel, b);
+  const int64_t inputs = weights.inputs(b);
+  const BlockArgs args{
+      inputs, block,     block + weights.numbers_at(inputs), block + weights.bytes_at(inputs), layout.scales, nullptr,
+      0,      b * kBlock};
+  for (int64_t first = 0; first < inputs; first += group) {
+    for (int64_t v = 0; v < V::kVectors; ++v) {
+      typename V::F scale, add, zero = V::Set(0.0F);
+      Worth<V>(args, layout, first, v, &scale, &add);
+      if (layout.storage == QuantStorage::kW4G) {
+        zero = V::Multiply(V::Float(Byte<V>(args, first / layout.group, v)), V::Set(0.0625F));
+        add = V::Set(-0.0F);  // changes nothing
+      } else if (layout.storage != QuantStorage::kW4M && layout.storage != QuantStorage::kW4K) {
+        add = V::Set(-0.0F);
+      }
+      int8_t* const to = out + first / 2 * kPair + v * V::kLanes * 4;
+      if (layout.four_bits()) {
+        for (int64_t i = 0; i < group; i += 8) {
+          const auto word = V::LoadInts(block + (first + i) * kPanel / 2 + v * V::kLanes * 4);
+          StorePairs<V, true, 0>(word, zero, scale, add, to + i / 2 * kPair, kPair);
+          StorePairs<V, true, 4>(word, zero, scale, add, to + (i / 2 + 2) * kPair, kPair);
+        }
+      } else {
+        for (int64_t i = 0; i < group; i += 4) {
+          const auto word = V::LoadInts(block + (first + i) * kPanel + v * V::kLanes * 4);
+          StorePairs<V, false, 0>(word, zero, scale, add, to + i / 2 * kPair, kPair);
+        }
+      }
+    }
+  }
+}
+
 // As ExpandPanel; inverse: of its scales.
 template <class V>
 void PanelBytes(const CodePanels& weights, int64_t panel, const float* inverse, int8_t* out) {

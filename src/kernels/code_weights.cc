@@ -8,6 +8,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "kernels/amx_product.h"
 #include "kernels/code_kernels.h"
 #include "kernels/code_panels.h"
 #include "kernels/expanded_product.h"
@@ -112,6 +113,7 @@ class CodeWeights : public PackedWeights {
     }
     if (int8_rows_) return RunInt8Rows(x, epilogue);
     static thread_local Buffer ordered;
+    if (UseTiles()) return RunTiles(Ordered(x, ordered), epilogue);
     const auto expand = [&](int64_t first, int64_t count, Buffer& block) -> const void* {
       return Expand(first, count, product_dtype_, block);
     };
@@ -127,6 +129,7 @@ class CodeWeights : public PackedWeights {
     if (Cpu() == CpuLevel::kReference) return std::string(storage()) + " reference";
     if (rows <= FewRows()) return StrCat(storage(), " ", PanelProductName(), " matrix-vector (own)");
     if (int8_rows_) return StrCat(storage(), " int8 rows, ", Int8ProductName(), " (own)");
+    if (UseTiles()) return StrCat(storage(), " expanded, amx_bf16 (own)");
     return StrCat(storage(), " expanded, onednn ", product_.Name(rows));
   }
 
@@ -148,6 +151,29 @@ class CodeWeights : public PackedWeights {
         Finish(sums, kPanel, x.rows, std::min(kPanel, panels_.rows() - first), 0, first, epilogue);
       }
     });
+  }
+
+  bool UseTiles() const { return dtype_ == Dtype::kBF16 && Cpu() >= CpuLevel::kAmxBf16; }
+
+  // Codes become tiles of bf16 in the L2 cache, 256 inputs of a task's outputs at a time.
+  void RunTiles(AnyMatrixView x, const Epilogue& epilogue) const {
+    amx::Weights weights;
+    weights.in = panels_.in();
+    weights.out = panels_.rows();
+    weights.expand_context = &panels_;
+    weights.expand = [](const void* context, int64_t first, int64_t count, int64_t first_in) -> const char* {
+      static_assert(amx::kBlockIn == CodePanels::kBlock && amx::kPanel == CodePanels::kPanel);
+      const auto& panels = *static_cast<const CodePanels*>(context);
+      const int64_t block = first_in / CodePanels::kBlock;
+      const int64_t bytes = amx::PackedBytes(1, panels.inputs(block));
+      static thread_local Buffer expanded;
+      if (expanded.size() < static_cast<size_t>(count * bytes)) expanded.Resize(static_cast<size_t>(count * bytes));
+      auto* const to = static_cast<char*>(expanded.data());
+      for (int64_t p = 0; p < count; ++p) ExpandBlockBF16(panels, first + p, block, to + p * bytes);
+      return to;
+    };
+    if (panels_.layout().storage == QuantStorage::kW8C) weights.row_scales = panels_.row_scales();
+    amx::MultiplyRows(x, weights, epilogue);
   }
 
   void RunInt8Rows(AnyMatrixView x, const Epilogue& epilogue) const {

@@ -192,6 +192,47 @@ TEST(CodeWeights, PanelsGiveBackWhatTheyWereGiven) {
   }
 }
 
+// Tiles of bf16 hold the bits of expanded rows, zeros where rows or inputs end.
+TEST(CodeWeights, BlocksBecomeTilesOfTheSameBits) {
+  std::mt19937 random(20);
+  constexpr int64_t kPanel = CodePanels::kPanel, kBlock = CodePanels::kBlock;
+  for (const QuantLayout& layout : Layouts()) {
+    for (const auto& [in, out] : {std::pair<int64_t, int64_t>{512, 64}, {384, 33}, {128, 1}, {416, 40}}) {
+      QuantLayout of = layout;
+      if (!For(in, &of)) continue;
+      const RandomCodes codes(random, out, in, of);
+      CodePanels panels(out, in, of);
+      std::vector<uint8_t> row(static_cast<size_t>(in)), bytes(static_cast<size_t>(in));
+      std::vector<float> numbers(static_cast<size_t>(in));
+      for (int64_t o = 0; o < out; ++o) {
+        codes.ReadCodes(o, row.data(), numbers.data(), bytes.data());
+        panels.SetRow(o, row.data(), numbers.data(), bytes.data());
+      }
+      ForEachCpuLevel([&, in = in, out = out](CpuLevel level) {
+        if (level < CpuLevel::kAvx2) return;
+        std::vector<BF16> want(static_cast<size_t>(in * out));
+        ExpandRows(panels, 0, out, Dtype::kBF16, want.data());
+        for (int64_t panel = 0; panel < panels.panels(); ++panel) {
+          for (int64_t block = 0; block < panels.blocks(); ++block) {
+            std::vector<BF16> got(static_cast<size_t>(panels.inputs(block) * kPanel), BF16{0x7FC0});
+            ExpandBlockBF16(panels, panel, block, reinterpret_cast<char*>(got.data()));
+            for (int64_t i = 0; i < panels.inputs(block); ++i) {
+              for (int64_t o = 0; o < kPanel; ++o) {
+                const int64_t input = block * kBlock + i, output = panel * kPanel + o;
+                const bool inside = input < in && output < out;
+                const uint16_t expected = inside ? want[static_cast<size_t>(output * in + input)].bits : 0;
+                const uint16_t found = got[static_cast<size_t>((i / 2 * kPanel + o) * 2 + i % 2)].bits;
+                ASSERT_EQ(found & (inside ? 0xFFFF : 0x7FFF), expected)
+                    << Describe(of) << ", input " << input << ", output " << output;
+              }
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST(CodeWeights, SameBitsForAnyThreadsAndBesideAnyRows) {
   std::mt19937 random(15);
   for (const QuantLayout& layout : Layouts()) {
