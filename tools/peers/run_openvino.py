@@ -45,7 +45,7 @@ def measure(pipe, ids, new_tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="directory of the IR")
+    parser.add_argument("model", help="directory of the IR, or a GGUF file")
     parser.add_argument("--prompt-tokens", type=lambda s: [int(n) for n in s.split(",")], default=[2048])
     parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)

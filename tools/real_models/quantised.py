@@ -25,11 +25,13 @@ FORMS = {
     "int4 G 64": ["--weights", "int4"],
     "int4 G 64, down int8": ["--weights", "int4", "--weights-option", "down=int8"],
     "int4 G 128": ["--weights", "int4", "--weights-option", "group=128"],
+    "int8, rows int8": ["--weights", "int8", "--weights-option", "activations=int8"],
+    "Q4_0": [],
 }
 
 
-def expand(path, to):
-    """The file with its matrices as bf16."""
+def expand(path, to, kind="BF16"):
+    """The file with its matrices as bf16, or as Q4_0 (embedding and head: Q8_0)."""
     if to.is_file():
         return
     from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
@@ -47,7 +49,10 @@ def expand(path, to):
         if values.ndim < 2:
             writer.add_tensor(tensor.name, values)
         else:
-            writer.add_tensor(tensor.name, quantize(values, GGMLQuantizationType.BF16), raw_dtype=GGMLQuantizationType.BF16)
+            held = GGMLQuantizationType[kind]
+            if kind == "Q4_0" and tensor.name in ("token_embd.weight", "output.weight"):
+                held = GGMLQuantizationType.Q8_0
+            writer.add_tensor(tensor.name, quantize(values, held), raw_dtype=held)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -85,6 +90,12 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
+def file_of(arguments, model, form):
+    if form == "gguf":
+        return arguments.models_at / f"{model}.gguf"
+    return arguments.directory / (f"{model}-Q4_0.gguf" if form == "Q4_0" else f"{model}.gguf")
+
+
 def follow(arguments, results, model, question):
     """The reference's answer to one question, and every form along it."""
     names = [name for name in arguments.forms if not results.find(model=model, id=question["id"], form=name)]
@@ -107,7 +118,7 @@ def follow(arguments, results, model, question):
             return log_softmax(np.load(file))
         right = logits(reference, [])
         for name in names:
-            source = arguments.models_at / f"{model}.gguf" if name == "gguf" else reference
+            source = file_of(arguments, model, name)
             ours = logits(source, FORMS.get(name, []))
             kl = (np.exp(right) * (right - ours)).sum(-1)
             results.add(model=model, id=question["id"], form=name, kl=[round(float(x), 8) for x in kl],
@@ -118,7 +129,7 @@ def needles(arguments, results, model, length):
     for name in ["bf16", *arguments.forms]:
         if results.find(model=model, needles=length, form=name):
             continue
-        source = arguments.models_at / f"{model}.gguf" if name == "gguf" else arguments.directory / f"{model}.gguf"
+        source = file_of(arguments, model, name)
         with tempfile.TemporaryDirectory() as folder:
             run(arguments.program, "eval", "-m", source, *FORMS.get(name, []), "--data", arguments.data / "questions.jsonl", "--types",
                 "needle,lookup", "--lengths", length, "--policies", "full", "--budgets", "1", "--limit", arguments.needles, "-n", 24,
@@ -154,14 +165,16 @@ def main():
     parser.add_argument("--texts", type=int, default=6, help="summaries, and as many files of code, per length")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--needles", type=int, default=10, help="and as many lookups, per length")
-    parser.add_argument("--forms", default=",".join([*FORMS, "gguf"]).replace("64, down", "64; down"),
+    parser.add_argument("--forms", default=",".join([*FORMS, "gguf"]).replace("64, down", "64; down").replace("int8, rows", "int8; rows"),
                         type=lambda text: [name.replace(";", ",") for name in text.split(",")])
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.directory / "results.jsonl")
     questions = [json.loads(line) for line in (arguments.data / "questions.jsonl").read_text().splitlines()]
     for model in arguments.models:
-        expand(arguments.models_at / f"{model}.gguf", arguments.directory / f"{model}.gguf")
+        expand(arguments.models_at / f"{model}.gguf", file_of(arguments, model, "bf16"))
+        if "Q4_0" in arguments.forms:
+            expand(arguments.models_at / f"{model}.gguf", file_of(arguments, model, "Q4_0"), "Q4_0")
         for length in arguments.lengths:
             for kind in ("summary", "code"):
                 chosen = [q for q in questions if q["type"] == kind and q["length"] == length][:arguments.texts]
