@@ -59,6 +59,7 @@ def arguments():
     ap.add_argument("--text", default="4x160", help="TEXTSxTOKENS per worker and text step")
     ap.add_argument("--kl", type=float, default=1.0, help="weight of the plain-text loss")
     ap.add_argument("--overfit", action="store_true", help="the same batch in every step: a check that it can learn at all")
+    ap.add_argument("--dtype", choices=("bfloat16", "float32"), help="of products and activations (default: what this processor multiplies fastest)")
     ap.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     return ap.parse_args()
 
@@ -93,7 +94,8 @@ def train(rank, args, workers):
     vlm.fused.enable()
     reader = language.read(args.gguf)
     packer, renderer = vlm.packer(reader), Renderer()
-    model = vlm.build(reader, args.tower)
+    dtype = getattr(torch, args.dtype) if args.dtype else vlm.fastest_dtype()
+    model = vlm.build(reader, args.tower, dtype)
     words = vlm.Reader(packer, model.model.embed_tokens.weight)
     texts, (count, length) = Texts(packer), map(int, args.text.split("x"))
     learned = vlm.learned(model)
@@ -134,7 +136,7 @@ def train(rank, args, workers):
             cool = 1.0 if not warming else min(1.0, 0.05 + 2 * (1 - (step + 1) / args.warm_steps))
             group["lr"] = rate * rise * fade * cool
         opt.zero_grad(set_to_none=True)
-        patches = patchify(batch["frames"]).to(torch.bfloat16)
+        patches = patchify(batch["frames"]).to(dtype)
         cells = batch["cells"].flatten(1, 3)
         parts = {}
         if warming:

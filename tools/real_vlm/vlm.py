@@ -129,8 +129,18 @@ def untrained_tower(directory, cfg):
     return seen
 
 
-def build(reader, tower, rank=RANK):
-    """The model before training: decoder from the GGUF in bf16, `tower`, and low-rank updates that change nothing yet."""
+def fastest_dtype():
+    """bf16 where the processor multiplies it, else f32: without such products oneDNN widens bf16 piece by piece."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            bf16 = "avx512_bf16" in f.read()
+    except OSError:
+        bf16 = False
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def build(reader, tower, dtype, rank=RANK):
+    """The model before training: decoder from the GGUF in `dtype`, `tower`, and low-rank updates that change nothing yet."""
     with torch.device("meta"):
         model = DemoModel(language.config())
     model = model.to_empty(device="cpu")
@@ -142,7 +152,7 @@ def build(reader, tower, rank=RANK):
         p.requires_grad_(False)
     for name, p in model.model.named_parameters():
         if p.dim() == 2:
-            p.data = p.data.to(torch.bfloat16)
+            p.data = p.data.to(dtype)
     torch.manual_seed(0)
     for _, layer in products(model):
         layer.low_rank = LowRank(layer, rank)
