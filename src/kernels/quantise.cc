@@ -20,13 +20,6 @@ constexpr int64_t kMostValues = 128;
 constexpr float kShares[] = {1.0F, 0.95F, 0.9F, 0.85F, 0.8F, 0.75F};  // of the range
 constexpr int kRounds = 3;
 
-// A scale as it is stored.
-inline float HalfScale(float value) {
-  constexpr float kLargest = 65504;
-  const float rounded = ToFloat(ToF16(std::min(value, kLargest)));
-  return rounded == 0 ? 0x1p-24F : rounded;
-}
-
 // Of a value in 0 .. 255, where it is one instruction (std::nearbyint is a call).
 inline float RoundToEven(float value) {
   constexpr float kUnits = 0x1.8p23F;  // numbers of this size are whole
@@ -46,60 +39,71 @@ struct Int4Args {
   Int4Group best;
 };
 
-// Sums of one round over a group.
-struct RoundSums {
-  double error = 0, q = 0, qq = 0, qw = 0;
+// What a round leaves of each start, side by side: as vectors they are refitted at once.
+struct Starts {
+  static constexpr size_t kCount = std::size(kShares);
+  static constexpr size_t kLanes = 8;
+  float scale[kLanes] = {}, zero[kLanes] = {};
+  double error[kLanes] = {}, q[kLanes] = {}, qq[kLanes] = {}, qw[kLanes] = {};  // sums
 };
 
-// What regression of w on the codes says, if it says anything.
-inline void Refit(const RoundSums& sums, double mean_w, double per_value, float* scale, float* zero) {
-  const double mean_q = sums.q * per_value;
-  const double variance = sums.qq * per_value - mean_q * mean_q;
-  const double covariance = sums.qw * per_value - mean_q * mean_w;
-  if (variance > 0) {
-    const float fitted = ToFloat(ToF16(static_cast<float>(covariance / variance)));
-    if (fitted > 0 && std::isfinite(fitted)) *scale = fitted;
+// What regression of w on the codes says, if it says anything. half(x): 8 values rounded to f16.
+template <class Half>
+void Refit(Starts* starts, double mean_w, double per_value, const Half& half) {
+  float fitted[Starts::kLanes];
+  double mean_q[Starts::kLanes];
+  for (size_t a = 0; a < Starts::kLanes; ++a) {
+    mean_q[a] = starts->q[a] * per_value;
+    const double variance = starts->qq[a] * per_value - mean_q[a] * mean_q[a];
+    const double covariance = starts->qw[a] * per_value - mean_q[a] * mean_w;
+    fitted[a] = static_cast<float>(covariance / (variance > 0 ? variance : 1.0));
+    fitted[a] = variance > 0 ? fitted[a] : 0.0F;
   }
-  *zero = ClampZero(static_cast<float>((mean_q - mean_w / static_cast<double>(*scale)) * 16));
+  half(fitted);
+  for (size_t a = 0; a < Starts::kLanes; ++a) {
+    const bool says = fitted[a] > 0 && fitted[a] < INFINITY;
+    starts->scale[a] = says ? fitted[a] : starts->scale[a];
+    starts->zero[a] = ClampZero(static_cast<float>((mean_q[a] - mean_w / static_cast<double>(starts->scale[a])) * 16));
+  }
 }
 
-// The search; `round(scale, zero)` sums. The starts take their rounds side by side, so that the divisions of one wait
-// while another one rounds, and codes are written once, of the best: writing them in every round took half of the time.
-template <class Round>
-void SearchInt4(Int4Args* args, const Round& round) {
-  struct Try {
-    float scale, zero;
-    double error;
-  };
-  constexpr size_t kStarts = std::size(kShares);
-  Try tries[kStarts][kRounds];
-  RoundSums sums[kStarts];
+// The search; round(scale, zero, starts, a) writes the sums of start a, half(x) rounds 8 values to f16. The starts take
+// their rounds side by side, so that the divisions of one wait while another one rounds, and codes are written once, of
+// the best: writing them in every round took half of the time, and refitting start by start the other half.
+template <class Round, class Half>
+void SearchInt4(Int4Args* args, const Round& round, const Half& half) {
+  constexpr float kLargest = 65504;
   const double per_value = 1.0 / static_cast<double>(args->count);
   const double mean_w = args->sum * per_value;
-  for (size_t a = 0; a < kStarts; ++a) {
-    const float scale = HalfScale(kShares[a] * (args->high - args->low) / 15);
-    tries[a][0].scale = scale;
-    tries[a][0].zero = ClampZero(-kShares[a] * args->low / scale * 16);
+  Starts starts;
+  for (size_t a = 0; a < Starts::kCount; ++a) {
+    starts.scale[a] = std::min(kShares[a] * (args->high - args->low) / 15, kLargest);
   }
+  half(starts.scale);
+  for (size_t a = 0; a < Starts::kLanes; ++a) {
+    if (starts.scale[a] == 0) starts.scale[a] = 0x1p-24F;
+    const float share = a < Starts::kCount ? kShares[a] : 0.0F;
+    starts.zero[a] = ClampZero(-share * args->low / starts.scale[a] * 16);
+  }
+  // The first of the least errors, start by start.
+  float best_scale[Starts::kCount], best_zero[Starts::kCount];
+  double least[Starts::kCount];
   for (int i = 0; i < kRounds; ++i) {
-    for (size_t a = 0; a < kStarts; ++a) {
-      Try& now = tries[a][i];
-      sums[a] = round(now.scale, now.zero);
-      now.error = sums[a].error;
-      if (i + 1 == kRounds) continue;
-      Try& next = tries[a][i + 1];
-      next.scale = now.scale;
-      Refit(sums[a], mean_w, per_value, &next.scale, &next.zero);
+    for (size_t a = 0; a < Starts::kCount; ++a) round(starts.scale[a], starts.zero[a], &starts, a);
+    for (size_t a = 0; a < Starts::kCount; ++a) {
+      const bool better = i == 0 || starts.error[a] < least[a] || !(least[a] < INFINITY);
+      best_scale[a] = better ? starts.scale[a] : best_scale[a];
+      best_zero[a] = better ? starts.zero[a] : best_zero[a];
+      least[a] = better ? starts.error[a] : least[a];
     }
+    if (i + 1 < kRounds) Refit(&starts, mean_w, per_value, half);
   }
-  const Try* best = nullptr;
-  for (const auto& start : tries) {
-    for (const Try& one : start) {
-      if (best == nullptr ? one.error < INFINITY : one.error < best->error) best = &one;
-    }
+  size_t best = 0;
+  for (size_t a = 1; a < Starts::kCount; ++a) {
+    if (least[a] < least[best] || !(least[best] < INFINITY)) best = a;
   }
-  if (best == nullptr) return;  // weights near the end of f32
-  args->best = {best->scale, static_cast<uint8_t>(best->zero)};
+  if (!(least[best] < INFINITY)) return;  // weights near the end of f32
+  args->best = {best_scale[best], static_cast<uint8_t>(best_zero[best])};
 }
 
 }  // namespace
@@ -158,7 +162,7 @@ void EncodeInt4(const float* w, int64_t count, const Int4Group& group, uint8_t* 
 }
 
 // The sums that the next round asks for. Lanes' sums are f32: of 128 / lanes values.
-RoundSums RoundInt4(const float* w, int64_t count, float scale, float zero) {
+void RoundInt4(const float* w, int64_t count, float scale, float zero, Starts* starts, size_t start) {
   const FloatTag d;
   const FloatVec s = hn::Set(d, scale), z = hn::Set(d, zero * 0.0625F);
   FloatVec error = hn::Zero(d), q_sum = error, qq = error, qw = error;
@@ -171,8 +175,10 @@ RoundSums RoundInt4(const float* w, int64_t count, float scale, float zero) {
     qq = hn::Add(qq, hn::Mul(q, q));
     qw = hn::Add(qw, hn::Mul(q, value));
   }
-  return {static_cast<double>(SumLanes(error)), static_cast<double>(SumLanes(q_sum)), static_cast<double>(SumLanes(qq)),
-          static_cast<double>(SumLanes(qw))};
+  starts->error[start] = static_cast<double>(SumLanes(error));
+  starts->q[start] = static_cast<double>(SumLanes(q_sum));
+  starts->qq[start] = static_cast<double>(SumLanes(qq));
+  starts->qw[start] = static_cast<double>(SumLanes(qw));
 }
 
 void FindRange(Int4Args* args) {
@@ -189,10 +195,25 @@ void FindRange(Int4Args* args) {
   args->sum = static_cast<double>(SumLanes(sum));
 }
 
+void RoundToHalf(float* values) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+  const hn::CappedTag<float, Starts::kLanes> d;
+  const hn::Rebind<hwy::float16_t, decltype(d)> f16;
+  for (size_t i = 0; i < Starts::kLanes; i += hn::Lanes(d)) {
+    hn::StoreU(hn::PromoteTo(d, hn::DemoteTo(f16, hn::LoadU(d, values + i))), d, values + i);
+  }
+#else  // Highway's own conversion, where there is no instruction, does not round ties to even
+  for (size_t i = 0; i < Starts::kLanes; ++i) values[i] = ToFloat(ToF16(values[i]));
+#endif
+}
+
 void SearchGroup(Int4Args* args) {
   FindRange(args);
   if (!(args->low < args->high)) return;
-  SearchInt4(args, [args](float scale, float zero) { return RoundInt4(args->w, args->count, scale, zero); });
+  const auto round = [args](float scale, float zero, Starts* starts, size_t start) {
+    RoundInt4(args->w, args->count, scale, zero, starts, start);
+  };
+  SearchInt4(args, round, RoundToHalf);
   if (args->best.scale > 0) EncodeInt4(args->w, args->count, args->best, args->codes);
 }
 
@@ -250,17 +271,23 @@ Int4Group QuantiseInt4(std::span<const float> w, uint8_t* codes) {
   const auto code = [](float value, float scale, float zero) {
     return RoundToEven(std::clamp(value / scale + zero * 0.0625F, 0.0F, 15.0F));
   };
-  SearchInt4(&args, [&](float scale, float zero) {
-    RoundSums sums;
+  const auto round = [&](float scale, float zero, Starts* starts, size_t start) {
+    double error = 0, q_sum = 0, qq = 0, qw = 0;
     for (const float one : w) {
       const float q = code(one, scale, zero);
       const auto far = static_cast<double>(one - scale * (q - zero * 0.0625F));
-      sums.error += far * far;
-      sums.q += static_cast<double>(q);
-      sums.qq += static_cast<double>(q) * static_cast<double>(q);
-      sums.qw += static_cast<double>(q) * static_cast<double>(one);
+      error += far * far;
+      q_sum += static_cast<double>(q);
+      qq += static_cast<double>(q) * static_cast<double>(q);
+      qw += static_cast<double>(q) * static_cast<double>(one);
     }
-    return sums;
+    starts->error[start] = error;
+    starts->q[start] = q_sum;
+    starts->qq[start] = qq;
+    starts->qw[start] = qw;
+  };
+  SearchInt4(&args, round, [](float* values) {
+    for (size_t i = 0; i < Starts::kLanes; ++i) values[i] = ToFloat(ToF16(values[i]));
   });
   for (size_t i = 0; i < w.size() && args.best.scale > 0; ++i) {
     codes[i] = static_cast<uint8_t>(code(w[i], args.best.scale, static_cast<float>(args.best.zero)));
