@@ -80,8 +80,8 @@ struct Avx2 {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
   }
 
-  // A sum that is made here, in its register. GCC 12 takes all additions of a chain apart otherwise, keeps every product
-  // in memory and adds them up at the end: two rows of 4 bits took half as long again.
+  // A sum that is made here, in its register. GCC 12 takes all additions of a chain apart otherwise, keeps every
+  // product in memory and adds them up at the end: two rows of 4 bits took half as long again.
   static PUREKV_INLINE void Keep(I& sum) { asm("" : "+x"(sum)); }
 
   // Of as many of the panel's vectors at once as the registers have sums for.
