@@ -23,6 +23,7 @@ struct Vnni {
   static constexpr int64_t kLanes = 16;
   static constexpr int64_t kVectors = kPanel / kLanes;
   static constexpr int kRows = 4;
+  static constexpr int kRowsOfBytes = 4;
 
   static PUREKV_INLINE I Set(int32_t value) { return _mm512_set1_epi32(value); }
   static PUREKV_INLINE F Set(float value) { return _mm512_set1_ps(value); }

@@ -2,7 +2,7 @@
 // instructions on, by code_kernels_avx2.cc and code_kernels_vnni.cc; each brings a class V of its vectors:
 //   F, I                      vectors of f32 and of i32, kLanes each
 //   kVectors                  of them for a panel's 32 outputs
-//   kRows                     rows of x that share a decoded code; the registers are full then
+//   kRows, kRowsOfBytes       rows of x that share a code of 4 bits, of 8 bits; the registers are full then
 //   Set, Add, ...             what the names say
 //   FourBits<kRows>           exact sums of codes times X, for some inputs that share a scale
 //   EightBits<kRows>          the same of 8-bit codes
@@ -60,6 +60,7 @@ PUREKV_INLINE typename V::I Byte(const BlockArgs& a, int64_t i, int64_t v) {
 // What a block adds to the totals of kRows rows, by form of the codes.
 template <int64_t kGroup>
 struct Block4G {
+  static constexpr bool kFourBits = true;
   template <class V, int kRows>
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t i = 0; i < a.inputs; i += kGroup) {
@@ -79,6 +80,7 @@ struct Block4G {
 };
 
 struct Block4M {
+  static constexpr bool kFourBits = true;
   template <class V, int kRows>
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t i = 0; i < a.inputs; i += 32) {
@@ -98,6 +100,7 @@ struct Block4M {
 };
 
 struct Block4K {
+  static constexpr bool kFourBits = true;
   // Half a block shares the scale of x: what its four groups add, before the numbers of the block.
   template <class V, int kRows>
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
@@ -136,6 +139,7 @@ struct Block4K {
 // 8 bits, a scale per group, or (kScales false) none here.
 template <int64_t kGroup, bool kScales>
 struct Block8 {
+  static constexpr bool kFourBits = false;
   template <class V, int kRows>
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t i = 0; i < a.inputs; i += kGroup) {
@@ -155,6 +159,7 @@ template <int64_t kGroup>
 using Block8G = Block8<kGroup, true>;
 
 struct Block8K {
+  static constexpr bool kFourBits = false;
   template <class V, int kRows>
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t half = 0; half < kBlock; half += 128) {
@@ -209,8 +214,9 @@ void Panel(const CodePanels& weights, int64_t panel, const IntegerRows& x, float
                    &x,
                    0,
                    b * kBlock};
-    for (; args.row + V::kRows <= x.rows(); args.row += V::kRows) {
-      AddBlock<V, Block, V::kRows>(args, sums + args.row * kPanel);
+    constexpr int kRows = Block::kFourBits ? V::kRows : V::kRowsOfBytes;
+    for (; args.row + kRows <= x.rows(); args.row += kRows) {
+      AddBlock<V, Block, kRows>(args, sums + args.row * kPanel);
     }
     for (; args.row < x.rows(); ++args.row) AddBlock<V, Block, 1>(args, sums + args.row * kPanel);
   }
