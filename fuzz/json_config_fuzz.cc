@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "checkpoint/json.h"
