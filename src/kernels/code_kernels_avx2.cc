@@ -31,7 +31,7 @@ struct Avx2 {
   static constexpr int64_t kLanes = 8;
   static constexpr int64_t kVectors = kPanel / kLanes;
   static constexpr int kRows = 2;
-  static constexpr int kRowsOfBytes = 1;  // two wait for the wider codes: a third slower
+  static constexpr int kRowsOfBytes = 1;  // two were no faster
 
   static PUREKV_INLINE I Set(int32_t value) { return _mm256_set1_epi32(value); }
   static PUREKV_INLINE F Set(float value) { return _mm256_set1_ps(value); }
