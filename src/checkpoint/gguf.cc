@@ -32,8 +32,8 @@ std::span<const std::byte> GgufFile::Bytes(const GgufTensor& tensor) const {
   return all.subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
 }
 
-void GgufFile::DropPages(const GgufTensor& tensor) const {
-  file_->DropPages(Bytes(tensor));
+void GgufFile::DropPages(std::span<const std::byte> range) const {
+  file_->DropPages(range);
 }
 
 bool IsGgufPath(const std::string& path) {

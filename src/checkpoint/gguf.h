@@ -30,7 +30,7 @@ class GgufFile : public GgufMetadata {
   // The tensor's blocks, row after row. Throws Error, naming file, tensor and type, when its type is not readable.
   std::span<const std::byte> Bytes(const GgufTensor& tensor) const;
   // They will not be read again soon: see MappedFile::DropPages.
-  void DropPages(const GgufTensor& tensor) const;
+  void DropPages(std::span<const std::byte> range) const;
 
  private:
   GgufFile(std::unique_ptr<MappedFile> file, GgufHeader header);

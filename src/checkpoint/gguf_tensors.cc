@@ -94,7 +94,11 @@ class GgufSource final : public TensorSource {
     for (const auto& [name, tensor] : tensors_) names.push_back(name);
     return names;
   }
-  void Release(const std::string& name) const override { file_->DropPages(*tensors_.at(name)); }
+  void Release(const std::string& name) const override { file_->DropPages(file_->Bytes(*tensors_.at(name))); }
+  void ReleaseRows(const std::string& name, int64_t first, int64_t count) const override {
+    const GgufTensor& tensor = *tensors_.at(name);
+    file_->DropPages(BytesOfRows(file_->Bytes(tensor), tensor.shape, first, count));
+  }
   std::string Describe(const std::string&) const override { return file_->path(); }
 
  private:

@@ -100,6 +100,11 @@ class QuantisedSource final : public TensorSource {
     }
   }
 
+  // Codes of a layer need not lie row by row.
+  void ReleaseRows(const std::string& name, int64_t first, int64_t count) const override {
+    if (LayerOf(name) == nullptr) files_->ReleaseRows(name, first, count);
+  }
+
   std::string Describe(const std::string& name) const override {
     const Layer* layer = LayerOf(name);
     return files_->Describe(layer == nullptr ? name : layer->name + "." + layer->main);

@@ -98,6 +98,10 @@ class DirectorySource final : public SafetensorsSource {
     const Tensor& tensor = Get(name);
     tensor.shard->file.DropPages(Bytes(tensor));
   }
+  void ReleaseRows(const std::string& name, int64_t first, int64_t count) const override {
+    const Tensor& tensor = Get(name);
+    tensor.shard->file.DropPages(BytesOfRows(Bytes(tensor), tensor.entry->shape, first, count));
+  }
 
   std::vector<StoredTensorInfo> List() const {
     std::vector<StoredTensorInfo> list;

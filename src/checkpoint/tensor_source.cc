@@ -14,6 +14,12 @@ std::string ShapeName(const Shape& shape) {
   return name + "]";
 }
 
+std::span<const std::byte> BytesOfRows(std::span<const std::byte> tensor, const Shape& shape, int64_t first,
+                                       int64_t count) {
+  const auto row = tensor.size() / static_cast<size_t>(shape.front());
+  return tensor.subspan(static_cast<size_t>(first) * row, static_cast<size_t>(count) * row);
+}
+
 std::string TensorSource::ShapeFault(const std::string& name, const Shape& expected) const {
   const std::optional<TensorInfo> info = Find(name);
   return "tensor " + name + " has shape " + (info ? ShapeName(info->shape) : "?") + "; the config asks for " +

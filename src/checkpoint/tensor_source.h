@@ -17,6 +17,9 @@ namespace purekv {
 using Shape = std::vector<int64_t>;
 int64_t ElementCount(const Shape& shape);
 std::string ShapeName(const Shape& shape);  // "[3, 4]"
+// Those of rows [first, first + count) of a row-major tensor, all of whose rows take as many bytes.
+std::span<const std::byte> BytesOfRows(std::span<const std::byte> tensor, const Shape& shape, int64_t first,
+                                       int64_t count);
 
 struct TensorInfo {
   Dtype dtype = Dtype::kF32;
@@ -75,6 +78,10 @@ class TensorSource {
   virtual std::vector<std::string> Names() const = 0;
   // The caller has copied what it needs: the source may drop the tensor's pages from memory.
   virtual void Release(const std::string& name) const { (void)name; }
+  // The same of some rows, that is indices of the first dimension: of a large tensor, while its others are read.
+  virtual void ReleaseRows(const std::string& name, int64_t first, int64_t count) const {
+    (void)name, (void)first, (void)count;
+  }
   // For messages: "dir/model.safetensors".
   virtual std::string Describe(const std::string& name) const = 0;
 };

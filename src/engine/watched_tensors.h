@@ -23,6 +23,9 @@ class WatchedTensors final : public TensorSource {
   TensorData Read(const std::string& name) const override;
   std::vector<std::string> Names() const override { return source_.Names(); }
   void Release(const std::string& name) const override { source_.Release(name); }
+  void ReleaseRows(const std::string& name, int64_t first, int64_t count) const override {
+    source_.ReleaseRows(name, first, count);
+  }
   std::string Describe(const std::string& name) const override { return source_.Describe(name); }
   std::optional<QuantisedTensor> Quantised(const std::string& name) const override { return source_.Quantised(name); }
   std::string ShapeFault(const std::string& name, const Shape& expected) const override {

@@ -36,6 +36,11 @@ struct LayerFormat {
   LayerFormat(WeightFormat format) : plain(format) {}  // NOLINT(google-explicit-constructor): most layers are plain
   LayerFormat(WeightFormat format, WeightRequest asked, int64_t inputs)
       : plain(format), request(asked), group(inputs) {}
+
+  // Whether plain numbers of `in` inputs become codes while they are packed.
+  bool Quantises(int64_t in) const {
+    return request == WeightRequest::kInt8 || (request == WeightRequest::kInt4 && in % group == 0);
+  }
 };
 
 // How the sums of a few rows (kMatrixVectorRows, packed_weights.h) are ordered.

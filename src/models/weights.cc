@@ -1,8 +1,11 @@
 #include "models/weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -22,6 +25,10 @@ bool AnyNotFinite(const char* data, int64_t count, Bits exponent) {
   }
   return bad;
 }
+
+// Tensors of at least so many bytes are given back while they are read, in pieces: beside the head of a 7B model in 4
+// bits its pages in the file would be a gigabyte more.
+constexpr size_t kLargeTensor = size_t{64} << 20;
 
 // A single infinite weight may hide behind a softmax and change an answer silently, so no matrix is taken unseen.
 void CheckFinite(const TensorSource& source, const std::string& name, const TensorData& tensor) {
@@ -45,14 +52,44 @@ void CheckFinite(const TensorSource& source, const std::string& name, const Tens
   }
   const auto* data = reinterpret_cast<const char*>(tensor.bytes.data());
   const auto size = static_cast<int64_t>(DtypeSize(tensor.info.dtype));
-  ParallelForRanges(count, kGrain, [&](int64_t begin, int64_t end) {
+  const int64_t rows = tensor.info.shape.front();
+  const bool large = tensor.bytes.size() >= kLargeTensor;
+  const int64_t row = std::max<int64_t>(1, count / rows);
+  const int64_t grain = large ? (kGrain + row - 1) / row * row : kGrain;
+  ParallelForRanges(count, grain, [&](int64_t begin, int64_t end) {
     const char* from = data + begin * size;
     const bool bad = tensor.info.dtype == Dtype::kF32    ? AnyNotFinite<uint32_t>(from, end - begin, 0x7f800000U)
                      : tensor.info.dtype == Dtype::kBF16 ? AnyNotFinite<uint16_t>(from, end - begin, 0x7f80U)
                                                          : AnyNotFinite<uint16_t>(from, end - begin, 0x7c00U);
     if (bad) Fail(source.Describe(name), ": tensor ", name, " holds NaN or infinity; weights must be finite");
+    if (large) source.ReleaseRows(name, begin / row, (end - begin) / row);
   });
 }
+
+// A large tensor of plain numbers that is quantised while it is loaded, some rows after others: those that have been
+// read are given back.
+class LargeTensorRows final : public RowReader {
+ public:
+  LargeTensorRows(const TensorSource& source, std::string name, TensorData tensor)
+      : source_(source), name_(std::move(name)), tensor_(std::move(tensor)) {}
+
+  void Read(int64_t first, int64_t count, float* out) const override {
+    ReadRows(tensor_, first, count, out);
+    int64_t released = released_.load(std::memory_order_relaxed);
+    const int64_t behind = first - kInUse;
+    if (behind - released < kInUse || !released_.compare_exchange_strong(released, behind)) return;
+    source_.ReleaseRows(name_, released, behind - released);
+  }
+  std::string format() const override { return DtypeName(tensor_.info.dtype); }
+
+ private:
+  static constexpr int64_t kInUse = 512;  // as many are quantised at a time; one that is read again costs time only
+
+  const TensorSource& source_;
+  std::string name_;
+  TensorData tensor_;
+  mutable std::atomic<int64_t> released_ = 0;
+};
 
 }  // namespace
 
@@ -141,7 +178,8 @@ namespace {
 // A layer's checkpoint tensors, checked; given back to the source at the end.
 class LayerTensors {
  public:
-  LayerTensors(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names)
+  LayerTensors(const TensorSource& source, std::span<const std::string> names, std::span<const std::string> bias_names,
+               const LayerFormat& format)
       : source_(source), names_(names) {
     PUREKV_CHECK(bias_names.empty() || bias_names.size() == names.size(), bias_names.size(), " biases of ",
                  names.size());
@@ -153,7 +191,12 @@ class LayerTensors {
       PUREKV_CHECK(in == 0 || in == columns, name, ": ", in, " and ", columns, " columns");
       in = columns;
       tensors_.push_back(tensor);
-      parts.push_back({tensor.bytes.data(), tensor.info.dtype, shape[0], tensor.reader});
+      const RowReader* reader = tensor.reader;
+      if (reader == nullptr && tensor.bytes.size() >= kLargeTensor && format.Quantises(columns)) {
+        readers_.push_back(std::make_unique<const LargeTensorRows>(source, name, tensor));
+        reader = readers_.back().get();
+      }
+      parts.push_back({tensor.bytes.data(), tensor.info.dtype, shape[0], reader});
     }
     for (const std::string& name : bias_names) {
       const std::vector<float> one = ReadFloats(source, name);
@@ -174,22 +217,25 @@ class LayerTensors {
   const TensorSource& source_;
   std::span<const std::string> names_;
   std::vector<TensorData> tensors_;
+  std::vector<std::unique_ptr<const LargeTensorRows>> readers_;
 };
 
 }  // namespace
 
 Linear ReadLinear(const TensorSource& source, std::span<const std::string> names,
                   std::span<const std::string> bias_names, const NumberFormats& formats, WeightRole role) {
-  const LayerTensors tensors(source, names, bias_names);
-  return {tensors.parts, tensors.in, tensors.bias, FormatOf(formats, role), formats.activations};
+  const LayerFormat format = FormatOf(formats, role);
+  const LayerTensors tensors(source, names, bias_names, format);
+  return {tensors.parts, tensors.in, tensors.bias, format, formats.activations};
 }
 
 GatedLinear ReadGatedLinear(const TensorSource& source, const std::string& gate, const std::string& up, bool with_bias,
                             const NumberFormats& formats, WeightRole role) {
   const std::vector<std::string> names = {gate + ".weight", up + ".weight"};
   const std::vector<std::string> biases = {gate + ".bias", up + ".bias"};
-  const LayerTensors tensors(source, names, std::span(biases).first(with_bias ? 2 : 0));
-  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, FormatOf(formats, role), formats.activations};
+  const LayerFormat format = FormatOf(formats, role);
+  const LayerTensors tensors(source, names, std::span(biases).first(with_bias ? 2 : 0), format);
+  return {tensors.parts[0], tensors.parts[1], tensors.in, tensors.bias, format, formats.activations};
 }
 
 }  // namespace purekv
