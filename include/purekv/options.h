@@ -26,6 +26,9 @@ struct KvOptions {
   std::optional<int64_t> tokens;  // or tokens kept per layer and KV head
   std::optional<int64_t> bytes;   // or the most bytes allocated for keys and values in all, before what comes on top
   std::string allocator = "auto";
+  // How evicted entries are folded into kept ones: none, nearest, averaged, weighted (also named similar), pivotal,
+  // values; auto: as the policy has it, mostly none.
+  std::string merge = "auto";
   // When the first prompt has been read, or right behind its media and context text, before any question is seen.
   // kMedia: the older name of the latter.
   enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;

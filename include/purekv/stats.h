@@ -13,6 +13,7 @@ struct KvStats {
   // Of them, the part that compression looked at: all, or with When::kContext those up to the end of media and context.
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;             // over layers and heads
+  double merged = 0;                       // entries folded into others by then, mean over layers and heads
   int64_t bytes_full = 0, bytes_kept = 0;  // at the end of the first prefill; real allocations
   int64_t bytes_peak = 0;                  // the most at any moment of it
   // Since: held now by the cache, in memory or viewed in a file, and the most at any moment so far; the copy of a

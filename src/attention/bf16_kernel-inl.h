@@ -412,6 +412,10 @@ void Columns(const ColumnTile& tile, double* const* sums, char* memory) {
           const __m512 before = _mm512_loadu_ps(column);
           _mm512_storeu_ps(column, kMaxima ? _mm512_max_ps(before, _mm512_max_ps(p0, p1))
                                            : _mm512_add_ps(before, _mm512_add_ps(p0, p1)));
+          if (kMaxima || !tile.squares) continue;
+          float* const squares = column + kBf16BlockKeys * 16;
+          const __m512 sum = _mm512_fmadd_ps(p0, p0, _mm512_loadu_ps(squares));
+          _mm512_storeu_ps(squares, _mm512_fmadd_ps(p1, p1, sum));
         }
         continue;
       }

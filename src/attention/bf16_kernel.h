@@ -54,7 +54,8 @@ struct ColumnTile {
   const BF16* queries = nullptr;    // panels as PackQueries leaves them
   const float* lse = nullptr;       // [panels * 32], in log2 units; +infinity for rows that do not count
   const int32_t* limits = nullptr;  // [panels * 32]: keys below it are seen
-  const float* weights = nullptr;   // [planes][panels * 32]; null: one plane of ones
+  const float* weights = nullptr;   // [planes][panels * 32]; null: one plane of ones,
+  bool squares = false;             // and a second one of the squares of the probabilities
   int64_t planes = 1;
   int64_t panels = 0;
   int64_t head_dim = 0;

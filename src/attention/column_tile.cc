@@ -66,6 +66,14 @@ void AddColumnsRows(const ColumnRows& args, double* const* sums, char* scratch) 
             StoreVec(hn::Max(p, LoadVec(columns + k * kLanes)), columns + k * kLanes);
             continue;
           }
+          if (args.squares) {
+            const FloatVec counted = hn::Mul(p, LoadVec(weights + c));
+            float* const column = columns + k * kLanes;
+            float* const squares = column + kBlockKeys * kLanes;
+            StoreVec(hn::Add(counted, LoadVec(column)), column);
+            StoreVec(hn::MulAdd(counted, counted, LoadVec(squares)), squares);
+            continue;
+          }
           for (int64_t plane = 0; plane < args.planes; ++plane) {
             float* column = columns + (plane * kBlockKeys + k) * kLanes;
             StoreVec(hn::MulAdd(p, LoadVec(weights + plane * kPanelRows + c), LoadVec(column)), column);
@@ -106,7 +114,8 @@ int64_t ColumnScratchBytes(int64_t planes, int64_t head_dim) {
 }
 
 void AddColumns(const ColumnRows& rows, double* const* sums, char* scratch) {
-  PUREKV_CHECK(rows.planes == 1 || rows.weights != nullptr, rows.planes, " planes without weights");
+  PUREKV_CHECK(rows.weights != nullptr || rows.planes == (rows.squares ? 2 : 1), rows.planes,
+               " planes without weights");
   PUREKV_CHECK(!rows.maxima || rows.weights == nullptr, "maxima of weighted rows");
   HWY_DYNAMIC_DISPATCH(AddColumnsRows)(rows, sums, scratch);
 }

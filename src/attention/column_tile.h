@@ -10,7 +10,8 @@ namespace purekv {
 struct ColumnRows {
   AttentionTile tile;              // its rows, keys and limits
   const float* lse = nullptr;      // [tile.rows()], natural logarithm; +infinity: the row does not count
-  const float* weights = nullptr;  // [planes][weight_stride], or null: one plane of ones
+  const float* weights = nullptr;  // [planes][weight_stride], or null: one plane of ones,
+  bool squares = false;            // and a second one of the squares of the probabilities
   int64_t weight_stride = 0;
   int64_t planes = 1;
   bool maxima = false;  // in place of sums; one plane without weights

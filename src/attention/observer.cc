@@ -126,6 +126,7 @@ void RunBf16(const Bf16Kernel& kernel, const ColumnSumsArgs& args, bool maxima) 
     tile.limits = limits[h].data();
     tile.weights = args.weights.empty() ? nullptr : rows[h].weights.data();
     tile.planes = args.planes();
+    tile.squares = args.squares;
     tile.panels = padded / 32;
     tile.head_dim = args.head_dim;
     tile.scale = args.scale;
@@ -154,6 +155,7 @@ void RunFloat(const ColumnSumsArgs& args, bool maxima) {
     tile.weights = args.weights.empty() ? nullptr : group.weights.data();
     tile.weight_stride = padded;
     tile.planes = args.planes();
+    tile.squares = args.squares;
     tile.maxima = maxima;
     AddColumns(tile, SumsOf(args, head).data(), ThreadScratch(ColumnScratchBytes(args.planes(), args.head_dim)));
   });
@@ -184,7 +186,8 @@ void Run(const ColumnSumsArgs& args, bool maxima) {
                args.head_dim);
   PUREKV_CHECK(static_cast<int64_t>(args.sums.size()) == args.planes() * kv_heads, args.sums.size(),
                " lists of sums for ", args.planes(), " planes of ", kv_heads, " KV heads");
-  PUREKV_CHECK(!maxima || args.weights.empty(), "maxima of weighted rows");
+  PUREKV_CHECK(args.weights.empty() || !(maxima || args.squares), "maxima or squares of weighted rows");
+  PUREKV_CHECK(!maxima || !args.squares, "maxima and squares");
   if (args.q.rows == 0) return;
   UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) {

@@ -22,12 +22,14 @@ struct ColumnSumsArgs {
   // Planes of sums: empty for one plane in which every row counts 1; else what row i of head h counts in each plane (0:
   // not at all), for example one plane per class of query. [planes][rows * heads]
   std::span<const float* const> weights;
+  // Without weights: a second plane, of the squares of the probabilities.
+  bool squares = false;
   // [planes * kv_heads], each at least as long as its KV head; added to: sums[p * kv_heads + g][j] += sum over rows i
   // and query heads h of KV head g of weights[p][i, h] * exp(scale * q[h, i] . k[g, j] - lse[i, h]), for entries j that
   // row i sees.
   std::span<double* const> sums;
 
-  int64_t planes() const { return weights.empty() ? 1 : static_cast<int64_t>(weights.size()); }
+  int64_t planes() const { return weights.empty() ? (squares ? 2 : 1) : static_cast<int64_t>(weights.size()); }
   AttentionWorkspace* workspace = nullptr;  // as AttentionArgs::workspace
 };
 
@@ -36,7 +38,7 @@ struct ColumnSumsArgs {
 void ColumnSums(const ColumnSumsArgs& args);
 
 // The same with the largest in place of the sum: sums[g][j] = max(sums[g][j], exp(scale * q[h, i] . k[g, j] -
-// lse[i, h])) over rows i that see j and query heads h of KV head g. No weights: one plane.
+// lse[i, h])) over rows i that see j and query heads h of KV head g. Neither weights nor squares.
 void ColumnMaxima(const ColumnSumsArgs& args);
 
 }  // namespace purekv

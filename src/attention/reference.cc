@@ -162,7 +162,8 @@ void ColumnSums(const ColumnSumsArgs& args) {
   ForProbabilities(args, [&](int64_t g, int64_t k, int64_t cell, double p) {
     for (int64_t plane = 0; plane < args.planes(); ++plane) {
       const auto p_index = static_cast<size_t>(plane);
-      const double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
+      double weight = args.weights.empty() ? 1.0 : static_cast<double>(args.weights[p_index][cell]);
+      if (args.squares && plane == 1) weight = p;
       args.sums[static_cast<size_t>(plane * kv_heads + g)][k] += weight * p;
     }
   });

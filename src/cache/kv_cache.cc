@@ -59,6 +59,7 @@ KvCache KvCache::Fork(int64_t tokens) const {
   fork.AddTokens(tokens);
   for (int64_t layer = 0; layer < spec_.layers(); ++layer) fork.ShareLayer(*this, layer);
   fork.removed_ = removed_;
+  fork.merged_ = merged_;
   return fork;
 }
 
@@ -113,6 +114,11 @@ void KvCache::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries
   KvHead& one = At(layer, head);
   removed_ += one.length() - static_cast<int64_t>(entries.size());
   one.Keep(entries, spare, bytes_);
+}
+
+void KvCache::Rewrite(int64_t layer, int64_t head, const KvRewrite& change, int64_t sources) {
+  merged_ += sources;
+  At(layer, head).Rewrite(change, bytes_);
 }
 
 void KvCache::SlideWindow(int64_t layer, int64_t slack) {

@@ -61,9 +61,20 @@ class KvCache {
   // Sequence index of each entry, ascending. [length]
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const { return At(layer, head).tokens(); }
 
+  // Tokens that each entry stands for; empty: itself alone. [length]
+  std::span<const int32_t> EntryCounts(int64_t layer, int64_t head) const { return At(layer, head).counts(); }
+
   // Keeps only these entries (ascending entry indices) of one head and gives the freed memory back to the system, but
   // for the room of `spare` more: what is evicted at every step of decoding is wanted again at the next one.
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare = 0);
+  // Behind a Keep that has removed entries of the head: `sources` of them have been merged into others, which change.
+  void Rewrite(int64_t layer, int64_t head, const KvRewrite& change, int64_t sources);
+  // Tokens that the entries of a head stand for, as EntryCounts gave them; bias: see KvRewrite.
+  void SetCounts(int64_t layer, int64_t head, std::span<const int32_t> counts, bool bias) {
+    At(layer, head).SetCounts(counts, bias, bytes_);
+  }
+  // Entries merged into others so far.
+  int64_t merged() const { return merged_; }
   // Of a layer with a window, gives back what no later row will see; `slack`: entries beyond the window that may stay,
   // so that not every token moves all others.
   void SlideWindow(int64_t layer, int64_t slack);
@@ -93,6 +104,7 @@ class KvCache {
   int64_t tokens_ = 0;
   KvByteCount bytes_;
   int64_t removed_ = 0;
+  int64_t merged_ = 0;
 };
 
 }  // namespace purekv

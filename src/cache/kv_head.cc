@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -24,7 +25,8 @@ int64_t Exactly(int64_t length, int64_t row) {
 }  // namespace
 
 KvHeadView KvHead::View() const {
-  KvHeadView view{nullptr, nullptr, length(), head_dim_, head_dim_, format_, listed_, nullptr};
+  KvHeadView view{nullptr,   nullptr, length(), head_dim_,
+                  head_dim_, format_, listed_,  biases_.empty() ? nullptr : biases_.data()};
   if (segments_.size() != 1) return view;
   const Memory& memory = *segments_[0].memory;
   view.keys = memory.file ? memory.file_keys : memory.keys.data();
@@ -107,6 +109,7 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   out_values.data = static_cast<char*>(tail.memory->values.data()) + to;
   Convert(values, out_values);
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  ResizeCounts(bytes);
   tail.length += count;
   if (!listed_.empty()) listed_.back().length = tail.length;
 }
@@ -118,9 +121,14 @@ void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& 
     last = entry;
   }
   const auto count = static_cast<int64_t>(entries.size());
+  for (size_t i = 0; i < entries.size() && !counts_.empty(); ++i) {
+    counts_[i] = counts_[static_cast<size_t>(entries[i])];
+    if (!biases_.empty()) biases_[i] = biases_[static_cast<size_t>(entries[i])];
+  }
   const bool in_place = segments_.empty() || (segments_.size() == 1 && OwnsTail());
   if (!in_place) {
     if (count < length()) Gather(entries, count + spare, bytes);
+    ResizeCounts(bytes);
     return;  // all of it: where it lies
   }
   if (segments_.empty()) return;
@@ -135,11 +143,56 @@ void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& 
     tokens_[i] = tokens_[from];
   }
   tokens_.resize(entries.size());
+  ResizeCounts(bytes);
   segments_[0].length = count;
   const auto wanted = static_cast<size_t>((count + spare) * row_);
   if (Buffer::Allocation(wanted) >= segments_[0].memory->keys.allocated()) return;
   tokens_.shrink_to_fit();
   SetCapacity(count + spare, bytes);
+}
+
+void KvHead::ResizeCounts(KvByteCount& bytes) {
+  if (counts_.empty()) return;
+  counts_.resize(tokens_.size(), 1);
+  if (!biases_.empty()) biases_.resize(tokens_.size(), 0.0F);
+  const auto held = static_cast<int64_t>(counts_.size() * sizeof(int32_t) + biases_.size() * sizeof(float));
+  bytes.Add(held - std::exchange(counted_, held));
+}
+
+void KvHead::SetCounts(std::span<const int32_t> counts, bool bias, KvByteCount& bytes) {
+  PUREKV_CHECK(counts.size() == tokens_.size(), counts.size(), " counts of ", tokens_.size());
+  counts_.assign(counts.begin(), counts.end());
+  biases_.clear();
+  for (const int32_t count : counts) {
+    if (bias) biases_.push_back(std::log(static_cast<float>(count)));
+  }
+  ResizeCounts(bytes);
+}
+
+void KvHead::Rewrite(const KvRewrite& change, KvByteCount& bytes) {
+  const auto count = static_cast<int64_t>(change.entries.size());
+  PUREKV_CHECK(segments_.size() == 1 && OwnsTail(), segments_.size(), " segments");
+  PUREKV_CHECK(change.keys.rows == count && change.values.rows == count && change.keys.cols == head_dim_ &&
+                   change.values.cols == head_dim_ && change.counts.size() == change.entries.size(),
+               change.keys.rows, " keys, ", change.values.rows, " values, ", change.counts.size(), " counts for ",
+               count);
+  if (count == 0) return;
+  if (counts_.empty()) counts_.assign(tokens_.size(), 1);
+  if (change.bias && biases_.empty()) biases_.assign(tokens_.size(), 0.0F);
+  ResizeCounts(bytes);
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t entry = change.entries[static_cast<size_t>(i)];
+    PUREKV_CHECK(entry >= 0 && entry < length(), "entry ", entry, " of ", length());
+    const auto at = static_cast<size_t>(entry * row_);
+    AnyMatrixView out{static_cast<char*>(segments_[0].memory->keys.data()) + at, ElementDtype(format_), 1, head_dim_,
+                      head_dim_};
+    Convert(change.keys.Rows(i, 1), out);
+    out.data = static_cast<char*>(segments_[0].memory->values.data()) + at;
+    Convert(change.values.Rows(i, 1), out);
+    const int32_t tokens = change.counts[static_cast<size_t>(i)];
+    counts_[static_cast<size_t>(entry)] = tokens;
+    if (!biases_.empty()) biases_[static_cast<size_t>(entry)] = std::log(static_cast<float>(tokens));
+  }
 }
 
 void KvHead::Gather(std::span<const int32_t> kept, int64_t capacity, KvByteCount& bytes) {
@@ -173,6 +226,7 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   const auto end = std::lower_bound(tokens_.begin(), tokens_.end(), token);
   if (end == tokens_.end()) return;
   tokens_.erase(end, tokens_.end());
+  ResizeCounts(bytes);
   int64_t left = length();
   size_t kept = 0;
   for (; kept < segments_.size() && left > 0; ++kept) {
@@ -210,6 +264,9 @@ void KvHead::Share(const KvHead& from, int32_t token, KvByteCount& bytes) {
   PUREKV_CHECK(row_ == from.row_ && format_ == from.format_, row_, " bytes a row, not ", from.row_);
   const auto end = std::lower_bound(from.tokens_.begin(), from.tokens_.end(), token);
   tokens_.assign(from.tokens_.begin(), end);
+  counts_.assign(from.counts_.begin(), from.counts_.begin() + std::min(from.counts_.size(), tokens_.size()));
+  biases_.assign(from.biases_.begin(), from.biases_.begin() + std::min(from.biases_.size(), tokens_.size()));
+  ResizeCounts(bytes);
   int64_t before = 0;  // entries of the segments so far
   for (size_t i = 0; i < from.segments_.size() && before < length(); ++i) {
     Segment one = from.segments_[i];

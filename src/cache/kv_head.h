@@ -22,6 +22,14 @@ struct KvByteCount {
   }
 };
 
+// Entries that take others in: what they become.
+struct KvRewrite {
+  std::span<const int32_t> entries;      // ascending
+  MatrixView<const float> keys, values;  // [entries, head_dim], converted; keys rotated
+  std::span<const int32_t> counts;       // tokens that each one stands for now
+  bool bias = false;                     // the logarithm of an entry's count is added to its logit from now on
+};
+
 // A list of segments: memory that grows, memory that another head shares, stretches of a file. Nobody writes to a
 // segment that somebody else sees; who changes entries that lie in one takes memory of its own for what it keeps, and
 // who appends behind one begins another, unless all of it is small. So that almost always there is one segment, which
@@ -33,6 +41,8 @@ class KvHead {
   int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
   // Sequence index of each entry, ascending.
   std::span<const int32_t> tokens() const { return tokens_; }
+  // Tokens that each entry stands for; empty: itself alone.
+  std::span<const int32_t> counts() const { return counts_; }
   // Valid until the head changes.
   KvHeadView View() const;
 
@@ -43,6 +53,10 @@ class KvHead {
               KvByteCount& bytes);
   // Keeps only these entries (ascending), with room for `spare` more; the rest of the memory goes back.
   void Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& bytes);
+  // Behind a Keep that has removed entries: some of the others change.
+  void Rewrite(const KvRewrite& change, KvByteCount& bytes);
+  // [length]
+  void SetCounts(std::span<const int32_t> counts, bool bias, KvByteCount& bytes);
   // Forgets the entries of tokens from `token` on.
   void Truncate(int32_t token, KvByteCount& bytes);
 
@@ -72,6 +86,8 @@ class KvHead {
   // All entries but those at `kept` go; the rest moves to fresh memory.
   void Gather(std::span<const int32_t> kept, int64_t capacity, KvByteCount& bytes);
   void ListSegments();
+  // The lists of counts are as long as `tokens_`; what they take is counted.
+  void ResizeCounts(KvByteCount& bytes);
 
   int64_t head_dim_;
   int64_t row_;  // bytes of keys, or values, of an entry
@@ -80,6 +96,9 @@ class KvHead {
   std::vector<KvSegment> listed_;  // as kernels see them; empty for one
   int64_t capacity_ = 0;           // of the tail, when it is owned
   std::vector<int32_t> tokens_;
+  std::vector<int32_t> counts_;  // of each entry; empty until some entry stands for others
+  std::vector<float> biases_;    // their logarithms; empty: not added to logits
+  int64_t counted_ = 0;          // bytes of both in the cache's count
 };
 
 }  // namespace purekv

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -51,8 +52,8 @@ PkvHeader ParseHeader(std::span<const std::byte> bytes, const std::string& path)
     Fail(path, ": truncated: ", bytes.size(), " bytes, the header alone has ", sizeof(header));
   }
   std::memcpy(&header, bytes.data(), sizeof(header));
-  if (header.version != kPkvVersion) {
-    Fail(path, ": .pkv version ", header.version, "; this program reads version ", kPkvVersion);
+  if (header.version < 1 || header.version > kPkvVersion) {
+    Fail(path, ": .pkv version ", header.version, "; this program reads versions 1 to ", kPkvVersion);
   }
   if (header.byte_order != PkvHeader::kByteOrder) Fail(path, ": written in another byte order; little-endian is read");
   if (header.checksum != HeaderChecksum(header)) Fail(path, ": damaged: the header's checksum does not fit it");
@@ -114,6 +115,12 @@ class Parser {
     ReadMedia(fields, where);
     planes_ = fields.Ints("sum_planes", 0, 2);
     first_queries_ = fields.Ints("sum_first_query", 0, tokens_ - 1);
+    if (fields.Has("counted_heads")) {
+      counted_ = fields.Ints("counted_heads", 0, out_.layers * out_.kv_heads - 1);
+      if (std::adjacent_find(counted_.begin(), counted_.end(), std::greater_equal<>()) != counted_.end()) {
+        Fail(where, ": counted_heads: heads must ascend");
+      }
+    }
     if (static_cast<int64_t>(planes_.size()) != out_.layers || planes_.size() != first_queries_.size()) {
       Fail(where, ": sum_planes and sum_first_query have ", planes_.size(), " and ", first_queries_.size(),
            " elements; one per layer is expected, ", out_.layers);
@@ -180,6 +187,16 @@ class Parser {
       out.values = take(count, head);
       end = static_cast<uint64_t>(out.values.data() - entries.data()) + out.values.size();
     }
+    for (const int64_t head : counted_) {
+      PkvHead& out = out_.heads[static_cast<size_t>(head)];
+      if (tokens.size() < out.tokens.size()) Fail(path_, ": section index: the counts of head ", head, " are missing");
+      out.counts = tokens.first(out.tokens.size());
+      tokens = tokens.subspan(out.tokens.size());
+      for (const int32_t count : out.counts) {
+        if (count >= 1 && count <= tokens_) continue;
+        Fail(path_, ": section index: head ", head, ": an entry stands for ", count, " of ", tokens_, " tokens");
+      }
+    }
     if (!tokens.empty() || section.size() % sizeof(int32_t) != 0) {
       Fail(path_, ": section index: more tokens are listed than the heads hold");
     }
@@ -240,6 +257,7 @@ class Parser {
     if (fields.Has("bytes")) kv.bytes = fields.Int("bytes", 1, std::numeric_limits<int64_t>::max());
     if (kv.bytes && fields.Has("base")) out_.base = fields.Int("base", 1, tokens_);
     kv.allocator = fields.String("allocator");
+    if (fields.Has("merge")) kv.merge = fields.String("merge");
     kv.when = KvOptions::When::kContext;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
@@ -310,6 +328,7 @@ class Parser {
   PkvContents out_;
   int64_t tokens_ = 0, prompt_ids_ = 0;
   std::vector<int64_t> planes_, first_queries_;
+  std::vector<int64_t> counted_;  // heads whose entries have counts
 };
 
 }  // namespace
@@ -338,7 +357,7 @@ void SealPkv(std::span<std::byte> bytes) {
   const PkvHeader fresh;
   std::memcpy(&header, bytes.data(), sizeof(header));
   header.magic = fresh.magic;
-  header.version = fresh.version;
+  if (header.version != kPkvVersion) header.version = fresh.version;
   header.byte_order = fresh.byte_order;
   header.file_size = bytes.size();
   for (PkvHeader::Section& section : header.sections) {

@@ -17,14 +17,15 @@
 
 namespace purekv {
 
-constexpr uint32_t kPkvVersion = 1;
-constexpr size_t kPkvPage = 4096;  // sections begin at its multiples
-constexpr size_t kPkvAlign = 64;   // the keys, and the values, of each head begin at its multiples
+constexpr uint32_t kPkvVersion = 2;  // the newest; what needs no more than 1 is written as 1
+constexpr size_t kPkvPage = 4096;    // sections begin at its multiples
+constexpr size_t kPkvAlign = 64;     // the keys, and the values, of each head begin at its multiples
 
 // One KV head of one layer.
 struct PkvHead {
   std::span<const int32_t> tokens;          // [length] sequence index of each entry, ascending
   std::span<const std::byte> keys, values;  // [length, head_dim] of the file's dtype
+  std::span<const int32_t> counts;          // [length] tokens that each one stands for (version 2); empty: itself
 };
 
 // Attention sums of one layer that a policy goes on adding to: of the queries first_query .. tokens - 1.
@@ -85,7 +86,7 @@ struct PkvHeader {
   static constexpr uint32_t kByteOrder = 0x01020304;
 
   std::array<uint8_t, 8> magic = kMagic;
-  uint32_t version = kPkvVersion;
+  uint32_t version = 1;
   uint32_t byte_order = kByteOrder;
   uint64_t file_size = 0;
   std::array<char, 32> model{};

@@ -1,4 +1,5 @@
 // Writing .pkv files: sections as lists of pieces, which are hashed and then written where they lie.
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -57,6 +58,7 @@ const char* KindName(MediaSource::Kind kind) {
 
 std::string Description(const PkvContents& contents) {
   Json kv = {{"policy", contents.kv.policy}, {"allocator", contents.kv.allocator}, {"options", Json::object()}};
+  if (contents.kv.merge != "auto") kv["merge"] = contents.kv.merge;
   if (contents.kv.budget) kv["budget"] = *contents.kv.budget;
   if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;
   if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
@@ -105,6 +107,11 @@ std::string Description(const PkvContents& contents) {
     for (const auto& [key, value] : contents.prefill.options) options[key] = value;
     json["prefill"] = {{"kind", contents.prefill.kind}, {"options", options}};
   }
+  Json counted = Json::array();  // heads whose entries have counts
+  for (size_t head = 0; head < contents.heads.size(); ++head) {
+    if (!contents.heads[head].counts.empty()) counted.push_back(head);
+  }
+  if (!counted.empty()) json["counted_heads"] = std::move(counted);
   if (contents.system) json["system"] = *contents.system;
   if (contents.context) json["context"] = *contents.context;
   if (contents.time) json["time"] = *contents.time;
@@ -124,6 +131,7 @@ int64_t WritePkv(const std::string& path, const PkvContents& contents) {
   }
   sections[PkvHeader::kIndex].Add(std::span<const int64_t>(lengths));
   for (const PkvHead& head : contents.heads) sections[PkvHeader::kIndex].Add(head.tokens);
+  for (const PkvHead& head : contents.heads) sections[PkvHeader::kIndex].Add(head.counts);
   for (const PkvSums& sums : contents.sums) {
     for (const auto list : sums.lists) sections[PkvHeader::kSums].Add(list);
   }
@@ -137,6 +145,8 @@ int64_t WritePkv(const std::string& path, const PkvContents& contents) {
   }
 
   PkvHeader header;
+  const auto counted = [](const PkvHead& head) { return !head.counts.empty(); };
+  if (std::any_of(contents.heads.begin(), contents.heads.end(), counted)) header.version = kPkvVersion;
   PUREKV_CHECK(contents.model.size() == header.model.size(), contents.model);
   std::memcpy(header.model.data(), contents.model.data(), header.model.size());
   uint64_t offset = sizeof(header);

@@ -19,6 +19,7 @@ namespace {
 std::string PolicyName(const KvOptions& kv) {
   std::string name = kv.policy;
   if (kv.allocator != "auto") name += StrCat("+", kv.allocator);
+  if (kv.merge != "auto") name += StrCat(":merge=", kv.merge);
   for (const auto& [key, value] : kv.options) name += StrCat(":", key, "=", value);
   return name;
 }

@@ -328,10 +328,19 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
   table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
                    AddOption(&options->options));
-  table.Value(kCache, "--kv-allocator", "uniform|pyramid|ada|retrieval",
-              "how the budget is shared out over layers and heads (default auto: purekv retrieval, others uniform)",
+  table.Value(
+      kCache, "--kv-allocator", "uniform|pyramid|ada|retrieval|prefix",
+      "how the budget is shared out over layers and heads (default auto: purekv retrieval, prefixkv prefix, others "
+      "uniform)",
+      [options](const std::string& name, const std::string& text) {
+        options->allocator = Allocators()[ParseChoice(name, text, Allocators())];
+      });
+  table.Value(kCache, "--kv-merge", "none|nearest|averaged|weighted|pivotal|values",
+              "fold evicted entries into kept ones (default auto: elastic nearest, look-m pivotal, others none)",
               [options](const std::string& name, const std::string& text) {
-                options->allocator = Allocators()[ParseChoice(name, text, Allocators())];
+                std::vector<std::string> known = MergeRules();
+                known.push_back("similar");
+                options->merge = known[ParseChoice(name, text, known)];
               });
   table.Value(kCache, "--kv-chunk", "N",
               "cut the cache to --kv-tokens or --kv-bytes after every N prompt tokens (default: once, at the end)",
@@ -340,10 +349,11 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               });
   table.Exclusive({"--kv-budget", "--kv-tokens", "--kv-bytes"});
   table.TypedWins({"--kv-chunk"}, {"--kv-budget"});  // takes a budget in tokens or bytes
-  table.TypedWins({"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-chunk"},
-                  [options](const FlagTable& all) {
-                    return all.Typed("--kv-policy") && options->policy == "full" ? "--kv-policy full" : "";
-                  });
+  table.TypedWins(
+      {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-merge", "--kv-chunk"},
+      [options](const FlagTable& all) {
+        return all.Typed("--kv-policy") && options->policy == "full" ? "--kv-policy full" : "";
+      });
   if (!when) return;
   table.Value(kCache, "--kv-when", "prompt|context",
               "compress when the first prompt has been read (default), or right after media and context",
@@ -353,7 +363,8 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
 void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
   if (options.policy == "full") {
     // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
-    for (const char* const flag : {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator", "--kv-chunk"}) {
+    for (const char* const flag :
+         {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator", "--kv-merge", "--kv-chunk"}) {
       table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
     }
   }

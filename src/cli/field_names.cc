@@ -12,6 +12,7 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.tokens", "--kv-tokens"},
       {"kv.bytes", "--kv-bytes"},
       {"kv.allocator", "--kv-allocator"},
+      {"kv.merge", "--kv-merge"},
       {"kv.chunk", "--kv-chunk"},
       {"kv.option.", "--kv-option"},
       {"kv.drop_layers", "--drop-layers"},

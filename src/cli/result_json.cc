@@ -70,6 +70,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   if (options.tokens) object["budget_tokens"] = *options.tokens;
   if (options.bytes) object["budget_bytes"] = *options.bytes;
   object["allocator"] = AllocatorOf(options);
+  object["merge"] = MergeRuleOf(options);
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
   if (!options.drop_layers.empty()) {
@@ -78,6 +79,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   }
   object["tokens_full"] = stats.tokens_full;
   object["tokens_kept_mean"] = stats.tokens_kept_mean;
+  object["merged"] = stats.merged;
   object["bytes_full"] = stats.bytes_full;
   object["bytes_kept"] = stats.bytes_kept;
   object["bytes_peak"] = stats.bytes_peak;

@@ -32,6 +32,7 @@ void AddColumnSums(const AttendedRows& block, const RowRange& range, const Obser
   args.scale = block.scale;
   args.lse = lse.data;
   args.weights = weights;
+  args.squares = observer.squares;
   args.sums = sums;
   args.workspace = workspace;
   ColumnSums(args);

@@ -328,6 +328,11 @@ void Conversation::RecordPrompt(int64_t tokens) {
   stats_.bytes_kept = cache().AllocatedBytes();
   stats_.bytes_peak = PeakBytes();
   stats_.tokens_kept_mean = cache().MeanLength();
+  int64_t heads = 0;
+  for (int64_t layer = 0; layer < cache().spec().layers(); ++layer) {
+    if (cache().spec().full(layer)) heads += cache().spec()[layer].kv_heads;
+  }
+  stats_.merged = static_cast<double>(cache().merged()) / static_cast<double>(std::max<int64_t>(1, heads));
 }
 
 int64_t Conversation::PeakBytes() const {

@@ -99,7 +99,7 @@ CopyingHeads Measure(const LanguageModel& model) {
   Matrix<float> hidden(count, config.hidden);
   decoder.Embed(ids, hidden.View());
   const KvCacheSpec spec = decoder.cache_spec();
-  Sequence sequence(spec, Compression({}, spec, config.heads, config.full_rope().inv_freq));
+  Sequence sequence(spec, Compression({}, spec, config.heads, config.full_rope()));
   sequence.Append(tokens.ids, tokens.layout, tokens.positions);
   Watcher watcher(config, spec, before, (count - before) / 2);
   LayerObserver* const observers[] = {&watcher};
@@ -127,7 +127,7 @@ Compression CompressionOf(const KvOptions& options, const LanguageModel& model) 
   const PolicySetup setup = MakePolicy(options, decoder.cache_spec());
   const bool copies =
       setup.by_copying() || (!options.drop_layers.empty() && setup.policy->drops_by() == DropsBy::kCopyingHeads);
-  return {options, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope().inv_freq,
+  return {options, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope(),
           copies ? CopyingHeadsOf(model) : CopyingHeads()};
 }
 

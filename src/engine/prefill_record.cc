@@ -28,7 +28,10 @@ PrefillRecord::PrefillRecord(const LanguageModel& model)
 
 PrefillRecord::SharedSums* PrefillRecord::FindSums(const Observer& observer) {
   for (SharedSums& one : sums_) {
-    if (one.observer.by_query == observer.by_query && one.observer.n == observer.n) return &one;
+    if (one.observer.by_query == observer.by_query && one.observer.squares == observer.squares &&
+        one.observer.n == observer.n) {
+      return &one;
+    }
   }
   return nullptr;
 }

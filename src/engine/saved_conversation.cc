@@ -97,14 +97,14 @@ int64_t EntriesAlone(int64_t bytes, const KvCacheSpec& spec, int64_t tokens) {
 
 // Whether the heads hold what the policy can have left.
 void CheckLengths(const KvCache& cache, const Compression& compression, const KvOptions& kv, const std::string& path) {
-  const bool by_copying = AllocatorOf(kv) == "retrieval";
-  const bool together = FindPolicy(kv.policy).repeats || by_copying;  // the layers share their entries out
+  const bool by_layers = AllocatorOf(kv) == "retrieval" || AllocatorOf(kv) == "prefix";
+  const bool together = FindPolicy(kv.policy).repeats || by_layers;  // the layers share their entries out
   int64_t all = 0, most = 0;
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     const int64_t heads = cache.spec()[layer].kv_heads;
     // Counts of heads differ only where they were taken from this cache.
     const int64_t count =
-        by_copying ? compression.plan().base : compression.plan().counts[static_cast<size_t>(layer)][0];
+        by_layers ? compression.plan().base : compression.plan().counts[static_cast<size_t>(layer)][0];
     int64_t sum = 0;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
@@ -222,6 +222,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.next_position = sequence_.next_position();
   contents.kv = options_.kv;
   contents.kv.allocator = AllocatorOf(options_.kv);  // as it is now
+  if (MergeRuleOf(options_.kv) != "none") contents.kv.merge = MergeRuleOf(options_.kv);
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
   contents.prefill = options_.prefill;
   contents.stats = stats_;
@@ -242,7 +243,7 @@ int64_t Conversation::Save(const std::string& path) const {
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     for (int64_t head = 0; head < spec[0].kv_heads; ++head) {
       const auto [keys, values] = HeadBytes(cache().Head(layer, head), spec[layer].row_bytes(), &gathered);
-      contents.heads.push_back({cache().EntryTokens(layer, head), keys, values});
+      contents.heads.push_back({cache().EntryTokens(layer, head), keys, values, cache().EntryCounts(layer, head)});
     }
     PkvSums& saved = contents.sums.emplace_back();
     const AttentionSums* const sums = sequence_.compression().observations().Continuing(layer);
@@ -270,7 +271,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const DecoderConfig& config = model->internals().decoder().config();
   try {
     const Compression compression(options.kv, model->internals().decoder().cache_spec(), config.heads,
-                                  config.full_rope().inv_freq);
+                                  config.full_rope());
     MakePrefillAttention(options.prefill, options.kv, compression, config.layers);
   } catch (const Error& error) {
     Fail(path, ": ", error);
@@ -302,6 +303,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
       if (saved.tokens.empty()) continue;
       const std::span stretch(saved.keys.data(), saved.values.data() + saved.values.size());
       cache.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
+      if (!saved.counts.empty()) cache.SetCounts(layer, head, saved.counts, compression.merge_bias());
     }
   }
   const int64_t base = contents.base > 0   ? contents.base

@@ -156,6 +156,12 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       begin = end;
       continue;
     }
+    if (key == "merge") {
+      if (setting.kv.merge != "auto") FailUsage("policy '", policy, "': ", key, " is given twice");
+      setting.kv.merge = value;
+      begin = end;
+      continue;
+    }
     if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
     if (!setting.kv.options.emplace(key, std::move(value)).second) {
       FailUsage("policy '", policy, "': ", key, " is given twice");

@@ -1,4 +1,4 @@
-// Rotary position embedding as data: a frequency and an axis per rotated pair. Kernels and policies know nothing of
+// Rotary position embedding of the published models, as data (base/rope_spec.h): kernels and policies know nothing of
 // M-RoPE.
 #pragma once
 
@@ -7,16 +7,10 @@
 #include <vector>
 
 #include "base/matrix.h"
+#include "base/rope_spec.h"
 #include "purekv/token_layout.h"
 
 namespace purekv {
-
-// Pair f of a head turns by position[axis[f]] * inv_freq[f].
-struct RopeSpec {
-  std::vector<float> inv_freq;  // [rotary_dim / 2]
-  std::vector<uint8_t> axis;    // [rotary_dim / 2]: 0 t, 1 h, 2 w
-  int64_t pairs() const { return static_cast<int64_t>(inv_freq.size()); }
-};
 
 // Sectioned M-RoPE (Qwen2-VL, arXiv 2409.12191): the first sections[0] pairs turn by t, the next by h, the rest by w;
 // frequencies theta^(-2f / head_dim). The sections sum to head_dim / 2.

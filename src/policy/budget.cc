@@ -34,12 +34,14 @@ int64_t LayerBytes(const CappedPart& part, size_t layer, std::span<const int64_t
   const KvLayerSpec& spec = part.spec[static_cast<int64_t>(layer)];
   if (spec.reads_layer >= 0) return 0;
   const int64_t row = spec.row_bytes();
-  // Shared: all heads have the same count (QuotaOf).
-  if (part.shared) return SharedBytes(spec.kv_heads, row, std::min(counts[0], longest) + more, longest + more);
   int64_t bytes = 0;
   for (const int64_t count : counts) {
-    bytes += 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>((std::min(count, longest) + more) * row)));
+    const int64_t entries = std::min(count, longest) + more;
+    if (!part.shared) bytes += 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(entries * row)));
+    if (count < longest) bytes += entries * part.entry_bytes;  // what has been cut
   }
+  // Shared: all heads have the same count (QuotaOf).
+  if (part.shared) bytes += SharedBytes(spec.kv_heads, row, std::min(counts[0], longest) + more, longest + more);
   return bytes;
 }
 
@@ -56,7 +58,9 @@ int64_t BytesTogether(const CappedPart& part, const HeadCounts& counts) {
     row = std::max(row, spec.row_bytes());
     entries = counts[layer][0];
   }
-  return apart + SharedBytes(heads, row, std::min(entries, part.tokens), part.tokens);
+  const int64_t each = std::min(entries, part.tokens) + (part.holds ? 1 : 0);
+  const int64_t beside = entries < part.tokens ? heads * each * part.entry_bytes : 0;
+  return apart + SharedBytes(heads, row, each, part.tokens + (part.holds ? 1 : 0)) + beside;
 }
 
 // The most that is held while `rows` tokens are read, layer by layer, behind `before` that were read and cut.
@@ -155,6 +159,38 @@ std::vector<int64_t> PyramidCounts(int64_t layers, int64_t base, int64_t tokens,
     counts.push_back(up_to - before);
     before = up_to;
   }
+  return counts;
+}
+
+std::vector<int64_t> PrefixCounts(const std::vector<std::vector<double>>& masses, int64_t base,
+                                  int64_t protected_count) {
+  struct Slot {
+    double share;  // of the layer's mass without it
+    int32_t layer;
+    int32_t place;
+  };
+  std::vector<Slot> slots;
+  for (size_t layer = 0; layer < masses.size(); ++layer) {
+    std::vector<double> sorted = masses[layer];
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    PUREKV_CHECK(sorted.empty() || sorted.back() >= 0, "a mass of ", sorted.back(), " in layer ", layer);
+    const double total = std::accumulate(sorted.begin(), sorted.end(), 0.0);
+    const auto tokens = static_cast<int64_t>(sorted.size());
+    double before = 0;
+    for (int64_t x = 0; x < tokens - protected_count; ++x) {
+      const double share = total > 0 ? before / total : static_cast<double>(x) / static_cast<double>(tokens);
+      slots.push_back({share, static_cast<int32_t>(layer), static_cast<int32_t>(x)});
+      before += sorted[static_cast<size_t>(x)];
+    }
+  }
+  const int64_t wanted = static_cast<int64_t>(masses.size()) * (base - protected_count);
+  PUREKV_CHECK(wanted >= 0 && wanted <= static_cast<int64_t>(slots.size()), wanted, " of ", slots.size());
+  std::nth_element(slots.begin(), slots.begin() + wanted, slots.end(), [](const Slot& a, const Slot& b) {
+    if (a.share != b.share) return a.share < b.share;
+    return a.layer != b.layer ? a.layer < b.layer : a.place < b.place;
+  });
+  std::vector<int64_t> counts(masses.size(), protected_count);
+  for (int64_t i = 0; i < wanted; ++i) ++counts[static_cast<size_t>(slots[static_cast<size_t>(i)].layer)];
   return counts;
 }
 

@@ -30,14 +30,16 @@ struct CappedPart {
   // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for. Layers between
   // the two wait for the same.
   std::vector<int64_t> cut_behind;
-  bool together = false;  // all heads of all layers share their entries out so (PolicyInfo::repeats)
+  bool together = false;    // all heads of all layers share their entries out so (PolicyInfo::repeats)
+  int64_t entry_bytes = 0;  // of each kept entry beside key and value: how many tokens it stands for
 };
 
 // Entries that every KV head keeps. [layers][kv_heads]
 using HeadCounts = std::vector<std::vector<int64_t>>;
 
 // The most bytes (KvCache::AllocatedBytes) that the capped part ever takes with these counts. Exact but for `shared`
-// and `together`, where it is a bound for every way to share out.
+// and `together`, where it is a bound for every way to share out, and for `entry_bytes`, which a head that merges
+// nothing does not take.
 int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts);
 
 // B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: the
@@ -57,6 +59,13 @@ Protection CappedProtection(int64_t sinks, int64_t recent, int64_t base);
 // PyramidKV (arXiv 2406.02069): entries per head of each layer, a linear ramp down from 2B - lo to
 // lo = max(B / beta, protected, 2B - tokens), rounded so that all layers together hold exactly layers * B.
 std::vector<int64_t> PyramidCounts(int64_t layers, int64_t base, int64_t tokens, int64_t protected_count, double beta);
+
+// PrefixKV (arXiv 2412.03409): entries per head of each layer, `protected_count` and x_l more, the x_l such that every
+// layer keeps the same share of its mass as nearly as whole entries allow: the next one goes to the layer whose x_l
+// largest masses are the smallest share of all of its. All layers together hold exactly layers * base. masses:
+// [layers][tokens], none negative; where all are 0 each counts the same.
+std::vector<int64_t> PrefixCounts(const std::vector<std::vector<double>>& masses, int64_t base,
+                                  int64_t protected_count);
 
 // How well each KV head copies: the share of its attention, at a token of a passage that is read a second time, on the
 // same place of the first reading, in [0, 1] (engine/copying_heads.h). [layers][kv_heads]

@@ -14,9 +14,11 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
                   .shared = setup.allocator == "ada",
                   .holds = setup.info->holds,
                   .cut_behind = {},
-                  .together = setup.info->repeats};
+                  .together = setup.info->repeats || setup.by_mass(),
+                  .entry_bytes = setup.merges() ? setup.merge.bias ? 8 : 4 : 0};
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
-    part.cut_behind.push_back(spec.full(layer) ? std::max(layer, setup.policy->SumsFrom(layer)) : layer);
+    const int64_t last = setup.by_mass() ? spec.layers() - 1 : std::max(layer, setup.policy->SumsFrom(layer));
+    part.cut_behind.push_back(spec.full(layer) ? last : layer);
   }
   return part;
 }

@@ -10,13 +10,13 @@
 
 namespace purekv {
 
-Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq,
+Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
                          CopyingHeads copying)
     : setup_(MakePolicy(options, spec)),
       options_(options),
       spec_(spec),
       heads_(heads),
-      inv_freq_(std::move(inv_freq)),
+      rope_(std::move(rope)),
       copying_(std::move(copying)) {
   if (active() && spec.shares()) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
@@ -71,7 +71,8 @@ void Compression::Adopt(BudgetPlan plan, Droppable droppable) {
   for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
     capacity_.emplace_back(static_cast<size_t>(spec_[layer].kv_heads), 0);
   }
-  steps_ = 0;
+  kept_ = capacity_;
+  steps_ = behind_ = 0;
 }
 
 void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
@@ -81,8 +82,10 @@ void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
     auto& heads = lengths.emplace_back();
     for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) heads.push_back(cache.Length(layer, head));
   }
-  // What was shared out by copying shows in the cache alone.
-  Adopt(setup_.by_copying() ? BudgetPlan{base, lengths} : PlanFromBase(setup_, spec_, {}, tokens, base));
+  // What was shared out by copying, or by mass, shows in the cache alone.
+  Adopt(setup_.by_copying() || setup_.by_mass() ? BudgetPlan{base, lengths}
+                                                : PlanFromBase(setup_, spec_, {}, tokens, base));
+  kept_ = lengths;
   capacity_ = std::move(lengths);
 }
 
@@ -100,6 +103,7 @@ void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
 
 void Compression::BeginBehind(int64_t first_token, int64_t rows) {
   if (!active()) return;
+  behind_ += rows;
   for (auto& heads : capacity_) {
     for (int64_t& capacity : heads) capacity += rows;
   }
@@ -111,6 +115,9 @@ void Compression::BeginStep(int64_t token) {
   if (!active()) return;
   ++steps_;
   if (setup_.info->holds) return Begin({token, 1, true, 0}, Then::kEvictOne, true);
+  if (setup_.policy->has_fixed_point()) {
+    return Begin({token, 1, false, PassingRows::kNever}, Then::kFixedPoint, false);
+  }
   const int64_t every = setup_.decode_every;
   if (every == 0) return Begin({token, 1, false, PassingRows::kNever}, Then::kGrow, false);
   const int64_t left = (every - steps_ % every) % every;  // until the next compression
@@ -125,10 +132,11 @@ LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const Tok
   entries.base = plan_.base;
   entries.layout = tokens.layout;
   entries.positions = tokens.positions;
-  entries.inv_freq = inv_freq_;
+  entries.rope = &rope_;
   entries.kv = cache.Heads(layer);
   for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) {
     entries.tokens.push_back(cache.EntryTokens(layer, head));
+    entries.counts.push_back(cache.EntryCounts(layer, head));
   }
   return entries;
 }
@@ -139,12 +147,62 @@ void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& t
   PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
   if (then_ == Then::kCutToBudget && repeats() > 0) return;  // AfterRepeating cuts
   if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, tokens), cache);
+  if (then_ == Then::kFixedPoint) return EvictAtFixedPoint(layer, cache);
+  if (then_ == Then::kCutToBudget && setup_.by_mass() && plan_.base < prefix_)
+    return ScoreForMass(layer, cache, tokens);
   if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
   Cut(Entries(layer, cache, tokens), cache);
   for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
     if (spec_.full(below)) Cut(Entries(below, cache, tokens), cache);
   }
   observations_.EndLoan(layer);
+}
+
+void Compression::ScoreForMass(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
+  if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
+  planes_.resize(static_cast<size_t>(spec_.layers()));
+  const auto score = [&](int64_t one) {
+    const LayerEntries entries = Entries(one, cache, tokens);
+    observations_.Lend(entries);
+    planes_[static_cast<size_t>(one)] = ScoresOf(setup_, entries, observations_.Of(entries));
+  };
+  score(layer);
+  for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
+    if (spec_.full(below)) score(below);
+  }
+  observations_.EndLoan(layer);
+  for (int64_t above = layer + 1; above < spec_.layers(); ++above) {
+    if (spec_.full(above)) return;
+  }
+  CutByMass(cache, tokens);
+}
+
+void Compression::CutByMass(KvCache& cache, const TokensSoFar& tokens) {
+  std::vector<std::vector<double>> masses;
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (!spec_.full(layer)) continue;
+    const auto& planes = planes_[static_cast<size_t>(layer)];
+    PUREKV_CHECK(planes.size() == 1, planes.size(), " planes of scores");
+    const Scores of_heads = setup_.policy->Masses(Entries(layer, cache, tokens), planes);
+    auto& mean = masses.emplace_back(static_cast<size_t>(prefix_), 0.0);
+    for (const std::vector<double>& head : of_heads) {
+      PUREKV_CHECK(head.size() == mean.size(), head.size(), " entries of ", mean.size());
+      for (size_t j = 0; j < mean.size(); ++j) mean[j] += head[j] / static_cast<double>(of_heads.size());
+    }
+  }
+  const std::vector<int64_t> counts = PrefixCounts(masses, plan_.base, setup_.policy->Protects(plan_.base).count());
+  auto next = counts.begin();
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (!spec_.full(layer)) continue;
+    auto& planned = plan_.counts[static_cast<size_t>(layer)];
+    std::fill(planned.begin(), planned.end(), *next++);
+    const LayerEntries entries = Entries(layer, cache, tokens);
+    const Quota quota = QuotaOf(setup_, planned, plan_.base);
+    if (!FitsQuota(entries, quota)) Evict(entries, planes_[static_cast<size_t>(layer)], quota, true, cache);
+    SetCapacity(layer, cache);
+    observations_.Use(layer);
+  }
+  planes_.clear();
 }
 
 int64_t Compression::repeats() const {
@@ -172,20 +230,21 @@ void Compression::AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int6
   const KeptEntries kept = SelectTop(scores, entry_tokens, setup_.policy->ProtectsOf(layers.front()), quota);
   size_t list = 0;
   for (const LayerEntries& entries : layers) {
-    std::vector<int64_t>& capacity = capacity_[static_cast<size_t>(entries.layer)];
     for (int64_t head = 0; head < entries.kv_heads(); ++head, ++list) {
-      Keep(entries.layer, head, kept[list], 0, cache);
-      capacity[static_cast<size_t>(head)] = cache.Length(entries.layer, head);
+      const std::vector<MergedEntry> merged =
+          setup_.merge.merges() ? MergeInto(entries, head, kept[list], setup_.policy->ProtectsOf(entries), setup_.merge)
+                                : std::vector<MergedEntry>();
+      KeepMerged(entries, head, kept[list], merged, 0, cache);
     }
+    SetCapacity(entries.layer, cache);
     observations_.Use(entries.layer);
   }
 }
 
 void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
   const auto layer = static_cast<size_t>(entries.layer);
-  std::vector<int64_t>& capacity = capacity_[layer];
   const bool prefix = then_ == Then::kCutToBudget;
-  const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity, plan_.base);
+  const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity_[layer], plan_.base);
   observations_.Lend(entries);
   const bool evicts = !FitsQuota(entries, quota);
   const bool drops = prefix && dropping_.Wants(entries.layer);
@@ -197,35 +256,84 @@ void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
       dropping_.Look(entries, setup_.policy->DropRankings(entries, observed, planes[0]),
                      setup_.policy->Protects(plan_.base), rows_.first_token, rows_.rows);
     }
-    const KeptEntries kept = evicts ? setup_.policy->Select(entries, planes, quota) : KeptEntries();
-    for (size_t head = 0; head < kept.size(); ++head) {
-      // Every byte above the budget goes back; while decoding the list will grow again, by what it takes at a time.
-      const int64_t spare = prefix ? 0 : static_cast<int64_t>(kept[head].size()) / 16 + 16;
-      Keep(entries.layer, static_cast<int64_t>(head), kept[head], spare, cache);
+    if (evicts) Evict(entries, planes, quota, prefix, cache);
+  }
+  if (prefix || quota.shared) SetCapacity(entries.layer, cache);
+  observations_.Use(entries.layer);
+}
+
+void Compression::SetCapacity(int64_t layer, const KvCache& cache) {
+  auto& capacity = capacity_[static_cast<size_t>(layer)];
+  for (size_t head = 0; head < capacity.size(); ++head)
+    capacity[head] = cache.Length(layer, static_cast<int64_t>(head));
+  if (then_ == Then::kCutToBudget) kept_[static_cast<size_t>(layer)] = capacity;
+}
+
+void Compression::Evict(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota, bool prefix,
+                        KvCache& cache) {
+  const KeptEntries kept = setup_.policy->Select(entries, planes, quota);
+  std::vector<std::vector<MergedEntry>> merged(kept.size());
+  for (size_t head = 0; head < kept.size(); ++head) {
+    const auto at = static_cast<int64_t>(head);
+    if (setup_.info->merges) {
+      merged[head] = setup_.policy->Merges(entries, planes, at, quota.counts[head]);
+    } else if (setup_.merge.merges()) {
+      merged[head] = MergeInto(entries, at, kept[head], setup_.policy->ProtectsOf(entries), setup_.merge);
     }
   }
-  for (size_t head = 0; head < capacity.size() && (prefix || quota.shared); ++head) {
-    capacity[head] = cache.Length(entries.layer, static_cast<int64_t>(head));
+  for (size_t head = 0; head < kept.size(); ++head) {
+    // Every byte above the budget goes back; while decoding the list will grow again, by what it takes at a time.
+    const int64_t spare = prefix ? 0 : static_cast<int64_t>(kept[head].size()) / 16 + 16;
+    KeepMerged(entries, static_cast<int64_t>(head), kept[head], merged[head], spare, cache);
   }
-  observations_.Use(entries.layer);
 }
 
 void Compression::EvictOne(const LayerEntries& entries, KvCache& cache) {
   const std::vector<Scores> planes = ScoresOf(setup_, entries, observations_.Of(entries));
+  const auto layer = static_cast<size_t>(entries.layer);
   for (int64_t head = 0; head < entries.kv_heads(); ++head) {
     const int64_t length = entries.length(head);
-    const int64_t capacity = capacity_[static_cast<size_t>(entries.layer)][static_cast<size_t>(head)];
+    const int64_t capacity = capacity_[layer][static_cast<size_t>(head)];
     if (length <= capacity) continue;
     PUREKV_CHECK(length == capacity + 1, length, " entries for ", capacity);
-    const auto kept = AllButLowest(planes[0][static_cast<size_t>(head)], setup_.policy->Protects(plan_.base));
+    const int64_t count = plan_.counts[layer][static_cast<size_t>(head)];
     // The next token wants the room of the one that goes.
-    Keep(entries.layer, head, kept, 1, cache);
+    Keep(entries.layer, head, AllBut(length, setup_.policy->Evicts(entries, planes, head, count)), 1, cache);
+  }
+}
+
+void Compression::EvictAtFixedPoint(int64_t layer, KvCache& cache) {
+  const std::vector<int64_t>& kept = kept_[static_cast<size_t>(layer)];
+  for (size_t head = 0; head < kept.size(); ++head) {
+    const auto at = static_cast<int64_t>(head);
+    const int64_t length = cache.Length(layer, at);
+    // Its share of what has been generated, beside what it kept and what came on top.
+    if (length <= kept[head] + behind_ + steps_ * kept[head] / prefix_) continue;
+    // No sums follow: nothing is scored again.
+    cache.Keep(layer, at, AllBut(length, setup_.policy->FixedPoint(kept[head])), 1);
   }
 }
 
 void Compression::Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache) {
   cache.Keep(layer, head, entries, spare);
   observations_.Keep(layer, head, entries);
+}
+
+void Compression::KeepMerged(const LayerEntries& entries, int64_t head, std::span<const int32_t> kept,
+                             std::span<const MergedEntry> merged, int64_t spare, KvCache& cache) {
+  if (merged.empty()) return Keep(entries.layer, head, kept, spare, cache);
+  const MergedRows rows = Merge(entries, head, merged, setup_.merge);
+  std::vector<int32_t> places;
+  int64_t sources = 0;
+  for (const MergedEntry& one : merged) {
+    const auto place = std::lower_bound(kept.begin(), kept.end(), one.target);
+    PUREKV_CHECK(place != kept.end() && *place == one.target, "entry ", one.target, " takes others in and is evicted");
+    places.push_back(static_cast<int32_t>(place - kept.begin()));
+    sources += static_cast<int64_t>(one.sources.size());
+  }
+  Keep(entries.layer, head, kept, spare, cache);
+  cache.Rewrite(entries.layer, head, {places, rows.keys.View(), rows.values.View(), rows.counts, setup_.merge.bias},
+                sources);
 }
 
 std::span<const int32_t> Compression::Alive(int64_t layer) const {

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/rope_spec.h"
 #include "cache/kv_cache.h"
 #include "policy/budget_plan.h"
 #include "policy/dropping.h"
@@ -18,10 +19,10 @@ namespace purekv {
 
 class Compression {
  public:
-  // heads: query heads. inv_freq: frequency of each rotated pair. copying: of the model's heads, where the
-  // allocator or the policy's drop layers go by it. Throws Error (kUsage) as CheckKvOptions does, and when an
-  // option or a drop layer does not fit the model.
-  Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, std::vector<float> inv_freq,
+  // heads: query heads. rope: of the full layers. copying: of the model's heads, where the allocator or the policy's
+  // drop layers go by it. Throws Error (kUsage) as CheckKvOptions does, and when an option or a drop layer does not fit
+  // the model.
+  Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
               CopyingHeads copying = {});
 
   // False for `full`: nothing is observed and nothing evicted.
@@ -30,6 +31,8 @@ class Compression {
   bool steps_alone() const { return active() && setup_.steps_alone(); }
   // True when each of those steps evicts what it has read: a head needs room for one entry more than it keeps.
   bool holds() const { return active() && setup_.info->holds; }
+  // Whether entries that stand for several tokens weigh as many in the softmax.
+  bool merge_bias() const { return setup_.merge.bias; }
   // n of the softmax that makes the output; 0: the ordinary one.
   double n_attn() const { return setup_.n_attn; }
   // The highest layer whose attention must give column sums of many queries at some time; -1: none, keys, values,
@@ -81,27 +84,41 @@ class Compression {
     kGrow,           // nothing
     kCutToBudget,    // the prefix
     kCutToCapacity,  // a step that compresses what has grown since
+    kFixedPoint,     // a step that evicts at one place what is more than the layer's share of what was generated
     kEvictOne        // a step of a policy that holds
   };
   void Adopt(BudgetPlan plan, Droppable droppable = Droppable::kVisual);
   void Begin(const PassingRows& rows, Then then, bool fresh);
   LayerEntries Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;
+  // What is observed of the layer is scored; nothing is cut before the last layer has been.
+  void ScoreForMass(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
+  void CutByMass(KvCache& cache, const TokensSoFar& tokens);
   void Cut(const LayerEntries& entries, KvCache& cache);
+  void Evict(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota, bool prefix,
+             KvCache& cache);
+  void SetCapacity(int64_t layer, const KvCache& cache);
   void EvictOne(const LayerEntries& entries, KvCache& cache);
+  void EvictAtFixedPoint(int64_t layer, KvCache& cache);
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache);
+  // Keep, with `merged` of the entries that go folded into those that stay.
+  void KeepMerged(const LayerEntries& entries, int64_t head, std::span<const int32_t> kept,
+                  std::span<const MergedEntry> merged, int64_t spare, KvCache& cache);
 
   PolicySetup setup_;
   KvOptions options_;
   KvCacheSpec spec_;
   int64_t heads_ = 0;
-  std::vector<float> inv_freq_;
+  RopeSpec rope_;
   CopyingHeads copying_;
   int64_t prefix_ = 0;  // tokens that are compressed
   BudgetPlan plan_;
   PassingRows rows_;
   Then then_ = Then::kGrow;
   int64_t steps_ = 0;                           // tokens generated so far
+  int64_t behind_ = 0;                          // tokens of prompts behind the prefix
+  std::vector<std::vector<Scores>> planes_;     // [layers] by mass: while layers wait for the last one
   std::vector<std::vector<int64_t>> capacity_;  // [layers][kv_heads] entries that a head may hold behind the prefix
+  HeadCounts kept_;                             // that it kept of the prefix
   Observations observations_;
   Dropping dropping_;
 };

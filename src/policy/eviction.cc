@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "policy/scores.h"
-#include "policy/selector.h"
 
 namespace purekv {
 
@@ -35,10 +34,10 @@ std::vector<Scores> ScoresOf(const PolicySetup& setup, const LayerEntries& entri
   return planes;
 }
 
-std::vector<int32_t> AllButLowest(std::span<const double> scores, const Protection& protection) {
-  std::vector<int32_t> kept(scores.size());
+std::vector<int32_t> AllBut(int64_t length, int64_t entry) {
+  std::vector<int32_t> kept(static_cast<size_t>(length));
   std::iota(kept.begin(), kept.end(), 0);
-  kept.erase(kept.begin() + LowestEntry(scores, protection));
+  kept.erase(kept.begin() + entry);
   return kept;
 }
 

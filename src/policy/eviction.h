@@ -19,8 +19,7 @@ bool FitsQuota(const LayerEntries& entries, const Quota& quota);
 // The policy's scores. Throws Error when one is not finite.
 std::vector<Scores> ScoresOf(const PolicySetup& setup, const LayerEntries& entries, const Observation& observed);
 
-// A decode step of a policy that holds: the entries (ascending) that stay of a head that has one too many, all but the
-// unprotected one of lowest score.
-std::vector<int32_t> AllButLowest(std::span<const double> scores, const Protection& protection);
+// The entries (ascending) of a head of `length` but one.
+std::vector<int32_t> AllBut(int64_t length, int64_t entry);
 
 }  // namespace purekv

@@ -152,7 +152,7 @@ void AddSoftmax(const std::vector<float>& logits, std::vector<double>& sums) {
 Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& queries, const Expectation& how) {
   int64_t last = 0;
   for (const Position& p : entries.positions) last = std::max<int64_t>({last, p.t, p.h, p.w});
-  const MeanRotation rotation(entries.inv_freq, entries.head_dim, last + 1, how.horizon);
+  const MeanRotation rotation(entries.rope->inv_freq, entries.head_dim, last + 1, how.horizon);
   Scores expected;
   for (int64_t g = 0; g < entries.kv_heads(); ++g) {
     const KvHeadView& kv = entries.kv[static_cast<size_t>(g)];

@@ -49,7 +49,7 @@ PolicyInfo ExpectedAttentionPolicy() {
   info.options.insert(info.options.end(),
                       {IntegerOption("horizon", 512, 1, 100'000), RealOption("epsilon", "0.01", 0, 1'000'000),
                        WordOption("covariance", {"1", "0"})});
-  info.ada = true;
+  info.ada = info.mass = true;
   info.make = [](const OptionValues& values, const PolicyContext&) {
     return std::make_unique<const ExpectedAttention>(values);
   };

@@ -32,7 +32,7 @@ PolicyInfo H2oPolicy() {
   info.summary = "keeps the tokens with the most attention from all queries, and the latest";
   info.paper = "H2O, arXiv 2306.14048";
   info.options = {RealOption("recent_ratio", "0.5", 0, 1)};
-  info.ada = info.holds = true;
+  info.ada = info.mass = info.holds = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const H2o>(values); };
   return info;
 }

@@ -21,6 +21,7 @@ struct Observer {
   Kind kind = Kind::kNone;
   int64_t window = 0;     // column sums: over the last `window` queries; 0: over all
   bool by_query = false;  // two planes, the first of text queries and the second of visual ones; else one of all
+  bool squares = false;   // two planes, the second of the squares of the probabilities; neither by_query nor n
   // column sums over all queries: one more plane, behind the others, of the last `tail` queries alone, with weight 1;
   // 0: none
   int64_t tail = 0;
@@ -37,7 +38,7 @@ struct Observer {
   static constexpr int64_t kFew = 64;
   bool few() const { return kind == Kind::kColumnSums && window > 0 && window <= kFew; }
 
-  int64_t planes() const { return (by_query ? 2 : 1) + (tail > 0 ? 1 : 0); }
+  int64_t planes() const { return (by_query || squares ? 2 : 1) + (tail > 0 ? 1 : 0); }
   // What the planes before that of the tail are made of; and that one.
   Observer WithoutTail() const {
     Observer observer = *this;

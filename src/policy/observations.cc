@@ -116,7 +116,7 @@ void Observations::Use(int64_t layer) {
 }
 
 const AttentionSums* Observations::Continuing(int64_t layer) const {
-  if (!setup_.steps_alone() || !spec_.full(layer)) return nullptr;
+  if (!setup_.steps_alone() || setup_.policy->has_fixed_point() || !spec_.full(layer)) return nullptr;
   const Observer observer = setup_.policy->Observes(layer, base_);
   // What a window saw, and the queries, were used up by the compression.
   return observer.sums_all() ? &At(layer).sums : nullptr;

@@ -19,6 +19,12 @@ PolicyInfo ExpectedAttentionPolicy();
 PolicyInfo CspPolicy();
 PolicyInfo PureKvPolicy();
 PolicyInfo KvZipPolicy();
+PolicyInfo PrefixKvPolicy();
+PolicyInfo ElasticPolicy();
+PolicyInfo RocoPolicy();
+PolicyInfo LookMPolicy();
+PolicyInfo InfiniPotVPolicy();
+PolicyInfo KvMergerPolicy();
 
 // Protects its first `sinks` and last `recent` entries, as those two options say: half of the policies do.
 class SinksAndRecentPolicy : public Policy {

@@ -18,4 +18,16 @@ KeptEntries Policy::Select(const LayerEntries& entries, const std::vector<Scores
   return SelectTop(planes[0], entries.tokens, ProtectsOf(entries), quota);
 }
 
+std::vector<MergedEntry> Policy::Merges(const LayerEntries&, const std::vector<Scores>&, int64_t, int64_t) const {
+  return {};
+}
+
+int32_t Policy::Evicts(const LayerEntries& entries, const std::vector<Scores>& planes, int64_t head, int64_t) const {
+  return LowestEntry(planes[0][static_cast<size_t>(head)], Protects(entries.base));
+}
+
+Scores Policy::Masses(const LayerEntries&, const std::vector<Scores>& planes) const {
+  return planes[0];
+}
+
 }  // namespace purekv

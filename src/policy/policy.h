@@ -18,8 +18,10 @@
 #include <string>
 #include <vector>
 
+#include "base/rope_spec.h"
 #include "cache/kv_cache.h"
 #include "policy/budget.h"
+#include "policy/merging.h"
 #include "policy/observation.h"
 #include "policy/options.h"
 #include "purekv/error.h"
@@ -32,13 +34,14 @@ struct LayerEntries {
   int64_t layer = 0;
   int64_t heads = 0;  // query heads; KV head g serves heads g * group() ..
   int64_t head_dim = 0;
-  int64_t base = 0;                              // B of the budget, before the allocator
-  int64_t repeated_from = 0;                     // the first token that the model repeated (PolicyInfo::repeats)
-  std::vector<KvHeadView> kv;                    // [kv_heads], keys rotated
-  std::vector<std::span<const int32_t>> tokens;  // [kv_heads][length] sequence index of each entry, ascending
-  std::span<const TokenRecord> layout;           // by sequence index
-  std::span<const Position> positions;           // by sequence index
-  std::span<const float> inv_freq;               // of the rotation: pair f turns by position * inv_freq[f]
+  int64_t base = 0;                                // B of the budget, before the allocator
+  int64_t repeated_from = 0;                       // the first token that the model repeated (PolicyInfo::repeats)
+  std::vector<KvHeadView> kv;                      // [kv_heads], keys rotated
+  std::vector<std::span<const int32_t>> tokens;    // [kv_heads][length] sequence index of each entry, ascending
+  std::span<const TokenRecord> layout;             // by sequence index
+  std::span<const Position> positions;             // by sequence index
+  const RopeSpec* rope = nullptr;                  // how the keys were turned
+  std::vector<std::span<const int32_t>> counts{};  // [kv_heads][length] entries that each one stands for; empty: itself
 
   int64_t kv_heads() const { return static_cast<int64_t>(kv.size()); }
   int64_t group() const { return heads / kv_heads(); }
@@ -94,13 +97,29 @@ class Policy {
   virtual Protection ProtectsOf(const LayerEntries& entries) const { return Protects(entries.base); }
   // Planes of scores; most policies have one.
   virtual std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const = 0;
-  // Per head exactly quota.counts entries (shared: exactly their sum in all), the protected ones among them.
+  // Per head exactly quota.counts entries (shared: exactly their sum in all; a policy that merges by itself: at most as
+  // many), the protected ones among them.
   virtual KeptEntries Select(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota) const;
+  // Of a policy that merges by itself (PolicyInfo::merges), behind Select: what the kept entries of a head take in.
+  virtual std::vector<MergedEntry> Merges(const LayerEntries& entries, const std::vector<Scores>& planes, int64_t head,
+                                          int64_t count) const;
+  // Of one that holds: the entry of a head that a decode step evicts; count: entries that the head keeps of the prefix.
+  virtual int32_t Evicts(const LayerEntries& entries, const std::vector<Scores>& planes, int64_t head,
+                         int64_t count) const;
+  // Whether a decode step evicts at one place of every list, without scores, whenever a layer has more than its share
+  // of what has been generated; and that place, an index, for a layer that keeps `kept` entries of the prefix.
+  virtual bool has_fixed_point() const { return false; }
+  virtual int64_t FixedPoint(int64_t kept) const { return kept; }
+  // What allocator prefix goes by: no score is negative (PolicyInfo::mass). Default: the scores.
+  virtual Scores Masses(const LayerEntries& entries, const std::vector<Scores>& planes) const;
+  // Why these options have no such scores; "": they have.
+  virtual std::string NoMass() const { return ""; }
 };
 
 // What a policy is made for.
 struct PolicyContext {
   const KvCacheSpec& spec;
+  MergeOptions merge{};
   bool unseen = false;   // the part is compressed before its question is read (KvOptions::When::kContext)
   bool chunked = false;  // and cut as often as a chunk of it has been read (KvOptions::chunk)
 };
@@ -112,6 +131,9 @@ struct PolicyInfo {
   std::string paper;    // "" when there is none
   std::vector<PolicyOption> options;
   bool ada = false;         // has scores that can be compared between heads, as the ada allocator and dropping need
+  bool mass = false;        // one plane of scores that are never negative, as the prefix allocator needs
+  std::string merge;        // the rule that evicted entries are merged by unless another is asked for; "": none
+  bool merges = false;      // merges by itself
   bool calibrated = false;  // `purekv calibrate` finds its options; there is one such policy
   bool holds = false;       // scores and evicts at every decode step, so that the cache stops growing
   // Has the part read a second time before anything goes (Observer::Kind::kRepeatMaxima in every layer), and shares

@@ -199,6 +199,11 @@ class UnionPureKv : public SinksAndRecentPolicy {
 
   int64_t SumsFrom(int64_t layer) const override { return HasSource(layer) ? source_ : layer; }
 
+  std::string NoMass() const override {
+    const auto shares = std::count_if(shares_.begin(), shares_.end(), [](double share) { return share > 0; });
+    return shares == 1 && shares_[kKeys] == 0 ? "" : "its scores are places in several rankings";
+  }
+
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
     std::vector<Ranking> rankings;
     if (shares_[kOwn] > 0) rankings.push_back({shares_[kOwn], Own(entries, *observed.own, kernel_)});
@@ -332,7 +337,7 @@ PolicyInfo PureKvPolicy() {
                   OddOption("drop_kernel", kDropKernel, 1, 1023).OfDrops()};
   for (const char* const share : kShareOptions) info.options.push_back(WordOrRealOption(share, "auto", 0, 1));
   for (const PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(option);
-  info.ada = true;
+  info.ada = info.mass = true;
   info.calibrated = true;
   info.score_lower = Say("give it lower ", Field{"kv.option.sources"});
   info.score_window =

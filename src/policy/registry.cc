@@ -18,8 +18,22 @@ std::string Joined(const Names& names) {
   return text;
 }
 
+// Options that the common ones depend on, resolved: nothing is "auto".
+struct Resolution {
+  std::string allocator, merge;
+};
+
 // Why a common option cannot take effect; empty when it can.
-Message Idle(const std::string& option, const PolicyInfo& policy, const std::string& allocator) {
+Message Idle(const std::string& option, const PolicyInfo& policy, const Resolution& resolved) {
+  const auto& [allocator, merge] = resolved;
+  if (option.starts_with("merge_")) {
+    if (merge == "none" && !policy.merges) return Say("nothing is merged (", Field{"kv.merge"}, ")");
+    if (policy.merges && option != "merge_rotation" && option != "merge_bias")
+      return Say("policy ", policy.name, " merges by rules of its own");
+    if (option == "merge_threshold" && merge == "nearest") return Say("rule nearest goes by places, not by cosines");
+    if (option == "merge_rotation" && merge == "values") return Say("rule values leaves keys as they are");
+    return {};
+  }
   if (option == "alpha" && allocator != "ada") return Say("only ", Field{"kv.allocator"}, " ada has it");
   if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
   if (option == "gamma" && allocator != "retrieval") return Say("only ", Field{"kv.allocator"}, " retrieval has it");
@@ -31,18 +45,31 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const std::str
 }
 
 // What "auto" stands for.
-std::string Resolved(const KvOptions& options, const PolicyInfo& policy) {
-  if (options.allocator != "auto") return options.allocator;
-  return policy.allocator ? policy.allocator(options.options) : "uniform";
+Resolution Resolved(const KvOptions& options, const PolicyInfo& policy) {
+  Resolution resolved{options.allocator, options.merge};
+  if (options.allocator == "auto") {
+    resolved.allocator = policy.allocator ? policy.allocator(options.options) : "uniform";
+  }
+  if (options.merge == "auto") resolved.merge = policy.merge.empty() ? "none" : policy.merge;
+  if (options.merge == "similar") resolved.merge = "weighted";
+  return resolved;
 }
 
 // The options that can take effect.
-std::vector<PolicyOption> OptionsInForce(const PolicyInfo& policy, const std::string& allocator) {
+std::vector<PolicyOption> OptionsInForce(const PolicyInfo& policy, const Resolution& resolved) {
   std::vector<PolicyOption> options = policy.options;
   for (const CommonOption& common : CommonOptions()) {
-    if (Idle(common.option.name, policy, allocator).text.empty()) options.push_back(common.option);
+    if (Idle(common.option.name, policy, resolved).text.empty()) options.push_back(common.option);
   }
   return options;
+}
+
+std::vector<std::string> NamesWhere(bool (*has)(const PolicyInfo&)) {
+  std::vector<std::string> names;
+  for (const PolicyInfo& one : Policies()) {
+    if (has(one)) names.push_back(one.name);
+  }
+  return names;
 }
 
 void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
@@ -82,13 +109,73 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
               ": policy full keeps everything, so an allocator cannot take effect");
   }
   if (allocator == "ada" && !policy.ada) {
-    std::vector<std::string> able;
-    for (const PolicyInfo& one : Policies()) {
-      if (one.ada) able.push_back(one.name);
-    }
     FailUsage(Field{"kv.allocator"}, " ada: policy ", policy.name,
-              " has no scores that heads could be compared by; these have: ", Joined(able));
+              " has no scores that heads could be compared by; these have: ",
+              Joined(NamesWhere([](const PolicyInfo& one) { return one.ada; })));
   }
+  if (allocator == "prefix" && !policy.mass) {
+    FailUsage(Field{"kv.allocator"}, " prefix: policy ", policy.name,
+              " has no scores that a layer's share could be taken of; these have: ",
+              Joined(NamesWhere([](const PolicyInfo& one) { return one.mass; })));
+  }
+}
+
+// What waits for all layers' scores.
+void CheckPrefix(const KvOptions& options, const PolicyInfo& policy) {
+  if (Resolved(options, policy).allocator != "prefix") return;
+  const Message prefix = Say("policy ", policy.name, " with ", Field{"kv.allocator"}, " prefix");
+  if (options.chunk > 0) {
+    FailUsage(Field{"kv.chunk"}, ": ", prefix, " shares out when all layers have read all of the part");
+  }
+  if (!options.drop_layers.empty()) {
+    FailUsage(Field{"kv.drop_layers"}, ": ", prefix, " compares the scores of all tokens in all layers");
+  }
+}
+
+void CheckMerge(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  const auto& known = MergeRules();
+  if (std::find(known.begin(), known.end(), options.merge) == known.end() && options.merge != "similar") {
+    FailUsage(Field{"kv.merge"}, " ", options.merge, ": unknown; known rules: ", Joined(known));
+  }
+  if (options.merge != "auto" && !policy.make) {
+    FailUsage(Field{"kv.merge"}, " ", options.merge, ": policy full keeps everything, so there is nothing to merge");
+  }
+  if (options.merge != "auto" && policy.merges) {
+    FailUsage(Field{"kv.merge"}, " ", options.merge, ": policy ", policy.name, " merges by a rule of its own");
+  }
+  const Resolution resolved = Resolved(options, policy);
+  if (!Idle("merge_bias", policy, resolved).text.empty() || values.Is("merge_bias", "0")) return;
+  if (!options.drop_layers.empty()) {
+    FailUsage(Field{"kv.drop_layers"}, ": ", Field{"kv.option.merge_bias"},
+              "=1 cannot go with tokens that are dropped from the prefill");
+  }
+}
+
+MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  static const std::map<std::string, MergeRule> rules = {
+      {"none", MergeRule::kNone},         {"nearest", MergeRule::kNearest}, {"averaged", MergeRule::kAveraged},
+      {"weighted", MergeRule::kWeighted}, {"pivotal", MergeRule::kPivotal}, {"values", MergeRule::kValues}};
+  const Resolution resolved = Resolved(options, policy);
+  const auto in_force = [&](const char* name) { return Idle(name, policy, resolved).text.empty(); };
+  MergeOptions merge;
+  merge.rule = rules.at(resolved.merge);
+  // The authors of these compare keys as they are stored; and where LOOK-M's do not merge halfway, they merge what is
+  // more alike than most.
+  const bool authors = policy.merges || !policy.merge.empty();
+  if (in_force("merge_rotation")) {
+    merge.align = values.Is("merge_rotation", "align") || (values.Is("merge_rotation", "auto") && !authors);
+  }
+  if (in_force("merge_bias")) merge.bias = values.Is("merge_bias", "1");
+  if (in_force("merge_into")) merge.same_kind = values.Is("merge_into", "kind");
+  if (in_force("merge_window")) merge.window = values.Integer("merge_window");
+  if (in_force("merge_threshold")) {
+    const std::string& threshold = values.Word("merge_threshold");
+    const bool mean = policy.name == "look-m" && (resolved.merge == "averaged" || resolved.merge == "weighted");
+    if (threshold == "mean" || (threshold == "auto" && mean)) merge.mean_threshold = true;
+    if (threshold != "mean" && threshold != "auto" && threshold != "off")
+      merge.threshold = values.Real("merge_threshold");
+  }
+  return merge;
 }
 
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
@@ -111,15 +198,15 @@ void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
 }
 
 void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
-  const std::string allocator = Resolved(options, policy);
-  const std::vector<PolicyOption> valid = OptionsInForce(policy, allocator);
+  const Resolution resolved = Resolved(options, policy);
+  const std::vector<PolicyOption> valid = OptionsInForce(policy, resolved);
   std::vector<std::string> names;
   for (const PolicyOption& option : valid) names.push_back(option.name);
   for (const auto& [key, value] : options.options) {
     if (std::find(names.begin(), names.end(), key) != names.end()) continue;
     const bool common = std::any_of(CommonOptions().begin(), CommonOptions().end(),
                                     [&, &name = key](const CommonOption& one) { return one.option.name == name; });
-    if (common) FailUsage(Field{"kv.option." + key}, ": cannot take effect: ", Idle(key, policy, allocator));
+    if (common) FailUsage(Field{"kv.option." + key}, ": cannot take effect: ", Idle(key, policy, resolved));
     FailUsage(Field{"kv.option." + key}, ": policy ", policy.name, " has no such option; valid here: ", Joined(names));
   }
 }
@@ -143,6 +230,8 @@ OptionValues Checked(const KvOptions& options) {
   }
   OptionValues values(OptionsInForce(policy, Resolved(options, policy)), options.options, "kv.option");
   if (policy.check) policy.check(options.options, values);
+  CheckPrefix(options, policy);
+  CheckMerge(options, policy, values);
   return values;
 }
 
@@ -185,7 +274,13 @@ const std::vector<PolicyInfo>& Policies() {
                                                    ExpectedAttentionPolicy(),
                                                    CspPolicy(),
                                                    PureKvPolicy(),
-                                                   KvZipPolicy()};
+                                                   KvZipPolicy(),
+                                                   PrefixKvPolicy(),
+                                                   ElasticPolicy(),
+                                                   RocoPolicy(),
+                                                   LookMPolicy(),
+                                                   InfiniPotVPolicy(),
+                                                   KvMergerPolicy()};
   return policies;
 }
 
@@ -206,6 +301,12 @@ const PolicyInfo& CalibratedPolicy() {
 }
 
 const std::vector<CommonOption>& CommonOptions() {
+  const auto threshold = [] {
+    PolicyOption option = WordOrRealOption("merge_threshold", "auto", -1, 1);
+    option.range = "auto, off, mean or -1 .. 1";
+    option.words.insert(option.words.end(), {"off", "mean"});
+    return option;
+  };
   static const std::vector<CommonOption> options = {
       {RealOption("n-attn", "0", 0, 1'000'000),
        Say("any policy: n in the denominator of the softmax that makes the output")},
@@ -216,12 +317,23 @@ const std::vector<CommonOption>& CommonOptions() {
       {RealOption("beta", "20", 1, 1'000'000),
        Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")},
       {RealOption("gamma", "1", 0, 4),
-       Say(Field{"kv.allocator"}, " retrieval: the power of how well a head copies that its share goes by")}};
+       Say(Field{"kv.allocator"}, " retrieval: the power of how well a head copies that its share goes by")},
+      {WordOption("merge_into", {"all", "kind"}),
+       Say(Field{"kv.merge"}, ": kept entries of any kind take evicted ones in, or those of the same (text, visual)")},
+      {threshold(),
+       Say(Field{"kv.merge"}, " by cosine: what is less like its target is dropped; mean: less than its head's mean")},
+      {WordOption("merge_rotation", {"auto", "align", "keep"}),
+       Say(Field{"kv.merge"}, ": keys are compared and averaged before rotation (align), or as they are stored; auto: ",
+           "as the policy's authors have it, else align")},
+      {IntegerOption("merge_window", 0, 0, kMostTokens),
+       Say(Field{"kv.merge"}, ": only into entries at most so many tokens away; 0: into any")},
+      {WordOption("merge_bias", {"0", "1"}),
+       Say(Field{"kv.merge"}, ": 1 adds the logarithm of how many tokens an entry stands for to its logit")}};
   return options;
 }
 
 const std::vector<std::string>& Allocators() {
-  static const std::vector<std::string> names = {"auto", "uniform", "pyramid", "ada", "retrieval"};
+  static const std::vector<std::string> names = {"auto", "uniform", "pyramid", "ada", "retrieval", "prefix"};
   return names;
 }
 
@@ -230,11 +342,22 @@ std::vector<std::string> AllocatorsOf(const PolicyInfo& policy) {
   if (policy.repeats) return {"uniform"};
   std::vector<std::string> able(Allocators().begin() + 1, Allocators().end());
   if (!policy.ada) std::erase(able, "ada");
+  if (!policy.mass) std::erase(able, "prefix");
   return able;
 }
 
 std::string AllocatorOf(const KvOptions& options) {
-  return Resolved(options, FindPolicy(options.policy));
+  return Resolved(options, FindPolicy(options.policy)).allocator;
+}
+
+const std::vector<std::string>& MergeRules() {
+  static const std::vector<std::string> names = {"auto",     "none",    "nearest", "averaged",
+                                                 "weighted", "pivotal", "values"};
+  return names;
+}
+
+std::string MergeRuleOf(const KvOptions& options) {
+  return Resolved(options, FindPolicy(options.policy)).merge;
 }
 
 void CheckKvOptions(const KvOptions& options) {
@@ -251,11 +374,19 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   const OptionValues values = Checked(options);
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
-  if (setup.info->make)
-    setup.policy = setup.info->make(values, {spec, options.when == KvOptions::When::kContext, options.chunk > 0});
-  setup.allocator = Resolved(options, *setup.info);
+  setup.merge = MergeOf(options, *setup.info, values);
+  if (setup.info->make) {
+    setup.policy =
+        setup.info->make(values, {spec, setup.merge, options.when == KvOptions::When::kContext, options.chunk > 0});
+  }
+  const Resolution resolved = Resolved(options, *setup.info);
+  setup.allocator = resolved.allocator;
+  if (setup.by_mass() && !setup.policy->NoMass().empty()) {
+    FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,
+              " has no scores for it with these options: ", setup.policy->NoMass());
+  }
   setup.n_attn = values.Real("n-attn");
-  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, setup.allocator).text.empty(); };
+  const auto in_force = [&](const char* name) { return Idle(name, *setup.info, resolved).text.empty(); };
   if (in_force("decode_every")) setup.decode_every = values.Integer("decode_every");
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");

@@ -35,6 +35,11 @@ std::vector<std::string> AllocatorsOf(const PolicyInfo& policy);
 // What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
 std::string AllocatorOf(const KvOptions& options);
 
+// The rules that evicted entries can be merged by, "auto" first.
+const std::vector<std::string>& MergeRules();
+// What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
+std::string MergeRuleOf(const KvOptions& options);
+
 // Options checked and read: a policy (none for `full`) and the values of the common options.
 struct PolicySetup {
   const PolicyInfo* info = nullptr;
@@ -45,11 +50,17 @@ struct PolicySetup {
   double alpha = 0;                      // ada
   double beta = 0;                       // pyramid
   double gamma = 0;                      // retrieval
+  MergeOptions merge{};                  // of every compression; a policy that merges by itself reads two of them
 
   // Whether every generated token must pass through all layers alone.
-  bool steps_alone() const { return policy != nullptr && (info->holds || decode_every > 0); }
+  bool steps_alone() const {
+    return policy != nullptr && (info->holds || decode_every > 0 || policy->has_fixed_point());
+  }
   // Whether the budget is shared out by how well each head copies.
   bool by_copying() const { return allocator == "retrieval"; }
+  // Or so that all layers keep the same share of their scores, which is known when the last layer has run.
+  bool by_mass() const { return allocator == "prefix"; }
+  bool merges() const { return merge.merges() || (info != nullptr && info->merges); }
 };
 
 // Throws as CheckKvOptions, and when an option does not fit the model.

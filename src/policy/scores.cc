@@ -107,6 +107,16 @@ Scores GroupMean(const LayerEntries& entries, const AttentionSums& sums, int64_t
   return scores;
 }
 
+Scores LayerMean(const LayerEntries& entries, const AttentionSums& sums) {
+  std::vector<double> mean(static_cast<size_t>(entries.length(0)), 0.0);
+  for (int64_t g = 0; g < entries.kv_heads(); ++g) {
+    const auto plane = sums.Plane(0, g);
+    PUREKV_CHECK(plane.size() == mean.size(), plane.size(), " entries beside ", mean.size());
+    for (size_t j = 0; j < mean.size(); ++j) mean[j] += plane[j] / static_cast<double>(entries.heads);
+  }
+  return Scores(entries.kv.size(), mean);
+}
+
 Scores WindowMean(const LayerEntries& entries, const AttentionSums& sums) {
   Scores scores = GroupMean(entries, sums, 0);
   for (auto& head : scores) {

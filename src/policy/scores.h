@@ -19,7 +19,11 @@ Scores KeyDifference(const LayerEntries& entries);
 // One plane of the observed sums divided by the group size: the mean over the query heads of a KV head.
 Scores GroupMean(const LayerEntries& entries, const AttentionSums& sums, int64_t plane);
 
-// The same divided by the number of observed queries.
+// The first plane divided by the number of query heads of the layer: the mean over all of them, one list for all KV
+// heads, which hold the same tokens.
+Scores LayerMean(const LayerEntries& entries, const AttentionSums& sums);
+
+// GroupMean of the first plane divided by the number of observed queries.
 Scores WindowMean(const LayerEntries& entries, const AttentionSums& sums);
 
 enum class Pool { kNone, kAverage, kMax };

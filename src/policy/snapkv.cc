@@ -47,7 +47,7 @@ PolicyInfo SnapKvPolicy() {
   info.paper = "SnapKV, arXiv 2404.14469";
   info.options = {IntegerOption("window", 32, 1, kMostTokens), OddOption("kernel", 5, 1, 1023),
                   WordOption("pool", {"avg", "max", "none"})};
-  info.ada = true;
+  info.ada = info.mass = true;
   info.check = [](const std::map<std::string, std::string>& given, const OptionValues& values) {
     if (values.Is("pool", "none") && given.contains("kernel")) {
       FailUsage(Field{"kv.option.kernel"}, ": cannot take effect: pool=none does not pool");

@@ -23,7 +23,7 @@ PolicyInfo VnormPolicy() {
   info.summary = "keeps the values of largest norm";
   info.paper = "value norm of InfiniPot-V, arXiv 2506.15745";
   info.options = SinksAndRecentPolicy::Options();
-  info.ada = true;
+  info.ada = info.mass = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Vnorm>(values); };
   return info;
 }

@@ -29,6 +29,7 @@ struct Case {
   bool causal = true;
   Dtype dtype = Dtype::kF32;
   int64_t planes = 0;  // 0: without weights
+  bool squares = false;
 };
 
 class Problem {
@@ -78,7 +79,7 @@ class Problem {
 
   // [planes][kv_heads][stride], one element more at the end.
   std::vector<double> Run(bool slow, bool maxima = false, double before = 0.5) {
-    const int64_t planes = std::max<int64_t>(1, case_.planes);
+    const int64_t planes = case_.squares ? 2 : std::max<int64_t>(1, case_.planes);
     std::vector<double> sums(static_cast<size_t>(planes * kv_heads_ * stride_), before);
     ColumnSumsArgs args;
     args.q = q_.Floats();
@@ -92,6 +93,7 @@ class Problem {
     for (int64_t p = 0; p < case_.planes; ++p)
       weights.push_back(weights_.data() + static_cast<size_t>(p) * lse_.size());
     args.weights = weights;
+    args.squares = case_.squares;
     std::vector<double*> lists;
     for (int64_t i = 0; i < planes * kv_heads_; ++i) lists.push_back(sums.data() + i * stride_);
     args.sums = lists;
@@ -120,7 +122,8 @@ void Check(const Case& c) {
   const std::vector<double> want = problem.Run(true);
   ForEachImplementation([&](bool bf16) {
     const std::vector<double> got = problem.Run(false);
-    const double tolerance = bf16 && c.dtype == Dtype::kBF16 ? 2e-4 : 1e-5;
+    // A square has twice its root's error.
+    const double tolerance = (bf16 && c.dtype == Dtype::kBF16 ? 2e-4 : 1e-5) * (c.squares ? 2 : 1);
     for (size_t i = 0; i < want.size(); ++i) {
       ASSERT_NEAR(got[i] - 0.5, want[i] - 0.5, tolerance * std::abs(want[i] - 0.5) + 1e-9)
           << "element " << i << ", " << c.rows << " rows, group " << c.group << ", head " << c.head_dim;
@@ -135,6 +138,10 @@ TEST(ColumnSums, EqualsReference) {
       Check({.rows = 1, .lengths = {40}, .group = 7, .head_dim = head_dim, .causal = false, .dtype = dtype});
     }
     Check({.rows = 300, .lengths = {300, 700}, .group = 2, .head_dim = 32, .dtype = dtype, .planes = 2});
+    for (const int64_t head_dim : {3, 64, 128}) {
+      Check({.rows = 71, .lengths = {300, 71, 97}, .group = 3, .head_dim = head_dim, .dtype = dtype, .squares = true});
+      Check({.rows = 1, .lengths = {40}, .group = 7, .head_dim = head_dim, .dtype = dtype, .squares = true});
+    }
     Check({.rows = 33, .lengths = {33, 34, 257}, .group = 7, .head_dim = 64, .dtype = dtype, .planes = 1});
     Check({.rows = 5, .lengths = {3, 0, 200, 5, 1}, .group = 2, .head_dim = 24, .dtype = dtype});  // rows without keys
     Check({.rows = 0, .lengths = {9}, .group = 2, .head_dim = 24, .dtype = dtype});

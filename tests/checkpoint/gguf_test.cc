@@ -362,7 +362,7 @@ TEST(GgufFile, ReadsWhatTheReferencePackageWrites) {
   EXPECT_THAT(tensor->shape, ElementsAre(4, 768));
   EXPECT_EQ(tensor->type, GgmlType::kQ4_K);
   EXPECT_EQ(file->Bytes(*tensor).size(), 4u * 3 * 144);
-  file->DropPages(*tensor);
+  file->DropPages(file->Bytes(*tensor));
   EXPECT_EQ(file->Find("q4"), nullptr);
 }
 

@@ -57,7 +57,7 @@ struct Sample {
     for (const auto& head : tokens) {
       const size_t bytes = head.size() * 4 * DtypeSize(c.dtype);
       c.heads.push_back(
-          {head, std::as_bytes(std::span(keys)).first(bytes), std::as_bytes(std::span(values)).first(bytes)});
+          {head, std::as_bytes(std::span(keys)).first(bytes), std::as_bytes(std::span(values)).first(bytes), {}});
     }
     c.sums.resize(2);
     if (!with_sums) return;
@@ -153,6 +153,38 @@ TEST(PkvFile, TheFormatStandsStill) {
   }
 }
 
+TEST(PkvFile, EntriesMayStandForSeveralTokens) {
+  Sample sample(true);
+  const std::vector<int32_t> counts = {1, 4, 1, 2, 6};
+  sample.c.heads[2].counts = counts;
+  sample.c.kv.merge = "pivotal";
+  const std::string text = Written(sample);
+  Bytes bytes(text);
+  EXPECT_EQ(bytes.header().version, 2U);
+  EXPECT_EQ(Bytes(Written(Sample(true))).header().version, 1U);
+  const PkvContents read = ParsePkv(bytes.span(), "x.pkv");
+  EXPECT_EQ(read.kv.merge, "pivotal");
+  for (size_t head = 0; head < 4; ++head) EXPECT_EQ(read.heads[head].counts.size(), head == 2 ? counts.size() : 0U);
+  EXPECT_THAT(read.heads[2].counts, ElementsAreArray(counts));
+  // The last number of the section: a count of 0, and one of more tokens than there are.
+  const PkvHeader::Section& index = bytes.header().sections[PkvHeader::kIndex];
+  for (const int32_t count : {0, 7, -1}) {
+    std::memcpy(bytes.Section(PkvHeader::kIndex) + index.size - sizeof(count), &count, sizeof(count));
+    SealPkv(bytes.span());
+    EXPECT_THAT(Refusal(bytes.span()), HasSubstr("stands for"));
+  }
+  for (const char* const heads : {"[9]", "[4]", "[3]", "[1]", "[x]"}) {
+    std::string forged = text;
+    const std::string field = "\"counted_heads\":";
+    const size_t at = forged.find(field + "[2]");
+    ASSERT_NE(at, std::string::npos);
+    forged.replace(at + field.size(), 3, heads);
+    Bytes other(forged);
+    SealPkv(other.span());
+    EXPECT_NE(Refusal(other.span()), "taken") << heads;
+  }
+}
+
 // A context's text goes into the description; the media before it, if any, are as ever.
 TEST(PkvFile, HoldsAContextAndTheTime) {
   for (const bool media : {false, true}) {
@@ -201,8 +233,8 @@ TEST(PkvFile, RefusesEveryFlippedBit) {
     bytes.span()[i] ^= bit;
   }
   EXPECT_EQ(Refusal(bytes.span()), "taken");
-  bytes.header().version = 2;
-  EXPECT_THAT(Refusal(bytes.span()), AllOf(HasSubstr("version 2"), HasSubstr("version 1")));
+  bytes.header().version = 3;
+  EXPECT_THAT(Refusal(bytes.span()), AllOf(HasSubstr("version 3"), HasSubstr("versions 1 to 2")));
   bytes.header().version = 1;
   bytes.header().byte_order = 0x04030201;
   EXPECT_THAT(Refusal(bytes.span()), HasSubstr("byte order"));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,12 @@ class CompressionTest : public testing::TestWithParam<std::string> {
     files_.reset();
   }
   // Whether layers and heads share one budget.
-  static bool Together() { return FindPolicy(GetParam()).repeats; }
+  static bool Together() { return FindPolicy(GetParam()).repeats || GetParam() == "prefixkv"; }
+  // Whether keys are judged by all queries of the part.
+  static bool ByTheWholePart() {
+    static const std::set<std::string> names = {"h2o", "expected-attention", "elastic", "roco", "look-m", "kvmerger"};
+    return names.contains(GetParam()) || Together();
+  }
   static Turn VideoTurn() { return files_->TurnNamed("video"); }
   static SessionOptions Options(const std::string& policy, int64_t tokens) {
     SessionOptions options;
@@ -94,7 +100,7 @@ TEST_P(CompressionTest, AFullBudgetIsTheFullCacheBitForBit) {
   all.Read(VideoTurn());
   EXPECT_EQ(all.kept(), full.kept());
   const std::vector<int32_t> answer = {5, 9, 11, 3, 8, 21};
-  if (GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova") {
+  if (FindPolicy(GetParam()).holds) {
     // These hold their size while decoding: the first token is the full cache's, later ones need not be.
     EXPECT_EQ(all.Score({5}, true).logits, full.Score({5}, true).logits);
   } else {
@@ -155,8 +161,7 @@ TEST_P(CompressionTest, HoldersKeepTheirSizeAndTheOthersGrow) {
   session.Read(VideoTurn());
   const int64_t before = session.kv().bytes_now;
   session.Generate({.max_new_tokens = 120}, nullptr);
-  const bool holds = GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova";
-  if (holds) {
+  if (FindPolicy(GetParam()).holds) {
     EXPECT_LE(session.kv().bytes_now, 2 * before);
   } else {
     EXPECT_GT(session.kv().bytes_now, 2 * before);
@@ -192,7 +197,7 @@ TEST_P(CompressionTest, ChunksKeepTheCap) {
     options.kv.options = {{"own_share", "0.6"}, {"expected_share", "0"}, {"key_share", "0.4"}};
     options.kv.allocator = "uniform";  // so that one chunk's heads say what all do
   }
-  if (GetParam() == "h2o" || GetParam() == "expected-attention" || Together()) {  // judged by all queries
+  if (ByTheWholePart()) {
     ExpectUsageError("kv.chunk", GetParam(), [&] { Session(model_, options); });
     return;
   }
@@ -217,7 +222,7 @@ TEST_P(CompressionTest, ChunksKeepTheCap) {
 TEST_P(CompressionTest, BytesAreACap) {
   std::vector<int32_t> ids(1001);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(3 + i * 7 % 200);
-  const bool holds = GetParam() == "streaming-llm" || GetParam() == "h2o" || GetParam() == "tova";
+  const bool holds = FindPolicy(GetParam()).holds;
   for (const int64_t chunk : {0, 100}) {
     for (const int64_t share : {3, 12}) {
       SessionOptions options = Options(GetParam(), 1);
@@ -225,7 +230,7 @@ TEST_P(CompressionTest, BytesAreACap) {
       const int64_t cap = 1001 * model_->info().kv_bytes_per_token / share + 1000;
       options.kv.bytes = cap;
       options.kv.chunk = chunk;
-      if (chunk > 0 && (GetParam() == "h2o" || GetParam() == "expected-attention" || Together())) continue;
+      if (chunk > 0 && ByTheWholePart()) continue;
       SCOPED_TRACE(std::to_string(chunk) + " at a time, " + std::to_string(cap));
       Session session(model_, options);
       session.ReadIds(ids);

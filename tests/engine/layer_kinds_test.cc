@@ -45,7 +45,7 @@ TEST(LayerKinds, WindowsAndSharedCachesAreThoseOfPlainLoops) {
     const Decoder decoder(config, *source, NumberFormats::Of(Dtype::kF32));
     const KvCacheSpec spec = decoder.cache_spec();
     EXPECT_FALSE(spec.plain());
-    Sequence sequence(spec, {{}, spec, config.heads, config.rope(0).inv_freq});
+    Sequence sequence(spec, {{}, spec, config.heads, config.rope(0)});
     const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
     DecoderWorkspace workspace;
     std::vector<int32_t> ids;
@@ -101,7 +101,7 @@ TEST(LayerKinds, WindowsAndSharedCachesAreThoseOfPlainLoops) {
     KvOptions kv;
     kv.policy = "knorm";
     kv.budget = 0.5;
-    ExpectUsageError("kv.policy", "knorm", [&] { Compression(kv, spec, config.heads, config.rope(0).inv_freq); });
+    ExpectUsageError("kv.policy", "knorm", [&] { Compression(kv, spec, config.heads, config.rope(0)); });
   }
 }
 

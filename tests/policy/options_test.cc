@@ -51,7 +51,8 @@ TEST(KvOptions, EveryPolicyAndItsDefaults) {
     EXPECT_FALSE(policy.summary.empty());
   }
   EXPECT_THAT(names, ElementsAre("full", "random", "uniform", "streaming-llm", "h2o", "tova", "snapkv", "knorm",
-                                 "keydiff", "vnorm", "expected-attention", "csp", "purekv", "kvzip"));
+                                 "keydiff", "vnorm", "expected-attention", "csp", "purekv", "kvzip", "prefixkv",
+                                 "elastic", "roco", "look-m", "infinipot-v", "kvmerger"));
 }
 
 TEST(KvOptions, UnknownNames) {
@@ -148,7 +149,7 @@ TEST(KvOptions, AdaNeedsScoresToCompare) {
     options.allocator = "ada";
     const bool able = policy.name == "h2o" || policy.name == "snapkv" || policy.name == "knorm" ||
                       policy.name == "keydiff" || policy.name == "vnorm" || policy.name == "expected-attention" ||
-                      policy.name == "purekv";
+                      policy.name == "purekv" || policy.name == "look-m";
     EXPECT_EQ(Refusal(options).empty(), able) << policy.name;
     options.allocator = "pyramid";
     EXPECT_EQ(Refusal(options).empty(), policy.name != "full" && !policy.repeats) << policy.name;

@@ -34,7 +34,9 @@ class Problem {
     const auto video_begin = n / 5, video_end = n - n / 4;
     for (int64_t j = 0; j < n; ++j) {
       const bool visual = !s.text_only && j >= video_begin && j < video_end;
-      layout.push_back({visual ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kText, visual ? 0 : -1, -1, -1, -1});
+      const auto cell = static_cast<int32_t>(j - video_begin);
+      layout.push_back(visual ? TokenRecord{TokenRecord::Kind::kVideo, 0, cell / 6, cell % 6 / 3, cell % 3}
+                              : TokenRecord());
       const auto p = static_cast<int32_t>(j);
       positions.push_back(visual ? Position{p / 4 + 3, p % 2 + 3, p % 3 + 3} : Position{p, p, p});
     }
@@ -42,7 +44,10 @@ class Problem {
       copying.emplace_back();
       for (int64_t g = 0; g < s.kv_heads; ++g) copying.back().push_back(double((l * 7 + g * 5) % 11 % 7) * 0.15);
     }
-    for (int64_t f = 0; f < d / 2; ++f) inv_freq.push_back(std::pow(100.0F, -2.0F * float(f) / float(d)));
+    for (int64_t f = 0; f < d / 2; ++f) {
+      inv_freq.push_back(std::pow(100.0F, -2.0F * float(f) / float(d)));
+      axis.push_back(static_cast<uint8_t>(f % 3));
+    }
     layers.resize(size_t(s.layers));
     for (Layer& layer : layers) {
       const auto fill = [&](Matrix<float>& m, int64_t cols, float bias) {
@@ -117,6 +122,8 @@ class Problem {
   TokenLayout layout;
   std::vector<Position> positions;
   std::vector<float> inv_freq;
+  RopeSpec Rope() const { return {inv_freq, axis}; }
+  std::vector<uint8_t> axis;
   CopyingHeads copying;  // [layers][kv_heads]
 
  private:
@@ -152,7 +159,7 @@ using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head
 class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
-      : compression({options, Spec(problem, dtype), problem.heads(), problem.inv_freq, problem.copying}),
+      : compression({options, Spec(problem, dtype), problem.heads(), problem.Rope(), problem.copying}),
         cache(Spec(problem, dtype)),
         problem_(problem),
         block_(block) {}
@@ -250,6 +257,7 @@ class SmallEngine {
           QueryWeights(observer.WithoutTail(), std::span(problem_.layout).subspan(size_t(query), size_t(range.count)),
                        std::as_const(lse).View());
     }
+    if (observer.squares) weights.push_back(weights.front());
     if (observer.tail > 0) {  // a plane of the last queries alone
       const RowRange tail = compression.observations().TailRows(layer, tokens);
       auto& plane = weights.emplace_back(attention.size(), 0.0F);
@@ -264,7 +272,10 @@ class SmallEngine {
       for (int64_t i = 0; i < range.count; ++i) {
         for (int64_t h = 0; h < problem_.heads(); ++h, ++row) {
           const auto out = sums.Plane(int64_t(plane), h / problem_.s.group);
-          for (size_t j = 0; j < attention[row].size(); ++j) out[j] += double(weights[plane][row]) * attention[row][j];
+          for (size_t j = 0; j < attention[row].size(); ++j) {
+            const double a = attention[row][j];
+            out[j] += double(weights[plane][row]) * (observer.squares && plane == 1 ? a * a : a);
+          }
         }
       }
     }

@@ -42,7 +42,7 @@ class ReferenceBudget {
   int64_t recent() const {
     if (Takes("recent")) return std::min<int64_t>(Int("recent", 32), b_ / 2);
     if (o_.policy == "snapkv") return std::min<int64_t>(Int("window", 32), b_ / 2);
-    if (o_.policy == "h2o" || o_.policy == "csp")
+    if (o_.policy == "h2o" || o_.policy == "csp" || o_.policy == "look-m")
       return std::min<int64_t>(Floor(Real("recent_ratio", 0.5) * double(b_)), b_ / 2);
     return 0;
   }

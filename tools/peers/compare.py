@@ -77,7 +77,7 @@ def visit(name, arguments):
     if name == "purekv":
         return purekv(arguments)
     if name in OPENVINO:
-        return peer(arguments, arguments.openvino_python, "run_openvino.py", arguments.file or arguments.models / "openvino", OPENVINO[name])
+        return peer(arguments, arguments.openvino_python, "run_openvino.py", arguments.file or arguments.models / arguments.openvino, OPENVINO[name])
     if name in LLAMACPP:
         return peer(arguments, sys.executable, "run_llamacpp.py", arguments.file or arguments.models / "gguf" / arguments.gguf, LLAMACPP[name])
     return peer(arguments, arguments.hf_python, "run_hf.py", arguments.models / "hf", [])
@@ -116,6 +116,7 @@ def main():
     parser.add_argument("models", type=pathlib.Path, nargs="?", help="directory written by make_model.py")
     parser.add_argument("--file", type=pathlib.Path, help="a GGUF file in place of it")
     parser.add_argument("--gguf", default="model.gguf", help="which of the files in the directory's gguf/ llama.cpp reads")
+    parser.add_argument("--openvino", default="openvino", help="which of the directory's IRs OpenVINO reads: openvino-int8, openvino-int4")
     parser.add_argument("--purekv-flags", type=str.split, default=[], help="as in --purekv-flags='--weights int4'")
     parser.add_argument("--openvino-python", default=sys.executable, help="interpreter of another environment for OpenVINO")
     parser.add_argument("--purekv", default=HERE.parents[1] / "build/release/bin/purekv")

@@ -164,7 +164,7 @@ def main():
     parser.add_argument("--lengths", default="1k", type=lambda text: text.split(","))
     parser.add_argument("--texts", type=int, default=6, help="summaries, and as many files of code, per length")
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--needles", type=int, default=10, help="and as many lookups, per length")
+    parser.add_argument("--needles", type=int, default=10, help="and as many lookups, per length; 0: none")
     parser.add_argument("--forms", default=",".join([*FORMS, "gguf"]).replace("64, down", "64; down").replace("int8, rows", "int8; rows"),
                         type=lambda text: [name.replace(";", ",") for name in text.split(",")])
     arguments = parser.parse_args()
@@ -180,7 +180,8 @@ def main():
                 chosen = [q for q in questions if q["type"] == kind and q["length"] == length][:arguments.texts]
                 for question in chosen:
                     follow(arguments, results, model, question)
-            needles(arguments, results, model, length)
+            if arguments.needles:
+                needles(arguments, results, model, length)
     table(arguments, results)
 
 
