@@ -116,6 +116,7 @@ TEST_P(SavedCacheDtypeTest, ContinuesAsOneSessionWould) {
     Session opened = Session::Open(model, path, Plain());
     KvOptions saved = options.kv;
     saved.allocator = AllocatorOf(saved);
+    if (MergeRuleOf(saved) != "none") saved.merge = MergeRuleOf(saved);
     EXPECT_EQ(opened.kv_options(), saved);
     EXPECT_EQ(opened.kept(), one.kept());
     EXPECT_EQ(opened.kv().tokens_compressed, one.kv().tokens_compressed);
