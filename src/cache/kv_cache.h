@@ -75,6 +75,7 @@ class KvCache {
   }
   // Entries merged into others so far.
   int64_t merged() const { return merged_; }
+  void SetMerged(int64_t count) { merged_ = count; }  // of a cache that was saved
   // Of a layer with a window, gives back what no later row will see; `slack`: entries beyond the window that may stay,
   // so that not every token moves all others.
   void SlideWindow(int64_t layer, int64_t slack);

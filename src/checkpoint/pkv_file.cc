@@ -116,6 +116,7 @@ class Parser {
     planes_ = fields.Ints("sum_planes", 0, 2);
     first_queries_ = fields.Ints("sum_first_query", 0, tokens_ - 1);
     if (fields.Has("counted_heads")) {
+      if (header_.version < 2) Fail(where, ": counted_heads: in a file of version ", header_.version);
       counted_ = fields.Ints("counted_heads", 0, out_.layers * out_.kv_heads - 1);
       if (std::adjacent_find(counted_.begin(), counted_.end(), std::greater_equal<>()) != counted_.end()) {
         Fail(where, ": counted_heads: heads must ascend");
@@ -192,9 +193,12 @@ class Parser {
       if (tokens.size() < out.tokens.size()) Fail(path_, ": section index: the counts of head ", head, " are missing");
       out.counts = tokens.first(out.tokens.size());
       tokens = tokens.subspan(out.tokens.size());
+      int64_t sum = 0;
       for (const int32_t count : out.counts) {
-        if (count >= 1 && count <= tokens_) continue;
-        Fail(path_, ": section index: head ", head, ": an entry stands for ", count, " of ", tokens_, " tokens");
+        sum += count;
+        if (count >= 1 && sum <= tokens_) continue;
+        Fail(path_, ": section index: head ", head, ": an entry stands for ", count,
+             " tokens, all of them for more than ", tokens_);
       }
     }
     if (!tokens.empty() || section.size() % sizeof(int32_t) != 0) {
@@ -284,6 +288,7 @@ class Parser {
     stats.bytes_full = fields.Int("bytes_full", 0, kMaxInt);
     stats.bytes_kept = fields.Int("bytes_kept", 0, kMaxInt);
     stats.bytes_peak = fields.Int("bytes_peak", 0, kMaxInt);
+    if (fields.Has("merged")) out_.merged = fields.Int("merged", 0, kMaxInt);
     if (fields.Has("tokens_alive")) stats.tokens_alive = fields.Ints("tokens_alive", 0, tokens_);
   }
 

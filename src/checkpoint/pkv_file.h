@@ -45,6 +45,7 @@ struct PkvContents {
   int64_t base = 0;  // B where kv.bytes is given, else 0: it came from allocations of the program that made the file
   PrefillOptions prefill;
   KvStats stats;
+  int64_t merged = 0;  // entries that were folded into others
   std::optional<std::string> system;
   std::optional<std::string> context;
   std::optional<int64_t> time;  // that the chat template told, seconds since 1970; where it tells one

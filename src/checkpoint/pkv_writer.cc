@@ -89,6 +89,7 @@ std::string Description(const PkvContents& contents) {
                 {"bytes_full", contents.stats.bytes_full},
                 {"bytes_kept", contents.stats.bytes_kept},
                 {"bytes_peak", contents.stats.bytes_peak}};
+  if (contents.merged > 0) stats["merged"] = contents.merged;
   if (!contents.stats.tokens_alive.empty()) stats["tokens_alive"] = contents.stats.tokens_alive;
   Json json = {{"dtype", DtypeName(contents.dtype)},
                {"layers", contents.layers},

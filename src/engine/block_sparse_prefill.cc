@@ -1,6 +1,7 @@
 // Prefill "block-sparse": blocks of keys chosen by their content, in the manner of XAttention (arXiv 2503.16428).
 #include "attention/block_sparse.h"
 #include "attention/sparse.h"
+#include "base/error.h"
 #include "engine/sparse_prefill.h"
 
 namespace purekv {
@@ -35,6 +36,10 @@ PrefillKind BlockSparsePrefill() {
   kind.options = {StartOption(), WordOption("block", {"128", "64", "256", "512"}),
                   WordOption("stride", {"16", "8", "4", "32"}), RealOption("threshold", "0.9", 0, 1)};
   kind.make = [](const OptionValues& values, const PrefillContext& context) -> std::unique_ptr<PrefillAttention> {
+    if (context.bias) {
+      FailUsage(Field{"prefill.kind"}, " block-sparse: ", Field{"kv.option.merge_bias"},
+                "=1 weighs entries, which its choice of blocks does not know");
+    }
     const BlockSparseOptions blocks{values.Integer("block"), values.Integer("stride"), values.Real("threshold")};
     return std::make_unique<BlockSparse>(blocks, FirstSparseLayer("block-sparse", values, context));
   };

@@ -42,6 +42,7 @@ struct PrefillContext {
   const KvOptions& kv;
   int64_t last_scoring_layer;  // the highest layer whose probabilities the policy adds up; -1: none
   int64_t layers;
+  bool bias;  // entries may weigh more than others (merge_bias)
 };
 
 // A kind's entry in the list.

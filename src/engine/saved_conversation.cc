@@ -100,6 +100,7 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
   const bool by_layers = AllocatorOf(kv) == "retrieval" || AllocatorOf(kv) == "prefix";
   const bool together = FindPolicy(kv.policy).repeats || by_layers;  // the layers share their entries out
   int64_t all = 0, most = 0;
+  const auto [least, one_set] = std::pair(compression.least_kept(), FindPolicy(kv.policy).one_set);
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     const int64_t heads = cache.spec()[layer].kv_heads;
     // Counts of heads differ only where they were taken from this cache.
@@ -109,6 +110,14 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t length = cache.Length(layer, head);
       sum += length;
+      if (kv.drop_layers.empty() && length < least) {
+        Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
+             " protects ", least);
+      }
+      if (one_set && !std::ranges::equal(cache.EntryTokens(layer, head), cache.EntryTokens(layer, 0))) {
+        Fail(path, ": section index: layer ", layer, ", KV head ", head, ": other tokens than KV head 0; policy ",
+             kv.policy, " keeps the same in all heads of a layer");
+      }
       const bool sound =
           !compression.active() ? length == count : together || AllocatorOf(kv) == "ada" || length <= count;
       if (sound) continue;
@@ -226,6 +235,7 @@ int64_t Conversation::Save(const std::string& path) const {
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
   contents.prefill = options_.prefill;
   contents.stats = stats_;
+  contents.merged = cache().merged();
   contents.system = open.system;
   contents.context = open.context;
   if (internals().chat_template().tells_time()) contents.time = open.now;
@@ -303,7 +313,12 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
       if (saved.tokens.empty()) continue;
       const std::span stretch(saved.keys.data(), saved.values.data() + saved.values.size());
       cache.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
-      if (!saved.counts.empty()) cache.SetCounts(layer, head, saved.counts, compression.merge_bias());
+      if (saved.counts.empty()) continue;
+      if (!compression.merges()) {
+        Fail(path, ": section index: layer ", layer, ", KV head ", head, ": counts of entries; policy ",
+             options_.kv.policy, " with merge ", MergeRuleOf(options_.kv), " merges none");
+      }
+      cache.SetCounts(layer, head, saved.counts, compression.merge_bias());
     }
   }
   const int64_t base = contents.base > 0   ? contents.base
@@ -329,6 +344,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   stats_ = contents.stats;
   RecordCompression(contents.tokens());
   stats_.tokens_alive = contents.stats.tokens_alive;
+  cache.SetMerged(contents.merged);
   sequence_.Finish(static_cast<int32_t>(contents.next_position), {});
   Dialogue::OpenTurn open{.system = contents.system,
                           .context = contents.context,

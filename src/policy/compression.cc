@@ -52,6 +52,10 @@ int64_t Compression::last_scoring_layer() const {
   return layer;
 }
 
+int64_t Compression::least_kept() const {
+  return active() ? std::min(prefix_, setup_.policy->Protects(plan_.base).count()) : 0;
+}
+
 int64_t Compression::SetPrefix(int64_t tokens, Droppable droppable) {
   PUREKV_CHECK(tokens >= 1, tokens);
   prefix_ = tokens;
@@ -108,7 +112,8 @@ void Compression::BeginBehind(int64_t first_token, int64_t rows) {
     for (int64_t& capacity : heads) capacity += rows;
   }
   // Nothing is asked for unless something will be evicted again, and a window never reaches over what comes later.
-  Begin({first_token, rows, steps_alone(), PassingRows::kNever}, Then::kGrow, true);
+  const bool observed = steps_alone() && !setup_.policy->has_fixed_point();
+  Begin({first_token, rows, observed, PassingRows::kNever}, Then::kGrow, true);
 }
 
 void Compression::BeginStep(int64_t token) {

@@ -29,8 +29,12 @@ class Compression {
   bool active() const { return setup_.policy != nullptr; }
   // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
   bool steps_alone() const { return active() && setup_.steps_alone(); }
-  // True when each of those steps evicts what it has read: a head needs room for one entry more than it keeps.
-  bool holds() const { return active() && setup_.info->holds; }
+  // True when those steps evict one entry for another: a head needs room for one entry more than it keeps.
+  bool holds() const { return active() && (setup_.info->holds || setup_.policy->has_fixed_point()); }
+  // Whether a compression folds what goes into what stays.
+  bool merges() const { return active() && setup_.merges(); }
+  // Entries of the prefix that every head keeps whatever its scores.
+  int64_t least_kept() const;
   // Whether entries that stand for several tokens weigh as many in the softmax.
   bool merge_bias() const { return setup_.merge.bias; }
   // n of the softmax that makes the output; 0: the ordinary one.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -54,8 +55,8 @@ class InfiniPotV : public SinksAndRecentPolicy {
     return entries.layout[static_cast<size_t>(entries.tokens[static_cast<size_t>(head)][static_cast<size_t>(entry)])];
   }
 
-  // The first of the reference frames; what is visual and not before it is one of theirs.
-  Frame FirstReference(const LayerEntries& entries, int64_t head) const {
+  // The first of the reference frames; what is visual and not before it is one of theirs. nullopt: nothing is visual.
+  std::optional<Frame> FirstReference(const LayerEntries& entries, int64_t head) const {
     std::vector<Frame> frames;
     for (int64_t j = 0; j < entries.length(head); ++j) {
       const TokenRecord& token = RecordOf(entries, head, j);
@@ -63,7 +64,7 @@ class InfiniPotV : public SinksAndRecentPolicy {
     }
     std::sort(frames.begin(), frames.end());
     frames.erase(std::unique(frames.begin(), frames.end()), frames.end());
-    if (frames.empty()) return {};
+    if (frames.empty()) return std::nullopt;
     const auto count = static_cast<int64_t>(frames.size());
     const int64_t references = std::max<int64_t>(1, FloorShare(query_ratio_, count));
     return frames[static_cast<size_t>(count - references)];
@@ -74,7 +75,10 @@ class InfiniPotV : public SinksAndRecentPolicy {
   std::vector<double> Changes(const LayerEntries& entries, int64_t head) const {
     const auto dim = static_cast<size_t>(entries.head_dim);
     const KvHeadView& kv = entries.kv[static_cast<size_t>(head)];
-    const Frame reference = FirstReference(entries, head);
+    std::vector<double> changes(static_cast<size_t>(kv.length), 0.0);
+    const std::optional<Frame> first = FirstReference(entries, head);
+    if (!first) return changes;
+    const Frame& reference = *first;
     struct Place {
       std::vector<double> sum;
       int64_t keys = 0;
@@ -98,7 +102,6 @@ class InfiniPotV : public SinksAndRecentPolicy {
       for (size_t i = 0; i < dim; ++i) place.sum[i] += key[i];
       ++place.keys;
     }
-    std::vector<double> changes(static_cast<size_t>(kv.length), 0.0);
     for (int64_t j = 0; j < kv.length; ++j) {
       const TokenRecord& token = RecordOf(entries, head, j);
       if (!IsVisual(token) || !(FrameOf(token) < reference)) continue;
@@ -122,16 +125,16 @@ class InfiniPotV : public SinksAndRecentPolicy {
     std::vector<int32_t> rest = TakeProtected(entries.length(head), Protects(entries.base), kept);
     const auto record = [&](int32_t entry) -> const TokenRecord& { return RecordOf(entries, head, entry); };
     const auto left = [&] { return count - static_cast<int64_t>(kept.size()); };
-    if (text_) {  // as long as at most three quarters are protected
+    const std::optional<Frame> first = FirstReference(entries, head);
+    if (text_ && first) {  // as long as at most three quarters are protected; text alone goes by its values
       std::erase_if(rest, [&](int32_t entry) {
         if (IsVisual(record(entry)) || static_cast<int64_t>(kept.size()) >= count * 3 / 4) return false;
         kept.push_back(entry);
         return true;
       });
     }
-    const Frame reference = FirstReference(entries, head);
     const auto visual = [&](int32_t entry, bool latest) {
-      return IsVisual(record(entry)) && (FrameOf(record(entry)) >= reference) == latest;
+      return IsVisual(record(entry)) && (FrameOf(record(entry)) >= *first) == latest;
     };
     // Cells of the latest frames, the last frame first; then what has changed most against them.
     const int64_t of_frames = std::min(FloorShare(tar_ratio_, count), left());

@@ -135,6 +135,7 @@ struct PolicyInfo {
   std::string merge;        // the rule that evicted entries are merged by unless another is asked for; "": none
   bool merges = false;      // merges by itself
   bool calibrated = false;  // `purekv calibrate` finds its options; there is one such policy
+  bool one_set = false;     // all heads of a layer keep the same tokens
   bool holds = false;       // scores and evicts at every decode step, so that the cache stops growing
   // Has the part read a second time before anything goes (Observer::Kind::kRepeatMaxima in every layer), and shares
   // B times all layers and heads out to the highest scores of all of them; every head keeps its protected entries.

@@ -35,9 +35,9 @@ PolicyInfo OfLayerSums() {
   info.options = SinksAndRecentPolicy::Options();
   info.options.push_back(WordOption("decode", {"grow", "fixed"}));
   info.options.push_back(IntegerOption("distance", kDistance, 1, kMostTokens));
-  info.mass = true;
-  info.check = [](const std::map<std::string, std::string>&, const OptionValues& values) {
-    if (values.Integer("distance") != kDistance && !values.Is("decode", "fixed")) {
+  info.mass = info.one_set = true;
+  info.check = [](const std::map<std::string, std::string>& given, const OptionValues& values) {
+    if (given.contains("distance") && !values.Is("decode", "fixed")) {
       FailUsage(Field{"kv.option.distance"}, ": cannot take effect: only decode=fixed evicts while decoding");
     }
     if (values.Is("decode", "fixed") && values.Integer("decode_every") > 0) {

@@ -201,7 +201,9 @@ class UnionPureKv : public SinksAndRecentPolicy {
 
   std::string NoMass() const override {
     const auto shares = std::count_if(shares_.begin(), shares_.end(), [](double share) { return share > 0; });
-    return shares == 1 && shares_[kKeys] == 0 ? "" : "its scores are places in several rankings";
+    // Below a source that alone has a share, and for keys alone, scores are cosines.
+    if (shares == 1 && (shares_[kKeys] > 0 || shares_[kSource] > 0)) return "some are cosines, which may be negative";
+    return shares == 1 ? "" : "they are places in several rankings";
   }
 
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
@@ -261,7 +263,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
     for (size_t head = 0; head < scores.size(); ++head) {
       const double least = epsilon_ / static_cast<double>(std::max<size_t>(1, scores[head].size()));
       for (size_t j = 0; j < scores[head].size(); ++j) {
-        scores[head][j] = (scores[head][j] + least) * (1 + differs[head][j]);
+        scores[head][j] = (scores[head][j] + least) * std::max(0.0, 1 + differs[head][j]);
       }
     }
     return scores;

@@ -113,6 +113,10 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
               " has no scores that heads could be compared by; these have: ",
               Joined(NamesWhere([](const PolicyInfo& one) { return one.ada; })));
   }
+  if (allocator == "retrieval" && policy.one_set) {
+    FailUsage(Field{"kv.allocator"}, " retrieval: policy ", policy.name,
+              " keeps the same tokens in all heads of a layer, and heads copy each in its own way");
+  }
   if (allocator == "prefix" && !policy.mass) {
     FailUsage(Field{"kv.allocator"}, " prefix: policy ", policy.name,
               " has no scores that a layer's share could be taken of; these have: ",
@@ -162,6 +166,7 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
   // The authors of these compare keys as they are stored; and where LOOK-M's do not merge halfway, they merge what is
   // more alike than most.
   const bool authors = policy.merges || !policy.merge.empty();
+  merge.align = false;  // rule values leaves keys as they are, and compares them so
   if (in_force("merge_rotation")) {
     merge.align = values.Is("merge_rotation", "align") || (values.Is("merge_rotation", "auto") && !authors);
   }
@@ -343,6 +348,7 @@ std::vector<std::string> AllocatorsOf(const PolicyInfo& policy) {
   std::vector<std::string> able(Allocators().begin() + 1, Allocators().end());
   if (!policy.ada) std::erase(able, "ada");
   if (!policy.mass) std::erase(able, "prefix");
+  if (policy.one_set) std::erase(able, "retrieval");
   return able;
 }
 

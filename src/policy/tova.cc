@@ -26,7 +26,7 @@ PolicyInfo TovaPolicy() {
   info.summary = "keeps what the last query attends to, one choice for all heads of a layer";
   info.paper = "TOVA, arXiv 2401.06104";
   info.options = SinksAndRecentPolicy::Options();
-  info.holds = true;
+  info.one_set = info.holds = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Tova>(values); };
   return info;
 }

@@ -155,7 +155,7 @@ TEST(PkvFile, TheFormatStandsStill) {
 
 TEST(PkvFile, EntriesMayStandForSeveralTokens) {
   Sample sample(true);
-  const std::vector<int32_t> counts = {1, 4, 1, 2, 6};
+  const std::vector<int32_t> counts = {1, 2, 1, 1, 1};
   sample.c.heads[2].counts = counts;
   sample.c.kv.merge = "pivotal";
   const std::string text = Written(sample);
@@ -166,12 +166,20 @@ TEST(PkvFile, EntriesMayStandForSeveralTokens) {
   EXPECT_EQ(read.kv.merge, "pivotal");
   for (size_t head = 0; head < 4; ++head) EXPECT_EQ(read.heads[head].counts.size(), head == 2 ? counts.size() : 0U);
   EXPECT_THAT(read.heads[2].counts, ElementsAreArray(counts));
-  // The last number of the section: a count of 0, and one of more tokens than there are.
+  sample.c.merged = 7;
+  EXPECT_EQ(ParsePkv(Bytes(Written(sample)).span(), "x.pkv").merged, 7);
+  // The last number of the section: a count of 0, and one with which the head stands for more tokens than there are.
   const PkvHeader::Section& index = bytes.header().sections[PkvHeader::kIndex];
-  for (const int32_t count : {0, 7, -1}) {
+  for (const int32_t count : {0, 2, 7, -1, std::numeric_limits<int32_t>::max()}) {
     std::memcpy(bytes.Section(PkvHeader::kIndex) + index.size - sizeof(count), &count, sizeof(count));
     SealPkv(bytes.span());
     EXPECT_THAT(Refusal(bytes.span()), HasSubstr("stands for"));
+  }
+  {
+    Bytes old(text);
+    old.header().version = 1;
+    SealPkv(old.span());
+    EXPECT_THAT(Refusal(old.span()), HasSubstr("version 1"));
   }
   for (const char* const heads : {"[9]", "[4]", "[3]", "[1]", "[x]"}) {
     std::string forged = text;

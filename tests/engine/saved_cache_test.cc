@@ -378,6 +378,14 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
     c.kv.when = KvOptions::When::kContext;
   });
   refused("sums", [](PkvContents& c) { c.kv.policy = "tova"; });
+  refused("protects", [](PkvContents& c) {
+    const auto gone = static_cast<double>(c.heads[0].tokens.size());
+    c.stats.tokens_kept_mean -= gone / static_cast<double>(c.heads.size());
+    c.heads[0] = {};
+    c.sums[0].lists[0] = {};
+  });
+  const std::vector<int32_t> ones(sound.heads[0].tokens.size(), 1);
+  refused("merges none", [&](PkvContents& c) { c.heads[0].counts = ones; });
   refused("sums", [](PkvContents& c) { c.sums.assign(c.sums.size(), {}); });
   refused("sources", [](PkvContents& c) {
     c.kv.policy = "purekv";
@@ -447,6 +455,37 @@ TEST_F(SavedCacheTest, ForgeriesAreRefused) {
 }
 
 // Numbers that are finite and cannot be right: what comes of them is the file's fault, not the weights'.
+TEST(SavedCache, HeadsOfOneSetAgree) {
+  const ReferenceModel files("qwen2_5_vl_nested");  // two KV heads
+  const auto model = Model::Load(files.directory(), {.activations = Dtype::kF32});
+  SessionOptions options;
+  options.threads = 1;
+  options.kv.policy = "streaming-llm";
+  options.kv.budget = 0.3;
+  options.kv.when = KvOptions::When::kContext;
+  TemporaryDirectory directory{"one_set"};
+  const std::string path = directory.File("saved.pkv"), forged = directory.File("forged.pkv");
+  Session session(model, options);
+  Turn turn = files.TurnNamed("video_image");
+  turn.prompt.clear();
+  session.ReadMedia(turn);
+  session.Save(path);
+  const MappedFile file(path);
+  PkvContents contents = ParsePkv(file.bytes(), path);
+  contents.kv.policy = "tova";
+  contents.kv.options = {{"recent", "0"}};
+  SessionOptions plain;
+  plain.threads = 1;
+  WritePkv(forged, contents);
+  EXPECT_NO_THROW(Session::Open(model, forged, plain));
+  std::vector<int32_t> tokens(contents.heads[1].tokens.begin(), contents.heads[1].tokens.end());
+  ASSERT_GT(tokens.size(), 5U);
+  --tokens[4];  // behind the sinks, a token that no head has
+  contents.heads[1].tokens = tokens;
+  WritePkv(forged, contents);
+  ExpectError({forged, "KV head 1", "other tokens than KV head 0"}, [&] { Session::Open(model, forged, plain); });
+}
+
 TEST_F(SavedCacheTest, ImpossibleEntriesNameTheFile) {
   const std::string path = Save(Options("snapkv"));
   const MappedFile file(path);

@@ -258,6 +258,13 @@ TEST_F(SparsePrefillTest, OptionsAreChecked) {
   EXPECT_THAT(Refusal(Options("st", {{"temporal", "0"}, {"temporal_radius", "1"}})), HasSubstr("cannot take effect"));
   EXPECT_THAT(Refusal(Options("block-sparse", {{"threshold", "1.5"}})), HasSubstr("out of range (0 .. 1)"));
   EXPECT_THAT(Refusal(Options("block-sparse", {{"stride", "7"}})), HasSubstr("16|8|4|32"));
+  SessionOptions weighing = Options("block-sparse");
+  weighing.kv.policy = "vnorm";
+  weighing.kv.budget = 0.5;
+  weighing.kv.merge = "weighted";
+  EXPECT_EQ(Refusal(weighing), "");
+  weighing.kv.options["merge_bias"] = "1";
+  EXPECT_THAT(Refusal(weighing), HasSubstr("merge_bias"));
   EXPECT_EQ(Refusal(Options("st")), "");
 }
 

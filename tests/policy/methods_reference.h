@@ -176,7 +176,9 @@ class Methods {
   }
 
   std::set<int32_t> InfiniPot(int64_t l, int64_t g, int64_t count, std::set<int32_t> kept) const {
-    for (int32_t j = 0; j < n_ && Text("text", "1") == "1"; ++j) {
+    bool any = false;
+    for (int32_t j = 0; j < n_; ++j) any = any || Visual(j);
+    for (int32_t j = 0; j < n_ && any && Text("text", "1") == "1"; ++j) {
       if (!Visual(j) && !kept.contains(j) && int64_t(kept.size()) < Floor(0.75 * double(count))) kept.insert(j);
     }
     std::set<std::pair<int32_t, int32_t>> all;
@@ -269,7 +271,7 @@ class Methods {
     std::string rule = o_.merge;
     const bool authors = o_.policy == "elastic" || o_.policy == "look-m";
     if (rule == "auto") rule = o_.policy == "elastic" ? "nearest" : o_.policy == "look-m" ? "pivotal" : "none";
-    const bool align = Text("merge_rotation", authors ? "keep" : "align") == "align";
+    const bool align = rule != "values" && Text("merge_rotation", authors ? "keep" : "align") == "align";
     std::map<int32_t, PlainEntry> before;
     for (const PlainEntry& one : All(l, g)) before[one.token] = one;
     const auto compared = [&](int32_t j) { return align ? Turned(before[j].key, j, -1) : before[j].key; };

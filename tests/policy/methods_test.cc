@@ -56,6 +56,7 @@ const std::vector<Case>& Cases() {
       {"h2o", {{"merge_threshold", "0.3"}, {"merge_rotation", "keep"}}, "weighted"},
       {"h2o", {{"merge_window", "5"}, {"merge_into", "kind"}}, "similar"},
       {"h2o", {}, "values"},
+      {"elastic", {}, "values"},
       {"h2o", {{"merge_bias", "1"}}, "nearest"},
   };
   return cases;
@@ -283,6 +284,7 @@ TEST(Methods, WhatCannotBeIsRefused) {
   };
   const auto drops = [](KvOptions& options) { options.drop_layers = {{2, 0.5}}; };
   refused({"roco", {}, "auto", "ada"}, "kv.allocator", "roco", as_it_is);
+  refused({"prefixkv", {}, "auto", "retrieval"}, "kv.allocator", "same tokens", as_it_is);
   refused({"roco", {}, "auto", "prefix"}, "kv.allocator", "roco", as_it_is);
   refused({"keydiff", {}, "auto", "prefix"}, "kv.allocator", "keydiff", as_it_is);
   refused({"kvmerger", {}, "auto", "ada"}, "kv.allocator", "kvmerger", as_it_is);
