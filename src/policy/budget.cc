@@ -118,6 +118,7 @@ int64_t LargestBudget(int64_t bytes, const CappedPart& part, const std::function
   // Downwards, entry by entry: pyramid's rounding makes the bytes of B jump back now and then, and what is lost between
   // the entries alone and their allocations is few steps.
   const int64_t token_bytes = part.spec.token_bytes();
+  PUREKV_CHECK(token_bytes > 0, token_bytes, " bytes a token");
   for (int64_t base = std::min(bytes / token_bytes, part.tokens); base >= 1; --base) {
     if (CappedBytes(part, counts_of(base)) <= bytes) return base;
   }

@@ -206,6 +206,7 @@ void CheckKeys(const KvOptions& options, const PolicyInfo& policy) {
   const Resolution resolved = Resolved(options, policy);
   const std::vector<PolicyOption> valid = OptionsInForce(policy, resolved);
   std::vector<std::string> names;
+  names.reserve(valid.size());
   for (const PolicyOption& option : valid) names.push_back(option.name);
   for (const auto& [key, value] : options.options) {
     if (std::find(names.begin(), names.end(), key) != names.end()) continue;
