@@ -8,6 +8,20 @@
 
 namespace purekv {
 
+namespace {
+
+// An enum of FFmpeg's as the number that it is: files bring values that the enum does not have (a colour matrix of
+// 198), and loading one of those as the enum is undefined.
+template <class Enum>
+int NumberOf(const Enum& value) {
+  static_assert(sizeof(Enum) == sizeof(int));
+  int number = 0;
+  std::memcpy(&number, &value, sizeof(number));
+  return number;
+}
+
+}  // namespace
+
 void SilenceFfmpeg() {
   av_log_set_level(AV_LOG_QUIET);
 }
@@ -102,7 +116,9 @@ void Turn(const Orientation& orientation, const RgbPicture& in, RgbPicture* out)
 
 void RgbConverter::Convert(const AVFrame& frame, RgbPicture* out, const std::string& path) {
   CheckPictureSize(frame.height, frame.width, path);
-  const int key[5] = {frame.width, frame.height, frame.format, frame.colorspace, frame.color_range};
+  const int matrix = NumberOf(frame.colorspace);
+  const int range = NumberOf(frame.color_range);
+  const int key[5] = {frame.width, frame.height, frame.format, matrix, range};
   if (!context_ || std::memcmp(key, key_, sizeof(key)) != 0) {
     const auto format = static_cast<AVPixelFormat>(frame.format);
     context_.reset(sws_getContext(frame.width, frame.height, format, frame.width, frame.height, AV_PIX_FMT_RGB24,
@@ -122,9 +138,9 @@ void RgbConverter::Convert(const AVFrame& frame, RgbPicture* out, const std::str
                                  &saturation) >= 0) {
       // Unspecified is 2 in the enum and falls to the default in sws_getCoefficients, as does everything it does not
       // know.
-      if (frame.color_range != AVCOL_RANGE_UNSPECIFIED) from_range = frame.color_range == AVCOL_RANGE_JPEG ? 1 : 0;
-      sws_setColorspaceDetails(context_.get(), sws_getCoefficients(frame.colorspace), from_range, table, to_range,
-                               brightness, contrast, saturation);
+      if (range != AVCOL_RANGE_UNSPECIFIED) from_range = range == AVCOL_RANGE_JPEG ? 1 : 0;
+      sws_setColorspaceDetails(context_.get(), sws_getCoefficients(matrix), from_range, table, to_range, brightness,
+                               contrast, saturation);
     }
     std::memcpy(key_, key, sizeof(key));
   }

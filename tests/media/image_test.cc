@@ -163,6 +163,19 @@ TEST(ReadImage, RefusesTruncatedPictures) {
   }
 }
 
+// A colour matrix that no standard has is read as an unspecified one. (As FFmpeg's enum it was undefined to load.)
+TEST(ReadImage, ReadsAnUnknownColourMatrix) {
+  std::string bytes = ReadFile(DataPath("420.avif"), 1 << 20);
+  const size_t nclx = bytes.find("nclx");
+  ASSERT_NE(nclx, std::string::npos);
+  const auto pixels = [&](char matrix) {
+    bytes[nclx + 9] = matrix;  // primaries, transfer, matrix: 16 bits each
+    const TemporaryFile file("matrix.avif", bytes);
+    return ReadImage(file.path()).rgb;
+  };
+  EXPECT_EQ(pixels('\xc6'), pixels(2));
+}
+
 TEST(ReadImage, SurvivesFlippedBits) {
   std::mt19937 random(2);
   int decoded = 0;
