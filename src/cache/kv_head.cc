@@ -129,6 +129,7 @@ void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& 
   if (!in_place) {
     if (count < length()) Gather(entries, count + spare, bytes);
     ResizeCounts(bytes);
+    ShrinkCounts();
     return;  // all of it: where it lies
   }
   if (segments_.empty()) return;
@@ -148,6 +149,7 @@ void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& 
   const auto wanted = static_cast<size_t>((count + spare) * row_);
   if (Buffer::Allocation(wanted) >= segments_[0].memory->keys.allocated()) return;
   tokens_.shrink_to_fit();
+  ShrinkCounts();
   SetCapacity(count + spare, bytes);
 }
 

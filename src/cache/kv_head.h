@@ -88,6 +88,11 @@ class KvHead {
   void ListSegments();
   // The lists of counts are as long as `tokens_`; what they take is counted.
   void ResizeCounts(KvByteCount& bytes);
+  // Gives back what entries that went have left.
+  void ShrinkCounts() {
+    counts_.shrink_to_fit();
+    biases_.shrink_to_fit();
+  }
 
   int64_t head_dim_;
   int64_t row_;  // bytes of keys, or values, of an entry

@@ -338,9 +338,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-merge", "none|nearest|averaged|weighted|pivotal|values",
               "fold evicted entries into kept ones (default auto: elastic nearest, look-m pivotal, others none)",
               [options](const std::string& name, const std::string& text) {
-                std::vector<std::string> known = MergeRules();
-                known.push_back("similar");
-                options->merge = known[ParseChoice(name, text, known)];
+                options->merge = MergeRules()[ParseChoice(name, text, MergeRules())];
               });
   table.Value(kCache, "--kv-chunk", "N",
               "cut the cache to --kv-tokens or --kv-bytes after every N prompt tokens (default: once, at the end)",

@@ -236,10 +236,7 @@ void Compression::AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int6
   size_t list = 0;
   for (const LayerEntries& entries : layers) {
     for (int64_t head = 0; head < entries.kv_heads(); ++head, ++list) {
-      const std::vector<MergedEntry> merged =
-          setup_.merge.merges() ? MergeInto(entries, head, kept[list], setup_.policy->ProtectsOf(entries), setup_.merge)
-                                : std::vector<MergedEntry>();
-      KeepMerged(entries, head, kept[list], merged, 0, cache);
+      KeepMerged(entries, head, kept[list], MergedByRule(entries, head, kept[list]), 0, cache);
     }
     SetCapacity(entries.layer, cache);
     observations_.Use(entries.layer);
@@ -277,20 +274,21 @@ void Compression::SetCapacity(int64_t layer, const KvCache& cache) {
 void Compression::Evict(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota, bool prefix,
                         KvCache& cache) {
   const KeptEntries kept = setup_.policy->Select(entries, planes, quota);
-  std::vector<std::vector<MergedEntry>> merged(kept.size());
-  for (size_t head = 0; head < kept.size(); ++head) {
-    const auto at = static_cast<int64_t>(head);
-    if (setup_.info->merges) {
-      merged[head] = setup_.policy->Merges(entries, planes, at, quota.counts[head]);
-    } else if (setup_.merge.merges()) {
-      merged[head] = MergeInto(entries, at, kept[head], setup_.policy->ProtectsOf(entries), setup_.merge);
-    }
-  }
   for (size_t head = 0; head < kept.size(); ++head) {
     // Every byte above the budget goes back; while decoding the list will grow again, by what it takes at a time.
     const int64_t spare = prefix ? 0 : static_cast<int64_t>(kept[head].size()) / 16 + 16;
-    KeepMerged(entries, static_cast<int64_t>(head), kept[head], merged[head], spare, cache);
+    const auto at = static_cast<int64_t>(head);
+    const std::vector<MergedEntry> merged = setup_.info->merges
+                                                ? setup_.policy->Merges(entries, planes, at, quota.counts[head])
+                                                : MergedByRule(entries, at, kept[head]);
+    KeepMerged(entries, at, kept[head], merged, spare, cache);
   }
+}
+
+std::vector<MergedEntry> Compression::MergedByRule(const LayerEntries& entries, int64_t head,
+                                                   std::span<const int32_t> kept) const {
+  if (!setup_.merge.merges()) return {};
+  return MergeInto(entries, head, kept, setup_.policy->ProtectsOf(entries), setup_.merge);
 }
 
 void Compression::EvictOne(const LayerEntries& entries, KvCache& cache) {

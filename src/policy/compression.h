@@ -104,6 +104,8 @@ class Compression {
   void EvictOne(const LayerEntries& entries, KvCache& cache);
   void EvictAtFixedPoint(int64_t layer, KvCache& cache);
   void Keep(int64_t layer, int64_t head, std::span<const int32_t> entries, int64_t spare, KvCache& cache);
+  // What the kept entries of a head take in by the rule of --kv-merge.
+  std::vector<MergedEntry> MergedByRule(const LayerEntries& entries, int64_t head, std::span<const int32_t> kept) const;
   // Keep, with `merged` of the entries that go folded into those that stay.
   void KeepMerged(const LayerEntries& entries, int64_t head, std::span<const int32_t> kept,
                   std::span<const MergedEntry> merged, int64_t spare, KvCache& cache);

@@ -67,6 +67,7 @@ PolicyInfo LookMPolicy() {
                   IntegerOption("sinks", 4, 0, kMostTokens)};
   info.ada = info.mass = true;
   info.merge = "pivotal";
+  info.merge_likest = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const LookM>(values); };
   return info;
 }

@@ -130,13 +130,14 @@ struct PolicyInfo {
   std::string summary;  // one line
   std::string paper;    // "" when there is none
   std::vector<PolicyOption> options;
-  bool ada = false;         // has scores that can be compared between heads, as the ada allocator and dropping need
-  bool mass = false;        // one plane of scores that are never negative, as the prefix allocator needs
-  std::string merge;        // the rule that evicted entries are merged by unless another is asked for; "": none
-  bool merges = false;      // merges by itself
-  bool calibrated = false;  // `purekv calibrate` finds its options; there is one such policy
-  bool one_set = false;     // all heads of a layer keep the same tokens
-  bool holds = false;       // scores and evicts at every decode step, so that the cache stops growing
+  bool ada = false;           // has scores that can be compared between heads, as the ada allocator and dropping need
+  bool mass = false;          // one plane of scores that are never negative, as the prefix allocator needs
+  std::string merge;          // the rule that evicted entries are merged by unless another is asked for; "": none
+  bool merge_likest = false;  // averaged and weighted drop what is less like its target than the mean, unless asked
+  bool merges = false;        // merges by itself
+  bool calibrated = false;    // `purekv calibrate` finds its options; there is one such policy
+  bool one_set = false;       // all heads of a layer keep the same tokens
+  bool holds = false;         // scores and evicts at every decode step, so that the cache stops growing
   // Has the part read a second time before anything goes (Observer::Kind::kRepeatMaxima in every layer), and shares
   // B times all layers and heads out to the highest scores of all of them; every head keeps its protected entries.
   bool repeats = false;

@@ -138,7 +138,7 @@ void CheckPrefix(const KvOptions& options, const PolicyInfo& policy) {
 
 void CheckMerge(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
   const auto& known = MergeRules();
-  if (std::find(known.begin(), known.end(), options.merge) == known.end() && options.merge != "similar") {
+  if (std::find(known.begin(), known.end(), options.merge) == known.end()) {
     FailUsage(Field{"kv.merge"}, " ", options.merge, ": unknown; known rules: ", Joined(known));
   }
   if (options.merge != "auto" && !policy.make) {
@@ -163,8 +163,7 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
   const auto in_force = [&](const char* name) { return Idle(name, policy, resolved).text.empty(); };
   MergeOptions merge;
   merge.rule = rules.at(resolved.merge);
-  // The authors of these compare keys as they are stored; and where LOOK-M's do not merge halfway, they merge what is
-  // more alike than most.
+  // The authors of these compare keys as they are stored.
   const bool authors = policy.merges || !policy.merge.empty();
   merge.align = false;  // rule values leaves keys as they are, and compares them so
   if (in_force("merge_rotation")) {
@@ -175,7 +174,7 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
   if (in_force("merge_window")) merge.window = values.Integer("merge_window");
   if (in_force("merge_threshold")) {
     const std::string& threshold = values.Word("merge_threshold");
-    const bool mean = policy.name == "look-m" && (resolved.merge == "averaged" || resolved.merge == "weighted");
+    const bool mean = policy.merge_likest && (merge.rule == MergeRule::kAveraged || merge.rule == MergeRule::kWeighted);
     if (threshold == "mean" || (threshold == "auto" && mean)) merge.mean_threshold = true;
     if (threshold != "mean" && threshold != "auto" && threshold != "off")
       merge.threshold = values.Real("merge_threshold");
@@ -359,7 +358,7 @@ std::string AllocatorOf(const KvOptions& options) {
 
 const std::vector<std::string>& MergeRules() {
   static const std::vector<std::string> names = {"auto",     "none",    "nearest", "averaged",
-                                                 "weighted", "pivotal", "values"};
+                                                 "weighted", "pivotal", "values",  "similar"};
   return names;
 }
 

@@ -35,7 +35,7 @@ std::vector<std::string> AllocatorsOf(const PolicyInfo& policy);
 // What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
 std::string AllocatorOf(const KvOptions& options);
 
-// The rules that evicted entries can be merged by, "auto" first.
+// The rules that evicted entries can be merged by, "auto" first; "similar" is another name of "weighted".
 const std::vector<std::string>& MergeRules();
 // What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
 std::string MergeRuleOf(const KvOptions& options);

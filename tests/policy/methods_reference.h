@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "policy/policy_testing.h"
+#include "policy/reference_budget.h"
 
 namespace purekv::testing {
 
@@ -25,22 +25,13 @@ struct PlainEntry {
 using PlainHead = std::vector<PlainEntry>;
 
 // What a head holds when its first n tokens have been cut to the budget of `options`.
-class Methods {
+class Methods : public ReferenceBudget {
  public:
-  Methods(const Problem& problem, const KvOptions& options, int64_t n) : p_(problem), o_(options), n_(n) {
-    b_ = std::max<int64_t>(1, int64_t(std::floor(options.budget.value_or(1) * double(n) + 1e-6)));
-    sinks_ = std::min<int64_t>(Int("sinks", 4), b_ / 4);
-    recent_ = std::min<int64_t>(Int("recent", 32), b_ / 2);
-    if (o_.policy == "look-m") recent_ = std::min(Floor(Real("recent_ratio", 0.5) * double(b_)), b_ / 2);
-    if (o_.policy == "random" || o_.policy == "h2o" || o_.policy == "snapkv" || o_.policy == "csp") sinks_ = 0;
-    if (o_.policy == "h2o") recent_ = std::min(Floor(0.5 * double(b_)), b_ / 2);
-  }
-
-  int64_t base() const { return b_; }
+  using ReferenceBudget::ReferenceBudget;
 
   std::vector<std::vector<PlainHead>> Heads() {
     std::vector<int64_t> counts(size_t(p_.s.layers), b_);
-    if (o_.allocator == "pyramid" && b_ < n_) counts = Pyramid();
+    if (b_ < n_) counts = LayerBudgets();
     if ((o_.allocator == "prefix" || (o_.allocator == "auto" && o_.policy == "prefixkv")) && b_ < n_) counts = Prefix();
     std::vector<std::vector<PlainHead>> heads;
     for (int64_t l = 0; l < p_.s.layers; ++l) {
@@ -85,18 +76,8 @@ class Methods {
   }
 
  private:
-  bool Protected(int32_t j) const { return j < sinks_ || j >= n_ - recent_; }
+  bool Protected(int32_t j) const { return j < sinks() || j >= n_ - recent(); }
   bool Visual(int32_t j) const { return p_.layout[size_t(j)].kind != TokenRecord::Kind::kText; }
-  static int64_t Floor(double x) { return int64_t(std::floor(x + 1e-6)); }
-  std::string Text(const std::string& key, const std::string& fallback) const {
-    const auto it = o_.options.find(key);
-    return it == o_.options.end() ? fallback : it->second;
-  }
-  int64_t Int(const std::string& key, int64_t fallback) const {
-    return std::stoll(Text(key, std::to_string(fallback)));
-  }
-  double Real(const std::string& key, double fallback) const { return std::stod(Text(key, std::to_string(fallback))); }
-
   Row KeyOf(int64_t l, int64_t g, int64_t j) const {
     const float* const k = p_.layers[size_t(l)].k.Row(j) + g * p_.s.head_dim;
     return {k, k + p_.s.head_dim};
@@ -222,23 +203,9 @@ class Methods {
     return kept;
   }
 
-  std::vector<int64_t> Pyramid() const {
-    std::vector<int64_t> counts;
-    const double lo =
-        std::max({double(b_) / Real("beta", 20), double(sinks_ + recent_), 2.0 * double(b_) - double(n_)});
-    const double hi = 2.0 * double(b_) - lo;
-    double sum = 0;
-    int64_t before = 0;
-    for (int64_t l = 0; l < p_.s.layers; ++l) {
-      sum += p_.s.layers == 1 ? double(b_) : hi - (hi - lo) * double(l) / double(p_.s.layers - 1);
-      counts.push_back(int64_t(std::floor(sum + 0.5 + 1e-6)) - before);
-      before += counts.back();
-    }
-    return counts;
-  }
   // Slot by slot, to the layer that has the smallest share so far.
   std::vector<int64_t> Prefix() const {
-    const int64_t guarded = sinks_ + recent_;
+    const int64_t guarded = sinks() + recent();
     std::vector<Row> sorted;
     Row totals;
     for (int64_t l = 0; l < p_.s.layers; ++l) {
@@ -416,10 +383,6 @@ class Methods {
     std::sort(head.begin(), head.end(), [](const PlainEntry& a, const PlainEntry& b) { return a.token < b.token; });
     return head;
   }
-
-  const Problem& p_;
-  const KvOptions& o_;
-  int64_t n_, b_, sinks_, recent_;
 };
 
 }  // namespace purekv::testing
