@@ -29,6 +29,12 @@ struct KvOptions {
   // How evicted entries are folded into kept ones: none, nearest, averaged, weighted (also named similar), pivotal,
   // values; auto: as the policy has it, mostly none.
   std::string merge = "auto";
+  // Form of the entries behind the compression (docs/policies.md): same, int8, int4, int2; or by layers, int8@0-3,int4.
+  std::string keys = "same", values = "same";
+  // Share of the channels that encoded keys hold, (0, 1] (ThinK, arXiv 2407.21018).
+  std::optional<double> key_channels;
+  // What `budget` is a share of: tokens, or the bytes of the whole cache, plain.
+  enum class Of { kTokens, kBytes } budget_of = Of::kTokens;
   // When the first prompt has been read, or right behind its media and context text, before any question is seen.
   // kMedia: the older name of the latter.
   enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;

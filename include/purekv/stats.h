@@ -14,6 +14,7 @@ struct KvStats {
   int64_t tokens_compressed = 0;
   double tokens_kept_mean = 0;             // over layers and heads
   double merged = 0;                       // entries folded into others by then, mean over layers and heads
+  double bits_keys = 0, bits_values = 0;   // of an element of the entries by then, mean, payload and scales
   int64_t bytes_full = 0, bytes_kept = 0;  // at the end of the first prefill; real allocations
   int64_t bytes_peak = 0;                  // the most at any moment of it
   // Since: held now by the cache, in memory or viewed in a file, and the most at any moment so far; the copy of a

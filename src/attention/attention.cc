@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/bf16_kernel.h"
+#include "attention/few_rows.h"
 #include "attention/method.h"
 #include "attention/partial_state.h"
 #include "attention/reference.h"
@@ -81,7 +82,9 @@ void Attention(const AttentionArgs& args) {
   PUREKV_CHECK(args.window >= 0 && (args.window == 0 || args.causal), "window ", args.window);
   // The kernels that read the cache in place know no beginnings, but where a single row's keys begin.
   const bool in_place = args.window == 0 || rows == 1;
-  const AttentionMethod method = ChooseMethod(bf16, in_place, rows * group, args.head_dim);
+  // Few rows multiply codes as they are.
+  const bool codes = rows * group <= kFewRows && HasEncoded(args.kv);
+  const AttentionMethod method = ChooseMethod(bf16 && !codes, in_place, rows * group, args.head_dim);
   const int64_t tile_rows = std::max<int64_t>(1, method.tile_rows() / group);
   const int64_t row_tiles = CeilDiv(rows, tile_rows);
   const int64_t tiles = kv_heads * row_tiles;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "attention/bf16_kernel.h"
+#include "attention/kv_rows.h"
 #include "attention/scratch.h"
 #include "base/cpu.h"
 #include "base/error.h"
@@ -160,8 +161,13 @@ class KeySquares {
       copy_ = AnyMatrix(kv.dtype(), shape.key_squares(), width);
       char* to = static_cast<char*>(copy_.View().data);
       std::memset(to, 0, static_cast<size_t>(shape.key_squares() * width * size));
-      for (int64_t i = 0; i < shape.length; ++i) {
-        std::memcpy(to + i * shape.dim * size, kv.KeyRow(i), static_cast<size_t>(shape.dim * size));
+      constexpr int64_t kBlock = 64;
+      for (int64_t first = 0; first < shape.length; first += kBlock) {
+        const int64_t count = std::min(kBlock, shape.length - first);
+        const auto* const rows = static_cast<const char*>(KeyRowsOf(kv, first, count));
+        for (int64_t i = 0; i < count; ++i, to += shape.dim * size) {
+          std::memcpy(to, rows + i * kv.key_stride * size, static_cast<size_t>(shape.dim * size));
+        }
       }
       rows_ = copy_.View();
       whole_ = shape.key_squares();
@@ -371,7 +377,7 @@ BlockShares EstimateBlockShares(const AttentionArgs& args, const BlockSparseOpti
     const Shape shape(args, options, head);
     const KvHeadView& kv = args.kv[head];
     const auto key = [&](int64_t entry, int64_t d) {
-      const void* const row = kv.KeyRow(entry);
+      const void* const row = KeyRowsOf(kv, entry, 1);
       return static_cast<double>(kv.format == KvFormat::kF32 ? static_cast<const float*>(row)[d]
                                                              : ToFloat(static_cast<const BF16*>(row)[d]));
     };

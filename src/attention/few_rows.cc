@@ -1,10 +1,14 @@
 // AttendFewRows: products of a key with a few queries run along the head's elements, every load of the cache (f32 or
 // bf16) serves all rows and goes to a register directly. The wide tile's broadcasts would use R of 16 lanes here, and
-// its bf16 block copy would cost as much as the arithmetic.
+// its bf16 block copy would cost as much as the arithmetic. Encoded entries are multiplied as codes: what a group adds
+// and multiplies by goes into the queries and the probabilities.
 #include "attention/few_rows.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "attention/kv_rows.h"
 #include "base/error.h"
@@ -15,7 +19,9 @@
 // clang-format off
 #include "hwy/foreach_target.h"  // must come before highway.h
 #include "hwy/highway.h"
+#include "attention/few_rows-inl.h"
 #include "attention/softmax-inl.h"
+#include "kernels/kv_codec-inl.h"
 #include "kernels/simd-inl.h"
 // clang-format on
 
@@ -23,132 +29,141 @@ HWY_BEFORE_NAMESPACE();
 namespace purekv {
 namespace HWY_NAMESPACE {
 
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE void SumFour(FloatVec a, FloatVec b, FloatVec c, FloatVec d, float* out) {
-  out[0] = hn::GetLane(a);
-  out[1] = hn::GetLane(b);
-  out[2] = hn::GetLane(c);
-  out[3] = hn::GetLane(d);
+// Whether keys are multiplied as codes: lo and step of a channel go into the queries.
+HWY_INLINE bool KeysAsCodes(const KvSide& side) {
+  return side.by_channel();
 }
-#else
-// Adds up the 128-bit blocks of a vector.
-template <class D>
-HWY_INLINE void StoreBlockSum(D d, hn::Vec<D> v, float* out) {
-  if constexpr (hn::MaxLanes(D()) <= 4) {
-    hn::StoreU(v, d, out);
-  } else {
-    const hn::Half<D> half;
-    StoreBlockSum(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), out);
+// Whether values are: lo and step of an entry's groups go into the probabilities.
+HWY_INLINE bool ValuesAsCodes(const KvSide& side) {
+  return side.bits > 0 && !side.by_channel() && side.channels.empty() && side.group % kLanes == 0 &&
+         side.head_dim % kLanes == 0;
+}
+
+// What a block of encoded entries needs besides: kept by each thread.
+struct CodeScratch {
+  std::vector<uint8_t> codes;   // [kBlockKeys][head_dim]
+  std::vector<float> queries;   // [8][padded_dim]: times a group's steps
+  std::vector<float> held;      // [8][padded_dim]: of the channels that keys hold
+  std::vector<float> lo, step;  // [padded_dim]
+  std::vector<float> p;         // [groups][kBlockKeys][width]
+  std::vector<float> add;       // [groups][width]
+
+  void Fit(int64_t padded_dim, int64_t groups, int64_t width) {
+    const auto fit = [](auto& list, int64_t n) {
+      if (list.size() < static_cast<size_t>(n)) list.resize(static_cast<size_t>(n));
+    };
+    fit(codes, kBlockKeys * padded_dim);
+    fit(queries, 8 * padded_dim);
+    fit(held, 8 * padded_dim);
+    fit(lo, padded_dim);
+    fit(step, padded_dim);
+    fit(p, groups * kBlockKeys * width);
+    fit(add, groups * width);
   }
-}
+};
 
-// The sums of the lanes of four vectors: 13 instructions on AVX-512, where four separate sums take 32.
-HWY_INLINE void SumFour(FloatVec a, FloatVec b, FloatVec c, FloatVec d, float* out) {
-  const FloatTag f32;
-  const FloatVec ac = hn::Add(hn::InterleaveLower(f32, a, c), hn::InterleaveUpper(f32, a, c));
-  const FloatVec bd = hn::Add(hn::InterleaveLower(f32, b, d), hn::InterleaveUpper(f32, b, d));
-  const FloatVec abcd = hn::Add(hn::InterleaveLower(f32, ac, bd), hn::InterleaveUpper(f32, ac, bd));
-  StoreBlockSum(f32, abcd, out);
-}
-#endif
+// Encoded entries of a view, in whatever segments they lie, counted from the first.
+class Encoded {
+ public:
+  Encoded(std::span<const KvSegment> segments, bool keys) : segments_(segments), keys_(keys) {}
+  // The unit that an entry belongs to.
+  const uint8_t* Unit(const KvSide& side, int64_t entry) {
+    while (entry >= begin_ + segments_[at_].length) begin_ += segments_[at_++].length;
+    const auto* const data = static_cast<const uint8_t*>(keys_ ? segments_[at_].keys : segments_[at_].values);
+    return data + (entry - begin_) / side.unit() * side.unit_bytes();
+  }
+  // Whether entries of the segment of the last Unit go on up to this one.
+  bool Reaches(int64_t entry) const { return entry < begin_ + segments_[at_].length; }
 
-// logits[key][row] for kKeys x kRows = 8 products. queries [kRows][query_stride], zero behind head_dim. `key` points at
-// kKeys key rows, given one by one so that a block's end can repeat its last key.
-template <int kKeys, int kRows, class T>
-HWY_INLINE void EightLogits(const T* const* key, const float* queries, int64_t query_stride, int64_t head_dim,
-                            float* out) {
-  static_assert(kKeys * kRows == 8, "eight sums keep the multipliers busy");
-  FloatVec sum[8];
-  HWY_UNROLL(8)
-  for (int i = 0; i < 8; ++i) sum[i] = hn::Zero(FloatTag());
-  int64_t d = 0;
-  for (; d + kLanes <= head_dim; d += kLanes) {
-    FloatVec query[kRows];
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) query[r] = LoadVec(queries + r * query_stride + d);
-    HWY_UNROLL(8)
-    for (int k = 0; k < kKeys; ++k) {
-      const FloatVec x = LoadVec(key[k] + d);
-      HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) sum[k * kRows + r] = hn::MulAdd(x, query[r], sum[k * kRows + r]);
+ private:
+  std::span<const KvSegment> segments_;
+  bool keys_;
+  size_t at_ = 0;
+  int64_t begin_ = 0;  // of segment at_
+};
+
+// logits [count][width_r] of encoded keys. queries: [kRows][padded_dim] of the channels that are held, scaled.
+template <int kRows>
+void CodeLogits(const KvSide& side, Encoded keys, int64_t first, int64_t count, const float* queries,
+                int64_t padded_dim, float* logits, int64_t width_r, CodeScratch& scratch) {
+  const int64_t width = side.width(), unit = side.unit();
+  const int64_t whole = WholeVecs(width);
+  for (int64_t at = 0; at < count;) {
+    const int64_t in_unit = (first + at) % unit;
+    const int64_t some = std::min(count - at, unit - in_unit);
+    const uint8_t* const data = keys.Unit(side, first + at);
+    const uint8_t* const params = data + side.unit_code_bytes();
+    WidenF16(params, width, scratch.lo.data());
+    WidenF16(params + 2 * width, width, scratch.step.data());
+    std::fill(scratch.lo.begin() + width, scratch.lo.begin() + whole, 0.0F);
+    std::fill(scratch.step.begin() + width, scratch.step.begin() + whole, 0.0F);
+    float base[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      FloatVec sum = hn::Zero(FloatTag());
+      for (int64_t c = 0; c < whole; c += kLanes) {
+        const FloatVec q = LoadVec(queries + r * padded_dim + c);
+        sum = hn::MulAdd(q, LoadVec(scratch.lo.data() + c), sum);
+        StoreVec(hn::Mul(q, LoadVec(scratch.step.data() + c)), scratch.queries.data() + r * padded_dim + c);
+      }
+      base[r] = SumLanes(sum);
     }
+    const uint8_t* codes = data + in_unit * width;  // bytes lie so
+    if (side.bits < 8) {
+      codes = scratch.codes.data();
+      for (int64_t i = 0; i < some; ++i) CodesOfEntry(side, data, in_unit + i, scratch.codes.data() + i * width);
+    }
+    BlockLogits<kRows>(codes, width, some, scratch.queries.data(), padded_dim, width, logits + at * width_r, width_r);
+    for (int64_t k = at; k < at + some; ++k) {
+      for (int r = 0; r < kRows; ++r) logits[k * width_r + r] += base[r];
+    }
+    at += some;
   }
-  if (d < head_dim) {
-    for (int k = 0; k < kKeys; ++k) {
-      const FloatVec x = LoadPart(key[k] + d, head_dim - d);
-      HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) {
-        sum[k * kRows + r] = hn::MulAdd(x, LoadVec(queries + r * query_stride + d), sum[k * kRows + r]);
+}
+
+// o += p times encoded values, as BlockValues.
+template <int kRows>
+void CodeValues(const KvSide& side, Encoded values, int64_t first, int64_t count, const float* p, int64_t width_r,
+                float* o, int64_t o_stride, const float* rescale, CodeScratch& scratch) {
+  const int64_t groups = side.unit_groups(), dim = side.head_dim;
+  const int64_t plane = count * width_r;
+  std::fill_n(scratch.add.begin(), groups * width_r, 0.0F);
+  constexpr int64_t kMostGroups = 128;
+  float params[2 * kMostGroups + kLanes];  // lo of all, step of all
+  const float* const lo = params;
+  const float* const step = params + groups;
+  PUREKV_CHECK(groups <= kMostGroups, groups, " groups");
+  const uint8_t* codes = values.Unit(side, first);
+  const bool in_place = side.bits == 8 && values.Reaches(first + count - 1);
+  for (int64_t k = 0; k < count; ++k) {
+    const uint8_t* const data = values.Unit(side, first + k);
+    WidenF16(data + side.unit_code_bytes(), 2 * groups, params);
+    for (int64_t c = 0; c < width_r; c += kLanes) {
+      const FloatVec weight = LoadVec(p + k * width_r + c);
+      for (int64_t g = 0; g < groups; ++g) {
+        StoreVec(hn::Mul(weight, hn::Set(FloatTag(), step[g])), scratch.p.data() + g * plane + k * width_r + c);
+        float* const add = scratch.add.data() + g * width_r + c;
+        StoreVec(hn::MulAdd(weight, hn::Set(FloatTag(), lo[g]), LoadVec(add)), add);
       }
     }
-  }
-  SumFour(sum[0], sum[1], sum[2], sum[3], out);
-  SumFour(sum[4], sum[5], sum[6], sum[7], out + 4);
-}
-
-template <int kRows, class T>
-void BlockLogits(const T* keys, int64_t stride, int64_t count, const float* queries, int64_t query_stride,
-                 int64_t head_dim, float* logits, int64_t width) {
-  constexpr int kKeys = 8 / kRows;
-  for (int64_t begin = 0; begin < count; begin += kKeys) {
-    const T* rows[kKeys];
-    for (int k = 0; k < kKeys; ++k) rows[k] = keys + std::min<int64_t>(begin + k, count - 1) * stride;
-    float sums[8];
-    EightLogits<kKeys, kRows>(rows, queries, query_stride, head_dim, sums);
-    for (int k = 0; k < kKeys && begin + k < count; ++k) {
-      for (int r = 0; r < kRows; ++r) logits[(begin + k) * width + r] = sums[k * kRows + r];
+    if (in_place) continue;
+    uint8_t* const to = scratch.codes.data() + k * dim;
+    if (const uint8_t* const from = CodesOfEntry(side, data, 0, to); from != to) {
+      std::memcpy(to, from, static_cast<size_t>(dim));
     }
   }
-}
-
-// o[r][:] = o[r][:] * rescale[r] + sum over keys of p[key][r] * values[key][:], `:` over kVecs vectors, the last one of
-// `last` < kLanes elements when `last` > 0.
-template <int kRows, int kVecs, class T>
-HWY_INLINE void AddValues(const float* p, int64_t width, const T* values, int64_t stride, int64_t count, int64_t last,
-                          float* o, int64_t o_stride, const float* rescale) {
-  FloatVec sum[kRows][kVecs];
-  HWY_UNROLL(8)
-  for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8)
-    for (int v = 0; v < kVecs; ++v) {
-      sum[r][v] = hn::Mul(LoadVec(o + r * o_stride + v * kLanes), hn::Set(FloatTag(), rescale[r]));
-    }
-  }
-  for (int64_t k = 0; k < count; ++k) {
-    FloatVec value[kVecs];
-    HWY_UNROLL(8)
-    for (int v = 0; v < kVecs; ++v) {
-      const T* from = values + k * stride + v * kLanes;
-      value[v] = kVecs == 1 && last > 0 ? LoadPart(from, last) : LoadVec(from);
-    }
-    HWY_UNROLL(8)
+  const int64_t stride = in_place ? side.unit_bytes() : dim;
+  if (!in_place) codes = scratch.codes.data();
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t channel = g * side.group;
+    const int64_t some = std::min(side.group, dim - channel);
+    BlockValues<kRows>(scratch.p.data() + g * plane, width_r, codes + channel, stride, count, some, o + channel,
+                       o_stride, rescale);
     for (int r = 0; r < kRows; ++r) {
-      const FloatVec weight = hn::Set(FloatTag(), p[k * width + r]);
-      HWY_UNROLL(8)
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = hn::MulAdd(weight, value[v], sum[r][v]);
+      const FloatVec add = hn::Set(FloatTag(), scratch.add[static_cast<size_t>(g * width_r + r)]);
+      for (int64_t c = channel; c < channel + some; c += kLanes) {
+        StoreVec(hn::Add(LoadVec(o + r * o_stride + c), add), o + r * o_stride + c);
+      }
     }
-  }
-  HWY_UNROLL(8)
-  for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8)
-    for (int v = 0; v < kVecs; ++v) StoreVec(sum[r][v], o + r * o_stride + v * kLanes);
-  }
-}
-
-// Over the whole head, in panels of as many vectors as the registers hold beside one another. kRows divides 8 and o has
-// 8 rows, so that rows behind the tile's last are computed with (zeros) and never read.
-template <int kRows, class T>
-void BlockValues(const float* p, int64_t width, const T* values, int64_t stride, int64_t count, int64_t head_dim,
-                 float* o, int64_t o_stride, const float* rescale) {
-  constexpr int kSums = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON ? 16 : 8;
-  constexpr int kVecs = HWY_MIN(8, kSums / kRows);
-  int64_t d = 0;
-  for (; d + kVecs * kLanes <= head_dim; d += kVecs * kLanes) {
-    AddValues<kRows, kVecs>(p, width, values + d, stride, count, 0, o + d, o_stride, rescale);
-  }
-  for (; d < head_dim; d += kLanes) {
-    const int64_t last = head_dim - d < kLanes ? head_dim - d : 0;
-    AddValues<kRows, 1>(p, width, values + d, stride, count, last, o + d, o_stride, rescale);
   }
 }
 
@@ -178,20 +193,49 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
     return tile.first_limit + std::min(r, rows - 1) / tile.group * tile.limit_step;
   };
   const int64_t key_end = std::min(tile.key_end, limit_of(rows - 1));
-  for (int64_t block = tile.key_begin; block < key_end; block += kBlockKeys) {
-    const int64_t count = std::min(kBlockKeys, key_end - block);
+  static thread_local CodeScratch codes;
+  const float* held = queries;  // of the channels that encoded keys hold
+  const KvEncoding* const encoding = tile.kv.encoded() ? tile.kv.segments.front().encoding : nullptr;
+  int64_t encoded = 0;  // the first so many entries are
+  if (encoding != nullptr) {
+    for (const KvSegment& one : tile.kv.segments) encoded += one.encoding != nullptr ? one.length : 0;
+    codes.Fit(padded_dim, std::max<int64_t>(1, encoding->values.unit_groups()), width);
+    if (const auto& channels = encoding->keys.channels; !channels.empty()) {
+      std::fill(codes.held.begin(), codes.held.end(), 0.0F);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < channels.size(); ++c) {
+          codes.held[static_cast<size_t>(r * padded_dim) + c] = queries[r * padded_dim + channels[c]];
+        }
+      }
+      held = codes.held.data();
+    }
+  }
+  int64_t count = 0;
+  for (int64_t block = tile.key_begin; block < key_end; block += count) {
+    count = std::min(kBlockKeys, key_end - block);
+    const bool in_codes = block < encoded;
+    if (in_codes) count = std::min(count, encoded - block);
     const bool masked = limit_of(0) < block + count;
     if (masked) {
       for (int64_t r = 0; r < width; ++r) {
         limits[r] = static_cast<float>(std::clamp<int64_t>(limit_of(r) - block, 0, count));
       }
     }
-    const T* keys = static_cast<const T*>(KeyRowsOf(tile.kv, block, count));
-    const T* values = static_cast<const T*>(ValueRowsOf(tile.kv, block, count));
-    BlockLogits<kRows>(keys, tile.kv.key_stride, count, queries, padded_dim, head_dim, logits, width);
+    if (in_codes && KeysAsCodes(encoding->keys)) {
+      CodeLogits<kRows>(encoding->keys, {tile.kv.segments, true}, block, count, held, padded_dim, logits, width, codes);
+    } else {
+      BlockLogits<kRows>(static_cast<const T*>(KeyRowsOf(tile.kv, block, count)), tile.kv.key_stride, count, queries,
+                         padded_dim, head_dim, logits, width);
+    }
     AddBias(tile.kv.bias == nullptr ? nullptr : tile.kv.bias + block, count, width, logits);
     BlockSoftmax(logits, count, width, masked ? limits : nullptr, nullptr, m, l, rescale);
-    BlockValues<kRows>(logits, width, values, tile.kv.value_stride, count, head_dim, o, padded_dim, rescale);
+    if (in_codes && ValuesAsCodes(encoding->values)) {
+      CodeValues<kRows>(encoding->values, {tile.kv.segments, false}, block, count, logits, width, o, padded_dim,
+                        rescale, codes);
+    } else {
+      BlockValues<kRows>(logits, width, static_cast<const T*>(ValueRowsOf(tile.kv, block, count)), tile.kv.value_stride,
+                         count, head_dim, o, padded_dim, rescale);
+    }
   }
   for (int64_t r = 0; r < rows; ++r) {
     state.m[r] = m[r];

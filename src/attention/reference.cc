@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "attention/kv_rows.h"
 #include "base/bfloat16.h"
 #include "base/threads.h"
 
@@ -29,17 +30,17 @@ double AttendEntries(const float* q, const KvHeadView& kv, int64_t keys, const E
   std::vector<double> logits(static_cast<size_t>(keys));
   for (int64_t k = 0; k < keys; ++k) {
     double sum = 0;
-    for (int64_t d = 0; d < head_dim; ++d) {
-      sum += static_cast<double>(q[d]) * At(kv.KeyRow(entry(k)), kv.dtype(), d);
-    }
+    const void* const key = KeyRowsOf(kv, entry(k), 1);
+    for (int64_t d = 0; d < head_dim; ++d) sum += static_cast<double>(q[d]) * At(key, kv.dtype(), d);
     logits[static_cast<size_t>(k)] = sum * scale + BiasOf(kv, entry(k));
   }
   const double top = *std::max_element(logits.begin(), logits.end());
   double total = 0;
   for (double& logit : logits) total += (logit = std::exp(logit - top));
   for (int64_t k = 0; k < keys; ++k) {
+    const void* const value = ValueRowsOf(kv, entry(k), 1);
     for (int64_t d = 0; d < head_dim; ++d) {
-      out[static_cast<size_t>(d)] += logits[static_cast<size_t>(k)] / total * At(kv.ValueRow(entry(k)), kv.dtype(), d);
+      out[static_cast<size_t>(d)] += logits[static_cast<size_t>(k)] / total * At(value, kv.dtype(), d);
     }
   }
   return top + std::log(total);
@@ -145,9 +146,8 @@ void ForProbabilities(const ColumnSumsArgs& args, const Each& each) {
       const int64_t cell = i * args.heads + h;
       for (int64_t k = 0; k < keys; ++k) {
         double logit = 0;
-        for (int64_t d = 0; d < args.head_dim; ++d) {
-          logit += static_cast<double>(q[d]) * At(kv.KeyRow(k), kv.dtype(), d);
-        }
+        const void* const key = KeyRowsOf(kv, k, 1);
+        for (int64_t d = 0; d < args.head_dim; ++d) logit += static_cast<double>(q[d]) * At(key, kv.dtype(), d);
         each(g, k, cell,
              std::exp(logit * static_cast<double>(args.scale) + BiasOf(kv, k) - static_cast<double>(args.lse[cell])));
       }

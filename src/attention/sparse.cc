@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "attention/bf16_kernel.h"
+#include "attention/kv_rows.h"
 #include "attention/merge_states.h"
 #include "attention/partial_state.h"
 #include "attention/reference.h"
@@ -219,11 +220,23 @@ class Runner {
     return memory;
   }
 
-  // Rows of a list, one after another. Asks for them ahead: a frame apart, nothing in the hardware foresees them.
-  template <class RowAt>
-  void CopyRows(const RowAt& row_at, std::span<const int32_t> entries, char* to) const {
+  // Keys or values of a list, one after another. Asks for them ahead: a frame apart, nothing in the hardware foresees
+  // them. Encoded ones are turned into numbers, neighbours together.
+  void CopyRows(const KvHeadView& kv, bool keys, std::span<const int32_t> entries, char* to) const {
     constexpr size_t kAhead = 8;
-    const size_t bytes = static_cast<size_t>(dim_) * DtypeSize(args_.kv[0].dtype());
+    const size_t bytes = static_cast<size_t>(dim_) * DtypeSize(kv.dtype());
+    if (kv.encoded()) {
+      for (size_t i = 0; i < entries.size();) {
+        size_t end = i + 1;
+        while (end < entries.size() && end - i < kKeyGroup && entries[end] == entries[end - 1] + 1) ++end;
+        const auto count = static_cast<int64_t>(end - i);
+        const void* const rows = keys ? KeyRowsOf(kv, entries[i], count) : ValueRowsOf(kv, entries[i], count);
+        std::memcpy(to + i * bytes, rows, (end - i) * bytes);
+        i = end;
+      }
+      return;
+    }
+    const auto row_at = [&](int32_t entry) { return keys ? kv.KeyRow(entry) : kv.ValueRow(entry); };
     for (size_t i = 0; i < entries.size(); ++i) {
       if (i + kAhead < entries.size()) {
         const char* const next = static_cast<const char*>(row_at(entries[i + kAhead]));
@@ -237,8 +250,6 @@ class Runner {
   PreparedHead Prepare(const KvHeadView& kv, std::span<const int32_t> entries, const TaskMemory& memory) const {
     const int64_t padded = PaddedHeadDim(dim_);
     const auto row_bytes = static_cast<size_t>(padded) * sizeof(BF16);
-    const auto key_at = [&](int32_t entry) { return kv.KeyRow(entry); };
-    const auto value_at = [&](int32_t entry) { return kv.ValueRow(entry); };
     PreparedHead head;
     head.keys = reinterpret_cast<const BF16*>(memory.keys);
     head.key_stride = padded;
@@ -250,13 +261,13 @@ class Runner {
       BF16* keys = reinterpret_cast<BF16*>(memory.keys + first * row_bytes);
       BF16* values = reinterpret_cast<BF16*>(memory.values + first * row_bytes);
       if (padded == dim_) {
-        CopyRows(key_at, list, reinterpret_cast<char*>(keys));
+        CopyRows(kv, true, list, reinterpret_cast<char*>(keys));
         std::memset(keys + count * padded, 0, static_cast<size_t>(kKeyGroup - count) * row_bytes);
       } else {
-        CopyRows(key_at, list, memory.group);
+        CopyRows(kv, true, list, memory.group);
         kernel_->copy_keys(memory.group, kv.dtype(), dim_, count, dim_, keys);
       }
-      CopyRows(value_at, list, memory.group);
+      CopyRows(kv, false, list, memory.group);
       kernel_->pack_values(memory.group, kv.dtype(), dim_, count, dim_, values);
     }
     return head;
@@ -296,8 +307,6 @@ class Runner {
     std::vector<int32_t> begins(static_cast<size_t>(tile_rows_));
     std::vector<int32_t> ends(static_cast<size_t>(tile_rows_));
     std::vector<float> bias;
-    const auto key_at = [&](int32_t entry) { return kv.KeyRow(entry); };
-    const auto value_at = [&](int32_t entry) { return kv.ValueRow(entry); };
     int64_t chunk = 0;
     do {
       const int64_t length = std::min(kChunkKeys, total - chunk);
@@ -307,8 +316,8 @@ class Runner {
       if (kernel_ != nullptr) {
         prepared = Prepare(kv, list, memory);
       } else {
-        CopyRows(key_at, list, memory.keys);
-        CopyRows(value_at, list, memory.values);
+        CopyRows(kv, true, list, memory.keys);
+        CopyRows(kv, false, list, memory.values);
         gathered = {memory.keys, memory.values, length, dim_, dim_, kv.format};
         if (kv.bias != nullptr) {
           bias.clear();

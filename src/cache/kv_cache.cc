@@ -49,6 +49,24 @@ double KvCache::MeanLength() const {
   return heads > 0 ? sum / heads : 0;
 }
 
+std::pair<double, double> KvCache::ElementBits() const {
+  double elements = 0, keys = 0, values = 0;
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    const auto row = static_cast<double>(spec_[layer].row_bytes());
+    for (const KvHead& head : layers_[static_cast<size_t>(layer)]) {
+      elements += static_cast<double>(head.length() * spec_[layer].head_dim);
+      const auto plain = static_cast<double>(head.length() - head.encoded());
+      keys += 8 * plain * row;
+      values += 8 * plain * row;
+      if (head.encoded() == 0) continue;
+      keys += 8 * static_cast<double>(head.encoding()->keys.Bytes(head.encoded()));
+      values += 8 * static_cast<double>(head.encoding()->values.Bytes(head.encoded()));
+    }
+  }
+  if (elements == 0) return {0, 0};
+  return {keys / elements, values / elements};
+}
+
 int64_t KvCache::AddTokens(int64_t count) {
   return std::exchange(tokens_, tokens_ + count);
 }
@@ -73,14 +91,31 @@ void KvCache::ShareLayer(const KvCache& from, int64_t layer) {
   }
 }
 
-void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const void* keys, const void* values,
-                   std::shared_ptr<const void> hold) {
+void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const KvStored& stored,
+                   const std::shared_ptr<const void>& hold) {
   int32_t last = -1;
   for (const int32_t token : tokens) {
     PUREKV_CHECK(token > last && token < tokens_, "token ", token, " after ", last, " of ", tokens_);
     last = token;
   }
-  At(layer, head).ViewFile(tokens, keys, values, std::move(hold), bytes_);
+  At(layer, head).ViewFile(tokens, stored, hold, bytes_);
+}
+
+void KvCache::Encode(int64_t layer) {
+  if (!spec_[layer].codec.on() || spec_[layer].reads_layer >= 0) return;
+  for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) {
+    const int64_t encoded = At(layer, head).Encode(bytes_);
+    if (encoded < 0) {
+      Fail("layer ", layer, ", KV head ", head,
+           ": a key or value is not finite or above 65504, which a cache of integers does not hold");
+    }
+    removed_ += encoded;
+  }
+}
+
+void KvCache::Decode(int64_t layer) {
+  if (spec_[layer].reads_layer >= 0) return;
+  for (KvHead& head : layers_[static_cast<size_t>(layer)]) head.Decode(bytes_);
 }
 
 void KvCache::Reserve(int64_t layer, int64_t count) {

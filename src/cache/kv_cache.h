@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/matrix.h"
@@ -39,10 +40,9 @@ class KvCache {
   int64_t tokens() const { return tokens_; }
 
   // Fills an empty head with entries that lie elsewhere (a mapped file) and stay there until the head changes: then
-  // they are copied. tokens: ascending, registered; keys, values: [tokens, head_dim], 64-byte aligned, alive while
-  // `hold` is.
-  void View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const void* keys, const void* values,
-            std::shared_ptr<const void> hold);
+  // they are copied. tokens: ascending, registered; the entries 64-byte aligned, alive while `hold` is.
+  void View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const KvStored& stored,
+            const std::shared_ptr<const void>& hold);
 
   // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
   void Reserve(int64_t layer, int64_t count);
@@ -57,9 +57,24 @@ class KvCache {
   int64_t Length(int64_t layer, int64_t head) const { return At(layer, head).length(); }
   KvHeadView Head(int64_t layer, int64_t head) const { return At(layer, head).View(); }
   std::vector<KvHeadView> Heads(int64_t layer) const;  // [kv_heads]
+  // Bits of an element of keys, and of values, scales included: the mean over all entries.
+  std::pair<double, double> ElementBits() const;
   double MeanLength() const;  // entries of a head, over the full layers (KvCacheSpec::full); of all where none is
   // Sequence index of each entry, ascending. [length]
   std::span<const int32_t> EntryTokens(int64_t layer, int64_t head) const { return At(layer, head).tokens(); }
+
+  // The first so many entries of a head are encoded, as Encoding says (null: none ever was).
+  int64_t EncodedLength(int64_t layer, int64_t head) const { return At(layer, head).encoded(); }
+  const KvEncoding* Encoding(int64_t layer, int64_t head) const { return At(layer, head).encoding(); }
+  // Encodes the oldest plain entries of a layer's heads, as many times KvCodec::residual as there are; nothing where
+  // the layer has no codec. Throws Error that names layer and head where f16 does not hold an element.
+  void Encode(int64_t layer);
+  // Makes a layer's encoded entries plain, for a choice among all of them; Encode follows.
+  void Decode(int64_t layer);
+  // The channels that a head's encoded keys hold, ascending; once, before its first Encode.
+  void SetKeyChannels(int64_t layer, int64_t head, std::vector<int16_t> channels) {
+    At(layer, head).SetKeyChannels(std::move(channels));
+  }
 
   // Tokens that each entry stands for; empty: itself alone. [length]
   std::span<const int32_t> EntryCounts(int64_t layer, int64_t head) const { return At(layer, head).counts(); }
@@ -81,7 +96,8 @@ class KvCache {
   void SlideWindow(int64_t layer, int64_t slack);
   // Forgets every token with sequence index >= `tokens` in all layers (rolls a turn back) and gives their memory back.
   void Truncate(int64_t tokens);
-  // Entries that Keep has removed so far: while it stands still, Truncate leads back to what was there.
+  // Entries that Keep has removed, or Encode rounded, so far: while it stands still, Truncate leads back to what was
+  // there.
   int64_t removed() const { return removed_; }
 
   // Bytes of keys and values held now, and the most at any moment so far: what was taken from the system for them, room

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/kv_codec.h"
 #include "kernels/kv_view.h"
 
 namespace purekv {
@@ -17,8 +18,9 @@ struct KvLayerSpec {
   int64_t window = 0;
   // >= 0: the layer keeps nothing of its own, its rows read the entries of this lower layer.
   int64_t reads_layer = -1;
+  KvCodec codec{};  // of the entries that are encoded behind a compression, and whenever the plain ones are enough
 
-  // Bytes of keys, or of values, of one token in one head; and of both.
+  // Bytes of plain keys, or of values, of one token in one head; and of both.
   int64_t row_bytes() const { return head_dim * static_cast<int64_t>(DtypeSize(ElementDtype(format))); }
   int64_t entry_bytes() const { return 2 * row_bytes(); }
   bool full() const { return window == 0 && reads_layer < 0; }
@@ -48,12 +50,18 @@ class KvCacheSpec {
   bool shares() const {
     return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.reads_layer >= 0; });
   }
-  // Whether all layers are alike and each has entries of its own.
+  // Whether all layers are alike, but for their codecs, and each has entries of its own.
   bool uniform() const {
-    return std::all_of(layers_.begin(), layers_.end(),
-                       [&](const KvLayerSpec& one) { return one == layers_.front() && one.reads_layer < 0; });
+    return std::all_of(layers_.begin(), layers_.end(), [&](KvLayerSpec one) {
+      one.codec = layers_.front().codec;
+      return one == layers_.front() && one.reads_layer < 0;
+    });
   }
-  // Bytes of one more token in all heads of all layers, when it has filled the windows.
+  // Whether some layer encodes.
+  bool encodes() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.codec.on(); });
+  }
+  // Bytes of one more plain token in all heads of all layers, when it has filled the windows.
   int64_t token_bytes() const {
     int64_t bytes = 0;
     for (const KvLayerSpec& one : layers_) bytes += one.full() ? one.kv_heads * one.entry_bytes() : 0;

@@ -17,9 +17,34 @@ namespace {
 // page or more for each, and what is read at every step lies together.
 constexpr int64_t kSmallHead = 64 << 10;
 
-// What keys and values of exactly `length` entries take.
+int64_t Allocation(int64_t bytes) {
+  return static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(bytes)));
+}
+
+// What plain keys and values of exactly `length` entries take.
 int64_t Exactly(int64_t length, int64_t row) {
-  return 2 * static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(length * row)));
+  return 2 * Allocation(length * row);
+}
+
+std::vector<int32_t> AllOf(int64_t count) {
+  std::vector<int32_t> all(static_cast<size_t>(count));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+std::byte* Bytes(Buffer& buffer) {
+  return static_cast<std::byte*>(buffer.data());
+}
+
+// Rows of `size` bytes at these places, ascending, to the front.
+void MoveRows(std::byte* rows, std::span<const int32_t> kept, size_t size) {
+  for (size_t i = 0; i < kept.size();) {
+    size_t end = i + 1;
+    while (end < kept.size() && kept[end] == kept[end - 1] + 1) ++end;
+    const auto from = static_cast<size_t>(kept[i]);
+    if (from != i) std::memmove(rows + i * size, rows + from * size, (end - i) * size);
+    i = end;
+  }
 }
 
 }  // namespace
@@ -27,28 +52,56 @@ int64_t Exactly(int64_t length, int64_t row) {
 KvHeadView KvHead::View() const {
   KvHeadView view{nullptr,   nullptr, length(), head_dim_,
                   head_dim_, format_, listed_,  biases_.empty() ? nullptr : biases_.data()};
-  if (segments_.size() != 1) return view;
-  const Memory& memory = *segments_[0].memory;
-  view.keys = memory.file ? memory.file_keys : memory.keys.data();
-  view.values = memory.file ? memory.file_values : memory.values.data();
+  if (!encoded_.empty() || segments_.size() != 1) return view;
+  view.keys = segments_[0].memory->Keys();
+  view.values = segments_[0].memory->Values();
   return view;
 }
 
 void KvHead::ListSegments() {
   listed_.clear();
-  if (segments_.size() < 2) return;
-  for (const Segment& one : segments_) {
-    const Memory& memory = *one.memory;
-    listed_.push_back({memory.file ? memory.file_keys : memory.keys.data(),
-                       memory.file ? memory.file_values : memory.values.data(), one.length});
+  if (encoded_.empty() && segments_.size() < 2) return;
+  for (const Segment& one : encoded_) {
+    listed_.push_back({one.memory->Keys(), one.memory->Values(), one.length, encoding_.get()});
   }
+  for (const Segment& one : segments_) listed_.push_back({one.memory->Keys(), one.memory->Values(), one.length});
 }
 
-bool KvHead::OwnsTail() const {
-  if (segments_.empty() || segments_.back().memory->file || segments_.back().memory.use_count() > 1) return false;
+bool KvHead::Owned(const std::vector<Segment>& list) {
+  if (list.empty() || list.back().memory->file || list.back().memory.use_count() > 1) return false;
   // Another head's last look at it, perhaps from another thread, comes before the first change.
   std::atomic_thread_fence(std::memory_order_acquire);
   return true;
+}
+
+int64_t KvHead::plain() const {
+  int64_t count = 0;
+  for (const Segment& one : segments_) count += one.length;
+  return count;
+}
+
+int64_t KvHead::unit() const {
+  return encoding_ == nullptr ? 1 : std::max(encoding_->keys.unit(), encoding_->values.unit());
+}
+
+int64_t KvHead::EncodedBytes(int64_t entries) const {
+  return encoding_ == nullptr
+             ? 0
+             : Allocation(encoding_->keys.Bytes(entries)) + Allocation(encoding_->values.Bytes(entries));
+}
+
+const std::byte* KvHead::PlainRow(int64_t entry, bool key) const {
+  for (const Segment& one : segments_) {
+    const void* const rows = key ? one.memory->Keys() : one.memory->Values();
+    if (entry < one.length) return static_cast<const std::byte*>(rows) + entry * row_;
+    entry -= one.length;
+  }
+  PUREKV_CHECK(false, entry, " rows behind the last");
+}
+
+void KvHead::Release(std::vector<Segment>& list, KvByteCount& bytes) {
+  for (const Segment& one : list) bytes.Add(-one.counted);
+  list.clear();
 }
 
 void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
@@ -56,8 +109,7 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
   Memory& memory = *tail.memory;
   PUREKV_CHECK(capacity >= tail.length, capacity, " for ", tail.length);
   // What was shared is the head's alone now: it counts as it is.
-  const auto held = static_cast<int64_t>(memory.keys.allocated() + memory.values.allocated());
-  bytes.Add(held - std::exchange(tail.counted, held));
+  bytes.Add(memory.allocated() - std::exchange(tail.counted, memory.allocated()));
   for (Buffer* buffer : {&memory.keys, &memory.values}) {
     const auto before = static_cast<int64_t>(buffer->allocated());
     buffer->Resize(static_cast<size_t>(capacity * row_));
@@ -71,14 +123,20 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
   memory.values.Resize(static_cast<size_t>(capacity_ * row_));
 }
 
+void KvHead::ResizeEncoded(int64_t entries, KvByteCount& bytes) {
+  Segment& last = encoded_.back();
+  last.memory->keys.Resize(static_cast<size_t>(encoding_->keys.Bytes(entries)));
+  last.memory->values.Resize(static_cast<size_t>(encoding_->values.Bytes(entries)));
+  bytes.Add(last.memory->allocated() - std::exchange(last.counted, last.memory->allocated()));
+}
+
 void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
   const bool in_file = !segments_.empty() && segments_.back().memory->file;
-  const bool small = !segments_.empty() && !OwnsTail() && length() * row_ <= kSmallHead;
+  const bool small = !segments_.empty() && !OwnsTail() && plain() * row_ <= kSmallHead;
   if (in_file || small) {
-    // The whole head, so that what is read at every step lies together in memory.
-    std::vector<int32_t> all(tokens_.size());
-    std::iota(all.begin(), all.end(), 0);
-    return Gather(all, length() + count, bytes);
+    // All of it, so that what is read at every step lies together in memory.
+    Gather(AllOf(plain()), plain() + count, bytes);
+    return ListSegments();
   }
   if (!OwnsTail()) {
     segments_.push_back({std::make_shared<Memory>(), 0, 0});
@@ -98,8 +156,10 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   PUREKV_CHECK(tokens_.empty() || tokens_.back() < tokens.front(), "token ", tokens.front(), " behind ",
                tokens_.back());
   const int64_t have = OwnsTail() ? capacity_ - segments_.back().length : 0;
-  // Growing moves page tables, not contents, so small steps are cheap and little stays unused.
-  if (count > have) Reserve(std::max(count, length() / 16 + 16), bytes);
+  // Growing moves page tables, not contents, so small steps are cheap and little stays unused. Plain entries of a head
+  // that encodes are few.
+  const int64_t grow = codec_.on() ? 16 : length() / 16 + 16;
+  if (count > have) Reserve(std::max(count, grow), bytes);
   Segment& tail = segments_.back();
   const auto to = static_cast<size_t>(tail.length * row_);
   const AnyMatrixView out{static_cast<char*>(tail.memory->keys.data()) + to, ElementDtype(format_), count, head_dim_,
@@ -114,43 +174,176 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   if (!listed_.empty()) listed_.back().length = tail.length;
 }
 
+void KvHead::SetKeyChannels(std::vector<int16_t> channels) {
+  PUREKV_CHECK(encoding_ == nullptr && static_cast<int64_t>(channels.size()) == codec_.key_channels, channels.size(),
+               " channels of ", codec_.key_channels, ", or encoded entries are there");
+  auto encoding = std::make_shared<KvEncoding>(
+      KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
+  encoding->keys.channels = std::move(channels);
+  encoding_ = std::move(encoding);
+}
+
+int64_t KvHead::Encode(KvByteCount& bytes) {
+  const int64_t residual = codec_.residual;
+  const int64_t there = plain();
+  const int64_t count = codec_.on() ? there / residual * residual : 0;
+  if (count == 0) return 0;
+  if (encoding_ == nullptr) {
+    PUREKV_CHECK(codec_.key_channels == 0, "no channels are chosen");
+    encoding_ = std::make_shared<KvEncoding>(
+        KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
+  }
+  const bool begun = !Owned(encoded_);
+  if (begun) encoded_.push_back({std::make_shared<Memory>(), 0, 0});
+  const int64_t before = encoded_.back().length;
+  ResizeEncoded(before + count, bytes);
+  Memory& memory = *encoded_.back().memory;
+  Buffer rows;  // of a block that lies in several segments
+  for (int64_t first = 0; first < count; first += residual) {
+    for (const bool key : {true, false}) {
+      const std::byte* from = PlainRow(first, key);
+      if (PlainRow(first + residual - 1, key) != from + (residual - 1) * row_) {
+        rows.Resize(static_cast<size_t>(residual * row_));
+        for (int64_t i = 0; i < residual; ++i) {
+          std::memcpy(Bytes(rows) + i * row_, PlainRow(first + i, key), static_cast<size_t>(row_));
+        }
+        from = Bytes(rows);
+      }
+      const KvSide& side = key ? encoding_->keys : encoding_->values;
+      Buffer& out = key ? memory.keys : memory.values;
+      if (EncodeEntries(side, from, residual, Bytes(out) + side.Bytes(before + first))) continue;
+      ResizeEncoded(before, bytes);
+      if (begun) Release(encoded_, bytes);
+      return -1;
+    }
+  }
+  encoded_.back().length += count;
+  encoded_length_ += count;
+  // What is left of the plain ones.
+  std::vector<int32_t> left(static_cast<size_t>(there - count));
+  std::iota(left.begin(), left.end(), static_cast<int32_t>(count));
+  if (left.empty()) {
+    Release(segments_, bytes);
+    capacity_ = 0;
+  } else if (segments_.size() == 1 && OwnsTail()) {
+    MoveRows(Bytes(segments_[0].memory->keys), left, static_cast<size_t>(row_));
+    MoveRows(Bytes(segments_[0].memory->values), left, static_cast<size_t>(row_));
+    segments_[0].length = there - count;
+    SetCapacity(there - count, bytes);
+  } else {
+    Gather(left, there - count, bytes);
+  }
+  ListSegments();
+  return count;
+}
+
+void KvHead::Decode(KvByteCount& bytes) {
+  if (encoded_length_ == 0) return;
+  const int64_t there = plain();
+  std::vector<Segment> fresh = {{std::make_shared<Memory>(), 0, 0}};
+  std::swap(fresh, segments_);
+  SetCapacity(encoded_length_ + there, bytes);
+  std::swap(fresh, segments_);
+  Memory& memory = *fresh[0].memory;
+  for (const bool key : {true, false}) {
+    std::byte* to = Bytes(key ? memory.keys : memory.values);
+    for (const Segment& one : encoded_) {
+      DecodeEntries(key ? encoding_->keys : encoding_->values, key ? one.memory->Keys() : one.memory->Values(), 0,
+                    one.length, to);
+      to += one.length * row_;
+    }
+    for (int64_t i = 0; i < there; ++i, to += row_) std::memcpy(to, PlainRow(i, key), static_cast<size_t>(row_));
+  }
+  fresh[0].length = encoded_length_ + there;
+  Release(encoded_, bytes);
+  Release(segments_, bytes);
+  encoded_length_ = 0;
+  segments_ = std::move(fresh);
+  ListSegments();
+}
+
 void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& bytes) {
   int32_t last = -1;
   for (const int32_t entry : entries) {
     PUREKV_CHECK(entry > last && entry < length(), "entry ", entry, " after ", last, " of ", length());
     last = entry;
   }
-  const auto count = static_cast<int64_t>(entries.size());
-  for (size_t i = 0; i < entries.size() && !counts_.empty(); ++i) {
-    counts_[i] = counts_[static_cast<size_t>(entries[i])];
-    if (!biases_.empty()) biases_[i] = biases_[static_cast<size_t>(entries[i])];
-  }
-  const bool in_place = segments_.empty() || (segments_.size() == 1 && OwnsTail());
-  if (!in_place) {
-    if (count < length()) Gather(entries, count + spare, bytes);
-    ResizeCounts(bytes);
-    ShrinkCounts();
-    return;  // all of it: where it lies
-  }
-  if (segments_.empty()) return;
-  auto* const keys = static_cast<char*>(segments_[0].memory->keys.data());
-  auto* const values = static_cast<char*>(segments_[0].memory->values.data());
-  const auto row = static_cast<size_t>(row_);
   for (size_t i = 0; i < entries.size(); ++i) {
     const auto from = static_cast<size_t>(entries[i]);
-    if (from == i) continue;  // from > i always: rows never overlap
-    std::memcpy(keys + i * row, keys + from * row, row);
-    std::memcpy(values + i * row, values + from * row, row);
     tokens_[i] = tokens_[from];
+    if (!counts_.empty()) counts_[i] = counts_[from];
+    if (!biases_.empty()) biases_[i] = biases_[from];
   }
   tokens_.resize(entries.size());
   ResizeCounts(bytes);
+  const auto first_plain = std::lower_bound(entries.begin(), entries.end(), encoded_length_);
+  const auto of_encoded = static_cast<size_t>(first_plain - entries.begin());
+  std::vector<int32_t> of_plain(first_plain, entries.end());
+  for (int32_t& entry : of_plain) entry -= static_cast<int32_t>(encoded_length_);
+  bool smaller = KeepPlain(of_plain, spare, bytes);
+  if (static_cast<int64_t>(of_encoded) < encoded_length_) {
+    smaller = KeepEncoded(entries.first(of_encoded), bytes) || smaller;
+  }
+  if (smaller) {
+    tokens_.shrink_to_fit();
+    ShrinkCounts();
+  }
+  ListSegments();
+}
+
+bool KvHead::KeepPlain(std::span<const int32_t> kept, int64_t spare, KvByteCount& bytes) {
+  const auto count = static_cast<int64_t>(kept.size());
+  if (segments_.empty()) return false;
+  if (segments_.size() > 1 || !OwnsTail()) {
+    if (count == plain()) return false;  // all of it: where it lies
+    Gather(kept, count + spare, bytes);
+    return true;
+  }
+  Memory& memory = *segments_[0].memory;
+  MoveRows(Bytes(memory.keys), kept, static_cast<size_t>(row_));
+  MoveRows(Bytes(memory.values), kept, static_cast<size_t>(row_));
   segments_[0].length = count;
-  const auto wanted = static_cast<size_t>((count + spare) * row_);
-  if (Buffer::Allocation(wanted) >= segments_[0].memory->keys.allocated()) return;
-  tokens_.shrink_to_fit();
-  ShrinkCounts();
+  if (Allocation((count + spare) * row_) >= static_cast<int64_t>(memory.keys.allocated())) return false;
   SetCapacity(count + spare, bytes);
+  return true;
+}
+
+bool KvHead::KeepEncoded(std::span<const int32_t> kept, KvByteCount& bytes) {
+  PUREKV_CHECK(unit() == 1 || kept.empty(), kept.size(), " of ", encoded_length_,
+               " encoded entries whose groups are of ", unit());
+  const auto count = static_cast<int64_t>(kept.size());
+  if (kept.empty()) {
+    Release(encoded_, bytes);
+  } else if (encoded_.size() == 1 && Owned(encoded_)) {
+    Memory& memory = *encoded_[0].memory;
+    MoveRows(Bytes(memory.keys), kept, static_cast<size_t>(encoding_->keys.unit_bytes()));
+    MoveRows(Bytes(memory.values), kept, static_cast<size_t>(encoding_->values.unit_bytes()));
+    encoded_[0].length = count;
+    // A step lets one go: not worth moving the rest at each.
+    if (EncodedBytes(count) < memory.allocated() - memory.allocated() / 16) ResizeEncoded(count, bytes);
+  } else {
+    std::vector<Segment> before = std::exchange(encoded_, {});
+    encoded_.push_back({std::make_shared<Memory>(), 0, 0});
+    ResizeEncoded(count, bytes);
+    Memory& memory = *encoded_[0].memory;
+    size_t segment = 0;
+    int64_t first = 0;  // entry of the segment's
+    for (size_t i = 0; i < kept.size(); ++i) {
+      while (kept[i] >= first + before[segment].length) first += before[segment++].length;
+      for (const bool key : {true, false}) {
+        const auto size = static_cast<size_t>((key ? encoding_->keys : encoding_->values).unit_bytes());
+        const Memory& from = *before[segment].memory;
+        std::memcpy(Bytes(key ? memory.keys : memory.values) + i * size,
+                    static_cast<const std::byte*>(key ? from.Keys() : from.Values()) +
+                        static_cast<size_t>(kept[i] - first) * size,
+                    size);
+      }
+    }
+    encoded_[0].length = count;
+    Release(before, bytes);
+  }
+  encoded_length_ = count;
+  return true;
 }
 
 void KvHead::ResizeCounts(KvByteCount& bytes) {
@@ -173,7 +366,8 @@ void KvHead::SetCounts(std::span<const int32_t> counts, bool bias, KvByteCount& 
 
 void KvHead::Rewrite(const KvRewrite& change, KvByteCount& bytes) {
   const auto count = static_cast<int64_t>(change.entries.size());
-  PUREKV_CHECK(segments_.size() == 1 && OwnsTail(), segments_.size(), " segments");
+  PUREKV_CHECK(encoded_.empty() && segments_.size() == 1 && OwnsTail(), encoded_.size(), " encoded segments, ",
+               segments_.size(), " plain ones");
   PUREKV_CHECK(change.keys.rows == count && change.values.rows == count && change.keys.cols == head_dim_ &&
                    change.values.cols == head_dim_ && change.counts.size() == change.entries.size(),
                change.keys.rows, " keys, ", change.values.rows, " values, ", change.counts.size(), " counts for ",
@@ -198,30 +392,66 @@ void KvHead::Rewrite(const KvRewrite& change, KvByteCount& bytes) {
 }
 
 void KvHead::Gather(std::span<const int32_t> kept, int64_t capacity, KvByteCount& bytes) {
-  const KvHeadView from = View();
-  const std::vector<KvSegment> listed = std::exchange(listed_, {});
-  std::vector<Segment> before = std::exchange(segments_, {});
+  std::vector<Segment> fresh = {{std::make_shared<Memory>(), 0, 0}};
   // Shared memory is another's as well: it leaves this count before the copy enters it. A file's stretch is this head's
   // alone, there beside the copy.
-  for (Segment& one : before) {
+  for (Segment& one : segments_) {
     if (!one.memory->file) bytes.Add(-std::exchange(one.counted, 0));
   }
-  segments_.push_back({std::make_shared<Memory>(), 0, 0});
+  std::swap(fresh, segments_);
   SetCapacity(capacity, bytes);
-  auto* const keys = static_cast<char*>(segments_[0].memory->keys.data());
-  auto* const values = static_cast<char*>(segments_[0].memory->values.data());
-  const auto row = static_cast<size_t>(row_);
-  KvHeadView source = from;
-  source.segments = listed;
-  for (size_t i = 0; i < kept.size(); ++i) {
-    std::memcpy(keys + i * row, source.KeyRow(kept[i]), row);
-    std::memcpy(values + i * row, source.ValueRow(kept[i]), row);
-    tokens_[i] = tokens_[static_cast<size_t>(kept[i])];
+  std::swap(fresh, segments_);
+  for (const bool key : {true, false}) {
+    std::byte* to = Bytes(key ? fresh[0].memory->keys : fresh[0].memory->values);
+    for (const int32_t entry : kept) {
+      std::memcpy(to, PlainRow(entry, key), static_cast<size_t>(row_));
+      to += row_;
+    }
   }
-  tokens_.resize(kept.size());
-  tokens_.shrink_to_fit();
-  segments_[0].length = static_cast<int64_t>(kept.size());
-  for (const Segment& one : before) bytes.Add(-one.counted);
+  fresh[0].length = static_cast<int64_t>(kept.size());
+  Release(segments_, bytes);
+  segments_ = std::move(fresh);
+}
+
+void KvHead::CutEncoded(int64_t count, KvByteCount& bytes) {
+  // Whole blocks stay as they are: what comes later fills one anew.
+  const int64_t stay = unit() == 1 ? count : count / codec_.residual * codec_.residual;
+  const int64_t rest = count - stay;
+  if (rest > 0) {
+    segments_.push_back({std::make_shared<Memory>(), 0, 0});
+    SetCapacity(rest, bytes);
+    int64_t first = 0;  // of the segment
+    for (const Segment& one : encoded_) {
+      const int64_t begin = std::max(stay, first), end = std::min(count, first + one.length);
+      if (begin < end) {
+        const Memory& memory = *one.memory;
+        const auto at = static_cast<size_t>((begin - stay) * row_);
+        DecodeEntries(encoding_->keys, memory.Keys(), begin - first, end - begin,
+                      Bytes(segments_[0].memory->keys) + at);
+        DecodeEntries(encoding_->values, memory.Values(), begin - first, end - begin,
+                      Bytes(segments_[0].memory->values) + at);
+      }
+      first += one.length;
+    }
+    segments_[0].length = rest;
+  }
+  int64_t left = stay;
+  size_t kept = 0;
+  for (; kept < encoded_.size() && left > 0; ++kept) {
+    Segment& one = encoded_[kept];
+    one.length = std::min(one.length, left);
+    left -= one.length;
+  }
+  for (size_t i = kept; i < encoded_.size(); ++i) bytes.Add(-encoded_[i].counted);
+  encoded_.resize(kept);
+  encoded_length_ = stay;
+  if (encoded_.empty()) return;
+  if (Owned(encoded_)) {
+    ResizeEncoded(encoded_.back().length, bytes);
+  } else {
+    const int64_t counted = EncodedBytes(encoded_.back().length);
+    bytes.Add(counted - std::exchange(encoded_.back().counted, counted));
+  }
 }
 
 void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
@@ -229,7 +459,13 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   if (end == tokens_.end()) return;
   tokens_.erase(end, tokens_.end());
   ResizeCounts(bytes);
-  int64_t left = length();
+  capacity_ = 0;
+  if (length() < encoded_length_) {
+    Release(segments_, bytes);
+    CutEncoded(length(), bytes);
+    return ListSegments();
+  }
+  int64_t left = length() - encoded_length_;
   size_t kept = 0;
   for (; kept < segments_.size() && left > 0; ++kept) {
     segments_[kept].length = std::min(segments_[kept].length, left);
@@ -237,7 +473,6 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   }
   for (size_t i = kept; i < segments_.size(); ++i) bytes.Add(-segments_[i].counted);
   segments_.resize(kept);
-  capacity_ = 0;
   if (OwnsTail()) {
     SetCapacity(segments_.back().length, bytes);
   } else if (!segments_.empty()) {
@@ -248,36 +483,73 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   ListSegments();
 }
 
-void KvHead::ViewFile(std::span<const int32_t> tokens, const void* keys, const void* values,
-                      std::shared_ptr<const void> hold, KvByteCount& bytes) {
+void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, const std::shared_ptr<const void>& hold,
+                      KvByteCount& bytes) {
   PUREKV_CHECK(tokens_.empty() && segments_.empty() && hold != nullptr, tokens_.size(), " entries already");
+  const auto count = static_cast<int64_t>(tokens.size());
+  PUREKV_CHECK(stored.encoded >= 0 && stored.encoded <= count && (stored.encoded == 0 || codec_.on()), stored.encoded,
+               " encoded entries of ", count);
   if (tokens.empty()) return;
   tokens_.assign(tokens.begin(), tokens.end());
-  auto memory = std::make_shared<Memory>();
-  memory->file = std::move(hold);
-  memory->file_keys = keys;
-  memory->file_values = values;
-  segments_.push_back({std::move(memory), length(), 2 * length() * row_});
-  bytes.Add(segments_.back().counted);
+  const auto add = [&](std::vector<Segment>& list, const void* keys, const void* values, int64_t entries,
+                       int64_t counted) {
+    auto memory = std::make_shared<Memory>();
+    memory->file = hold;
+    memory->file_keys = keys;
+    memory->file_values = values;
+    list.push_back({std::move(memory), entries, counted});
+    bytes.Add(counted);
+  };
+  if (codec_.key_channels > 0 && !stored.key_channels.empty()) SetKeyChannels(stored.key_channels);
+  if (stored.encoded > 0) {
+    if (encoding_ == nullptr) {
+      encoding_ = std::make_shared<KvEncoding>(
+          KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
+    }
+    encoded_length_ = stored.encoded;
+    add(encoded_, stored.encoded_keys, stored.encoded_values, stored.encoded,
+        encoding_->keys.Bytes(stored.encoded) + encoding_->values.Bytes(stored.encoded));
+  }
+  const int64_t behind = count - stored.encoded;
+  if (behind > 0) add(segments_, stored.keys, stored.values, behind, 2 * behind * row_);
+  ListSegments();
 }
 
 void KvHead::Share(const KvHead& from, int32_t token, KvByteCount& bytes) {
   PUREKV_CHECK(tokens_.empty() && segments_.empty(), tokens_.size(), " entries already");
-  PUREKV_CHECK(row_ == from.row_ && format_ == from.format_, row_, " bytes a row, not ", from.row_);
+  PUREKV_CHECK(row_ == from.row_ && format_ == from.format_ && (from.encoded_.empty() || codec_ == from.codec_), row_,
+               " bytes a row, not ", from.row_, ", or another codec");
   const auto end = std::lower_bound(from.tokens_.begin(), from.tokens_.end(), token);
   tokens_.assign(from.tokens_.begin(), end);
   counts_.assign(from.counts_.begin(), from.counts_.begin() + std::min(from.counts_.size(), tokens_.size()));
   biases_.assign(from.biases_.begin(), from.biases_.begin() + std::min(from.biases_.size(), tokens_.size()));
   ResizeCounts(bytes);
-  int64_t before = 0;  // entries of the segments so far
-  for (size_t i = 0; i < from.segments_.size() && before < length(); ++i) {
-    Segment one = from.segments_[i];
-    one.length = std::min(one.length, length() - before);
-    // Together what one piece would take.
-    one.counted = one.memory->file ? 2 * one.length * row_ : Exactly(before + one.length, row_) - Exactly(before, row_);
-    before += one.length;
-    bytes.Add(one.counted);
-    segments_.push_back(std::move(one));
+  encoding_ = from.encoding_;
+  const auto share = [&](const std::vector<Segment>& list, std::vector<Segment>& to, int64_t count, const auto& taken) {
+    int64_t before = 0;  // entries of the segments so far
+    for (size_t i = 0; i < list.size() && before < count; ++i) {
+      Segment one = list[i];
+      one.length = std::min(one.length, count - before);
+      // Together what one piece would take.
+      one.counted = one.memory->file ? one.counted : taken(before + one.length) - taken(before);
+      before += one.length;
+      bytes.Add(one.counted);
+      to.push_back(std::move(one));
+    }
+  };
+  const auto of_plain = [this](int64_t entries) { return Exactly(entries, row_); };
+  const auto of_encoded = [this](int64_t entries) { return EncodedBytes(entries); };
+  encoded_length_ = from.encoded_length_;
+  share(from.encoded_, encoded_, encoded_length_, of_encoded);
+  if (length() < encoded_length_) {
+    CutEncoded(length(), bytes);
+  } else {
+    share(from.segments_, segments_, length() - encoded_length_, of_plain);
+    for (Segment& one : segments_) {
+      if (!one.memory->file) continue;
+      const int64_t counted = 2 * one.length * row_;
+      bytes.Add(counted - std::exchange(one.counted, counted));
+    }
   }
   ListSegments();
 }

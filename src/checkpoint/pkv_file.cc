@@ -122,6 +122,8 @@ class Parser {
         Fail(where, ": counted_heads: heads must ascend");
       }
     }
+    if (fields.Has("encoded_heads")) ReadEncoded(fields, where);
+    if (fields.Has("key_channels")) ReadChannels(fields, where);
     if (static_cast<int64_t>(planes_.size()) != out_.layers || planes_.size() != first_queries_.size()) {
       Fail(where, ": sum_planes and sum_first_query have ", planes_.size(), " and ", first_queries_.size(),
            " elements; one per layer is expected, ", out_.layers);
@@ -160,13 +162,13 @@ class Parser {
     const auto row = static_cast<uint64_t>(out_.head_dim) * DtypeSize(out_.dtype);
     uint64_t offset = 0;
     out_.heads.resize(heads);
-    const auto take = [&](uint64_t count, size_t head) {
-      if (offset > entries.size() || count * row > entries.size() - offset) {
+    const auto take = [&](uint64_t bytes, uint64_t count, size_t head) {
+      if (offset > entries.size() || bytes > entries.size() - offset) {
         Fail(path_, ": section entries: ", entries.size(), " bytes; head ", head, " with its ", count,
              " entries ends behind them");
       }
-      const auto part = entries.subspan(offset, count * row);
-      const uint64_t behind = offset + count * row;
+      const auto part = entries.subspan(offset, bytes);
+      const uint64_t behind = offset + bytes;
       offset = (behind + kPkvAlign - 1) / kPkvAlign * kPkvAlign;
       if (offset < entries.size()) CheckZeros(entries.subspan(behind, offset - behind), path_, "section entries");
       return part;
@@ -180,12 +182,27 @@ class Parser {
       }
       const auto count = static_cast<size_t>(length);
       PkvHead& out = out_.heads[head];
+      if (!channels_.empty()) out.key_channels = std::move(channels_[head]);
       out.tokens = tokens.first(count);
       tokens = tokens.subspan(count);
       CheckAscending(out.tokens, head);
       if (count == 0) continue;
-      out.keys = take(count, head);
-      out.values = take(count, head);
+      if (!encoded_.empty()) {
+        const auto& [coded, key_bytes, value_bytes] = encoded_[head];
+        if (coded > length) {
+          Fail(path_, ": section index: head ", head, " holds ", length, " entries, ", coded, " of them encoded");
+        }
+        out.encoded = coded;
+        if (coded > 0) {
+          out.encoded_keys = take(static_cast<uint64_t>(key_bytes), count, head);
+          out.encoded_values = take(static_cast<uint64_t>(value_bytes), count, head);
+          end = static_cast<uint64_t>(out.encoded_values.data() - entries.data()) + out.encoded_values.size();
+        }
+      }
+      const uint64_t plain = count - static_cast<uint64_t>(out.encoded);
+      if (plain == 0) continue;
+      out.keys = take(plain * row, count, head);
+      out.values = take(plain * row, count, head);
       end = static_cast<uint64_t>(out.values.data() - entries.data()) + out.values.size();
     }
     for (const int64_t head : counted_) {
@@ -262,6 +279,14 @@ class Parser {
     if (kv.bytes && fields.Has("base")) out_.base = fields.Int("base", 1, tokens_);
     kv.allocator = fields.String("allocator");
     if (fields.Has("merge")) kv.merge = fields.String("merge");
+    if (fields.Has("keys")) kv.keys = fields.String("keys");
+    if (fields.Has("values")) kv.values = fields.String("values");
+    if (fields.Has("key_channels")) kv.key_channels = fields.Number("key_channels", 0, 1);
+    if (fields.Has("budget_of")) {
+      const std::string of = fields.String("budget_of");
+      if (of != "bytes") Fail(fields.where(), ": budget_of \"", of, "\"; bytes is expected");
+      kv.budget_of = KvOptions::Of::kBytes;
+    }
     kv.when = KvOptions::When::kContext;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
@@ -317,6 +342,52 @@ class Parser {
     if (out_.media.empty() && !out_.context) Fail(where, ": media: the list is empty, and there is no context");
   }
 
+  // Entries that are encoded, and the bytes of their keys and values, of each head.
+  void ReadEncoded(const JsonFields& fields, const std::string& where) {
+    if (header_.version < 2) Fail(where, ": encoded_heads: in a file of version ", header_.version);
+    const Json& heads = fields.raw()["encoded_heads"];
+    if (!heads.is_array() || static_cast<int64_t>(heads.size()) != out_.layers * out_.kv_heads) {
+      Fail(where, ": encoded_heads: a list of ", out_.layers * out_.kv_heads, " heads is expected");
+    }
+    for (const Json& head : heads) {
+      std::array<int64_t, 3> numbers{};
+      bool sound = head.is_array() && head.size() == numbers.size();
+      for (size_t i = 0; sound && i < numbers.size(); ++i) {
+        sound = head[i].is_number_unsigned() && head[i].get<uint64_t>() <= static_cast<uint64_t>(kMaxInt);
+        if (sound) numbers[i] = head[i].get<int64_t>();
+      }
+      sound = sound && numbers[0] <= tokens_ && (numbers[0] > 0 || (numbers[1] == 0 && numbers[2] == 0));
+      if (!sound) {
+        Fail(where, ": encoded_heads: element ", encoded_.size(),
+             ": [entries, bytes of keys, bytes of values] is expected");
+      }
+      encoded_.push_back(numbers);
+    }
+  }
+
+  // Channels that the keys of each head hold.
+  void ReadChannels(const JsonFields& fields, const std::string& where) {
+    if (header_.version < 2) Fail(where, ": key_channels: in a file of version ", header_.version);
+    const Json& heads = fields.raw()["key_channels"];
+    if (!heads.is_array() || static_cast<int64_t>(heads.size()) != out_.layers * out_.kv_heads) {
+      Fail(where, ": key_channels: a list of ", out_.layers * out_.kv_heads, " heads is expected");
+    }
+    for (const Json& head : heads) {
+      std::vector<int16_t>& channels = channels_.emplace_back();
+      bool sound = head.is_array() && static_cast<int64_t>(head.size()) <= out_.head_dim;
+      for (size_t i = 0; sound && i < head.size(); ++i) {
+        sound = head[i].is_number_unsigned() && head[i].get<uint64_t>() < static_cast<uint64_t>(out_.head_dim) &&
+                head[i].get<uint64_t>() <= 32767 &&
+                (i == 0 || head[i].get<uint64_t>() > static_cast<uint64_t>(channels.back()));
+        if (sound) channels.push_back(static_cast<int16_t>(head[i].get<int64_t>()));
+      }
+      if (!sound) {
+        Fail(where, ": key_channels: element ", channels_.size() - 1, ": ascending channels below ", out_.head_dim,
+             " are expected");
+      }
+    }
+  }
+
   void CheckAscending(std::span<const int32_t> tokens, size_t head) const {
     int32_t last = -1;
     for (const int32_t token : tokens) {
@@ -333,7 +404,9 @@ class Parser {
   PkvContents out_;
   int64_t tokens_ = 0, prompt_ids_ = 0;
   std::vector<int64_t> planes_, first_queries_;
-  std::vector<int64_t> counted_;  // heads whose entries have counts
+  std::vector<int64_t> counted_;                 // heads whose entries have counts
+  std::vector<std::vector<int16_t>> channels_;   // [heads] that keys hold; or empty
+  std::vector<std::array<int64_t, 3>> encoded_;  // [heads] encoded entries, bytes of keys and of values; or empty
 };
 
 }  // namespace

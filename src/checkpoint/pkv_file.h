@@ -26,6 +26,10 @@ struct PkvHead {
   std::span<const int32_t> tokens;          // [length] sequence index of each entry, ascending
   std::span<const std::byte> keys, values;  // [length, head_dim] of the file's dtype
   std::span<const int32_t> counts;          // [length] tokens that each one stands for (version 2); empty: itself
+  // The first `encoded` entries, whose keys and values are these; the ones above are of those behind (version 2).
+  int64_t encoded = 0;
+  std::span<const std::byte> encoded_keys{}, encoded_values{};
+  std::vector<int16_t> key_channels{};  // that encoded keys hold, ascending (version 2); empty: all
 };
 
 // Attention sums of one layer that a policy goes on adding to: of the queries first_query .. tokens - 1.

@@ -59,6 +59,10 @@ const char* KindName(MediaSource::Kind kind) {
 std::string Description(const PkvContents& contents) {
   Json kv = {{"policy", contents.kv.policy}, {"allocator", contents.kv.allocator}, {"options", Json::object()}};
   if (contents.kv.merge != "auto") kv["merge"] = contents.kv.merge;
+  if (contents.kv.keys != "same") kv["keys"] = contents.kv.keys;
+  if (contents.kv.values != "same") kv["values"] = contents.kv.values;
+  if (contents.kv.key_channels) kv["key_channels"] = *contents.kv.key_channels;
+  if (contents.kv.budget_of == KvOptions::Of::kBytes) kv["budget_of"] = "bytes";
   if (contents.kv.budget) kv["budget"] = *contents.kv.budget;
   if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;
   if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
@@ -113,6 +117,19 @@ std::string Description(const PkvContents& contents) {
     if (!contents.heads[head].counts.empty()) counted.push_back(head);
   }
   if (!counted.empty()) json["counted_heads"] = std::move(counted);
+  Json encoded = Json::array();  // of each head: entries, and the bytes of their keys and values
+  for (const PkvHead& head : contents.heads) {
+    encoded.push_back({head.encoded, head.encoded_keys.size(), head.encoded_values.size()});
+  }
+  if (std::any_of(contents.heads.begin(), contents.heads.end(), [](const PkvHead& one) { return one.encoded > 0; })) {
+    json["encoded_heads"] = std::move(encoded);
+  }
+  Json channels = Json::array();  // of each head
+  for (const PkvHead& head : contents.heads) channels.push_back(head.key_channels);
+  if (std::any_of(contents.heads.begin(), contents.heads.end(),
+                  [](const PkvHead& one) { return !one.key_channels.empty(); })) {
+    json["key_channels"] = std::move(channels);
+  }
   if (contents.system) json["system"] = *contents.system;
   if (contents.context) json["context"] = *contents.context;
   if (contents.time) json["time"] = *contents.time;
@@ -138,7 +155,7 @@ int64_t WritePkv(const std::string& path, const PkvContents& contents) {
   }
   Section& entries = sections[PkvHeader::kEntries];
   for (const PkvHead& head : contents.heads) {
-    for (const auto part : {head.keys, head.values}) {
+    for (const auto part : {head.encoded_keys, head.encoded_values, head.keys, head.values}) {
       if (part.empty()) continue;
       entries.Pad(kPkvAlign);
       entries.Add(part);
@@ -146,8 +163,10 @@ int64_t WritePkv(const std::string& path, const PkvContents& contents) {
   }
 
   PkvHeader header;
-  const auto counted = [](const PkvHead& head) { return !head.counts.empty(); };
-  if (std::any_of(contents.heads.begin(), contents.heads.end(), counted)) header.version = kPkvVersion;
+  const auto newer = [](const PkvHead& head) {
+    return !head.counts.empty() || head.encoded > 0 || !head.key_channels.empty();
+  };
+  if (std::any_of(contents.heads.begin(), contents.heads.end(), newer)) header.version = kPkvVersion;
   PUREKV_CHECK(contents.model.size() == header.model.size(), contents.model);
   std::memcpy(header.model.data(), contents.model.data(), header.model.size());
   uint64_t offset = sizeof(header);

@@ -20,6 +20,10 @@ std::string PolicyName(const KvOptions& kv) {
   std::string name = kv.policy;
   if (kv.allocator != "auto") name += StrCat("+", kv.allocator);
   if (kv.merge != "auto") name += StrCat(":merge=", kv.merge);
+  if (kv.keys != "same") name += StrCat(":keys=", kv.keys);
+  if (kv.values != "same") name += StrCat(":values=", kv.values);
+  if (kv.key_channels) name += StrCat(":key-channels=", *kv.key_channels);
+  if (kv.budget_of == KvOptions::Of::kBytes) name += ":budget-of=bytes";
   for (const auto& [key, value] : kv.options) name += StrCat(":", key, "=", value);
   return name;
 }

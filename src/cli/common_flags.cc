@@ -8,10 +8,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/field_names.h"
 #include "cli/flag_values.h"
 #include "cli/output.h"
 #include "engine/prefill_attention.h"
 #include "media/sampling.h"
+#include "policy/codecs.h"
 #include "policy/registry.h"
 
 namespace purekv::cli {
@@ -340,6 +342,21 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) {
                 options->merge = MergeRules()[ParseChoice(name, text, MergeRules())];
               });
+  table.Value(kCache, "--kv-keys", "same|int8|int4|int2",
+              "form of the kept keys; by layers: int8@0-3,int4 (default same: the model's number format)",
+              [options](const std::string&, const std::string& text) { options->keys = text; });
+  table.Value(kCache, "--kv-values", "same|int8|int4|int2", "form of the kept values, likewise",
+              [options](const std::string&, const std::string& text) { options->values = text; });
+  table.Value(kCache, "--kv-key-channels", "F", "share of the channels that kept keys hold, above 0 (default 1: all)",
+              [options](const std::string& name, const std::string& text) {
+                options->key_channels = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
+              });
+  table.Value(kCache, "--kv-budget-of", "tokens|bytes",
+              "what --kv-budget is a share of: tokens (default), or the bytes of the whole cache as it would be plain",
+              [options](const std::string& name, const std::string& text) {
+                options->budget_of =
+                    ParseChoice(name, text, {"tokens", "bytes"}) == 0 ? KvOptions::Of::kTokens : KvOptions::Of::kBytes;
+              });
   table.Value(kCache, "--kv-chunk", "N",
               "cut the cache to --kv-tokens or --kv-bytes after every N prompt tokens (default: once, at the end)",
               [options](const std::string& name, const std::string& text) {
@@ -348,10 +365,15 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Exclusive({"--kv-budget", "--kv-tokens", "--kv-bytes"});
   table.TypedWins({"--kv-chunk"}, {"--kv-budget"});  // takes a budget in tokens or bytes
   table.TypedWins(
-      {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-option", "--kv-allocator", "--kv-merge", "--kv-chunk"},
+      {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-budget-of", "--kv-allocator", "--kv-merge", "--kv-chunk"},
       [options](const FlagTable& all) {
         return all.Typed("--kv-policy") && options->policy == "full" ? "--kv-policy full" : "";
       });
+  // Codecs have options with every policy.
+  table.TypedWins({"--kv-option"}, [options](const FlagTable& all) {
+    const bool plain = options->keys == "same" && options->values == "same" && !options->key_channels;
+    return all.Typed("--kv-policy") && options->policy == "full" && plain ? "--kv-policy full" : "";
+  });
   if (!when) return;
   table.Value(kCache, "--kv-when", "prompt|context",
               "compress when the first prompt has been read (default), or right after media and context",
@@ -362,11 +384,14 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
   if (options.policy == "full") {
     // Named as the user gave them, the environment included; an allocator too, even the one that is the default.
     for (const char* const flag :
-         {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-allocator", "--kv-merge", "--kv-chunk"}) {
+         {"--kv-budget", "--kv-tokens", "--kv-bytes", "--kv-budget-of", "--kv-allocator", "--kv-merge", "--kv-chunk"}) {
       table.Refuse(flag, "policy full keeps everything; choose another with --kv-policy");
     }
   }
   CheckKvOptions(options);
+  if (const Message warning = CodecWarning(options); !warning.text.empty()) {
+    std::fprintf(stderr, "purekv: warning: %s\n", InFlags(warning, {}).c_str());
+  }
 }
 
 void AddPrefillFlags(FlagTable& table, PrefillOptions* options) {

@@ -41,11 +41,11 @@ Session MakeSession(const std::shared_ptr<const Model>& model, const Conversatio
 
 // What a saved cache fixes.
 const std::vector<std::string> kFixedByCache = {
-    "--video",       "--image",     "--frames",         "--fps",         "--max-frames",
-    "--video-start", "--video-end", "--min-pixels",     "--max-pixels",  "--sampling",
-    "--system",      "--context",   "--kv-policy",      "--kv-budget",   "--kv-tokens",
-    "--kv-bytes",    "--kv-option", "--kv-allocator",   "--kv-merge",    "--kv-chunk",
-    "--kv-when",     "--prefill",   "--prefill-option", "--drop-layers", "--profile"};
+    "--video",     "--image",      "--frames",         "--fps",         "--max-frames",   "--video-start",
+    "--video-end", "--min-pixels", "--max-pixels",     "--sampling",    "--system",       "--context",
+    "--kv-policy", "--kv-budget",  "--kv-tokens",      "--kv-bytes",    "--kv-option",    "--kv-allocator",
+    "--kv-merge",  "--kv-chunk",   "--kv-keys",        "--kv-values",   "--kv-budget-of", "--kv-key-channels",
+    "--kv-when",   "--prefill",    "--prefill-option", "--drop-layers", "--profile"};
 
 // It cannot be given again.
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {

@@ -71,6 +71,10 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   if (options.bytes) object["budget_bytes"] = *options.bytes;
   object["allocator"] = AllocatorOf(options);
   object["merge"] = MergeRuleOf(options);
+  object["keys"] = options.keys;
+  object["values"] = options.values;
+  object["key_channels"] = options.key_channels.value_or(1.0);
+  object["budget_of"] = options.budget_of == KvOptions::Of::kBytes ? "bytes" : "tokens";
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
   if (!options.drop_layers.empty()) {
@@ -80,6 +84,8 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["tokens_full"] = stats.tokens_full;
   object["tokens_kept_mean"] = stats.tokens_kept_mean;
   object["merged"] = stats.merged;
+  object["bits_keys"] = stats.bits_keys;
+  object["bits_values"] = stats.bits_values;
   object["bytes_full"] = stats.bytes_full;
   object["bytes_kept"] = stats.bytes_kept;
   object["bytes_peak"] = stats.bytes_peak;

@@ -172,7 +172,7 @@ SampleObservation CalibrationRun::Observe() {
   for (size_t i = 0; i + 1 < answer_.size(); ++i) all.AddText(answer_[i]);
   StageTimes times;
   Matrix<float> hidden = EmbedPrompt(internals_, all, media_, {}, &times);
-  Sequence sequence(decoder.cache_spec(), Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
+  Sequence sequence(Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
   sequence.Append(all.ids, all.layout, all.positions);
   SampleObservation seen;
   seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));

@@ -27,7 +27,7 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
     : model_(std::move(model)),
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
-      sequence_(internals().decoder().cache_spec(), CompressionOf(options_.kv, internals())),
+      sequence_(CompressionOf(options_.kv, internals())),
       dialogue_(*model_),
       attention_(MakePrefillAttention(options_.prefill, options_.kv, sequence_.compression(),
                                       internals().decoder().config().layers)),
@@ -332,6 +332,9 @@ void Conversation::RecordPrompt(int64_t tokens) {
   for (int64_t layer = 0; layer < cache().spec().layers(); ++layer) {
     if (cache().spec().full(layer)) heads += cache().spec()[layer].kv_heads;
   }
+  const auto [key_bits, value_bits] = cache().ElementBits();
+  stats_.bits_keys = key_bits;
+  stats_.bits_values = value_bits;
   stats_.merged = static_cast<double>(cache().merged()) / static_cast<double>(std::max<int64_t>(1, heads));
 }
 

@@ -99,7 +99,7 @@ CopyingHeads Measure(const LanguageModel& model) {
   Matrix<float> hidden(count, config.hidden);
   decoder.Embed(ids, hidden.View());
   const KvCacheSpec spec = decoder.cache_spec();
-  Sequence sequence(spec, Compression({}, spec, config.heads, config.full_rope()));
+  Sequence sequence(Compression({}, spec, config.heads, config.full_rope()));
   sequence.Append(tokens.ids, tokens.layout, tokens.positions);
   Watcher watcher(config, spec, before, (count - before) / 2);
   LayerObserver* const observers[] = {&watcher};

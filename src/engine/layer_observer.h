@@ -14,6 +14,7 @@ namespace purekv {
 struct LayerWants {
   bool input = false;     // the rows before the layer
   bool queries = false;   // before rotation
+  bool rotated = false;   // and after
   bool attended = false;  // after attention: rotated queries, log-sum-exp, the cache's heads
   // Of `attended`, only the last rows of a prompt are needed, so many; 0: all. They come from layers, too, whose
   // attention gives no log-sum-exp.
@@ -39,6 +40,8 @@ class LayerObserver {
   virtual void Input(int64_t /*layer*/, MatrixView<const float> /*hidden*/) {}
   // One block of rows. tokens [rows], q [rows, heads * head_dim]
   virtual void Queries(int64_t /*layer*/, std::span<const int32_t> /*tokens*/, MatrixView<const float> /*q*/) {}
+  // The same rows, rotated.
+  virtual void Rotated(int64_t /*layer*/, std::span<const int32_t> /*tokens*/, MatrixView<const float> /*q*/) {}
   virtual void Attended(const AttendedRows& /*rows*/) {}
   // The layer has run all rows, and its cache has lost nothing yet.
   virtual void LayerDone(int64_t /*layer*/) {}

@@ -9,12 +9,17 @@ LayerWants PolicyObserver::Wants(int64_t layer) const {
   const Observer observer = sequence_.compression().observations().Request(layer);
   return {.input = false,
           .queries = observer.queries_every > 0,
+          .rotated = sequence_.compression().WantsRotated(layer),
           .attended = observer.kind == Observer::Kind::kColumnSums,
           .last = observer.few() ? observer.window : 0};
 }
 
 void PolicyObserver::Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
   sequence_.compression().observations().AddQueries(layer, tokens, q);
+}
+
+void PolicyObserver::Rotated(int64_t layer, std::span<const int32_t> /*tokens*/, MatrixView<const float> q) {
+  sequence_.compression().AddRotated(layer, q);
 }
 
 void PolicyObserver::Attended(const AttendedRows& rows) {

@@ -16,6 +16,7 @@ class PolicyObserver : public LayerObserver {
 
   LayerWants Wants(int64_t layer) const override;
   void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override;
+  void Rotated(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override;
   void Attended(const AttendedRows& rows) override;
 
  private:

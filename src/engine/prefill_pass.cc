@@ -42,6 +42,10 @@ bool PrefillPass::Step() {
       observer->Queries(layer_, block, projected.q);
     }
     decoder.Rotate(layer_, projected, parts_.sequence.tokens().positions, block, workspace);
+    for (LayerObserver* observer : rotated_) {
+      const StageTimer timer(&workspace.observe_seconds);
+      observer->Rotated(layer_, block, projected.q);
+    }
     if (parts_.sequence.cache().spec()[layer_].reads_layer < 0) {
       parts_.sequence.cache().Append(layer_, projected.k, projected.v, block);
     }
@@ -64,12 +68,14 @@ bool PrefillPass::Step() {
 void PrefillPass::StartLayer() {
   ShowInput();
   queries_.clear();
+  rotated_.clear();
   attended_.clear();
   last_.clear();
   const bool gives_lse = parts_.attention.GivesLse(layer_) || parts_.sequence.cache().spec()[layer_].window > 0;
   for (LayerObserver* observer : parts_.observers) {
     const LayerWants wants = observer->Wants(layer_);
     if (wants.queries) queries_.push_back(observer);
+    if (wants.rotated) rotated_.push_back(observer);
     if (!wants.attended) continue;
     PUREKV_CHECK(gives_lse || wants.last > 0, "layer ", layer_, " gives no log-sum-exp");
     if (gives_lse) {

@@ -56,9 +56,9 @@ class PrefillPass {
   std::vector<int32_t> tokens_;  // of each row
   int64_t all_;                  // rows at the beginning
   int64_t block_rows_;
-  int64_t layer_ = 0, row_ = 0;                     // where the next Step begins
-  int64_t span_rows_ = 0;                           // of the layer
-  std::vector<LayerObserver*> queries_, attended_;  // who wants what of the layer
+  int64_t layer_ = 0, row_ = 0;                               // where the next Step begins
+  int64_t span_rows_ = 0;                                     // of the layer
+  std::vector<LayerObserver*> queries_, rotated_, attended_;  // who wants what of the layer
   // Who wants the last rows, so many, of a layer whose attention gives no log-sum-exp.
   std::vector<std::pair<LayerObserver*, int64_t>> last_;
 };

@@ -41,6 +41,7 @@ void PrefillRecord::PlanFor(const KvOptions& kv) {
   RepeatWanted& repeat = repeats_of_.emplace_back(RepeatWanted{kv.when, 0});
   const KvCacheSpec spec = decoder_.cache_spec();
   Compression compression = CompressionOf(kv, model_);
+  if (!compression.active()) return;
   compression.SetPrefix(kLongPrefix);
   compression.BeginPrefix(0, kLongPrefix);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {

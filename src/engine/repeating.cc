@@ -134,7 +134,7 @@ Matrix<float> Embedded(const Repeating& repeating, const ChunkRows& rows) {
 Sequence ForkOf(const Repeating& repeating) {
   const DecoderConfig& config = repeating.decoder.config();
   const KvCacheSpec& spec = repeating.part.cache().spec();
-  Sequence fork(spec, Compression(repeating.kv, spec, config.heads, config.full_rope()));
+  Sequence fork(Compression(repeating.kv, spec, config.heads, config.full_rope()));
   const TokensSoFar tokens = repeating.part.tokens();
   fork.Append(repeating.part.ids(), tokens.layout, tokens.positions);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {

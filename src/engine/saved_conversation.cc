@@ -34,12 +34,17 @@ void CheckFits(const PkvContents& contents, const Model& model, const std::strin
     Fail(path, ": ", contents.tokens(), " tokens; the model takes at most ", info.max_positions);
   }
   const KvStats& stats = contents.stats;
-  const auto token_bytes = static_cast<double>(info.kv_bytes_per_token);
-  for (const auto& [name, bytes, tokens] :
-       {std::tuple{"bytes_full", stats.bytes_full, static_cast<double>(contents.tokens())},
-        std::tuple{"bytes_kept", stats.bytes_kept, stats.tokens_kept_mean}}) {
-    if (static_cast<double>(bytes) + 0.5 >= tokens * token_bytes) continue;
-    Fail(path, ": description: stats: ", name, ": ", bytes, "; the entries alone are ", tokens * token_bytes);
+  int64_t held = 0;
+  for (const PkvHead& head : contents.heads) {
+    for (const auto part : {head.keys, head.values, head.encoded_keys, head.encoded_values}) {
+      held += static_cast<int64_t>(part.size());
+    }
+  }
+  for (const auto& [name, bytes, least] :
+       {std::tuple{"bytes_full", stats.bytes_full, contents.tokens() * info.kv_bytes_per_token},
+        std::tuple{"bytes_kept", stats.bytes_kept, held}}) {
+    if (bytes >= least) continue;
+    Fail(path, ": description: stats: ", name, ": ", bytes, "; the entries alone are ", least);
   }
   for (const auto ids : {contents.ids, contents.prompt_ids}) {
     for (const int32_t id : ids) {
@@ -135,21 +140,53 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
   Fail(path, ": section index: ", all, " entries in all layers; policy ", kv.policy, " keeps at most ", most);
 }
 
-// The keys and the values of a head, each as they lie together: in place, or in memory of `gathered`.
-std::pair<std::span<const std::byte>, std::span<const std::byte>> HeadBytes(const KvHeadView& head, int64_t row_bytes,
-                                                                            std::vector<Buffer>* gathered) {
-  const auto row = static_cast<size_t>(row_bytes);
-  const size_t bytes = static_cast<size_t>(head.length) * row;
-  if (head.contiguous()) {
-    return {{static_cast<const std::byte*>(head.keys), bytes}, {static_cast<const std::byte*>(head.values), bytes}};
+// One side of a head's entries, encoded or plain, as they lie together: in place, or in memory of `gathered`.
+// row_bytes: of a plain entry.
+std::span<const std::byte> SideBytes(const KvHeadView& head, bool key, bool encoded, int64_t row_bytes,
+                                     std::vector<Buffer>* gathered) {
+  std::vector<std::span<const std::byte>> pieces;
+  size_t bytes = 0;
+  const auto add = [&](const KvSegment& one) {
+    if ((one.encoding != nullptr) != encoded) return;
+    const int64_t size =
+        encoded ? (key ? one.encoding->keys : one.encoding->values).Bytes(one.length) : one.length * row_bytes;
+    if (size == 0) return;
+    pieces.emplace_back(static_cast<const std::byte*>(key ? one.keys : one.values), static_cast<size_t>(size));
+    bytes += pieces.back().size();
+  };
+  if (head.contiguous()) add({head.keys, head.values, head.length});
+  for (const KvSegment& one : head.segments) add(one);
+  if (pieces.empty()) return {};
+  if (pieces.size() == 1) return pieces[0];
+  auto* const all = static_cast<std::byte*>(gathered->emplace_back(bytes).data());
+  std::byte* to = all;
+  for (const auto piece : pieces) {
+    std::memcpy(to, piece.data(), piece.size());
+    to += piece.size();
   }
-  auto* const keys = static_cast<std::byte*>(gathered->emplace_back(bytes).data());
-  auto* const values = static_cast<std::byte*>(gathered->emplace_back(bytes).data());
-  for (int64_t i = 0; i < head.length; ++i) {
-    std::memcpy(keys + static_cast<size_t>(i) * row, head.KeyRow(i), row);
-    std::memcpy(values + static_cast<size_t>(i) * row, head.ValueRow(i), row);
+  return {all, bytes};
+}
+
+// The encoded entries of a file's head must be what the layer's codec makes of so many.
+void CheckEncoded(const PkvHead& head, const KvLayerSpec& spec, const std::string& where) {
+  if (static_cast<int64_t>(head.key_channels.size()) != (head.tokens.empty() ? 0 : spec.codec.key_channels)) {
+    Fail(where, ": ", head.key_channels.size(), " channels of keys are held; ", spec.codec.key_channels,
+         " are expected");
   }
-  return {{keys, bytes}, {values, bytes}};
+  if (head.encoded == 0) return;
+  if (!spec.codec.on()) Fail(where, ": ", head.encoded, " encoded entries; the layer keeps plain ones");
+  KvSide keys(spec.codec.keys, spec.format, spec.head_dim);
+  keys.channels = head.key_channels;
+  const KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  const int64_t block = keys.by_channel() ? spec.codec.residual : 1;
+  for (const auto& [side, bytes, name] : {std::tuple{std::as_const(keys), head.encoded_keys, "keys"},
+                                          std::tuple{values, head.encoded_values, "values"}}) {
+    if (head.encoded % block != 0 || static_cast<int64_t>(bytes.size()) != side.Bytes(head.encoded)) {
+      Fail(where, ": ", bytes.size(), " bytes of encoded ", name, " for ", head.encoded, " entries; ",
+           side.Bytes(head.encoded), " are expected, of a multiple of ", block, " entries");
+    }
+    if (!EncodedFinite(side, bytes.data(), head.encoded)) Fail(where, ": encoded ", name, " that are not finite");
+  }
 }
 
 // The mapping, for one user of one stretch of it: the stretch leaves the resident set with its user.
@@ -252,8 +289,21 @@ int64_t Conversation::Save(const std::string& path) const {
   std::vector<Buffer> gathered;  // heads whose entries lie in several segments
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     for (int64_t head = 0; head < spec[0].kv_heads; ++head) {
-      const auto [keys, values] = HeadBytes(cache().Head(layer, head), spec[layer].row_bytes(), &gathered);
-      contents.heads.push_back({cache().EntryTokens(layer, head), keys, values, cache().EntryCounts(layer, head)});
+      const KvHeadView view = cache().Head(layer, head);
+      const auto side = [&](bool key, bool encoded) {
+        return SideBytes(view, key, encoded, spec[layer].row_bytes(), &gathered);
+      };
+      contents.heads.push_back({.tokens = cache().EntryTokens(layer, head),
+                                .keys = side(true, false),
+                                .values = side(false, false),
+                                .counts = cache().EntryCounts(layer, head),
+                                .encoded = cache().EncodedLength(layer, head),
+                                .encoded_keys = side(true, true),
+                                .encoded_values = side(false, true)});
+      if (const KvEncoding* const encoding = cache().Encoding(layer, head);
+          encoding != nullptr && !contents.heads.back().tokens.empty()) {
+        contents.heads.back().key_channels = encoding->keys.channels;
+      }
     }
     PkvSums& saved = contents.sums.emplace_back();
     const AttentionSums* const sums = sequence_.compression().observations().Continuing(layer);
@@ -311,8 +361,16 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
     for (int64_t head = 0; head < spec[layer].kv_heads; ++head, ++index) {
       const PkvHead& saved = contents.heads[index];
       if (saved.tokens.empty()) continue;
-      const std::span stretch(saved.keys.data(), saved.values.data() + saved.values.size());
-      cache.View(layer, head, saved.tokens, saved.keys.data(), saved.values.data(), HoldStretch(file, stretch));
+      CheckEncoded(saved, spec[layer], StrCat(path, ": section entries: layer ", layer, ", KV head ", head));
+      const std::byte* const first = saved.encoded > 0 ? saved.encoded_keys.data() : saved.keys.data();
+      const std::span last = saved.keys.empty() ? saved.encoded_values : saved.values;
+      const KvStored stored{.keys = saved.keys.data(),
+                            .values = saved.values.data(),
+                            .encoded = saved.encoded,
+                            .encoded_keys = saved.encoded_keys.data(),
+                            .encoded_values = saved.encoded_values.data(),
+                            .key_channels = saved.key_channels};
+      cache.View(layer, head, saved.tokens, stored, HoldStretch(file, {first, last.data() + last.size()}));
       if (saved.counts.empty()) continue;
       if (!compression.merges()) {
         Fail(path, ": section index: layer ", layer, ", KV head ", head, ": counts of entries; policy ",

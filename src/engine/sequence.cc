@@ -7,8 +7,7 @@
 
 namespace purekv {
 
-Sequence::Sequence(const KvCacheSpec& spec, Compression compression)
-    : cache_(spec), compression_(std::move(compression)) {}
+Sequence::Sequence(Compression compression) : cache_(compression.spec()), compression_(std::move(compression)) {}
 
 int64_t Sequence::Append(std::span<const int32_t> ids, std::span<const TokenRecord> layout,
                          std::span<const Position> positions) {
@@ -47,7 +46,7 @@ void Sequence::SlideWindow(int64_t layer, int64_t slack) {
 
 Sequence Sequence::Fork() const {
   PUREKV_CHECK(whole_, "a sequence in the middle of an Append");
-  Sequence fork(cache_.spec(), compression_);
+  Sequence fork(compression_);
   fork.cache_ = cache_.Fork(cache_.tokens());
   fork.ids_ = ids_;
   fork.layout_ = layout_;

@@ -15,7 +15,8 @@ namespace purekv {
 
 class Sequence {
  public:
-  Sequence(const KvCacheSpec& spec, Compression compression);
+  // compression: knows the layers of the cache.
+  explicit Sequence(Compression compression);
 
   int64_t size() const { return cache_.tokens(); }
   const std::vector<int32_t>& ids() const { return ids_; }

@@ -27,7 +27,9 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
       record_(model_->internals()) {
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
-    anew_.push_back(kv.chunk > 0 || !kv.drop_layers.empty() || MakePolicy(kv, media_.cache().spec()).n_attn > 0);
+    // Channels of keys are chosen by queries, which are not kept.
+    anew_.push_back(kv.chunk > 0 || !kv.drop_layers.empty() || kv.key_channels.has_value() ||
+                    MakePolicy(kv, media_.cache().spec()).n_attn > 0);
     record_.PlanFor(anew_.back() ? KvOptions() : kv);
     if (anew_.back()) Conversation(model_, OptionsWith(kv));  // throws what reading would, before it
   }

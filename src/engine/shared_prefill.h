@@ -7,8 +7,8 @@
 //   shared.ReadQuestion("What happens?");       the question's rows, in a fork: once per question
 //   Conversation asked = shared.Compress(j);    a setting with When::kPrompt, ready for Generate or Score
 //
-// A setting that changes the prefill itself (drop_layers, chunk, n-attn) has nothing to share: it reads the turn anew
-// in a session of its own.
+// A setting that changes the prefill itself (drop_layers, chunk, n-attn, key_channels) has nothing to share: it reads
+// the turn anew in a session of its own.
 //
 // Equal to a session of its own up to rounding: rows are grouped into other blocks (as with
 // SessionOptions::block_rows). tests/engine/shared_prefill_test.cc compares every policy with its own session.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -162,6 +163,32 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       begin = end;
       continue;
     }
+    if (key == "keys" || key == "values") {
+      std::string& codec = key == "keys" ? setting.kv.keys : setting.kv.values;
+      if (codec != "same") FailUsage("policy '", policy, "': ", key, " is given twice");
+      std::replace(value.begin(), value.end(), '+', ',');
+      codec = value;
+      begin = end;
+      continue;
+    }
+    if (key == "key-channels") {
+      double share = 0;
+      const auto [end_of, error] = std::from_chars(value.data(), value.data() + value.size(), share);
+      if (error != std::errc() || end_of != value.data() + value.size()) {
+        FailUsage("policy '", policy, "': ", key, ": a number is expected, not '", value, "'");
+      }
+      setting.kv.key_channels = share;
+      begin = end;
+      continue;
+    }
+    if (key == "budget-of") {
+      if (value != "tokens" && value != "bytes") {
+        FailUsage("policy '", policy, "': ", key, ": tokens or bytes is expected, not '", value, "'");
+      }
+      setting.kv.budget_of = value == "bytes" ? KvOptions::Of::kBytes : KvOptions::Of::kTokens;
+      begin = end;
+      continue;
+    }
     if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
     if (!setting.kv.options.emplace(key, std::move(value)).second) {
       FailUsage("policy '", policy, "': ", key, " is given twice");
@@ -171,7 +198,7 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
   if (setting.full() && policy != "full") {
     FailUsage("policy '", policy, "': the full cache is asked anyway, and takes no options");
   }
-  if (!setting.full()) setting.kv.budget = budget;
+  if (setting.kv.policy != "full") setting.kv.budget = budget;
   try {
     CheckKvOptions(setting.kv);
   } catch (const Error& error) {

@@ -23,7 +23,8 @@ struct EvalSetting {
   std::string policy;  // with its allocator and options: "purekv", "snapkv+ada:window=16"
   double budget = 1;
   KvOptions kv;
-  bool full() const { return kv.policy == "full"; }
+  // The reference: all of it, as the model has it.
+  bool full() const { return kv.policy == "full" && kv.keys == "same" && kv.values == "same" && !kv.key_channels; }
   bool at_context() const { return kv.when == KvOptions::When::kContext; }
   const char* when() const { return at_context() ? "context" : "prompt"; }
 };

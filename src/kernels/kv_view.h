@@ -9,34 +9,39 @@
 
 namespace purekv {
 
-// Entries that lie one after another. keys, values: [length, head_dim].
+struct KvEncoding;
+
+// Entries that lie one after another. keys, values: [length, head_dim]; encoded ones (kernels/kv_codec.h): from the
+// first entry of their memory on.
 struct KvSegment {
   const void* keys = nullptr;
   const void* values = nullptr;
   int64_t length = 0;
+  const KvEncoding* encoding = nullptr;  // null: plain elements
 };
 
 // keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `format`. Keys
 // are stored after rotation. Heads of one layer may differ in length.
 struct KvHeadView {
-  const void* keys = nullptr;  // null where the entries lie in several segments
+  const void* keys = nullptr;  // null where the entries lie in segments
   const void* values = nullptr;
   int64_t length = 0;
   int64_t key_stride = 0;
   int64_t value_stride = 0;
   KvFormat format = KvFormat::kF32;
-  // Two or more, `length` entries or more in all, in order; empty: all entries lie at keys and values.
+  // `length` entries or more in all, in order, encoded ones first; empty: all entries lie at keys and values, plain.
   std::span<const KvSegment> segments{};
   // [length] Added to the logit of each entry, behind the scale (the logarithm of the tokens that an entry stands for);
   // null: nothing is.
   const float* bias = nullptr;
 
   bool contiguous() const { return segments.empty(); }
+  bool encoded() const { return !segments.empty() && segments.front().encoding != nullptr; }
   Dtype dtype() const { return ElementDtype(format); }
-  // Where the row of one entry lies.
+  // Where the row of one entry lies; null: encoded (attention/kv_rows.h reads all).
   const void* KeyRow(int64_t entry) const { return Row(entry, true); }
   const void* ValueRow(int64_t entry) const { return Row(entry, false); }
-  // Where rows first .. first + count - 1 lie, one after another; null where they lie in several segments.
+  // Where rows first .. first + count - 1 lie, one after another; null where they lie in several segments, or encoded.
   const void* KeyRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, true); }
   const void* ValueRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, false); }
 
@@ -50,12 +55,21 @@ struct KvHeadView {
   const void* RowsInPlace(int64_t first, int64_t count, bool key) const {
     if (contiguous()) return At({keys, values, length}, first, key);
     for (const KvSegment& segment : segments) {
-      if (first < segment.length) return first + count <= segment.length ? At(segment, first, key) : nullptr;
+      if (first < segment.length) {
+        return first + count <= segment.length && segment.encoding == nullptr ? At(segment, first, key) : nullptr;
+      }
       first -= segment.length;
     }
     return nullptr;
   }
 };
+
+inline bool HasEncoded(std::span<const KvHeadView> heads) {
+  for (const KvHeadView& head : heads) {
+    if (head.encoded()) return true;
+  }
+  return false;
+}
 
 // Whether some entry of the heads has one.
 inline bool HasBias(std::span<const KvHeadView> heads) {

@@ -53,6 +53,13 @@ HWY_INLINE FloatVec LoadVec(const F16* p) {
   return hn::Or(value, hn::BitCast(f32, sign));
 }
 
+// Codes of quantised numbers.
+HWY_INLINE FloatVec LoadVec(const uint8_t* p) {
+  const hn::Rebind<uint8_t, FloatTag> u8;
+  const hn::Rebind<int32_t, FloatTag> i32;
+  return hn::ConvertTo(FloatTag(), hn::PromoteTo(i32, hn::LoadU(u8, p)));
+}
+
 HWY_INLINE void StoreVec(FloatVec v, float* p) {
   hn::StoreU(v, FloatTag(), p);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "policy/codecs.h"
 
 namespace purekv {
 namespace {
@@ -23,7 +24,51 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
   return part;
 }
 
+// The most entries whose bytes, `beside` more for each, are at most `most`: bytes fall where a block closes.
+int64_t EntriesWithin(const KvLayerSpec& spec, double most, int64_t tokens, int64_t beside) {
+  constexpr double kSlack = 1e-6;
+  for (int64_t entries = tokens; entries >= 1; --entries) {
+    if (static_cast<double>(EntriesBytes(spec, entries) + beside * entries) <= most + kSlack) return entries;
+  }
+  return 0;
+}
+
+// [layers] B of each: all heads of all full layers have the same bytes.
+std::vector<int64_t> BasesByEntries(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec,
+                                    int64_t tokens) {
+  double bytes = 0;
+  if (options.bytes) {
+    bytes = static_cast<double>(*options.bytes);
+    for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+      const KvLayerSpec& one = spec[layer];
+      if (one.full() || one.reads_layer >= 0) continue;
+      bytes -= static_cast<double>(one.kv_heads * std::min(tokens, one.window) * one.entry_bytes());
+    }
+  } else {
+    bytes = *options.budget * static_cast<double>(tokens * spec.token_bytes());
+  }
+  const int64_t beside = setup.merges() ? setup.merge.bias ? 8 : 4 : 0;
+  std::vector<int64_t> bases;
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    if (!spec.full(layer)) {
+      bases.push_back(std::min(tokens, std::max<int64_t>(1, spec[layer].window)));
+      continue;
+    }
+    const double each = bytes / static_cast<double>(spec.full_layers() * spec[layer].kv_heads);
+    bases.push_back(EntriesWithin(spec[layer], each, tokens, beside));
+    if (bases.back() > 0) continue;
+    FailUsage(options.bytes ? Field{"kv.bytes"} : Field{"kv.budget"}, ": ", bytes,
+              " bytes are too little for one token per layer and KV head: layer ", layer, " has ", each, " a head, ",
+              EntriesBytes(spec[layer], 1) + beside, " are needed");
+  }
+  return bases;
+}
+
 }  // namespace
+
+bool BudgetByEntries(const KvOptions& options, const KvCacheSpec& spec) {
+  return options.budget_of == KvOptions::Of::kBytes || (options.bytes.has_value() && spec.encodes());
+}
 
 BudgetPlan PlanFromBase(const PolicySetup& setup, const KvCacheSpec& spec, const CopyingHeads& copying, int64_t tokens,
                         int64_t base) {
@@ -60,6 +105,29 @@ BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const 
                       const CopyingHeads& copying, int64_t tokens) {
   const auto plan = [&](int64_t base) { return PlanFromBase(setup, spec, copying, tokens, base); };
   if (setup.policy == nullptr) return plan(tokens);
+  if (BudgetByEntries(options, spec)) {
+    const std::vector<int64_t> bases = BasesByEntries(setup, options, spec, tokens);
+    int64_t sum = 0;
+    bool alike = true;
+    int64_t first = 0;
+    for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+      if (!spec.full(layer)) continue;
+      const int64_t base = bases[static_cast<size_t>(layer)];
+      if (sum == 0) first = base;
+      alike = alike && base == first;
+      sum += base;
+    }
+    BudgetPlan made = plan(sum / spec.full_layers());
+    // pyramid, retrieval and prefix share the sum out; so does a policy that shares by itself.
+    const bool each = setup.allocator == "uniform" || setup.allocator == "ada";
+    if (alike || !each || setup.info->repeats) return made;
+    made.bases = bases;
+    for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+      auto& counts = made.counts[static_cast<size_t>(layer)];
+      if (spec.full(layer)) std::fill(counts.begin(), counts.end(), bases[static_cast<size_t>(layer)]);
+    }
+    return made;
+  }
   if (!options.bytes) return plan(BaseBudget(options, tokens));
   return plan(LargestBudget(*options.bytes, Capped(setup, options, spec, tokens),
                             [&](int64_t base) { return plan(base).counts; }));

@@ -14,7 +14,15 @@ struct BudgetPlan {
   int64_t base = 0;  // B
   // Of every head (ada shares the layer's sum out); B or more: all. Of a layer with a window what that holds.
   HeadCounts counts;
+  std::vector<int64_t>
+      bases{};  // [layers] B of each where they differ, by what entries of a layer take; then B: their mean
+
+  int64_t BaseOf(int64_t layer) const { return bases.empty() ? base : bases[static_cast<size_t>(layer)]; }
 };
+
+// Whether B follows from what entries of each layer take as they are stored, by the formulas of docs/policies.md: a
+// share of bytes is asked for, or bytes of a cache that encodes. Else bytes are what is allocated.
+bool BudgetByEntries(const KvOptions& options, const KvCacheSpec& spec);
 
 // Of a prefix of `tokens` tokens. copying: of the model's heads, where the allocator asks for it. Throws Error (kUsage)
 // when a budget in bytes does not hold one token per head.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "policy/codecs.h"
 #include "policy/eviction.h"
 #include "policy/selector.h"
 
@@ -14,7 +15,8 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
                          CopyingHeads copying)
     : setup_(MakePolicy(options, spec)),
       options_(options),
-      spec_(spec),
+      spec_(WithCodecs(options, spec)),
+      encodes_(spec_.encodes()),
       heads_(heads),
       rope_(std::move(rope)),
       copying_(std::move(copying)) {
@@ -87,8 +89,14 @@ void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
     for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) heads.push_back(cache.Length(layer, head));
   }
   // What was shared out by copying, or by mass, shows in the cache alone.
-  Adopt(setup_.by_copying() || setup_.by_mass() ? BudgetPlan{base, lengths}
-                                                : PlanFromBase(setup_, spec_, {}, tokens, base));
+  if (setup_.by_copying() || setup_.by_mass()) {
+    Adopt(BudgetPlan{base, lengths});
+  } else if (active() && BudgetByEntries(options_, spec_)) {
+    Adopt(PlanBudget(setup_, options_, spec_, {}, tokens));
+  } else {
+    Adopt(PlanFromBase(setup_, spec_, {}, tokens, base));
+  }
+  channels_chosen_.assign(static_cast<size_t>(spec_.layers()), true);  // with the entries
   kept_ = lengths;
   capacity_ = std::move(lengths);
 }
@@ -101,23 +109,33 @@ void Compression::Begin(const PassingRows& rows, Then then, bool fresh) {
 }
 
 void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
-  if (!active()) return;
+  if (!active()) {
+    rows_ = {first_token, rows, false, PassingRows::kNever};
+    then_ = Then::kCutToBudget;
+    return;
+  }
   Begin({first_token, rows, true, 0}, Then::kCutToBudget, true);
 }
 
 void Compression::BeginBehind(int64_t first_token, int64_t rows) {
-  if (!active()) return;
+  if (!active()) {
+    then_ = Then::kGrow;
+    return;
+  }
   behind_ += rows;
   for (auto& heads : capacity_) {
     for (int64_t& capacity : heads) capacity += rows;
   }
   // Nothing is asked for unless something will be evicted again, and a window never reaches over what comes later.
-  const bool observed = steps_alone() && !setup_.policy->has_fixed_point();
+  const bool observed = evicts_by_steps() && !setup_.policy->has_fixed_point();
   Begin({first_token, rows, observed, PassingRows::kNever}, Then::kGrow, true);
 }
 
 void Compression::BeginStep(int64_t token) {
-  if (!active()) return;
+  if (!active()) {
+    then_ = Then::kGrow;
+    return;
+  }
   ++steps_;
   if (setup_.info->holds) return Begin({token, 1, true, 0}, Then::kEvictOne, true);
   if (setup_.policy->has_fixed_point()) {
@@ -134,7 +152,7 @@ LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const Tok
   entries.layer = layer;
   entries.heads = heads_;
   entries.head_dim = spec_[layer].head_dim;
-  entries.base = plan_.base;
+  entries.base = plan_.BaseOf(layer);
   entries.layout = tokens.layout;
   entries.positions = tokens.positions;
   entries.rope = &rope_;
@@ -147,6 +165,48 @@ LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const Tok
 }
 
 void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
+  EvictAfterLayer(layer, cache, tokens);
+  if (encodes_) EncodeAfterLayer(layer, cache);
+}
+
+void Compression::EncodeAfterLayer(int64_t layer, KvCache& cache) {
+  if (then_ == Then::kCutToBudget) {
+    if (active() || cache.tokens() < rows_.end()) return;  // Cut and its like do it
+  }
+  const int64_t own = spec_[layer].reads_layer < 0 ? layer : spec_[layer].reads_layer;
+  for (int64_t above = layer + 1; above < spec_.layers(); ++above) {
+    if (spec_[above].reads_layer == own) return;
+  }
+  Encode(own, cache);
+}
+
+bool Compression::WantsRotated(int64_t layer) const {
+  return then_ == Then::kCutToBudget && spec_[layer].codec.key_channels > 0 &&
+         (channels_chosen_.empty() || !channels_chosen_[static_cast<size_t>(layer)]);
+}
+
+void Compression::AddRotated(int64_t layer, MatrixView<const float> q) {
+  squares_.resize(static_cast<size_t>(spec_.layers()));
+  squares_[static_cast<size_t>(layer)].Add(q, spec_[layer].kv_heads, spec_[layer].head_dim, setup_.channel_window);
+}
+
+void Compression::Encode(int64_t layer, KvCache& cache) {
+  const KvLayerSpec& spec = spec_[layer];
+  const auto at = static_cast<size_t>(layer);
+  channels_chosen_.resize(static_cast<size_t>(spec_.layers()), false);
+  if (spec.codec.key_channels > 0 && !channels_chosen_[at] && !squares_.empty() && !squares_[at].empty()) {
+    for (int64_t head = 0; head < spec.kv_heads; ++head) {
+      cache.SetKeyChannels(layer, head,
+                           ChooseChannels(squares_[at].Mean(head, spec.head_dim), cache.Head(layer, head),
+                                          spec.codec.key_channels, setup_.channel_pairs));
+    }
+    squares_[at] = {};
+    channels_chosen_[at] = true;
+  }
+  cache.Encode(layer);
+}
+
+void Compression::EvictAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
   if (!active() || then_ == Then::kGrow || !spec_.full(layer)) return;
   if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
   PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
@@ -156,9 +216,15 @@ void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& t
   if (then_ == Then::kCutToBudget && setup_.by_mass() && plan_.base < prefix_)
     return ScoreForMass(layer, cache, tokens);
   if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
-  Cut(Entries(layer, cache, tokens), cache);
+  // A choice among all entries sees them as numbers.
+  const auto cut = [&](int64_t one) {
+    cache.Decode(one);
+    Cut(Entries(one, cache, tokens), cache);
+    Encode(one, cache);
+  };
+  cut(layer);
   for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
-    if (spec_.full(below)) Cut(Entries(below, cache, tokens), cache);
+    if (spec_.full(below)) cut(below);
   }
   observations_.EndLoan(layer);
 }
@@ -206,6 +272,7 @@ void Compression::CutByMass(KvCache& cache, const TokensSoFar& tokens) {
     if (!FitsQuota(entries, quota)) Evict(entries, planes_[static_cast<size_t>(layer)], quota, true, cache);
     SetCapacity(layer, cache);
     observations_.Use(layer);
+    Encode(layer, cache);
   }
   planes_.clear();
 }
@@ -240,13 +307,14 @@ void Compression::AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int6
     }
     SetCapacity(entries.layer, cache);
     observations_.Use(entries.layer);
+    Encode(entries.layer, cache);
   }
 }
 
 void Compression::Cut(const LayerEntries& entries, KvCache& cache) {
   const auto layer = static_cast<size_t>(entries.layer);
   const bool prefix = then_ == Then::kCutToBudget;
-  const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity_[layer], plan_.base);
+  const Quota quota = QuotaOf(setup_, prefix ? plan_.counts[layer] : capacity_[layer], entries.base);
   observations_.Lend(entries);
   const bool evicts = !FitsQuota(entries, quota);
   const bool drops = prefix && dropping_.Wants(entries.layer);

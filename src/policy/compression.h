@@ -11,6 +11,7 @@
 #include "cache/kv_cache.h"
 #include "policy/budget_plan.h"
 #include "policy/dropping.h"
+#include "policy/key_channels.h"
 #include "policy/observations.h"
 #include "policy/policy.h"
 #include "policy/registry.h"
@@ -25,10 +26,13 @@ class Compression {
   Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
               CopyingHeads copying = {});
 
+  // The model's layers, with the codecs that the options ask for.
+  const KvCacheSpec& spec() const { return spec_; }
   // False for `full`: nothing is observed and nothing evicted.
   bool active() const { return setup_.policy != nullptr; }
-  // True when every generated token must pass through all layers alone (decode-time eviction, or a count of steps).
-  bool steps_alone() const { return active() && setup_.steps_alone(); }
+  // True when every generated token must pass through all layers alone (decode-time eviction, a count of steps, or
+  // entries that are encoded as soon as there are enough).
+  bool steps_alone() const { return encodes_ || evicts_by_steps(); }
   // True when those steps evict one entry for another: a head needs room for one entry more than it keeps.
   bool holds() const { return active() && (setup_.info->holds || setup_.policy->has_fixed_point()); }
   // Whether a compression folds what goes into what stays.
@@ -63,9 +67,14 @@ class Compression {
   Observations& observations() { return observations_; }
   const Observations& observations() const { return observations_; }
 
+  // Whether the rows' rotated queries are wanted of a layer, for the channels that its keys will hold; and here they
+  // are, block by block. q: [rows, heads * head_dim]
+  bool WantsRotated(int64_t layer) const;
+  void AddRotated(int64_t layer, MatrixView<const float> q);
+
   // When `layer` holds all rows that were begun: evicts what has to go, from it and from layers below that waited for
-  // it. Layers with a window are none of a policy's business (KvCacheSpec::full). tokens: all in the cache, the rows'
-  // included. Throws Error when a score is not finite.
+  // it, and encodes what then is to be. Layers with a window are none of a policy's business (KvCacheSpec::full).
+  // tokens: all in the cache, the rows' included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   // Tokens of the prefix that the model shall repeat at a time, once all its rows have passed, for a policy that judges
   // by that (PolicyInfo::repeats): AfterLayer then leaves the prefix whole. 0: none, or nothing has to go.
@@ -91,6 +100,12 @@ class Compression {
     kFixedPoint,     // a step that evicts at one place what is more than the layer's share of what was generated
     kEvictOne        // a step of a policy that holds
   };
+  bool evicts_by_steps() const { return active() && setup_.steps_alone(); }
+  void EvictAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
+  // Behind the last layer that reads it, unless rows of the same part are still to attend to it in full.
+  void EncodeAfterLayer(int64_t layer, KvCache& cache);
+  // The first time, behind the part: with the channels that keys hold from then on.
+  void Encode(int64_t layer, KvCache& cache);
   void Adopt(BudgetPlan plan, Droppable droppable = Droppable::kVisual);
   void Begin(const PassingRows& rows, Then then, bool fresh);
   LayerEntries Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;
@@ -113,6 +128,7 @@ class Compression {
   PolicySetup setup_;
   KvOptions options_;
   KvCacheSpec spec_;
+  bool encodes_ = false;  // some layer does
   int64_t heads_ = 0;
   RopeSpec rope_;
   CopyingHeads copying_;
@@ -127,6 +143,8 @@ class Compression {
   HeadCounts kept_;                             // that it kept of the prefix
   Observations observations_;
   Dropping dropping_;
+  std::vector<LastSquares> squares_;   // [layers] of rotated queries, until channels are chosen
+  std::vector<bool> channels_chosen_;  // [layers]
 };
 
 }  // namespace purekv

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "policy/codecs.h"
 #include "policy/drop.h"
 #include "policy/policies.h"
 
@@ -21,11 +22,19 @@ std::string Joined(const Names& names) {
 // Options that the common ones depend on, resolved: nothing is "auto".
 struct Resolution {
   std::string allocator, merge;
+  const KvOptions* given = nullptr;
 };
 
 // Why a common option cannot take effect; empty when it can.
 Message Idle(const std::string& option, const PolicyInfo& policy, const Resolution& resolved) {
-  const auto& [allocator, merge] = resolved;
+  const auto& [allocator, merge, given] = resolved;
+  for (const PolicyOption& codec : CodecOptions()) {
+    if (codec.name != option) continue;
+    const std::string why = IdleCodecOption(*given, option);
+    if (why.empty()) return {};
+    if (option.starts_with("channel_")) return Say(why, " (", Field{"kv.key_channels"}, ")");
+    return Say(why, " (", Field{"kv.keys"}, ", ", Field{"kv.values"}, ")");
+  }
   if (option.starts_with("merge_")) {
     if (merge == "none" && !policy.merges) return Say("nothing is merged (", Field{"kv.merge"}, ")");
     if (policy.merges && option != "merge_rotation" && option != "merge_bias")
@@ -46,7 +55,7 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const Resoluti
 
 // What "auto" stands for.
 Resolution Resolved(const KvOptions& options, const PolicyInfo& policy) {
-  Resolution resolved{options.allocator, options.merge};
+  Resolution resolved{options.allocator, options.merge, &options};
   if (options.allocator == "auto") {
     resolved.allocator = policy.allocator ? policy.allocator(options.options) : "uniform";
   }
@@ -182,6 +191,19 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
   return merge;
 }
 
+// What the codecs and the policy ask of each other.
+void CheckKvCodecs(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  CheckCodecs(options, values);
+  if (options.budget_of == KvOptions::Of::kBytes && !options.budget) {
+    FailUsage(Field{"kv.budget_of"}, ": cannot take effect without ", Field{"kv.budget"});
+  }
+  if (policy.holds && EncodesKeys(options) && values.Is("key_axis", "channel")) {
+    FailUsage(Field{"kv.keys"}, ": policy ", policy.name,
+              " evicts single entries at every step, and a group of keys reaches over several; ",
+              Field{"kv.option.key_axis"}, "=token has them within an entry");
+  }
+}
+
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
   if (options.drop_layers.empty()) return;
   CheckDropLayers(options.drop_layers);
@@ -237,6 +259,7 @@ OptionValues Checked(const KvOptions& options) {
   if (policy.check) policy.check(options.options, values);
   CheckPrefix(options, policy);
   CheckMerge(options, policy, values);
+  CheckKvCodecs(options, policy, values);
   return values;
 }
 
@@ -333,7 +356,15 @@ const std::vector<CommonOption>& CommonOptions() {
       {IntegerOption("merge_window", 0, 0, kMostTokens),
        Say(Field{"kv.merge"}, ": only into entries at most so many tokens away; 0: into any")},
       {WordOption("merge_bias", {"0", "1"}),
-       Say(Field{"kv.merge"}, ": 1 adds the logarithm of how many tokens an entry stands for to its logit")}};
+       Say(Field{"kv.merge"}, ": 1 adds the logarithm of how many tokens an entry stands for to its logit")},
+      {CodecOptions()[0],
+       Say(Field{"kv.keys"}, " in integers: a group is a channel of several entries, or channels of one entry")},
+      {CodecOptions()[1], Say(Field{"kv.keys"}, " in integers: elements that share a minimum and a step")},
+      {CodecOptions()[2], Say(Field{"kv.values"}, " in integers: channels that share a minimum and a step")},
+      {CodecOptions()[3], Say(Field{"kv.keys"}, " or ", Field{"kv.values"}, " in integers, or ",
+                              Field{"kv.key_channels"}, ": entries are encoded so many at a time")},
+      {CodecOptions()[4], Say(Field{"kv.key_channels"}, ": last queries of the part that channels are chosen by")},
+      {CodecOptions()[5], Say(Field{"kv.key_channels"}, ": 1 keeps or drops both channels of a rotated pair")}};
   return options;
 }
 
@@ -386,6 +417,12 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
         setup.info->make(values, {spec, setup.merge, options.when == KvOptions::When::kContext, options.chunk > 0});
   }
   const Resolution resolved = Resolved(options, *setup.info);
+  if (setup.policy != nullptr && setup.policy->has_fixed_point() && EncodesKeys(options) &&
+      values.Is("key_axis", "channel")) {
+    FailUsage(Field{"kv.keys"}, ": policy ", options.policy, " with ", Field{"kv.option.decode"},
+              " fixed evicts single entries, and a group of keys reaches over several; ", Field{"kv.option.key_axis"},
+              " token groups within an entry");
+  }
   setup.allocator = resolved.allocator;
   if (setup.by_mass() && !setup.policy->NoMass().empty()) {
     FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,
@@ -397,6 +434,8 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   if (in_force("alpha")) setup.alpha = values.Real("alpha");
   if (in_force("beta")) setup.beta = values.Real("beta");
   if (in_force("gamma")) setup.gamma = values.Real("gamma");
+  if (in_force("channel_window")) setup.channel_window = values.Integer("channel_window");
+  if (in_force("channel_pairs")) setup.channel_pairs = values.Is("channel_pairs", "1");
   CheckDropsFit(options, setup, spec);
   return setup;
 }

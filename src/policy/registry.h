@@ -50,6 +50,8 @@ struct PolicySetup {
   double alpha = 0;                      // ada
   double beta = 0;                       // pyramid
   double gamma = 0;                      // retrieval
+  int64_t channel_window = 0;            // queries that the channels of keys are chosen by
+  bool channel_pairs = false;            // and whether rotated pairs are
   MergeOptions merge{};                  // of every compression; a policy that merges by itself reads two of them
 
   // Whether every generated token must pass through all layers alone.

@@ -1,5 +1,5 @@
 // Heads whose entries lie in several segments: every kernel gives the bits that it gives for the same entries in one
-// piece. And logits with a bias per entry, against the reference.
+// piece. And logits with a bias per entry, against the reference; and encoded entries, against what they decode to.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "attention/block_sparse.h"
+#include "attention/kv_rows.h"
 #include "attention/observer.h"
 #include "attention/reference.h"
 #include "attention/sparse.h"
 #include "attention/testing.h"
+#include "kernels/kv_codec.h"
 
 namespace purekv {
 namespace {
@@ -197,6 +199,111 @@ TEST(KvSegments, ABiasIsAddedToTheLogitOfItsEntry) {
         ExpectNear(sparse, slow_sparse, 1e-5, 1e-5);
       }
     });
+  }
+}
+
+// Heads whose first entries are encoded, in two pieces, with a plain tail; and the numbers that these are.
+class EncodedHeads {
+ public:
+  EncodedHeads(const Case& c, const KvEncoding& encoding, const std::vector<KvHeadView>& plain) : encoding_(encoding) {
+    const size_t row = static_cast<size_t>(c.head_dim) * DtypeSize(ElementDtype(c.format));
+    const int64_t unit = std::max(encoding.keys.unit(), encoding.values.unit());
+    segments_.resize(plain.size());
+    for (size_t head = 0; head < plain.size(); ++head) {
+      KvHeadView view = plain[head];
+      const int64_t encoded = view.length * 4 / 5 / unit * unit, first = encoded / 3 / unit * unit;
+      auto& list = segments_[head];
+      for (const auto& [begin, count] : {std::pair{int64_t{0}, first}, std::pair{first, encoded - first}}) {
+        const void* sides[2] = {};
+        for (const bool key : {true, false}) {
+          const KvSide& side = key ? encoding_.keys : encoding_.values;
+          Buffer& memory = *memory_.emplace_back(std::make_unique<Buffer>(static_cast<size_t>(side.Bytes(count)) + 1));
+          const void* const rows = key ? view.KeyRow(begin) : view.ValueRow(begin);
+          EXPECT_TRUE(EncodeEntries(side, rows, count, memory.data()));
+          sides[key ? 0 : 1] = memory.data();
+        }
+        list.push_back({sides[0], sides[1], count, &encoding_});
+      }
+      list.push_back({view.KeyRow(encoded), view.ValueRow(encoded), view.length - encoded});
+      view.keys = view.values = nullptr;
+      view.segments = list;
+      encoded_.push_back(view);
+      Buffer& keys = *memory_.emplace_back(std::make_unique<Buffer>(static_cast<size_t>(view.length) * row));
+      Buffer& values = *memory_.emplace_back(std::make_unique<Buffer>(static_cast<size_t>(view.length) * row));
+      std::memcpy(keys.data(), KeyRowsOf(view, 0, view.length), keys.size());
+      std::memcpy(values.data(), ValueRowsOf(view, 0, view.length), values.size());
+      decoded_.push_back({keys.data(), values.data(), view.length, c.head_dim, c.head_dim, c.format});
+    }
+  }
+  const std::vector<KvHeadView>& encoded() const { return encoded_; }
+  const std::vector<KvHeadView>& decoded() const { return decoded_; }
+
+ private:
+  KvEncoding encoding_;
+  std::vector<std::unique_ptr<Buffer>> memory_;
+  std::vector<std::vector<KvSegment>> segments_;
+  std::vector<KvHeadView> encoded_, decoded_;
+};
+
+std::vector<KvEncoding> Encodings(const Case& c) {
+  const auto side = [&](int bits, KvGroupAxis axis, int64_t group) {
+    return KvSide({bits, axis, group}, c.format, c.head_dim);
+  };
+  const KvGroupAxis token = KvGroupAxis::kToken, channel = KvGroupAxis::kChannel;
+  const int64_t group = c.head_dim % 32 == 0 ? 32 : 8;
+  std::vector<KvEncoding> encodings;
+  for (const int bits : {8, 4, 2}) encodings.push_back({side(bits, channel, 32), side(bits, token, group)});
+  encodings.push_back({side(4, token, group), side(8, token, 8)});
+  encodings.push_back({side(0, token, 32), side(4, token, group)});
+  encodings.push_back({side(2, channel, 8), side(0, token, 32)});
+  for (const int bits : {4, 0}) {  // some channels of the keys alone
+    encodings.push_back({side(bits, channel, 16), side(8, token, group)});
+    for (int16_t d = 0; d < c.head_dim; d = static_cast<int16_t>(d + 1 + d % 2)) {
+      encodings.back().keys.channels.push_back(d);
+    }
+  }
+  return encodings;
+}
+
+TEST(KvEncoded, EveryKernelAttendsToWhatTheCodesSay) {
+  for (const Case& c : Cases()) {
+    Entries entries(c, 7);
+    for (const KvEncoding& encoding : Encodings(c)) {
+      // The slow twin over everything would take a minute.
+      if (c.rows == 2 || (c.length == 1300 && (encoding.keys.bits == 0 || encoding.values.bits == 0))) continue;
+      SCOPED_TRACE(StrCat(c.rows, " rows, ", c.length, " entries of ", c.head_dim, ", ", FormatName(c.format), ", ",
+                          encoding.keys.bits, " and ", encoding.values.bits, " bits"));
+      const EncodedHeads heads(c, encoding, entries.contiguous());
+      Guarded want = entries.Out();
+      std::vector<float> want_lse, lse;
+      reference::Attention(entries.Args(heads.decoded(), want, want_lse));
+      ForEachImplementation([&](bool bf16) {
+        if (Cpu() == CpuLevel::kReference && c.rows * c.length > 10'000) return;
+        Guarded got = entries.Out(), plain = entries.Out();
+        const AttentionArgs args = entries.Args(heads.encoded(), got, lse);
+        Attention(args);
+        // Few rows multiply codes, which are not rounded to the cache's format: all of them, or the last ones.
+        const bool some_few = c.rows * c.group % 128 <= 8;
+        const bool few = some_few && c.format == KvFormat::kBF16;
+        ExpectRowsNear(got, want, c.head_dim, few || (bf16 && c.format == KvFormat::kBF16) ? kBf16Error : 1e-5);
+        for (size_t i = 0; i < lse.size(); ++i) ASSERT_NEAR(lse[i], want_lse[i], few ? 2e-2 : 2e-5 * 100);
+        if (some_few || Cpu() == CpuLevel::kReference) return;
+        std::vector<float> plain_lse;
+        const AttentionArgs numbers = entries.Args(heads.decoded(), plain, plain_lse);
+        Attention(numbers);
+        ExpectSame(got, plain);
+        EXPECT_EQ(lse, plain_lse);
+        EXPECT_EQ(Sums(c, entries, heads.encoded(), args, false), Sums(c, entries, heads.decoded(), numbers, false));
+        if (c.rows < 40) return;
+        const BlockSparseOptions options{.block = 32, .stride = 8, .threshold = 0.8};
+        const BlockShares shares = EstimateBlockShares(args, options);
+        EXPECT_EQ(shares, EstimateBlockShares(numbers, options));
+        const SparsePlan plan = PlanBlocks(shares, args, options);
+        SparseAttention({args, {}}, plan);
+        SparseAttention({numbers, {}}, plan);
+        ExpectSame(got, plain);
+      });
+    }
   }
 }
 

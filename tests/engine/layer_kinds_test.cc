@@ -45,7 +45,7 @@ TEST(LayerKinds, WindowsAndSharedCachesAreThoseOfPlainLoops) {
     const Decoder decoder(config, *source, NumberFormats::Of(Dtype::kF32));
     const KvCacheSpec spec = decoder.cache_spec();
     EXPECT_FALSE(spec.plain());
-    Sequence sequence(spec, {{}, spec, config.heads, config.rope(0)});
+    Sequence sequence({{}, spec, config.heads, config.rope(0)});
     const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
     DecoderWorkspace workspace;
     std::vector<int32_t> ids;

@@ -160,7 +160,7 @@ class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
       : compression({options, Spec(problem, dtype), problem.heads(), problem.Rope(), problem.copying}),
-        cache(Spec(problem, dtype)),
+        cache(compression.spec()),
         problem_(problem),
         block_(block) {}
 
@@ -231,6 +231,7 @@ class SmallEngine {
   void ReadBlock(int64_t layer, int64_t first, int64_t rows) {
     const Problem::Layer& one = problem_.layers[size_t(layer)];
     cache.Append(layer, one.k.View().Rows(first, rows), one.v.View().Rows(first, rows), first);
+    if (compression.WantsRotated(layer)) compression.AddRotated(layer, one.q.View().Rows(first, rows));
     if (!compression.active()) return;
     std::vector<int32_t> tokens(static_cast<size_t>(rows));
     std::iota(tokens.begin(), tokens.end(), int32_t(first));

@@ -1,0 +1,35 @@
+// In how many bits a cache is kept: --kv-keys and --kv-values, from words to the codec of each layer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cache/kv_cache_spec.h"
+#include "policy/options.h"
+#include "purekv/error.h"
+#include "purekv/options.h"
+
+namespace purekv {
+
+// The options that encoded keys or values have (KvOptions::options).
+const std::vector<PolicyOption>& CodecOptions();
+// Whether some layer's keys, or values, are asked for in integers. Throws Error (kUsage) that names the field.
+bool EncodesKeys(const KvOptions& options);
+bool EncodesValues(const KvOptions& options);
+// Whether anything is: the two, or keys that hold some of their channels.
+bool Encodes(const KvOptions& options);
+// Why an option of CodecOptions cannot take effect; empty when it can.
+std::string IdleCodecOption(const KvOptions& options, const std::string& name);
+// What --kv-keys, --kv-values and their options say of each other, whatever the model.
+void CheckCodecs(const KvOptions& options, const OptionValues& values);
+// The model's layers, those that keep all entries with the codec asked for. Throws Error (kUsage) where it does not
+// fit.
+KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec);
+// What is worth a warning: what loses quality. Empty: nothing.
+Message CodecWarning(const KvOptions& options);
+
+// Payload bytes of a head of so many entries, masks included: docs/policies.md.
+int64_t EntriesBytes(const KvLayerSpec& spec, int64_t entries);
+
+}  // namespace purekv
