@@ -41,7 +41,8 @@ asks every question under every policy and budget, and the full cache besides. R
 setting, RUN/summary.csv and summary.md the means with 95 % intervals over videos, RUN/run.json command, versions and machine.
 Stopped or killed, the same command goes on where it was. A policy may bring an allocator and options: snapkv+ada:window=16; in
 a list of layers + stands for the comma, or all is quoted: purekv:sources=4+9, "purekv:sources=4,9". Drop layers come with a
-policy, too: purekv:drop-layers=9@0.5+13@0.2; and so may --kv-merge: snapkv:merge=pivotal.
+policy, too: purekv:drop-layers=9@0.5+13@0.2; so may --kv-merge, --kv-keys,
+--kv-values, --kv-key-channels and --kv-budget-of: snapkv:merge=pivotal, snapkv:keys=int4:values=int4:budget-of=bytes.
 Formats and metrics: docs/evaluation.md. Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct EvalFlags {
