@@ -122,14 +122,7 @@ class Prefill {
   double tolerance() const { return dtype_ == Dtype::kBF16 ? kBf16Tolerance : kF32Tolerance; }
   float scale() const { return 1.0F / std::sqrt(static_cast<float>(head_dim_)); }
   AttentionArgs Args(std::span<const KvHeadView> kv, MatrixView<const float> q, AnyMatrixView out) const {
-    AttentionArgs args;
-    args.q = q;
-    args.kv = kv;
-    args.heads = heads_;
-    args.head_dim = head_dim_;
-    args.scale = scale();
-    args.out = out;
-    return args;
+    return ArgsOf(q, heads_, kv, out);
   }
   ColumnSumsArgs SumArgs(std::span<const KvHeadView> kv, MatrixView<const float> q, int64_t first_row) const {
     ColumnSumsArgs args;

@@ -42,15 +42,7 @@ struct Caches {
     }
   }
   AttentionArgs Args(std::span<const KvHeadView> kv, AnyMatrixView to) {
-    AttentionArgs args;
-    args.q = q.View();
-    args.kv = kv;
-    args.heads = kHeads;
-    args.head_dim = kDim;
-    args.scale = 1.0F / std::sqrt(static_cast<float>(kDim));
-    args.out = to;
-    args.workspace = &workspace;
-    return args;
+    return ArgsOf(q.View(), kHeads, kv, to, &workspace);
   }
   void Run() {
     for (const KvCache& layer : layers) {

@@ -80,6 +80,19 @@ std::vector<std::pair<const char*, int64_t>> RandomCache::Stretches() {
   return stretches;
 }
 
+AttentionArgs ArgsOf(MatrixView<const float> q, int64_t heads, std::span<const KvHeadView> kv, AnyMatrixView out,
+                     AttentionWorkspace* workspace) {
+  AttentionArgs args;
+  args.q = q;
+  args.kv = kv;
+  args.heads = heads;
+  args.head_dim = q.cols / heads;
+  args.scale = 1.0F / std::sqrt(static_cast<float>(args.head_dim));
+  args.out = out;
+  args.workspace = workspace;
+  return args;
+}
+
 std::vector<int64_t> SampleRows(int64_t rows, int64_t block, int64_t count) {
   std::vector<int64_t> sample = {0, 1, block - 1, block, rows - 2, rows - 1};
   for (uint64_t i = 0; static_cast<int64_t>(sample.size()) < count; ++i) {

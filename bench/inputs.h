@@ -3,9 +3,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "attention/attention.h"
 #include "base/any_matrix.h"
 #include "base/matrix.h"
 #include "kernels/kv_view.h"
@@ -32,6 +34,10 @@ class RandomCache {
   Dtype dtype_;
   mutable std::vector<AnyMatrix> keys_, values_;
 };
+
+// Attention of these queries, causal, the logits scaled by 1 / sqrt(head_dim).
+AttentionArgs ArgsOf(MatrixView<const float> q, int64_t heads, std::span<const KvHeadView> kv, AnyMatrixView out,
+                     AttentionWorkspace* workspace = nullptr);
 
 // Rows to look at: the ends, the edges of blocks of `block`, and some between.
 std::vector<int64_t> SampleRows(int64_t rows, int64_t block, int64_t count);

@@ -25,15 +25,7 @@ struct Decode {
   AttentionWorkspace workspace;
 
   AttentionArgs Args(std::span<const KvHeadView> kv, AnyMatrixView to) {
-    AttentionArgs args;
-    args.q = q.View();
-    args.kv = kv;
-    args.heads = heads;
-    args.head_dim = head_dim;
-    args.scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
-    args.out = to;
-    args.workspace = &workspace;
-    return args;
+    return ArgsOf(q.View(), heads, kv, to, &workspace);
   }
   void Run() {
     for (const RandomCache& layer : layers) {

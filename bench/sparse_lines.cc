@@ -107,15 +107,7 @@ class Layer {
                 static_cast<size_t>(kDim) * sizeof(BF16));
   }
   AttentionArgs Args(std::span<const KvHeadView> kv, int64_t row, int64_t count) {
-    AttentionArgs args;
-    args.q = std::as_const(q_).View().Rows(row, count);
-    args.kv = kv;
-    args.heads = kHeads;
-    args.head_dim = kDim;
-    args.scale = 1.0F / std::sqrt(static_cast<float>(kDim));
-    args.out = out_.View().Rows(row, count);
-    args.workspace = &workspace_;
-    return args;
+    return ArgsOf(std::as_const(q_).View().Rows(row, count), kHeads, kv, out_.View().Rows(row, count), &workspace_);
   }
   template <class Body>
   void ForEachBlock(int64_t rows, const Body& body) {

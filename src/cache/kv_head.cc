@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cache/kv_memory.h"
 #include "kernels/elementwise.h"
 
 namespace purekv {
@@ -16,10 +17,6 @@ namespace {
 // Up to so many bytes of keys, and of values, a shared head is copied when it grows: a segment of its own would take a
 // page or more for each, and what is read at every step lies together.
 constexpr int64_t kSmallHead = 64 << 10;
-
-int64_t Allocation(int64_t bytes) {
-  return static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(bytes)));
-}
 
 // What plain keys and values of exactly `length` entries take.
 int64_t Exactly(int64_t length, int64_t row) {
@@ -30,21 +27,6 @@ std::vector<int32_t> AllOf(int64_t count) {
   std::vector<int32_t> all(static_cast<size_t>(count));
   std::iota(all.begin(), all.end(), 0);
   return all;
-}
-
-std::byte* Bytes(Buffer& buffer) {
-  return static_cast<std::byte*>(buffer.data());
-}
-
-// Rows of `size` bytes at these places, ascending, to the front.
-void MoveRows(std::byte* rows, std::span<const int32_t> kept, size_t size) {
-  for (size_t i = 0; i < kept.size();) {
-    size_t end = i + 1;
-    while (end < kept.size() && kept[end] == kept[end - 1] + 1) ++end;
-    const auto from = static_cast<size_t>(kept[i]);
-    if (from != i) std::memmove(rows + i * size, rows + from * size, (end - i) * size);
-    i = end;
-  }
 }
 
 }  // namespace
@@ -80,16 +62,6 @@ int64_t KvHead::plain() const {
   return count;
 }
 
-int64_t KvHead::unit() const {
-  return encoding_ == nullptr ? 1 : std::max(encoding_->keys.unit(), encoding_->values.unit());
-}
-
-int64_t KvHead::EncodedBytes(int64_t entries) const {
-  return encoding_ == nullptr
-             ? 0
-             : Allocation(encoding_->keys.Bytes(entries)) + Allocation(encoding_->values.Bytes(entries));
-}
-
 const std::byte* KvHead::PlainRow(int64_t entry, bool key) const {
   for (const Segment& one : segments_) {
     const void* const rows = key ? one.memory->Keys() : one.memory->Values();
@@ -121,13 +93,6 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
   capacity_ = static_cast<int64_t>(memory.keys.allocated()) / row_;
   memory.keys.Resize(static_cast<size_t>(capacity_ * row_));
   memory.values.Resize(static_cast<size_t>(capacity_ * row_));
-}
-
-void KvHead::ResizeEncoded(int64_t entries, KvByteCount& bytes) {
-  Segment& last = encoded_.back();
-  last.memory->keys.Resize(static_cast<size_t>(encoding_->keys.Bytes(entries)));
-  last.memory->values.Resize(static_cast<size_t>(encoding_->values.Bytes(entries)));
-  bytes.Add(last.memory->allocated() - std::exchange(last.counted, last.memory->allocated()));
 }
 
 void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
@@ -174,94 +139,6 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   if (!listed_.empty()) listed_.back().length = tail.length;
 }
 
-void KvHead::SetKeyChannels(std::vector<int16_t> channels) {
-  PUREKV_CHECK(encoding_ == nullptr && static_cast<int64_t>(channels.size()) == codec_.key_channels, channels.size(),
-               " channels of ", codec_.key_channels, ", or encoded entries are there");
-  auto encoding = std::make_shared<KvEncoding>(
-      KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
-  encoding->keys.channels = std::move(channels);
-  encoding_ = std::move(encoding);
-}
-
-int64_t KvHead::Encode(KvByteCount& bytes) {
-  const int64_t residual = codec_.residual;
-  const int64_t there = plain();
-  const int64_t count = codec_.on() ? there / residual * residual : 0;
-  if (count == 0) return 0;
-  if (encoding_ == nullptr) {
-    PUREKV_CHECK(codec_.key_channels == 0, "no channels are chosen");
-    encoding_ = std::make_shared<KvEncoding>(
-        KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
-  }
-  const bool begun = !Owned(encoded_);
-  if (begun) encoded_.push_back({std::make_shared<Memory>(), 0, 0});
-  const int64_t before = encoded_.back().length;
-  ResizeEncoded(before + count, bytes);
-  Memory& memory = *encoded_.back().memory;
-  Buffer rows;  // of a block that lies in several segments
-  for (int64_t first = 0; first < count; first += residual) {
-    for (const bool key : {true, false}) {
-      const std::byte* from = PlainRow(first, key);
-      if (PlainRow(first + residual - 1, key) != from + (residual - 1) * row_) {
-        rows.Resize(static_cast<size_t>(residual * row_));
-        for (int64_t i = 0; i < residual; ++i) {
-          std::memcpy(Bytes(rows) + i * row_, PlainRow(first + i, key), static_cast<size_t>(row_));
-        }
-        from = Bytes(rows);
-      }
-      const KvSide& side = key ? encoding_->keys : encoding_->values;
-      Buffer& out = key ? memory.keys : memory.values;
-      if (EncodeEntries(side, from, residual, Bytes(out) + side.Bytes(before + first))) continue;
-      ResizeEncoded(before, bytes);
-      if (begun) Release(encoded_, bytes);
-      return -1;
-    }
-  }
-  encoded_.back().length += count;
-  encoded_length_ += count;
-  // What is left of the plain ones.
-  std::vector<int32_t> left(static_cast<size_t>(there - count));
-  std::iota(left.begin(), left.end(), static_cast<int32_t>(count));
-  if (left.empty()) {
-    Release(segments_, bytes);
-    capacity_ = 0;
-  } else if (segments_.size() == 1 && OwnsTail()) {
-    MoveRows(Bytes(segments_[0].memory->keys), left, static_cast<size_t>(row_));
-    MoveRows(Bytes(segments_[0].memory->values), left, static_cast<size_t>(row_));
-    segments_[0].length = there - count;
-    SetCapacity(there - count, bytes);
-  } else {
-    Gather(left, there - count, bytes);
-  }
-  ListSegments();
-  return count;
-}
-
-void KvHead::Decode(KvByteCount& bytes) {
-  if (encoded_length_ == 0) return;
-  const int64_t there = plain();
-  std::vector<Segment> fresh = {{std::make_shared<Memory>(), 0, 0}};
-  std::swap(fresh, segments_);
-  SetCapacity(encoded_length_ + there, bytes);
-  std::swap(fresh, segments_);
-  Memory& memory = *fresh[0].memory;
-  for (const bool key : {true, false}) {
-    std::byte* to = Bytes(key ? memory.keys : memory.values);
-    for (const Segment& one : encoded_) {
-      DecodeEntries(key ? encoding_->keys : encoding_->values, key ? one.memory->Keys() : one.memory->Values(), 0,
-                    one.length, to);
-      to += one.length * row_;
-    }
-    for (int64_t i = 0; i < there; ++i, to += row_) std::memcpy(to, PlainRow(i, key), static_cast<size_t>(row_));
-  }
-  fresh[0].length = encoded_length_ + there;
-  Release(encoded_, bytes);
-  Release(segments_, bytes);
-  encoded_length_ = 0;
-  segments_ = std::move(fresh);
-  ListSegments();
-}
-
 void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& bytes) {
   int32_t last = -1;
   for (const int32_t entry : entries) {
@@ -305,44 +182,6 @@ bool KvHead::KeepPlain(std::span<const int32_t> kept, int64_t spare, KvByteCount
   segments_[0].length = count;
   if (Allocation((count + spare) * row_) >= static_cast<int64_t>(memory.keys.allocated())) return false;
   SetCapacity(count + spare, bytes);
-  return true;
-}
-
-bool KvHead::KeepEncoded(std::span<const int32_t> kept, KvByteCount& bytes) {
-  PUREKV_CHECK(unit() == 1 || kept.empty(), kept.size(), " of ", encoded_length_,
-               " encoded entries whose groups are of ", unit());
-  const auto count = static_cast<int64_t>(kept.size());
-  if (kept.empty()) {
-    Release(encoded_, bytes);
-  } else if (encoded_.size() == 1 && Owned(encoded_)) {
-    Memory& memory = *encoded_[0].memory;
-    MoveRows(Bytes(memory.keys), kept, static_cast<size_t>(encoding_->keys.unit_bytes()));
-    MoveRows(Bytes(memory.values), kept, static_cast<size_t>(encoding_->values.unit_bytes()));
-    encoded_[0].length = count;
-    // A step lets one go: not worth moving the rest at each.
-    if (EncodedBytes(count) < memory.allocated() - memory.allocated() / 16) ResizeEncoded(count, bytes);
-  } else {
-    std::vector<Segment> before = std::exchange(encoded_, {});
-    encoded_.push_back({std::make_shared<Memory>(), 0, 0});
-    ResizeEncoded(count, bytes);
-    Memory& memory = *encoded_[0].memory;
-    size_t segment = 0;
-    int64_t first = 0;  // entry of the segment's
-    for (size_t i = 0; i < kept.size(); ++i) {
-      while (kept[i] >= first + before[segment].length) first += before[segment++].length;
-      for (const bool key : {true, false}) {
-        const auto size = static_cast<size_t>((key ? encoding_->keys : encoding_->values).unit_bytes());
-        const Memory& from = *before[segment].memory;
-        std::memcpy(Bytes(key ? memory.keys : memory.values) + i * size,
-                    static_cast<const std::byte*>(key ? from.Keys() : from.Values()) +
-                        static_cast<size_t>(kept[i] - first) * size,
-                    size);
-      }
-    }
-    encoded_[0].length = count;
-    Release(before, bytes);
-  }
-  encoded_length_ = count;
   return true;
 }
 
@@ -413,47 +252,6 @@ void KvHead::Gather(std::span<const int32_t> kept, int64_t capacity, KvByteCount
   segments_ = std::move(fresh);
 }
 
-void KvHead::CutEncoded(int64_t count, KvByteCount& bytes) {
-  // Whole blocks stay as they are: what comes later fills one anew.
-  const int64_t stay = unit() == 1 ? count : count / codec_.residual * codec_.residual;
-  const int64_t rest = count - stay;
-  if (rest > 0) {
-    segments_.push_back({std::make_shared<Memory>(), 0, 0});
-    SetCapacity(rest, bytes);
-    int64_t first = 0;  // of the segment
-    for (const Segment& one : encoded_) {
-      const int64_t begin = std::max(stay, first), end = std::min(count, first + one.length);
-      if (begin < end) {
-        const Memory& memory = *one.memory;
-        const auto at = static_cast<size_t>((begin - stay) * row_);
-        DecodeEntries(encoding_->keys, memory.Keys(), begin - first, end - begin,
-                      Bytes(segments_[0].memory->keys) + at);
-        DecodeEntries(encoding_->values, memory.Values(), begin - first, end - begin,
-                      Bytes(segments_[0].memory->values) + at);
-      }
-      first += one.length;
-    }
-    segments_[0].length = rest;
-  }
-  int64_t left = stay;
-  size_t kept = 0;
-  for (; kept < encoded_.size() && left > 0; ++kept) {
-    Segment& one = encoded_[kept];
-    one.length = std::min(one.length, left);
-    left -= one.length;
-  }
-  for (size_t i = kept; i < encoded_.size(); ++i) bytes.Add(-encoded_[i].counted);
-  encoded_.resize(kept);
-  encoded_length_ = stay;
-  if (encoded_.empty()) return;
-  if (Owned(encoded_)) {
-    ResizeEncoded(encoded_.back().length, bytes);
-  } else {
-    const int64_t counted = EncodedBytes(encoded_.back().length);
-    bytes.Add(counted - std::exchange(encoded_.back().counted, counted));
-  }
-}
-
 void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
   const auto end = std::lower_bound(tokens_.begin(), tokens_.end(), token);
   if (end == tokens_.end()) return;
@@ -502,10 +300,7 @@ void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, c
   };
   if (codec_.key_channels > 0 && !stored.key_channels.empty()) SetKeyChannels(stored.key_channels);
   if (stored.encoded > 0) {
-    if (encoding_ == nullptr) {
-      encoding_ = std::make_shared<KvEncoding>(
-          KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
-    }
+    if (encoding_ == nullptr) MakeEncoding({});
     encoded_length_ = stored.encoded;
     add(encoded_, stored.encoded_keys, stored.encoded_values, stored.encoded,
         encoding_->keys.Bytes(stored.encoded) + encoding_->values.Bytes(stored.encoded));

@@ -111,6 +111,7 @@ class KvHead {
   bool OwnsTail() const { return Owned(segments_); }
   int64_t plain() const;  // entries that are
   int64_t unit() const;   // encoded entries that belong together
+  void MakeEncoding(std::vector<int16_t> key_channels);
   // What encoded keys and values of so many entries take.
   int64_t EncodedBytes(int64_t entries) const;
   // Where a plain entry's row lies, counted from the first plain one.

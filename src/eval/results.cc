@@ -142,6 +142,7 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
   const size_t plus = std::min(head.find('+'), head.size());
   setting.kv.policy = head.substr(0, plus);
   if (plus < head.size()) setting.kv.allocator = head.substr(plus + 1);
+  std::set<std::string> keys;
   for (size_t begin = colon; begin < policy.size();) {
     const size_t end = std::min(policy.find(':', begin + 1), policy.size());
     const std::string part = policy.substr(begin + 1, end - begin - 1);
@@ -151,47 +152,29 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
     }
     const std::string key = part.substr(0, equals);
     std::string value = part.substr(equals + 1);
+    if (!keys.insert(key).second) FailUsage("policy '", policy, "': ", key, " is given twice");
     if (key == "drop-layers") {
-      if (!setting.kv.drop_layers.empty()) FailUsage("policy '", policy, "': ", key, " is given twice");
       setting.kv.drop_layers = DropLayersOf(policy, value);
-      begin = end;
-      continue;
-    }
-    if (key == "merge") {
-      if (setting.kv.merge != "auto") FailUsage("policy '", policy, "': ", key, " is given twice");
+    } else if (key == "merge") {
       setting.kv.merge = value;
-      begin = end;
-      continue;
-    }
-    if (key == "keys" || key == "values") {
-      std::string& codec = key == "keys" ? setting.kv.keys : setting.kv.values;
-      if (codec != "same") FailUsage("policy '", policy, "': ", key, " is given twice");
+    } else if (key == "keys" || key == "values") {
       std::replace(value.begin(), value.end(), '+', ',');
-      codec = value;
-      begin = end;
-      continue;
-    }
-    if (key == "key-channels") {
+      (key == "keys" ? setting.kv.keys : setting.kv.values) = value;
+    } else if (key == "key-channels") {
       double share = 0;
-      const auto [end_of, error] = std::from_chars(value.data(), value.data() + value.size(), share);
-      if (error != std::errc() || end_of != value.data() + value.size()) {
+      const auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), share);
+      if (error != std::errc() || last != value.data() + value.size()) {
         FailUsage("policy '", policy, "': ", key, ": a number is expected, not '", value, "'");
       }
       setting.kv.key_channels = share;
-      begin = end;
-      continue;
-    }
-    if (key == "budget-of") {
+    } else if (key == "budget-of") {
       if (value != "tokens" && value != "bytes") {
         FailUsage("policy '", policy, "': ", key, ": tokens or bytes is expected, not '", value, "'");
       }
       setting.kv.budget_of = value == "bytes" ? KvOptions::Of::kBytes : KvOptions::Of::kTokens;
-      begin = end;
-      continue;
-    }
-    if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
-    if (!setting.kv.options.emplace(key, std::move(value)).second) {
-      FailUsage("policy '", policy, "': ", key, " is given twice");
+    } else {
+      if (IsListOfLayers(setting.kv.policy, key)) std::replace(value.begin(), value.end(), '+', ',');
+      setting.kv.options.emplace(key, std::move(value));
     }
     begin = end;
   }

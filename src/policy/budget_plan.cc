@@ -1,6 +1,7 @@
 #include "policy/budget_plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "policy/codecs.h"
@@ -33,7 +34,7 @@ int64_t EntriesWithin(const KvLayerSpec& spec, double most, int64_t tokens, int6
   return 0;
 }
 
-// [layers] B of each: all heads of all full layers have the same bytes.
+// [layers] B of each full one, the others 0: all heads of all full layers have the same bytes.
 std::vector<int64_t> BasesByEntries(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec,
                                     int64_t tokens) {
   double bytes = 0;
@@ -51,7 +52,11 @@ std::vector<int64_t> BasesByEntries(const PolicySetup& setup, const KvOptions& o
   std::vector<int64_t> bases;
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     if (!spec.full(layer)) {
-      bases.push_back(std::min(tokens, std::max<int64_t>(1, spec[layer].window)));
+      bases.push_back(0);
+      continue;
+    }
+    if (layer > 0 && spec[layer] == spec[layer - 1]) {  // it takes a moment at a million tokens
+      bases.push_back(bases.back());
       continue;
     }
     const double each = bytes / static_cast<double>(spec.full_layers() * spec[layer].kv_heads);
@@ -107,20 +112,10 @@ BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const 
   if (setup.policy == nullptr) return plan(tokens);
   if (BudgetByEntries(options, spec)) {
     const std::vector<int64_t> bases = BasesByEntries(setup, options, spec, tokens);
-    int64_t sum = 0;
-    bool alike = true;
-    int64_t first = 0;
-    for (int64_t layer = 0; layer < spec.layers(); ++layer) {
-      if (!spec.full(layer)) continue;
-      const int64_t base = bases[static_cast<size_t>(layer)];
-      if (sum == 0) first = base;
-      alike = alike && base == first;
-      sum += base;
-    }
-    BudgetPlan made = plan(sum / spec.full_layers());
+    BudgetPlan made = plan(std::accumulate(bases.begin(), bases.end(), int64_t{0}) / spec.full_layers());
     // pyramid, retrieval and prefix share the sum out; so does a policy that shares by itself.
     const bool each = setup.allocator == "uniform" || setup.allocator == "ada";
-    if (alike || !each || setup.info->repeats) return made;
+    if (!each || setup.info->repeats) return made;
     made.bases = bases;
     for (int64_t layer = 0; layer < spec.layers(); ++layer) {
       auto& counts = made.counts[static_cast<size_t>(layer)];

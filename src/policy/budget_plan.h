@@ -14,8 +14,8 @@ struct BudgetPlan {
   int64_t base = 0;  // B
   // Of every head (ada shares the layer's sum out); B or more: all. Of a layer with a window what that holds.
   HeadCounts counts;
-  std::vector<int64_t>
-      bases{};  // [layers] B of each where they differ, by what entries of a layer take; then B: their mean
+  // [layers] B of each full one, by what its entries take (BudgetByEntries), and B their mean; empty: B everywhere.
+  std::vector<int64_t> bases{};
 
   int64_t BaseOf(int64_t layer) const { return bases.empty() ? base : bases[static_cast<size_t>(layer)]; }
 };

@@ -191,17 +191,21 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
   return merge;
 }
 
+// Of a policy that evicts them one by one, step by step.
+void CheckSingleEntries(const KvOptions& options, const OptionValues& values) {
+  if (!EncodesKeys(options) || !values.Is("key_axis", "channel")) return;
+  FailUsage(Field{"kv.keys"}, ": policy ", options.policy,
+            " evicts single entries while it decodes, and a group of keys reaches over several; ",
+            Field{"kv.option.key_axis"}, "=token has them within an entry");
+}
+
 // What the codecs and the policy ask of each other.
 void CheckKvCodecs(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
   CheckCodecs(options, values);
   if (options.budget_of == KvOptions::Of::kBytes && !options.budget) {
     FailUsage(Field{"kv.budget_of"}, ": cannot take effect without ", Field{"kv.budget"});
   }
-  if (policy.holds && EncodesKeys(options) && values.Is("key_axis", "channel")) {
-    FailUsage(Field{"kv.keys"}, ": policy ", policy.name,
-              " evicts single entries at every step, and a group of keys reaches over several; ",
-              Field{"kv.option.key_axis"}, "=token has them within an entry");
-  }
+  if (policy.holds) CheckSingleEntries(options, values);
 }
 
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
@@ -417,12 +421,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
         setup.info->make(values, {spec, setup.merge, options.when == KvOptions::When::kContext, options.chunk > 0});
   }
   const Resolution resolved = Resolved(options, *setup.info);
-  if (setup.policy != nullptr && setup.policy->has_fixed_point() && EncodesKeys(options) &&
-      values.Is("key_axis", "channel")) {
-    FailUsage(Field{"kv.keys"}, ": policy ", options.policy, " with ", Field{"kv.option.decode"},
-              " fixed evicts single entries, and a group of keys reaches over several; ", Field{"kv.option.key_axis"},
-              " token groups within an entry");
-  }
+  if (setup.policy != nullptr && setup.policy->has_fixed_point()) CheckSingleEntries(options, values);
   setup.allocator = resolved.allocator;
   if (setup.by_mass() && !setup.policy->NoMass().empty()) {
     FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,

@@ -12,9 +12,12 @@
 #include "cache/kv_cache.h"
 #include "kernels/kv_codec.h"
 #include "purekv/error.h"
+#include "support/cache_numbers.h"
 
 namespace purekv {
 namespace {
+
+using testing::Numbers;
 
 constexpr int64_t kDim = 64;
 
@@ -45,24 +48,6 @@ void AppendMarked(KvCache& cache, int64_t count) {
     }
   }
   for (int64_t layer = 0; layer < 2; ++layer) cache.Append(layer, keys.View(), values.View(), first);
-}
-
-float Number(const void* row, KvFormat format, int64_t d) {
-  return format == KvFormat::kF32 ? static_cast<const float*>(row)[d] : ToFloat(static_cast<const BF16*>(row)[d]);
-}
-
-// The head's numbers, whatever form they are in. [length][keys, values]
-std::vector<float> Numbers(const KvCache& cache, int64_t layer, int64_t head) {
-  KvCache copy = cache.Fork(cache.tokens());
-  copy.Decode(layer);
-  const KvHeadView view = copy.Head(layer, head);
-  std::vector<float> numbers;
-  for (int64_t i = 0; i < view.length; ++i) {
-    for (const void* const row : {view.KeyRow(i), view.ValueRow(i)}) {
-      for (int64_t d = 0; d < kDim; ++d) numbers.push_back(Number(row, view.format, d));
-    }
-  }
-  return numbers;
 }
 
 // The bytes of the entries that are encoded, keys then values.

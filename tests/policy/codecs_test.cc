@@ -15,10 +15,12 @@
 #include "policy/registry.h"
 #include "policy_testing.h"
 #include "purekv/error.h"
+#include "support/cache_numbers.h"
 
 namespace purekv {
 namespace {
 
+using testing::Numbers;
 using testing::Options;
 using testing::Problem;
 using testing::SmallEngine;
@@ -38,21 +40,6 @@ KvOptions Cut(const std::string& policy) {
   if (policy != "full") options.tokens = 21;
   if (policy == "prefixkv") options.allocator = "prefix";
   return options;
-}
-
-// Every entry's keys and values as numbers: what they decode to.
-std::vector<float> Numbers(const KvCache& cache, int64_t layer, int64_t head) {
-  KvCache copy = cache.Fork(cache.tokens());
-  copy.Decode(layer);
-  const KvHeadView view = copy.Head(layer, head);
-  std::vector<float> numbers;
-  for (int64_t i = 0; i < view.length; ++i) {
-    for (const void* const row : {view.KeyRow(i), view.ValueRow(i)}) {
-      const auto* const x = static_cast<const float*>(row);
-      numbers.insert(numbers.end(), x, x + view.key_stride);
-    }
-  }
-  return numbers;
 }
 
 // The same of a plain head, its first whole blocks through the slow twin of its codec.
