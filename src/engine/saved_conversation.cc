@@ -97,7 +97,9 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
 
 // B of a file of --kv-bytes that was written before B was saved with it.
 int64_t EntriesAlone(int64_t bytes, const KvCacheSpec& spec, int64_t tokens) {
-  return std::clamp<int64_t>(bytes / spec.token_bytes(), 1, tokens);
+  const int64_t token_bytes = spec.token_bytes();
+  PUREKV_CHECK(token_bytes > 0, token_bytes, " bytes a token");
+  return std::clamp<int64_t>(bytes / token_bytes, 1, tokens);
 }
 
 // Whether the heads hold what the policy can have left.
@@ -224,7 +226,7 @@ PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
   const int64_t context_ids = turn.context ? static_cast<int64_t>(ids.size()) : 0;
   dialogue_.SetSystem(turn.system);
   place_ = RepeatPlace::kInTurn;
-  const PromptInfo info = ReadPrompt(ids, std::move(media), recorder, context_ids);
+  PromptInfo info = ReadPrompt(ids, std::move(media), recorder, context_ids);
   dialogue_.Open({turn.system, turn.context, texts.now, std::move(ids), info});
   return info;
 }

@@ -34,9 +34,9 @@ HWY_INLINE void WidenF16(const uint8_t* from, int64_t count, float* out) {
   }
 }
 
-// The same, each for `group` channels of `width`; at most 1024 of them.
+// The same, each for `group` channels of `width`; at most kMostEncodedDim of them.
 HWY_INLINE void SpreadF16(const uint8_t* from, int64_t groups, int64_t group, int64_t width, float* out) {
-  float each[1024 / 8 + kLanes];
+  float each[kMostEncodedDim / 8 + kLanes];
   WidenF16(from, groups, each);
   for (int64_t g = 0; g < groups; ++g) std::fill(out + g * group, out + std::min(width, (g + 1) * group), each[g]);
 }

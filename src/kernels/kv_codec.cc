@@ -192,7 +192,8 @@ HWY_INLINE void NumbersOfRow(const uint8_t* codes, const float* lo, const float*
     StoreVec(hn::MulAdd(LoadVec(codes + c), LoadVec(step + c), LoadVec(lo + c)), out + c);
   }
   for (; c < width; ++c) {
-    const float x = static_cast<float>(codes[c]) * step[c] + lo[c];  // the product is exact
+    // The product is exact. The analyzer does not see that a row's unit is always the one whose numbers were taken.
+    const float x = static_cast<float>(codes[c]) * step[c] + lo[c];  // NOLINT(clang-analyzer-core.*)
     if constexpr (std::is_same_v<T, float>) {
       out[c] = x;
     } else {
@@ -203,7 +204,7 @@ HWY_INLINE void NumbersOfRow(const uint8_t* codes, const float* lo, const float*
 
 template <class T>
 void DecodeAs(const KvSide& side, const uint8_t* data, int64_t first, int64_t count, T* out) {
-  constexpr int64_t kMost = 1024;  // channels at a time
+  constexpr int64_t kMost = kMostEncodedDim;
   const int64_t unit = side.unit(), width = side.width(), groups = side.unit_groups();
   PUREKV_CHECK(width <= kMost, width, " channels");
   uint8_t codes[kMost];

@@ -11,6 +11,9 @@
 
 namespace purekv {
 
+// The widest head that is encoded.
+constexpr int64_t kMostEncodedDim = 1024;
+
 // What a group is: so many consecutive channels of one entry, or one channel of so many consecutive entries.
 enum class KvGroupAxis : uint8_t { kToken, kChannel };
 

@@ -158,6 +158,12 @@ KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec) {
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     KvLayerSpec& one = layers.emplace_back(spec[layer]);
     if (!one.full()) continue;  // a window is small, and moves at every step
+    if (one.head_dim > kMostEncodedDim) {
+      FailUsage(AnyEncodes(keys)     ? kKeys
+                : AnyEncodes(values) ? kValues
+                                     : Field{"kv.key_channels"},
+                ": heads of ", one.head_dim, "; at most ", kMostEncodedDim, " can be encoded");
+    }
     one.codec.residual = given.Integer("residual");
     one.codec.keys = {BitsOf(keys, layer),
                       given.Is("key_axis", "channel") ? KvGroupAxis::kChannel : KvGroupAxis::kToken,

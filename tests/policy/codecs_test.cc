@@ -313,6 +313,14 @@ TEST(Codecs, WhatCannotTakeEffectIsRefusedByName) {
   ExpectRefused(of, "kv.budget_of", "kv.budget");
 }
 
+TEST(Codecs, HeadsThatAreTooWideAreRefused) {
+  KvOptions options = Options("full");
+  options.values = "int8";
+  const auto wide = [&](int64_t dim) { return WithCodecs(options, KvCacheSpec::Uniform(1, 1, dim, KvFormat::kBF16)); };
+  EXPECT_TRUE(wide(1024).encodes());
+  EXPECT_THROW(wide(2048), Error);
+}
+
 TEST(Codecs, WarnsOfTwoBits) {
   KvOptions options = Options("full");
   EXPECT_EQ(CodecWarning(options).text, "");
