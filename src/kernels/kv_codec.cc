@@ -259,6 +259,7 @@ HWY_EXPORT(Decode);
 
 // Plain elements of the channels that are held, and back.
 void TakePlain(const KvSide& side, const void* rows, int64_t count, void* out) {
+  if (count == 0) return;  // there may be no memory
   const size_t size = DtypeSize(ElementDtype(side.format));
   const auto row = static_cast<size_t>(side.head_dim) * size;
   if (side.channels.empty()) {
@@ -276,6 +277,7 @@ void TakePlain(const KvSide& side, const void* rows, int64_t count, void* out) {
 }
 
 void PutPlain(const KvSide& side, const void* data, int64_t first, int64_t count, void* out) {
+  if (count == 0) return;
   const size_t size = DtypeSize(ElementDtype(side.format));
   const auto row = static_cast<size_t>(side.head_dim) * size;
   const std::byte* from = static_cast<const std::byte*>(data) + first * side.unit_bytes();
@@ -389,6 +391,7 @@ bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* ou
     TakePlain(side, rows, count, out);
     return true;
   }
+  if (count == 0) return true;
   const int most = (1 << side.bits) - 1;
   std::memset(out, 0, static_cast<size_t>(side.Bytes(count)));
   for (int64_t first = 0; first < count; first += side.unit()) {
