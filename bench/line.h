@@ -52,6 +52,7 @@ std::vector<Line> DenseLines(const Options& options);
 std::vector<Line> MemoryLines(const Options& options);
 std::vector<Line> CodeLines(const Options& options);
 std::vector<Line> CodecLines(const Options& options);
+std::vector<Line> LookupLines(const Options& options);
 std::vector<Line> RowLines(const Options& options);
 std::vector<Line> ModelLines(const Options& options);
 

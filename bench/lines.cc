@@ -33,7 +33,8 @@ Line Scaling(const Line& of, int threads) {
 
 std::vector<Line> AllLines(const Options& options) {
   std::vector<Line> lines;
-  for (auto* of_primitive : {AttentionLines, SparseLines, DenseLines, MemoryLines, CodecLines, CodeLines, RowLines}) {
+  for (auto* of_primitive :
+       {AttentionLines, SparseLines, DenseLines, MemoryLines, CodecLines, LookupLines, CodeLines, RowLines}) {
     for (Line& line : of_primitive(options)) lines.push_back(std::move(line));
   }
   if (options.threads > 1) {

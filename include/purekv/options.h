@@ -19,6 +19,15 @@ struct DropLayer {
   bool operator==(const DropLayer&) const = default;
 };
 
+// Which of the cached entries each step of an answer reads (docs/policies.md, "Looking up"); nothing is evicted for it.
+struct AttendOptions {
+  std::string view = "all";                    // all, quest, actqkv, attention-predictor, rekv
+  std::optional<double> budget;                // share of a head's entries, (0, 1]
+  std::optional<int64_t> tokens;               // or so many of each head
+  std::map<std::string, std::string> options;  // parameters of the view by name, attend_page and so on
+  bool operator==(const AttendOptions&) const = default;
+};
+
 // Which part of the cache is kept (docs/policies.md).
 struct KvOptions {
   std::string policy = "full";
@@ -35,6 +44,7 @@ struct KvOptions {
   std::optional<double> key_channels;
   // What `budget` is a share of: tokens, or the bytes of the whole cache, plain.
   enum class Of { kTokens, kBytes } budget_of = Of::kTokens;
+  AttendOptions attend;
   // When the first prompt has been read, or right behind its media and context text, before any question is seen.
   // kMedia: the older name of the latter.
   enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;

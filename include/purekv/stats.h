@@ -20,6 +20,9 @@ struct KvStats {
   // Since: held now by the cache, in memory or viewed in a file, and the most at any moment so far; the copy of a
   // snapshot included.
   int64_t bytes_now = 0, bytes_most = 0;
+  // Read by a step of decoding, mean so far: entries of a head (in layers that look up, where some do), and bytes of
+  // keys, values and index in all layers.
+  double entries_attended_mean = 0, bytes_attended_mean = 0;
   // Per drop layer: tokens of the compressed part (text included) that it and the layers above ran.
   std::vector<int64_t> tokens_alive;
 };

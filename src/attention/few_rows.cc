@@ -66,16 +66,20 @@ struct CodeScratch {
 class Encoded {
  public:
   Encoded(std::span<const KvSegment> segments, bool keys) : segments_(segments), keys_(keys) {}
-  // The unit that an entry belongs to.
+  // The unit that an entry belongs to. Entries come in ascending order.
   const uint8_t* Unit(const KvSide& side, int64_t entry) {
-    while (entry >= begin_ + segments_[at_].length) begin_ += segments_[at_++].length;
+    while (Left(entry) <= 0) begin_ += segments_[at_++].length;
     const auto* const data = static_cast<const uint8_t*>(keys_ ? segments_[at_].keys : segments_[at_].values);
-    return data + (entry - begin_) / side.unit() * side.unit_bytes();
+    return data + Place(entry) / side.unit() * side.unit_bytes();
   }
-  // Whether entries of the segment of the last Unit go on up to this one.
-  bool Reaches(int64_t entry) const { return entry < begin_ + segments_[at_].length; }
+  // Both of an entry in the segment of the last Unit: its place in its unit, and how many entries the segment has from
+  // it on.
+  int64_t InUnit(const KvSide& side, int64_t entry) const { return Place(entry) % side.unit(); }
+  int64_t Left(int64_t entry) const { return begin_ + segments_[at_].length - entry; }
 
  private:
+  int64_t Place(int64_t entry) const { return segments_[at_].first + entry - begin_; }
+
   std::span<const KvSegment> segments_;
   bool keys_;
   size_t at_ = 0;
@@ -89,9 +93,9 @@ void CodeLogits(const KvSide& side, Encoded keys, int64_t first, int64_t count, 
   const int64_t width = side.width(), unit = side.unit();
   const int64_t whole = WholeVecs(width);
   for (int64_t at = 0; at < count;) {
-    const int64_t in_unit = (first + at) % unit;
-    const int64_t some = std::min(count - at, unit - in_unit);
     const uint8_t* const data = keys.Unit(side, first + at);
+    const int64_t in_unit = keys.InUnit(side, first + at);
+    const int64_t some = std::min({count - at, unit - in_unit, keys.Left(first + at)});
     const uint8_t* const params = data + side.unit_code_bytes();
     WidenF16(params, width, scratch.lo.data());
     WidenF16(params + 2 * width, width, scratch.step.data());
@@ -133,7 +137,7 @@ void CodeValues(const KvSide& side, Encoded values, int64_t first, int64_t count
   const float* const step = params + groups;
   PUREKV_CHECK(groups <= kMostGroups, groups, " groups");
   const uint8_t* codes = values.Unit(side, first);
-  const bool in_place = side.bits == 8 && values.Reaches(first + count - 1);
+  const bool in_place = side.bits == 8 && values.Left(first) >= count;
   for (int64_t k = 0; k < count; ++k) {
     const uint8_t* const data = values.Unit(side, first + k);
     WidenF16(data + side.unit_code_bytes(), 2 * groups, params);

@@ -11,6 +11,25 @@
 namespace purekv {
 namespace {
 
+// Plain rows that come next, from pieces here and there that no prefetcher of the processor follows. A tenth of 32k
+// entries in pages of 16 took 0.133 of the time of all of them without, and takes 0.122.
+void AskForNext(const KvHeadView& kv, int64_t first, int64_t count, bool keys) {
+  const auto row = static_cast<int64_t>(DtypeSize(kv.dtype())) * (keys ? kv.key_stride : kv.value_stride);
+  int64_t before = 0;  // entries of the segments so far
+  for (const KvSegment& segment : kv.segments) {
+    const int64_t begin = std::max(first, before) - before;
+    const int64_t end = std::min(first + count, before + segment.length) - before;
+    before += segment.length;
+    if (begin < end && segment.encoding == nullptr) {
+      const char* const from = static_cast<const char*>(keys ? segment.keys : segment.values);
+      for (int64_t at = (segment.first + begin) * row; at < (segment.first + end) * row; at += 64) {
+        __builtin_prefetch(from + at, 0, 2);
+      }
+    }
+    if (before >= first + count) return;
+  }
+}
+
 // A block is 32 to 256 rows: up to 256 KB a plane and thread, taken when the first head of several segments comes by.
 const void* Gather(const KvHeadView& kv, int64_t first, int64_t count, bool keys, Buffer& memory) {
   const int64_t stride = keys ? kv.key_stride : kv.value_stride;
@@ -26,15 +45,16 @@ const void* Gather(const KvHeadView& kv, int64_t first, int64_t count, bool keys
     if (begin >= end) continue;
     const void* const from = keys ? segment.keys : segment.values;
     if (segment.encoding == nullptr) {
-      std::memcpy(to, static_cast<const std::byte*>(from) + static_cast<size_t>(begin) * row,
+      std::memcpy(to, static_cast<const std::byte*>(from) + static_cast<size_t>(segment.first + begin) * row,
                   static_cast<size_t>(end - begin) * row);
     } else {
       const KvSide& side = keys ? segment.encoding->keys : segment.encoding->values;
       PUREKV_CHECK(stride == side.head_dim, stride, " elements a row of ", side.head_dim);
-      DecodeEntries(side, from, begin, end - begin, to);
+      DecodeEntries(side, from, segment.first + begin, end - begin, to);
     }
     to += static_cast<size_t>(end - begin) * row;
   }
+  AskForNext(kv, first + count, count, keys);
   return memory.data();
 }
 

@@ -24,6 +24,10 @@ std::string PolicyName(const KvOptions& kv) {
   if (kv.values != "same") name += StrCat(":values=", kv.values);
   if (kv.key_channels) name += StrCat(":key-channels=", *kv.key_channels);
   if (kv.budget_of == KvOptions::Of::kBytes) name += ":budget-of=bytes";
+  if (kv.attend.view != "all") name += StrCat(":attend=", kv.attend.view);
+  if (kv.attend.budget) name += StrCat(":attend-budget=", *kv.attend.budget);
+  if (kv.attend.tokens) name += StrCat(":attend-tokens=", *kv.attend.tokens);
+  for (const auto& [key, value] : kv.attend.options) name += StrCat(":", key, "=", value);
   for (const auto& [key, value] : kv.options) name += StrCat(":", key, "=", value);
   return name;
 }

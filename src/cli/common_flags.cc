@@ -15,6 +15,7 @@
 #include "media/sampling.h"
 #include "policy/codecs.h"
 #include "policy/registry.h"
+#include "policy/retrieval_view.h"
 
 namespace purekv::cli {
 namespace {
@@ -329,7 +330,9 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes that the kept part may take in all, as allocated (256M)",
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
   table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
-                   AddOption(&options->options));
+                   [options](const std::string& name, const std::string& text) {
+                     AddOption(text.starts_with("attend_") ? &options->attend.options : &options->options)(name, text);
+                   });
   table.Value(
       kCache, "--kv-allocator", "uniform|pyramid|ada|retrieval|prefix",
       "how the budget is shared out over layers and heads (default auto: purekv retrieval, prefixkv prefix, others "
@@ -362,6 +365,23 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) {
                 options->chunk = ParseInt(name, text, 1, kMaxTokens);
               });
+  std::vector<std::string> views = {"all"};
+  for (const RetrievalInfo& view : RetrievalViews()) views.push_back(view.name);
+  table.Value(kCache, "--kv-attend", "all|quest|actqkv|attention-predictor|rekv",
+              "what each step of an answer reads of what is kept (default all; see `purekv policies`)",
+              [options, views](const std::string& name, const std::string& text) {
+                options->attend.view = views[ParseChoice(name, text, views)];
+              });
+  table.Value(kCache, "--kv-attend-budget", "F", "share of the entries that a step reads, above 0, at most 1",
+              [options](const std::string& name, const std::string& text) {
+                options->attend.budget = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
+              });
+  table.Value(kCache, "--kv-attend-tokens", "N", "or: entries read per layer and KV head",
+              SetInt(&options->attend.tokens, 1, kMaxTokens));
+  table.Exclusive({"--kv-attend-budget", "--kv-attend-tokens"});
+  table.TypedWins({"--kv-attend-budget", "--kv-attend-tokens"}, [options](const FlagTable& all) {
+    return all.Typed("--kv-attend") && options->attend.view == "all" ? "--kv-attend all" : "";
+  });
   table.Exclusive({"--kv-budget", "--kv-tokens", "--kv-bytes"});
   table.TypedWins({"--kv-chunk"}, {"--kv-budget"});  // takes a budget in tokens or bytes
   table.TypedWins(
@@ -371,7 +391,8 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
       });
   // Codecs have options with every policy.
   table.TypedWins({"--kv-option"}, [options](const FlagTable& all) {
-    const bool plain = options->keys == "same" && options->values == "same" && !options->key_channels;
+    const bool plain =
+        options->keys == "same" && options->values == "same" && !options->key_channels && options->attend.view == "all";
     return all.Typed("--kv-policy") && options->policy == "full" && plain ? "--kv-policy full" : "";
   });
   if (!when) return;

@@ -51,6 +51,8 @@ const std::vector<std::string> kFixedByCache = {
 void CheckCacheFlags(const FlagTable& table, const ConversationFlags& flags) {
   if (flags.cache.empty()) return;
   for (const std::string& flag : kFixedByCache) {
+    // How entries are looked up is not.
+    if (flag == "--kv-option" && flags.kv.options.empty()) continue;
     table.Refuse(flag, "the file of " + table.Name("--cache") + " was made with its own");
   }
   table.Refuse("--dump", "with " + table.Name("--cache") + " most stages were computed elsewhere");

@@ -42,7 +42,8 @@ setting, RUN/summary.csv and summary.md the means with 95 % intervals over video
 Stopped or killed, the same command goes on where it was. A policy may bring an allocator and options: snapkv+ada:window=16; in
 a list of layers + stands for the comma, or all is quoted: purekv:sources=4+9, "purekv:sources=4,9". Drop layers come with a
 policy, too: purekv:drop-layers=9@0.5+13@0.2; so may --kv-merge, --kv-keys,
---kv-values, --kv-key-channels and --kv-budget-of: snapkv:merge=pivotal, snapkv:keys=int4:values=int4:budget-of=bytes.
+--kv-values, --kv-key-channels, --kv-budget-of, --kv-attend, --kv-attend-budget and --kv-attend-tokens:
+snapkv:merge=pivotal, snapkv:keys=int4:values=int4:budget-of=bytes, full:attend=quest:attend-budget=0.1.
 Formats and metrics: docs/evaluation.md. Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct EvalFlags {

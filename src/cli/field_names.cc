@@ -18,6 +18,9 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.key_channels", "--kv-key-channels"},
       {"kv.budget_of", "--kv-budget-of"},
       {"kv.chunk", "--kv-chunk"},
+      {"kv.attend", "--kv-attend"},
+      {"kv.attend_budget", "--kv-attend-budget"},
+      {"kv.attend_tokens", "--kv-attend-tokens"},
       {"kv.option.", "--kv-option"},
       {"kv.drop_layers", "--drop-layers"},
       // PrefillOptions

@@ -8,6 +8,7 @@
 #include "cli/result_json.h"
 #include "engine/prefill_attention.h"
 #include "policy/registry.h"
+#include "policy/retrieval_view.h"
 
 namespace purekv::cli {
 namespace {
@@ -38,6 +39,11 @@ std::string PoliciesText() {
   for (const CommonOption& common : CommonOptions()) {
     text += StrCat(ParameterText(common.option), "  (", InFlags(common.with), ")\n");
   }
+  text += "\nWhat each step reads (--kv-attend NAME, --kv-option KEY=VALUE):\n";
+  for (const RetrievalInfo& view : RetrievalViews()) {
+    text += StrCat(view.name, "  ", view.summary, " (", view.paper, ")\n");
+    for (const PolicyOption& option : view.options) text += ParameterText(option) + "\n";
+  }
   text += "\nHow prompts attend (--prefill NAME, --prefill-option KEY=VALUE):\n";
   for (const PrefillKind& kind : PrefillKinds()) {
     text += StrCat(kind.name, "  ", kind.summary, "\n");
@@ -66,13 +72,20 @@ std::string PoliciesJson() {
     common.push_back(ParameterJson(one.option));
     common.back()["with"] = InFlags(one.with);
   }
+  nlohmann::ordered_json attend = nlohmann::ordered_json::array();
+  for (const RetrievalInfo& view : RetrievalViews()) {
+    nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
+    for (const PolicyOption& option : view.options) parameters.push_back(ParameterJson(option));
+    attend.push_back(
+        {{"name", view.name}, {"summary", view.summary}, {"parameters", parameters}, {"paper", view.paper}});
+  }
   nlohmann::ordered_json prefill = nlohmann::ordered_json::array();
   for (const PrefillKind& kind : PrefillKinds()) {
     nlohmann::ordered_json parameters = nlohmann::ordered_json::array();
     for (const PolicyOption& option : kind.options) parameters.push_back(ParameterJson(option));
     prefill.push_back({{"name", kind.name}, {"summary", kind.summary}, {"parameters", parameters}});
   }
-  return JsonText({{"policies", list}, {"common_parameters", common}, {"prefill", prefill}});
+  return JsonText({{"policies", list}, {"common_parameters", common}, {"attend", attend}, {"prefill", prefill}});
 }
 
 }  // namespace

@@ -75,8 +75,12 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["values"] = options.values;
   object["key_channels"] = options.key_channels.value_or(1.0);
   object["budget_of"] = options.budget_of == KvOptions::Of::kBytes ? "bytes" : "tokens";
+  object["attend"] = options.attend.view;
+  if (options.attend.budget) object["attend_budget"] = *options.attend.budget;
+  if (options.attend.tokens) object["attend_tokens"] = *options.attend.tokens;
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
+  for (const auto& [key, value] : options.attend.options) object["options"][key] = value;
   if (!options.drop_layers.empty()) {
     object["drop_layers"] = DropLayersText(options.drop_layers);
     object["tokens_alive"] = stats.tokens_alive;  // per drop layer
@@ -91,6 +95,10 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["bytes_peak"] = stats.bytes_peak;
   object["bytes_now"] = stats.bytes_now;
   object["bytes_most"] = stats.bytes_most;
+  object["bytes_resident"] = stats.bytes_now;  // nothing lies elsewhere
+  object["bytes_stored"] = stats.bytes_now;
+  object["bytes_attended_mean"] = stats.bytes_attended_mean;
+  object["entries_attended_mean"] = stats.entries_attended_mean;
   return object;
 }
 

@@ -12,6 +12,7 @@
 #include "engine/policy_observer.h"
 #include "engine/prefill_pass.h"
 #include "engine/prompt_media.h"
+#include "engine/retrieval_observer.h"
 #include "policy/registry.h"
 
 namespace purekv {
@@ -83,7 +84,8 @@ Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer&
   made.sequence_.Append(sequence_.ids(), tokens.layout, tokens.positions);
   Compression& compression = made.sequence_.compression();
   KvCache& cache = made.sequence_.cache();
-  compression.SetPrefix(tokens.size());
+  const bool media = std::any_of(tokens.layout.begin(), tokens.layout.end(), IsVisual);
+  compression.SetPrefix(tokens.size(), media ? Droppable::kVisual : Droppable::kAny);
   compression.BeginPrefix(0, tokens.size());
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     cache.ShareLayer(sequence_.cache(), layer);
@@ -94,6 +96,7 @@ Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer&
     PUREKV_CHECK(repeated != nullptr, "nothing has been repeated");
     compression.AfterRepeating(cache, made.sequence_.tokens(), repeated->begin);
   }
+  EndPart(internals().decoder().config(), made.sequence_, &made.workspace_.attention);
   made.sequence_.Finish(sequence_.next_position(), sequence_.last_hidden().RowSpan(0));
   made.RecordCompression(tokens.size());
   made.RecordPrompt(tokens.size());
@@ -184,7 +187,9 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     const int64_t prefix = CompressedPrefix(prompt);
     const auto part = std::span(prompt.layout).first(static_cast<size_t>(prefix));
     const bool media_in_part = std::any_of(part.begin(), part.end(), IsVisual);
-    sequence_.compression().SetPrefix(prefix, media_in_part ? Droppable::kVisual : Droppable::kAny);
+    // Where the part is the whole prompt, what stands behind its media asks about them.
+    sequence_.compression().SetPrefix(prefix, media_in_part ? Droppable::kVisual : Droppable::kAny,
+                                      prompt.media_end < prefix ? prompt.media_end : -1);
     const bool in_turn = place_ == RepeatPlace::kBehindTurn && prefix < static_cast<int64_t>(prompt.ids.size());
     if (const int64_t chunk = sequence_.compression().repeats(); chunk > 0) {
       request = RequestToRepeat(in_turn ? RepeatPlace::kInTurn : place_, prefix, chunk);
@@ -263,7 +268,10 @@ void Conversation::Extend(Reading& reading) {
     ReadRows(reading, row, rows);
   }
   if (first && compression.repeats() > 0) RepeatPrefix(reading);
-  if (first) RecordCompression(split);
+  if (first) {
+    EndPart(internals().decoder().config(), sequence_, &workspace_.attention);
+    RecordCompression(split);
+  }
   if (split < count) {
     compression.BeginBehind(sequence_.size(), count - split);
     ReadRows(reading, split, count - split);
@@ -287,7 +295,8 @@ void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
                      std::span(reading.prompt.layout).subspan(from, size),
                      std::span(reading.prompt.positions).subspan(from, size));
     PolicyObserver policy(decoder.config(), sequence_, &workspace_.attention);
-    std::vector<LayerObserver*> observers = {&policy};
+    RetrievalObserver looker(decoder.config(), sequence_, &workspace_.attention);
+    std::vector<LayerObserver*> observers = {&policy, &looker};
     if (reading.recorder != nullptr) observers.push_back(reading.recorder);
     if (reading.visual != nullptr) observers.push_back(reading.visual);
     std::optional<DumpObserver> dumped;
@@ -325,7 +334,7 @@ void Conversation::RecordCompression(int64_t tokens) {
 void Conversation::RecordPrompt(int64_t tokens) {
   stats_.tokens_full = tokens;
   stats_.bytes_full = KvCache::FullBytes(cache().spec(), tokens);
-  stats_.bytes_kept = cache().AllocatedBytes();
+  stats_.bytes_kept = cache().AllocatedBytes() + sequence_.compression().retrieval().index_bytes();
   stats_.bytes_peak = PeakBytes();
   stats_.tokens_kept_mean = cache().MeanLength();
   int64_t heads = 0;
@@ -340,12 +349,16 @@ void Conversation::RecordPrompt(int64_t tokens) {
 
 int64_t Conversation::PeakBytes() const {
   const int64_t copy = snapshot_ && snapshot_->fork ? snapshot_->fork->cache().AllocatedBytes() : 0;
-  return std::max(earlier_peak_, cache().PeakBytes() + copy);
+  const int64_t now = cache().AllocatedBytes() + sequence_.compression().retrieval().index_bytes();
+  return std::max({earlier_peak_, cache().PeakBytes() + copy, now + copy});
 }
 
 KvStats Conversation::kv() const {
   KvStats stats = stats_;
-  stats.bytes_now = cache().AllocatedBytes();
+  const Retrieval& retrieval = sequence_.compression().retrieval();
+  stats.bytes_now = cache().AllocatedBytes() + retrieval.index_bytes();
+  stats.entries_attended_mean = retrieval.entries_attended_mean();
+  stats.bytes_attended_mean = retrieval.bytes_attended_mean();
   if (snapshot_ && snapshot_->fork) stats.bytes_now += snapshot_->fork->cache().AllocatedBytes();
   stats.bytes_most = std::max(stats.bytes_peak, PeakBytes());
   return stats;

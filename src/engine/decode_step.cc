@@ -7,6 +7,7 @@
 #include "base/stage_timer.h"
 #include "engine/layer_attention.h"
 #include "engine/policy_observer.h"
+#include "engine/retrieval_observer.h"
 
 namespace purekv {
 
@@ -20,6 +21,8 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
   std::vector<Position> positions;   // of each row
   std::vector<PolicyObserver> observers;
   observers.reserve(rows.size());
+  std::vector<RetrievalObserver> lookers;
+  lookers.reserve(rows.size());
   for (const DecodeRow& row : rows) {
     Sequence& sequence = *row.sequence;
     PUREKV_CHECK(sequence.whole(), "a sequence that is not whole, or twice in one step");
@@ -29,6 +32,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
     tokens.push_back(static_cast<int32_t>(sequence.AppendText(row.id)));
     sequence.compression().BeginStep(tokens.back());
     observers.emplace_back(config, sequence, &workspace.attention);
+    lookers.emplace_back(config, sequence, &workspace.attention);
   }
   std::vector<int32_t> every(rows.size());
   std::iota(every.begin(), every.end(), 0);
@@ -40,9 +44,12 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
     const Decoder::Projected projected = decoder.Project(layer, hidden.View(), qkv, workspace);
     for (int64_t r = 0; r < count; ++r) {
       const auto i = static_cast<size_t>(r);
-      if (!observers[i].Wants(layer).queries) continue;
-      const StageTimer timer(&workspace.observe_seconds);
-      observers[i].Queries(layer, {&tokens[i], 1}, projected.q.Rows(r, 1));
+      for (LayerObserver* const observer :
+           {static_cast<LayerObserver*>(&observers[i]), static_cast<LayerObserver*>(&lookers[i])}) {
+        if (!observer->Wants(layer).queries) continue;
+        const StageTimer timer(&workspace.observe_seconds);
+        observer->Queries(layer, {&tokens[i], 1}, projected.q.Rows(r, 1));
+      }
     }
     decoder.Rotate(layer, projected, positions, every, workspace);
     for (int64_t r = 0; r < count; ++r) {
@@ -54,17 +61,27 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       if (sequence.cache().spec()[layer].reads_layer < 0) {
         sequence.cache().Append(layer, projected.k.Rows(r, 1), projected.v.Rows(r, 1), token);
       }
-      LayerObserver* const observer = &observers[i];
-      const bool wanted = observer->Wants(layer).attended;
+      Retrieval& retrieval = sequence.compression().retrieval();
+      const AttendedHeads attended = [&] {
+        const StageTimer timer(&workspace.attention_seconds);
+        return retrieval.Heads(layer, projected.q.Rows(r, 1), sequence.cache(), sequence.tokens());
+      }();
+      retrieval.CountRead(layer, attended.heads);
+      lookers[i].LooksAt(attended.ranges);
+      std::vector<LayerObserver*> look_on;
+      if (observers[i].Wants(layer).attended) look_on.push_back(&observers[i]);
+      if (lookers[i].Wants(layer).attended) look_on.push_back(&lookers[i]);
       AttendRows(
-          config, sequence.cache(),
+          config,
           {.layer = layer,
+           .kv = attended.heads,
+           .window = sequence.cache().spec()[layer].window,
            .tokens = token,
            .qkv = qkv.Rows(r, 1),
            .out = workspace.attended.View().Rows(r, 1),
            .lse = workspace.lse.Row(r),
            .n = sequence.compression().n_attn()},
-          [](const AttentionArgs& args) { Attention(args); }, {&observer, wanted ? 1U : 0U}, workspace);
+          [](const AttentionArgs& args) { Attention(args); }, look_on, workspace);
     }
     decoder.Finish(layer, workspace.attended.View().Rows(0, count), hidden.View(), workspace);
     const StageTimer timer(&workspace.evict_seconds);

@@ -4,17 +4,16 @@
 
 namespace purekv {
 
-void AttendRows(const DecoderConfig& config, const KvCache& cache, const AttendingRows& rows,
+void AttendRows(const DecoderConfig& config, const AttendingRows& rows,
                 const std::function<void(const AttentionArgs& args)>& attend, std::span<LayerObserver* const> observers,
                 DecoderWorkspace& workspace) {
-  const std::vector<KvHeadView> heads = cache.Heads(rows.layer);
   AttentionArgs args;
   args.q = rows.qkv.Cols(0, config.heads * config.head_dim);
-  args.kv = heads;
+  args.kv = rows.kv;
   args.heads = config.heads;
   args.head_dim = config.head_dim;
   args.scale = config.score_scale();
-  args.window = cache.spec()[rows.layer].window;
+  args.window = rows.window;
   args.out = rows.out;
   args.lse = observers.empty() && rows.n == 0 ? nullptr : rows.lse;
   args.workspace = &workspace.attention;
@@ -26,7 +25,7 @@ void AttendRows(const DecoderConfig& config, const KvCache& cache, const Attendi
   for (LayerObserver* observer : observers) {
     const StageTimer timer(&workspace.observe_seconds);
     const MatrixView<const float> lse{args.lse, rows.qkv.rows, config.heads, config.heads};
-    observer->Attended({rows.layer, rows.tokens, args.q, heads, lse, args.scale});
+    observer->Attended({rows.layer, rows.tokens, args.q, rows.kv, lse, args.scale});
   }
 }
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "attention/attention.h"
-#include "cache/kv_cache.h"
 #include "engine/layer_observer.h"
 #include "models/decoder.h"
 
@@ -16,7 +15,9 @@ namespace purekv {
 
 struct AttendingRows {
   int64_t layer = 0;
-  std::span<const int32_t> tokens;  // [rows] sequence index of each row, ascending; the cache holds all rows' keys
+  std::span<const KvHeadView> kv;   // [kv_heads] what they attend to; the newest entries are their own
+  int64_t window = 0;               // of the layer; 0: none
+  std::span<const int32_t> tokens;  // [rows] sequence index of each row, ascending
   MatrixView<const float> qkv;      // [rows, (heads + 2 kv_heads) * head_dim], rotated
   AnyMatrixView out;                // [rows, heads * head_dim], written
   float* lse = nullptr;             // [rows, heads], room
@@ -25,7 +26,7 @@ struct AttendingRows {
 };
 
 // attend: fills args.out, and args.lse where it is given.
-void AttendRows(const DecoderConfig& config, const KvCache& cache, const AttendingRows& rows,
+void AttendRows(const DecoderConfig& config, const AttendingRows& rows,
                 const std::function<void(const AttentionArgs& args)>& attend, std::span<LayerObserver* const> observers,
                 DecoderWorkspace& workspace);
 

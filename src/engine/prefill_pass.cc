@@ -86,25 +86,36 @@ void PrefillPass::StartLayer() {
   }
   // A prompt's room is known, and taken exactly: a budget in bytes counts on it.
   parts_.sequence.cache().Reserve(layer_, hidden_.rows);
-  span_rows_ = std::max(block_rows_, parts_.attention.Rows(layer_));
+  chooses_ = parts_.sequence.compression().retrieval().RowsChoose(layer_);
+  span_rows_ = chooses_ ? hidden_.rows : std::max(block_rows_, parts_.attention.Rows(layer_));
   parts_.decoder.Prepare(parts_.workspace, std::min(block_rows_, hidden_.rows), std::min(span_rows_, hidden_.rows));
 }
 
 void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float> qkv) {
-  const KvCache& cache = parts_.sequence.cache();
+  Sequence& sequence = parts_.sequence;
+  const KvCache& cache = sequence.cache();
+  const DecoderConfig& config = parts_.decoder.config();
+  DecoderWorkspace& workspace = parts_.workspace;
+  const AttendedHeads attended = [&] {
+    const StageTimer timer(&workspace.attention_seconds);
+    return sequence.compression().retrieval().Heads(layer_, qkv.Cols(0, config.heads * config.head_dim), cache,
+                                                    sequence.tokens());
+  }();
   AttendRows(
-      parts_.decoder.config(), cache,
+      config,
       {.layer = layer_,
+       .kv = attended.heads,
+       .window = cache.spec()[layer_].window,
        .tokens = tokens,
        .qkv = qkv,
-       .out = parts_.workspace.attended.View().Rows(0, qkv.rows),
-       .lse = parts_.workspace.lse.data(),
-       .n = parts_.sequence.compression().n_attn()},
+       .out = workspace.attended.View().Rows(0, qkv.rows),
+       .lse = workspace.lse.data(),
+       .n = sequence.compression().n_attn()},
       [&](const AttentionArgs& args) {
-        if (args.window > 0) return Attention(args);  // sparse enough
-        parts_.attention.Run(layer_, tokens, args, cache, parts_.sequence.layout());
+        if (args.window > 0 || chooses_) return Attention(args);  // sparse enough
+        parts_.attention.Run(layer_, tokens, args, cache, sequence.layout());
       },
-      attended_, parts_.workspace);
+      attended_, workspace);
 }
 
 void PrefillPass::ShowLastRows(std::span<const int32_t> tokens, MatrixView<const float> qkv) {
@@ -119,9 +130,12 @@ void PrefillPass::ShowLastRows(std::span<const int32_t> tokens, MatrixView<const
     AnyMatrix out(parts_.decoder.compute(), rows, config.heads * config.head_dim);
     Matrix<float> lse(rows, config.heads);
     LayerObserver* const one[] = {observer};
+    const std::vector<KvHeadView> heads = parts_.sequence.cache().Heads(layer_);
     AttendRows(
-        config, parts_.sequence.cache(),
+        config,
         {.layer = layer_,
+         .kv = heads,
+         .window = parts_.sequence.cache().spec()[layer_].window,
          .tokens = tokens.subspan(static_cast<size_t>(before)),
          .qkv = qkv.Rows(before, rows),
          .out = out.View(),

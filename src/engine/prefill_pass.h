@@ -59,6 +59,7 @@ class PrefillPass {
   int64_t layer_ = 0, row_ = 0;                               // where the next Step begins
   int64_t span_rows_ = 0;                                     // of the layer
   std::vector<LayerObserver*> queries_, rotated_, attended_;  // who wants what of the layer
+  bool chooses_ = false;                                      // the layer's rows, all together, what they attend to
   // Who wants the last rows, so many, of a layer whose attention gives no log-sum-exp.
   std::vector<std::pair<LayerObserver*, int64_t>> last_;
 };

@@ -8,6 +8,7 @@
 #include "engine/context_text.h"
 #include "engine/conversation.h"
 #include "engine/prompt_media.h"
+#include "engine/retrieval_observer.h"
 #include "policy/registry.h"
 #include "purekv/cache_file.h"
 
@@ -269,6 +270,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.head_dim = spec[0].head_dim;
   contents.next_position = sequence_.next_position();
   contents.kv = options_.kv;
+  contents.kv.attend = {};
   contents.kv.allocator = AllocatorOf(options_.kv);  // as it is now
   if (MergeRuleOf(options_.kv) != "none") contents.kv.merge = MergeRuleOf(options_.kv);
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
@@ -322,6 +324,8 @@ int64_t Conversation::Save(const std::string& path) const {
 }
 
 Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
+  // How entries are looked up is the reader's own choice.
+  const AttendOptions attend = std::exchange(options.kv.attend, {});
   if (options.kv != KvOptions()) FailUsage("KvOptions cannot take effect: ", path, " brings its own");
   if (options.prefill != PrefillOptions()) FailUsage("PrefillOptions cannot take effect: ", path, " brings its own");
   const auto file = std::make_shared<const MappedFile>(path);
@@ -338,6 +342,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   } catch (const Error& error) {
     Fail(path, ": ", error);
   }
+  options.kv.attend = attend;
   Conversation conversation(std::move(model), std::move(options));
   conversation.Load(contents, file);
   return conversation;
@@ -385,6 +390,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
                        : options_.kv.bytes ? EntriesAlone(*options_.kv.bytes, spec, contents.tokens())
                                            : BaseBudget(options_.kv, contents.tokens());
   compression.Resume(contents.tokens(), base, cache);
+  compression.retrieval().SetPart(contents.tokens(), contents.tokens(), !contents.media.empty());
   CheckLengths(cache, compression, options_.kv, path);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const PkvSums& saved = contents.sums[static_cast<size_t>(layer)];
@@ -402,6 +408,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
     }
   }
   stats_ = contents.stats;
+  EndPart(internals().decoder().config(), sequence_, &workspace_.attention);
   RecordCompression(contents.tokens());
   stats_.tokens_alive = contents.stats.tokens_alive;
   cache.SetMerged(contents.merged);

@@ -16,6 +16,12 @@ SessionOptions FullOptions(SessionOptions options) {
   return options;
 }
 
+// Whether what a view of the cache needs to see of the part is not recorded: queries, or its last rows' probabilities.
+bool SeesTheReading(const KvOptions& kv) {
+  if (kv.attend.view == "all" || kv.attend.view == "quest") return false;
+  return kv.attend.view != "rekv" || kv.when != KvOptions::When::kContext;
+}
+
 }  // namespace
 
 SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions options,
@@ -28,7 +34,7 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
   for (const KvOptions& kv : settings_) {
     CheckKvOptions(kv);
     // Channels of keys are chosen by queries, which are not kept.
-    anew_.push_back(kv.chunk > 0 || !kv.drop_layers.empty() || kv.key_channels.has_value() ||
+    anew_.push_back(kv.chunk > 0 || SeesTheReading(kv) || !kv.drop_layers.empty() || kv.key_channels.has_value() ||
                     MakePolicy(kv, media_.cache().spec()).n_attn > 0);
     record_.PlanFor(anew_.back() ? KvOptions() : kv);
     if (anew_.back()) Conversation(model_, OptionsWith(kv));  // throws what reading would, before it

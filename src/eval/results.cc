@@ -130,6 +130,16 @@ std::vector<DropLayer> DropLayersOf(const std::string& policy, const std::string
             ": must look like 9@0.5+13@0.2, layers ascending from 1, shares descending in (0, 1]");
 }
 
+template <class T>
+T NumberOf(const std::string& policy, const std::string& key, const std::string& value) {
+  T number{};
+  const auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || last != value.data() + value.size()) {
+    FailUsage("policy '", policy, "': ", key, ": a number is expected, not '", value, "'");
+  }
+  return number;
+}
+
 }  // namespace
 
 EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::When when) {
@@ -161,12 +171,15 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       std::replace(value.begin(), value.end(), '+', ',');
       (key == "keys" ? setting.kv.keys : setting.kv.values) = value;
     } else if (key == "key-channels") {
-      double share = 0;
-      const auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), share);
-      if (error != std::errc() || last != value.data() + value.size()) {
-        FailUsage("policy '", policy, "': ", key, ": a number is expected, not '", value, "'");
-      }
-      setting.kv.key_channels = share;
+      setting.kv.key_channels = NumberOf<double>(policy, key, value);
+    } else if (key == "attend") {
+      setting.kv.attend.view = value;
+    } else if (key == "attend-budget") {
+      setting.kv.attend.budget = NumberOf<double>(policy, key, value);
+    } else if (key == "attend-tokens") {
+      setting.kv.attend.tokens = NumberOf<int64_t>(policy, key, value);
+    } else if (key.starts_with("attend_")) {
+      setting.kv.attend.options.emplace(key, std::move(value));
     } else if (key == "budget-of") {
       if (value != "tokens" && value != "bytes") {
         FailUsage("policy '", policy, "': ", key, ": tokens or bytes is expected, not '", value, "'");

@@ -24,7 +24,10 @@ struct EvalSetting {
   double budget = 1;
   KvOptions kv;
   // The reference: all of it, as the model has it.
-  bool full() const { return kv.policy == "full" && kv.keys == "same" && kv.values == "same" && !kv.key_channels; }
+  bool full() const {
+    return kv.policy == "full" && kv.keys == "same" && kv.values == "same" && !kv.key_channels &&
+           kv.attend.view == "all";
+  }
   bool at_context() const { return kv.when == KvOptions::When::kContext; }
   const char* when() const { return at_context() ? "context" : "prompt"; }
 };

@@ -11,13 +11,14 @@ namespace purekv {
 
 struct KvEncoding;
 
-// Entries that lie one after another. keys, values: [length, head_dim]; encoded ones (kernels/kv_codec.h): from the
-// first entry of their memory on.
+// Entries that lie one after another: `first` .. first + length - 1 of those at keys and values, plain [.., head_dim]
+// or encoded (kernels/kv_codec.h).
 struct KvSegment {
   const void* keys = nullptr;
   const void* values = nullptr;
   int64_t length = 0;
   const KvEncoding* encoding = nullptr;  // null: plain elements
+  int64_t first = 0;
 };
 
 // keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `format`. Keys
@@ -47,7 +48,7 @@ struct KvHeadView {
 
  private:
   const void* At(const KvSegment& segment, int64_t entry, bool key) const {
-    const int64_t offset = entry * (key ? key_stride : value_stride);
+    const int64_t offset = (segment.first + entry) * (key ? key_stride : value_stride);
     return static_cast<const std::byte*>(key ? segment.keys : segment.values) +
            static_cast<size_t>(offset) * DtypeSize(dtype());
   }

@@ -1,9 +1,11 @@
 #include "policy/budget_plan.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "base/error.h"
+#include "policy/attend_options.h"
 #include "policy/codecs.h"
 
 namespace purekv {
@@ -25,11 +27,11 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
   return part;
 }
 
-// The most entries whose bytes, `beside` more for each, are at most `most`: bytes fall where a block closes.
-int64_t EntriesWithin(const KvLayerSpec& spec, double most, int64_t tokens, int64_t beside) {
+// The most entries whose bytes are at most `most`: they fall where a block closes.
+int64_t EntriesWithin(const std::function<int64_t(int64_t entries)>& bytes, double most, int64_t tokens) {
   constexpr double kSlack = 1e-6;
   for (int64_t entries = tokens; entries >= 1; --entries) {
-    if (static_cast<double>(EntriesBytes(spec, entries) + beside * entries) <= most + kSlack) return entries;
+    if (static_cast<double>(bytes(entries)) <= most + kSlack) return entries;
   }
   return 0;
 }
@@ -55,16 +57,23 @@ std::vector<int64_t> BasesByEntries(const PolicySetup& setup, const KvOptions& o
       bases.push_back(0);
       continue;
     }
-    if (layer > 0 && spec[layer] == spec[layer - 1]) {  // it takes a moment at a million tokens
+    // What a head takes, its index and counts included.
+    const auto index = IndexBytesOf(options.attend, spec, layer);
+    const auto head_bytes = [&](int64_t entries) {
+      return EntriesBytes(spec[layer], entries) + beside * entries + (index ? index(entries) : 0);
+    };
+    const bool indexed_below = layer > 0 && IndexBytesOf(options.attend, spec, layer - 1) != nullptr;
+    if (layer > 0 && spec[layer] == spec[layer - 1] && indexed_below == (index != nullptr)) {
+      // It takes a moment at a million tokens.
       bases.push_back(bases.back());
       continue;
     }
     const double each = bytes / static_cast<double>(spec.full_layers() * spec[layer].kv_heads);
-    bases.push_back(EntriesWithin(spec[layer], each, tokens, beside));
+    bases.push_back(EntriesWithin(head_bytes, each, tokens));
     if (bases.back() > 0) continue;
     FailUsage(options.bytes ? Field{"kv.bytes"} : Field{"kv.budget"}, ": ", bytes,
               " bytes are too little for one token per layer and KV head: layer ", layer, " has ", each, " a head, ",
-              EntriesBytes(spec[layer], 1) + beside, " are needed");
+              head_bytes(1), " are needed");
   }
   return bases;
 }
@@ -72,7 +81,8 @@ std::vector<int64_t> BasesByEntries(const PolicySetup& setup, const KvOptions& o
 }  // namespace
 
 bool BudgetByEntries(const KvOptions& options, const KvCacheSpec& spec) {
-  return options.budget_of == KvOptions::Of::kBytes || (options.bytes.has_value() && spec.encodes());
+  return options.budget_of == KvOptions::Of::kBytes ||
+         (options.bytes.has_value() && (spec.encodes() || options.attend.view != "all"));
 }
 
 BudgetPlan PlanFromBase(const PolicySetup& setup, const KvCacheSpec& spec, const CopyingHeads& copying, int64_t tokens,

@@ -21,7 +21,7 @@ struct BudgetPlan {
 };
 
 // Whether B follows from what entries of each layer take as they are stored, by the formulas of docs/policies.md: a
-// share of bytes is asked for, or bytes of a cache that encodes. Else bytes are what is allocated.
+// share of bytes is asked for, or bytes of a cache that encodes or has an index. Else bytes are what is allocated.
 bool BudgetByEntries(const KvOptions& options, const KvCacheSpec& spec);
 
 // Of a prefix of `tokens` tokens. copying: of the model's heads, where the allocator asks for it. Throws Error (kUsage)

@@ -19,7 +19,8 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
       encodes_(spec_.encodes()),
       heads_(heads),
       rope_(std::move(rope)),
-      copying_(std::move(copying)) {
+      copying_(std::move(copying)),
+      retrieval_(options, spec_, heads, rope_) {
   if (active() && spec.shares()) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
               ": this model has layers that read another's cache; policy full alone runs on it");
@@ -58,8 +59,9 @@ int64_t Compression::least_kept() const {
   return active() ? std::min(prefix_, setup_.policy->Protects(plan_.base).count()) : 0;
 }
 
-int64_t Compression::SetPrefix(int64_t tokens, Droppable droppable) {
+int64_t Compression::SetPrefix(int64_t tokens, Droppable droppable, int64_t question) {
   PUREKV_CHECK(tokens >= 1, tokens);
+  retrieval_.SetPart(tokens, question < 0 ? tokens : question, droppable == Droppable::kVisual);
   prefix_ = tokens;
   Adopt(PlanBudget(setup_, options_, spec_, copying_, tokens), droppable);
   return plan_.base;
@@ -88,11 +90,14 @@ void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
     auto& heads = lengths.emplace_back();
     for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) heads.push_back(cache.Length(layer, head));
   }
+  // It was made for a cache without an index, which is the reader's own choice.
+  KvOptions made = options_;
+  made.attend = {};
   // What was shared out by copying, or by mass, shows in the cache alone.
   if (setup_.by_copying() || setup_.by_mass()) {
     Adopt(BudgetPlan{base, lengths});
-  } else if (active() && BudgetByEntries(options_, spec_)) {
-    Adopt(PlanBudget(setup_, options_, spec_, {}, tokens));
+  } else if (active() && BudgetByEntries(made, spec_)) {
+    Adopt(PlanBudget(setup_, made, spec_, {}, tokens));
   } else {
     Adopt(PlanFromBase(setup_, spec_, {}, tokens, base));
   }
@@ -109,6 +114,7 @@ void Compression::Begin(const PassingRows& rows, Then then, bool fresh) {
 }
 
 void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
+  retrieval_.Begin(PassedRows::kPart, first_token, rows);
   if (!active()) {
     rows_ = {first_token, rows, false, PassingRows::kNever};
     then_ = Then::kCutToBudget;
@@ -118,6 +124,7 @@ void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
 }
 
 void Compression::BeginBehind(int64_t first_token, int64_t rows) {
+  retrieval_.Begin(PassedRows::kBehind, first_token, rows);
   if (!active()) {
     then_ = Then::kGrow;
     return;
@@ -132,6 +139,7 @@ void Compression::BeginBehind(int64_t first_token, int64_t rows) {
 }
 
 void Compression::BeginStep(int64_t token) {
+  retrieval_.Begin(PassedRows::kStep, token, 1);
   if (!active()) {
     then_ = Then::kGrow;
     return;

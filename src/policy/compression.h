@@ -15,6 +15,7 @@
 #include "policy/observations.h"
 #include "policy/policy.h"
 #include "policy/registry.h"
+#include "policy/retrieval.h"
 
 namespace purekv {
 
@@ -30,9 +31,9 @@ class Compression {
   const KvCacheSpec& spec() const { return spec_; }
   // False for `full`: nothing is observed and nothing evicted.
   bool active() const { return setup_.policy != nullptr; }
-  // True when every generated token must pass through all layers alone (decode-time eviction, a count of steps, or
-  // entries that are encoded as soon as there are enough).
-  bool steps_alone() const { return encodes_ || evicts_by_steps(); }
+  // True when every generated token must pass through all layers alone (decode-time eviction, a count of steps, entries
+  // that are encoded as soon as there are enough, or a choice of what each step reads).
+  bool steps_alone() const { return encodes_ || evicts_by_steps() || retrieval_.active(); }
   // True when those steps evict one entry for another: a head needs room for one entry more than it keeps.
   bool holds() const { return active() && (setup_.info->holds || setup_.policy->has_fixed_point()); }
   // Whether a compression folds what goes into what stays.
@@ -48,8 +49,9 @@ class Compression {
   int64_t last_scoring_layer() const;
 
   // The prefix that is compressed has so many tokens; returns B. Throws Error (kUsage) when a budget in bytes does not
-  // hold one token per head. droppable: what its drop layers choose among.
-  int64_t SetPrefix(int64_t tokens, Droppable droppable = Droppable::kVisual);
+  // hold one token per head. droppable: what its drop layers choose among; everything, where it has no media. question:
+  // the first of its tokens that asks about them; -1: none does.
+  int64_t SetPrefix(int64_t tokens, Droppable droppable = Droppable::kVisual, int64_t question = -1);
   const BudgetPlan& plan() const { return plan_; }
   int64_t prefix() const { return prefix_; }  // tokens of it
 
@@ -62,6 +64,10 @@ class Compression {
   void BeginBehind(int64_t first_token, int64_t rows);
   // One generated token: policies that hold evict back to what they hold, others may compress every so many steps.
   void BeginStep(int64_t token);
+
+  // Which entries the rows read, and what is to be seen of them for that.
+  Retrieval& retrieval() { return retrieval_; }
+  const Retrieval& retrieval() const { return retrieval_; }
 
   // What is to be observed of the rows, and where it goes.
   Observations& observations() { return observations_; }
@@ -132,6 +138,7 @@ class Compression {
   int64_t heads_ = 0;
   RopeSpec rope_;
   CopyingHeads copying_;
+  Retrieval retrieval_;
   int64_t prefix_ = 0;  // tokens that are compressed
   BudgetPlan plan_;
   PassingRows rows_;

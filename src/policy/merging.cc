@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "kernels/dense.h"
 #include "policy/policy.h"
+#include "policy/rotation.h"
 #include "policy/scores.h"
 #include "policy/selector.h"
 
@@ -21,22 +22,8 @@ namespace {
 constexpr double kEqualCosine = 1e-5;
 constexpr int64_t kBlock = 256;  // evicted entries that are compared with all targets at a time
 
-enum class Turn { kBack, kTo };
-
-// Turns a key [head_dim] back from the position of `token`, or to it. Angles in f32, as the models compute them.
-void Rotate(const LayerEntries& entries, int32_t token, Turn turn, double* key) {
-  const RopeSpec& rope = *entries.rope;
-  const Position& position = entries.positions[static_cast<size_t>(token)];
-  const int32_t axes[] = {position.t, position.h, position.w};
-  const int64_t half = entries.head_dim / 2;
-  for (int64_t f = 0; f < rope.pairs(); ++f) {
-    const auto at = static_cast<size_t>(f);
-    const auto angle = static_cast<double>(static_cast<float>(axes[rope.axis[at]]) * rope.inv_freq[at]);
-    const double c = std::cos(angle), s = turn == Turn::kTo ? std::sin(angle) : -std::sin(angle);
-    const double a = key[f], b = key[f + half];
-    key[f] = a * c - b * s;
-    key[f + half] = b * c + a * s;
-  }
+KeyTurn TurnOf(const LayerEntries& entries, int32_t token) {
+  return {*entries.rope, entries.positions[static_cast<size_t>(token)]};
 }
 
 double SquaredNorm(const double* row, int64_t dim) {
@@ -160,7 +147,7 @@ Matrix<float> MergeKeys(const LayerEntries& entries, int64_t head, bool align) {
     for (int64_t j = begin; j < end; ++j) {
       KeyRow(kv, j, entries.head_dim, row.data());
       const int32_t token = entries.tokens[static_cast<size_t>(head)][static_cast<size_t>(j)];
-      if (align) Rotate(entries, token, Turn::kBack, row.data());
+      if (align) TurnOf(entries, token).Back(row.data(), entries.head_dim);
       std::transform(row.begin(), row.end(), keys.Row(j), [](double x) { return static_cast<float>(x); });
     }
   });
@@ -229,7 +216,7 @@ MergedRows Merge(const LayerEntries& entries, int64_t head, std::span<const Merg
       KeyRow(kv, entry, entries.head_dim, k.data());
       ValueRow(kv, entry, entries.head_dim, v.data());
       if (options.align && !values_only)
-        Rotate(entries, entries.tokens[at][static_cast<size_t>(entry)], Turn::kBack, k.data());
+        TurnOf(entries, entries.tokens[at][static_cast<size_t>(entry)]).Back(k.data(), entries.head_dim);
     };
     for (int64_t i = begin; i < end; ++i) {
       const MergedEntry& one = merged[static_cast<size_t>(i)];
@@ -257,7 +244,7 @@ MergedRows Merge(const LayerEntries& entries, int64_t head, std::span<const Merg
         values[d] /= total;
       }
       if (options.align && !values_only) {
-        Rotate(entries, entries.tokens[at][static_cast<size_t>(one.target)], Turn::kTo, keys.data());
+        TurnOf(entries, entries.tokens[at][static_cast<size_t>(one.target)]).To(keys.data(), entries.head_dim);
       }
       std::transform(keys.begin(), keys.end(), rows.keys.Row(i), [](double x) { return static_cast<float>(x); });
       std::transform(values.begin(), values.end(), rows.values.Row(i), [](double x) { return static_cast<float>(x); });

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "policy/attend_options.h"
 #include "policy/codecs.h"
 #include "policy/drop.h"
 #include "policy/policies.h"
@@ -208,6 +209,33 @@ void CheckKvCodecs(const KvOptions& options, const PolicyInfo& policy, const Opt
   if (policy.holds) CheckSingleEntries(options, values);
 }
 
+// What a step that reads some entries and a policy ask of each other.
+void CheckAttend(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  CheckAttendOptions(options.attend);
+  const RetrievalInfo* const view = FindAttend(options.attend.view);
+  if (view == nullptr) return;
+  const Message attend = Say(Field{"kv.attend"}, " ", view->name);
+  if (policy.holds) {
+    FailUsage(attend, ": policy ", policy.name, " evicts at every step, by what the step has seen of all entries");
+  }
+  const Resolution resolved = Resolved(options, policy);
+  const auto in_force = [&](const char* name) { return Idle(name, policy, resolved).text.empty(); };
+  if (in_force("decode_every") && values.Integer("decode_every") > 0) {
+    FailUsage(attend, ": ", Field{"kv.option.decode_every"},
+              " compresses again while decoding, by what steps have seen of all entries");
+  }
+  if (in_force("merge_bias") && values.Is("merge_bias", "1")) {
+    FailUsage(attend, ": ", Field{"kv.option.merge_bias"}, "=1 weighs entries, and no index knows of it");
+  }
+  const bool uneven =
+      resolved.allocator == "ada" || resolved.allocator == "retrieval" || policy.repeats || policy.merges;
+  if (view->one_choice && uneven) {
+    FailUsage(attend, " chooses the same pages for all heads of a layer; with policy ", policy.name,
+              policy.repeats || policy.merges ? Say() : Say(" and ", Field{"kv.allocator"}, " ", resolved.allocator),
+              " they keep different numbers of entries");
+  }
+}
+
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
   if (options.drop_layers.empty()) return;
   CheckDropLayers(options.drop_layers);
@@ -264,6 +292,7 @@ OptionValues Checked(const KvOptions& options) {
   CheckPrefix(options, policy);
   CheckMerge(options, policy, values);
   CheckKvCodecs(options, policy, values);
+  CheckAttend(options, policy, values);
   return values;
 }
 
@@ -421,7 +450,13 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
         setup.info->make(values, {spec, setup.merge, options.when == KvOptions::When::kContext, options.chunk > 0});
   }
   const Resolution resolved = Resolved(options, *setup.info);
-  if (setup.policy != nullptr && setup.policy->has_fixed_point()) CheckSingleEntries(options, values);
+  if (setup.policy != nullptr && setup.policy->has_fixed_point()) {
+    CheckSingleEntries(options, values);
+    if (options.attend.view != "all") {
+      FailUsage(Field{"kv.attend"}, " ", options.attend.view, ": policy ", options.policy,
+                " evicts while decoding with these options");
+    }
+  }
   setup.allocator = resolved.allocator;
   if (setup.by_mass() && !setup.policy->NoMass().empty()) {
     FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,

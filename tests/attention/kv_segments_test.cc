@@ -15,6 +15,7 @@
 #include "attention/sparse.h"
 #include "attention/testing.h"
 #include "kernels/kv_codec.h"
+#include "policy/retrieval.h"
 
 namespace purekv {
 namespace {
@@ -302,6 +303,78 @@ TEST(KvEncoded, EveryKernelAttendsToWhatTheCodesSay) {
         SparseAttention({args, {}}, plan);
         SparseAttention({numbers, {}}, plan);
         ExpectSame(got, plain);
+      });
+    }
+  }
+}
+
+// Some entries of every head, in pieces that begin and end anywhere: in the middle of a segment, of a group of codes.
+struct Chosen {
+  std::vector<KvHeadView> in_place, copied;
+  std::vector<std::vector<KvSegment>> segments;
+  std::vector<std::unique_ptr<Buffer>> memory;
+
+  Chosen(const std::vector<KvHeadView>& heads, const std::vector<KvHeadView>& decoded, uint32_t seed)
+      : segments(heads.size()) {
+    std::mt19937 random(seed);
+    for (size_t head = 0; head < heads.size(); ++head) {
+      const KvHeadView& view = heads[head];
+      EntryRanges ranges;
+      for (int64_t at = static_cast<int64_t>(random() % 9); at < view.length;) {
+        const int64_t end = std::min(view.length, at + 1 + static_cast<int64_t>(random() % 70));
+        ranges.push_back({at, end});
+        at = end + 1 + static_cast<int64_t>(random() % 40);
+      }
+      if (ranges.back().end < view.length) ranges.push_back({view.length - 1, view.length});
+      in_place.push_back(ViewOf(view, ranges, &segments[head]));
+      const size_t row = static_cast<size_t>(view.key_stride) * DtypeSize(view.dtype());
+      KvHeadView copy = decoded[head];
+      copy.length = in_place.back().length;
+      for (const bool key : {true, false}) {
+        Buffer& rows = *memory.emplace_back(std::make_unique<Buffer>(static_cast<size_t>(copy.length) * row));
+        auto* to = static_cast<char*>(rows.data());
+        for (const EntryRange& range : ranges) {
+          const auto bytes = static_cast<size_t>(range.end - range.begin) * row;
+          std::memcpy(to, key ? decoded[head].KeyRow(range.begin) : decoded[head].ValueRow(range.begin), bytes);
+          to += bytes;
+        }
+        (key ? copy.keys : copy.values) = rows.data();
+      }
+      copied.push_back(copy);
+    }
+  }
+};
+
+TEST(KvChosen, EveryKernelAttendsToThemAsToACopy) {
+  for (const Case& c : Cases()) {
+    if (c.rows == 130) continue;
+    SCOPED_TRACE(StrCat(c.rows, " rows, ", c.length, " entries of ", c.head_dim, ", ", FormatName(c.format)));
+    Entries entries(c, 8);
+    for (const auto& heads : {entries.contiguous(), entries.split()}) {
+      const Chosen chosen(heads, entries.contiguous(), 11);
+      ForEachImplementation([&](bool) {
+        Guarded in_place = entries.Out(), copied = entries.Out();
+        std::vector<float> lse, copied_lse;
+        Attention(entries.Args(chosen.in_place, in_place, lse));
+        Attention(entries.Args(chosen.copied, copied, copied_lse));
+        ExpectSame(in_place, copied);
+        EXPECT_EQ(lse, copied_lse);
+      });
+    }
+    if (c.rows == 2) continue;
+    for (const KvEncoding& encoding : Encodings(c)) {
+      const EncodedHeads heads(c, encoding, entries.contiguous());
+      const Chosen chosen(heads.encoded(), heads.decoded(), 12);
+      ForEachImplementation([&](bool bf16) {
+        if (Cpu() == CpuLevel::kReference) return;
+        Guarded in_place = entries.Out(), copied = entries.Out();
+        std::vector<float> lse, copied_lse;
+        Attention(entries.Args(chosen.in_place, in_place, lse));
+        Attention(entries.Args(chosen.copied, copied, copied_lse));
+        const bool some_few = c.rows * c.group % 128 <= 8;
+        const bool rounded = c.format == KvFormat::kBF16 && (some_few || bf16);
+        ExpectRowsNear(in_place, copied, c.head_dim, rounded ? kBf16Error : 1e-5);
+        for (size_t i = 0; i < lse.size(); ++i) ASSERT_NEAR(lse[i], copied_lse[i], rounded ? 2e-2 : 2e-3);
       });
     }
   }

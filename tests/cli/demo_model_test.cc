@@ -183,6 +183,50 @@ TEST_F(DemoModel, AskingASavedCacheIsAskingTheVideo) {
   }
 }
 
+// What each step reads is the asker's own choice, whatever the file keeps.
+TEST_F(DemoModel, ASavedCacheIsLookedUpIn) {
+  const std::string cache = directory_.File("whole.pkv");
+  const std::vector<std::string> video = {"--video", kVideo};
+  const auto run = [](const std::string& command, std::initializer_list<std::vector<std::string>> parts) {
+    std::vector<std::string> arguments = {command, "-m", kModel, "--json", "-"};
+    for (const auto& part : parts) arguments.insert(arguments.end(), part.begin(), part.end());
+    return RunCli(arguments);
+  };
+  ASSERT_EQ(run("ingest", {video, {"-o", cache}}).status, 0);
+  const std::vector<std::string> question = {"-p", "Describe the video.", "-n", "12"};
+  for (const char* const view : {"quest", "actqkv", "attention-predictor", "rekv"}) {
+    const std::vector<std::string> look = {"--kv-attend", view, "--kv-attend-tokens", "40"};
+    const CliResult from_file = run("ask", {question, look, {"--cache", cache}});
+    const CliResult from_video = run("ask", {question, look, video, {"--kv-when", "context"}});
+    ASSERT_EQ(from_file.status, 0) << from_file.err;
+    ASSERT_EQ(from_video.status, 0) << from_video.err;
+    const Json kv = Json::parse(from_file.out)["kv"];
+    EXPECT_EQ(kv["attend"], view);
+    EXPECT_EQ(kv["attend_tokens"], 40);
+    EXPECT_GT(kv["entries_attended_mean"], 0);
+    EXPECT_LT(kv["entries_attended_mean"], kv["tokens_full"]);
+    EXPECT_LT(kv["bytes_attended_mean"], kv["bytes_now"]);
+    if (std::string(view) == "quest" || std::string(view) == "rekv") {
+      EXPECT_EQ(Json::parse(from_file.out)["answers"], Json::parse(from_video.out)["answers"]) << view;
+    }
+  }
+  const CliResult page = run(
+      "ask", {question,
+              {"--kv-attend", "quest", "--kv-attend-budget", "0.3", "--cache", cache, "--kv-option", "attend_page=8"}});
+  ASSERT_EQ(page.status, 0) << page.err;
+  EXPECT_EQ(Json::parse(page.out)["kv"]["options"]["attend_page"], "8");
+  for (const auto& [flags, says] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"--kv-attend", "quest"}, "--kv-attend-budget or --kv-attend-tokens"},
+           {{"--kv-attend-budget", "0.3"}, "--kv-attend all"},
+           {{"--kv-attend", "quest", "--kv-attend-budget", "0.3", "--kv-option", "attend_sinks=3"}, "attend_sinks"},
+           {{"--kv-attend", "quest", "--kv-attend-budget", "0.3", "--kv-option", "sinks=3"}, "--cache"},
+           {{"--kv-attend", "quest", "--kv-attend-budget", "0.3", "--kv-attend-tokens", "3"}, "--kv-attend-tokens"}}) {
+    const CliResult result = run("ask", {question, flags, {"--cache", cache}});
+    EXPECT_EQ(result.status, 2);
+    EXPECT_THAT(result.err, HasSubstr(says));
+  }
+}
+
 // --independent reads the media once; its summary and its figures say so.
 TEST_F(DemoModel, IndependentQuestionsCountTheMediaOnce) {
   struct Counts {

@@ -14,6 +14,7 @@
 #include "engine/policy_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/prefill_pass.h"
+#include "engine/retrieval_observer.h"
 #include "kernels/testing.h"
 #include "models/language_model.h"
 #include "purekv/model.h"
@@ -31,15 +32,25 @@ KvOptions Setting(const std::string& policy, std::optional<int64_t> tokens,
   return kv;
 }
 
-// Policies that grow, that evict at every step, that compress every few steps, and another softmax.
+// Every step reads some of what is there.
+KvOptions Looking(const std::string& view) {
+  KvOptions kv;
+  kv.attend.view = view;
+  kv.attend.tokens = 20;
+  kv.attend.options = {{"attend_page", "4"}, {"attend_dense_layers", "0"}};
+  if (view != "quest") kv.attend.options.insert({{"attend_sinks", "4"}, {"attend_local", "8"}});
+  return kv;
+}
+
+// Policies that grow, that evict at every step, that compress every few steps, another softmax, and views.
 std::vector<KvOptions> Settings() {
   return {Setting("full", {}),
           Setting("h2o", 20),
           Setting("snapkv", 24, {{"decode_every", "3"}}),
-          Setting("streaming-llm", 16),
+          Looking("attention-predictor"),
           Setting("purekv", 30, {{"n-attn", "1"}}),
-          Setting("tova", 25),
-          Setting("expected-attention", 30, {{"decode_every", "2"}}),
+          Looking("quest"),
+          Looking("actqkv"),
           Setting("full", {}, {{"n-attn", "2"}})};
 }
 
@@ -63,7 +74,8 @@ Sequence Read(const Decoder& decoder, const KvOptions& kv, int64_t tokens, uint3
   decoder.Embed(ids, hidden.View());
   DecoderWorkspace workspace;
   PolicyObserver policy(config, sequence, &workspace.attention);
-  LayerObserver* const observers[] = {&policy};
+  RetrievalObserver looker(config, sequence, &workspace.attention);
+  LayerObserver* const observers[] = {&policy, &looker};
   const auto attention = MakePrefillAttention({}, kv, sequence.compression(), config.layers);
   PrefillPass pass({.decoder = decoder,
                     .sequence = sequence,
@@ -73,6 +85,7 @@ Sequence Read(const Decoder& decoder, const KvOptions& kv, int64_t tokens, uint3
                    hidden.View(), 32);
   while (pass.Step()) {
   }
+  EndPart(config, sequence, &workspace.attention);
   sequence.Finish(static_cast<int32_t>(tokens), hidden.View().RowSpan(pass.rows() - 1));
   return sequence;
 }

@@ -170,8 +170,9 @@ class SmallEngine {
 
   // The part is the first `tokens` tokens.
   int64_t ReadPart(int64_t tokens) {
-    const int64_t base = compression.SetPrefix(tokens);
+    const int64_t base = compression.SetPrefix(tokens, Droppable::kVisual, question);
     ReadChunk(tokens);
+    EndPart();
     return base;
   }
 
@@ -199,6 +200,7 @@ class SmallEngine {
       for (int64_t row = first; row < first + rows; row += block_) {
         ReadBlock(layer, row, std::min(block_, first + rows - row));
       }
+      LookUp(layer, first, rows);
       compression.AfterLayer(layer, cache, {problem_.layout, problem_.positions});
     }
     if (step || compression.repeats() == 0 || cache.tokens() != compression.prefix()) return;
@@ -223,14 +225,23 @@ class SmallEngine {
     return kept;
   }
 
+  // Tokens of the entries that the rows passed last attended to. [layer][KV head]
+  const Kept& looked_at() const { return looked_at_; }
+
   Compression compression;
   KvCache cache;
   int64_t observed_rows = 0;  // rows of column sums, over all layers
+  int64_t question = -1;      // of the part, where its question begins
 
  private:
   void ReadBlock(int64_t layer, int64_t first, int64_t rows) {
     const Problem::Layer& one = problem_.layers[size_t(layer)];
     cache.Append(layer, one.k.View().Rows(first, rows), one.v.View().Rows(first, rows), first);
+    if (compression.retrieval().WantsQueries(layer)) {
+      std::vector<int32_t> rows_tokens(static_cast<size_t>(rows));
+      std::iota(rows_tokens.begin(), rows_tokens.end(), int32_t(first));
+      compression.retrieval().AddQueries(layer, rows_tokens, one.q_plain.View().Rows(first, rows));
+    }
     if (compression.WantsRotated(layer)) compression.AddRotated(layer, one.q.View().Rows(first, rows));
     if (!compression.active()) return;
     std::vector<int32_t> tokens(static_cast<size_t>(rows));
@@ -282,6 +293,79 @@ class SmallEngine {
     }
   }
 
+  // What rows behind the part attend to, and the probabilities that a view asks for.
+  void LookUp(int64_t layer, int64_t first, int64_t rows) {
+    Retrieval& retrieval = compression.retrieval();
+    const Matrix<float>& q = problem_.layers[size_t(layer)].q;
+    const int64_t last = std::min(rows, retrieval.ProbabilityRows(layer));
+    if (retrieval.in_part()) {
+      const std::vector<float> lse(size_t(problem_.heads()), 0.0F);  // Largest works without
+      for (int64_t row = first + rows - last; row < first + rows; ++row) {
+        retrieval.KeepRow(layer, int32_t(row), {q.Row(row), size_t(q.cols())}, lse);
+      }
+      return;
+    }
+    const AttendedHeads attended =
+        retrieval.Heads(layer, q.View().Rows(first, rows), cache, {problem_.layout, problem_.positions});
+    looked_at_.resize(size_t(problem_.s.layers));
+    looked_at_[size_t(layer)].assign(size_t(problem_.s.kv_heads), {});
+    for (int64_t head = 0; head < problem_.s.kv_heads; ++head) {
+      const auto tokens = cache.EntryTokens(layer, head);
+      auto& seen = looked_at_[size_t(layer)][size_t(head)];
+      if (attended.ranges.empty()) seen.assign(tokens.begin(), tokens.end());
+      for (size_t r = 0; !attended.ranges.empty() && r < attended.ranges[size_t(head)].size(); ++r) {
+        const EntryRange range = attended.ranges[size_t(head)][r];
+        seen.insert(seen.end(), tokens.begin() + range.begin, tokens.begin() + range.end);
+      }
+    }
+    for (int64_t row = first + rows - last; row < first + rows; ++row) {
+      const bool all = retrieval.WantsAll(layer) || attended.ranges.empty();
+      std::vector<std::vector<float>> of_heads;
+      for (int64_t g = 0; g < problem_.s.kv_heads; ++g) of_heads.push_back(LargestOf(layer, g, row, all));
+      retrieval.AddProbabilities(layer, of_heads);
+    }
+  }
+  // The largest probability that a query head of the group gives each entry of KV head g, over those looked at.
+  std::vector<float> LargestOf(int64_t layer, int64_t g, int64_t row, bool all) const {
+    const auto tokens = cache.EntryTokens(layer, g);
+    std::vector<float> largest(tokens.size(), 0.0F);
+    for (int64_t h = g * problem_.s.group; h < (g + 1) * problem_.s.group; ++h) {
+      double sum = 0;
+      std::vector<double> p(tokens.size(), 0.0);
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        const auto& seen = looked_at_[size_t(layer)][size_t(g)];
+        if (tokens[i] > row || (!all && !std::binary_search(seen.begin(), seen.end(), tokens[i]))) continue;
+        p[i] = problem_.Row(layer, h, row)[size_t(tokens[i])];
+        sum += p[i];
+      }
+      for (size_t i = 0; i < p.size(); ++i) largest[i] = std::max(largest[i], float(p[i] / sum));
+    }
+    return largest;
+  }
+  // As engine/retrieval_observer.h: the part's last rows, at the entries that are left.
+  void EndPart() {
+    Retrieval& retrieval = compression.retrieval();
+    retrieval.EndPart(cache, {problem_.layout, problem_.positions});
+    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      if (retrieval.ProbabilityRows(layer) == 0) continue;
+      for (const int32_t row : retrieval.KeptRows(layer).tokens) {
+        std::vector<std::vector<float>> of_heads;
+        for (int64_t g = 0; g < problem_.s.kv_heads; ++g) {
+          const auto tokens = cache.EntryTokens(layer, g);
+          std::vector<float> largest(tokens.size(), 0.0F);
+          for (size_t i = 0; i < tokens.size() && tokens[i] <= row; ++i) {
+            for (int64_t h = g * problem_.s.group; h < (g + 1) * problem_.s.group; ++h) {
+              largest[i] = std::max(largest[i], float(problem_.Row(layer, h, row)[size_t(tokens[i])]));
+            }
+          }
+          of_heads.push_back(largest);
+        }
+        retrieval.AddProbabilities(layer, of_heads);
+      }
+    }
+    retrieval.ForgetRows();
+  }
+
   // Attention of one query over the entries that its head holds now, those after it masked.
   std::vector<double> Attend(int64_t layer, int64_t h, int64_t query, double* lse) const {
     const auto tokens = cache.EntryTokens(layer, h / problem_.s.group);
@@ -300,6 +384,7 @@ class SmallEngine {
 
   const Problem& problem_;
   int64_t block_;
+  Kept looked_at_;
 };
 
 inline KvOptions Options(const std::string& policy, const std::map<std::string, std::string>& values = {},

@@ -1,0 +1,184 @@
+// Sessions that look entries up: what a whole budget gives, that scoring is generating, snapshots, files, bytes.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/conversation.h"
+#include "policy/retrieval_view.h"
+#include "saved_cache_testing.h"
+#include "support/expect_error.h"
+
+namespace purekv {
+namespace {
+
+class RetrievalTest : public SavedCacheTest, public testing::WithParamInterface<std::string> {
+ protected:
+  // Pages small enough that the little video has many.
+  static SessionOptions Looking(const std::string& view, std::optional<double> budget = 0.25) {
+    SessionOptions options;
+    options.threads = 1;
+    options.kv.when = KvOptions::When::kContext;
+    options.kv.attend.view = view;
+    options.kv.attend.budget = budget;
+    options.kv.attend.options["attend_dense_layers"] = "1";
+    if (view != "rekv") options.kv.attend.options["attend_page"] = "4";
+    if (view == "actqkv" || view == "attention-predictor") {
+      options.kv.attend.options["attend_sinks"] = "4";
+      options.kv.attend.options["attend_local"] = "8";
+    }
+    return options;
+  }
+  static std::shared_ptr<const Model> F32() { return models_[Dtype::kF32]; }
+  static Said AskWhole(const SessionOptions& options, Dtype dtype = Dtype::kF32) {
+    Session session(models_[dtype], options);
+    const Turn turn = MediaTurn();
+    return Ask(session, kQuestion, &turn);
+  }
+};
+
+TEST_P(RetrievalTest, AWholeBudgetSaysWhatReadingAllSays) {
+  for (const KvOptions::When when : {KvOptions::When::kPrompt, KvOptions::When::kContext}) {
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+      SessionOptions plain, looking = Looking(GetParam(), 1.0);
+      plain.threads = 1;
+      plain.kv.when = looking.kv.when = when;
+      const Said all = AskWhole(plain, dtype), some = AskWhole(looking, dtype);
+      EXPECT_EQ(all.ids, some.ids);
+      EXPECT_EQ(all.logprobs, some.logprobs);
+    }
+  }
+}
+
+TEST_P(RetrievalTest, SmallBudgetsReadLessAndSayItAgain) {
+  for (const std::string policy : {"full", "snapkv"}) {
+    SessionOptions options = Looking(GetParam());
+    options.kv.policy = policy;
+    if (policy != "full") options.kv.budget = 0.8;
+    Session session(F32(), options);
+    const Turn turn = MediaTurn();
+    const Said said = Ask(session, kQuestion, &turn);
+    EXPECT_EQ(AskWhole(options), said);
+    const KvStats kv = session.kv();
+    EXPECT_GT(kv.entries_attended_mean, 0);
+    EXPECT_LT(kv.entries_attended_mean, 0.8 * static_cast<double>(session.tokens()));
+    EXPECT_LT(kv.bytes_attended_mean, static_cast<double>(kv.bytes_now));
+    EXPECT_GT(kv.bytes_attended_mean, 0.1 * static_cast<double>(kv.bytes_now));
+  }
+}
+
+TEST_P(RetrievalTest, ScoringIsGenerating) {
+  const SessionOptions options = Looking(GetParam());
+  Session session(F32(), options), scored(F32(), options);
+  Turn turn = MediaTurn();
+  turn.prompt = kQuestion;
+  session.Read(turn);
+  const Answer answer = session.Generate({.max_new_tokens = 12}, nullptr);
+  scored.Read(turn);
+  const ScoreResult score = scored.Score(answer.ids, false);
+  EXPECT_EQ(score.top1, answer.ids);
+  for (size_t i = 0; i < answer.logprobs.size(); ++i) EXPECT_EQ(score.logprobs[i], answer.logprobs[i]) << i;
+}
+
+TEST_P(RetrievalTest, RollingBackForgetsWhatWasLookedUp) {
+  Session session(F32(), Looking(GetParam()));
+  session.ReadMedia(MediaTurn());
+  session.TakeSnapshot();
+  const Said first = Ask(session, kQuestion);
+  session.Rollback();
+  Ask(session, "What colour is it, and why is that so at the end of this video?");
+  session.Rollback();
+  EXPECT_EQ(Ask(session, kQuestion), first);
+}
+
+// What of a view is no function of the entries, the statistics of the part's queries and its last rows, is not in a
+// file: such a view begins with nothing.
+TEST_P(RetrievalTest, AFileIsLookedUpInAsItsReaderLikes) {
+  Session session(F32(), Looking(GetParam()));
+  session.ReadMedia(MediaTurn());
+  const std::string path = directory_.File("looked.pkv");
+  session.Save(path);
+  EXPECT_EQ(InspectCache(path).kv.attend, AttendOptions());
+  SessionOptions reader;
+  reader.threads = 1;
+  reader.kv.attend = Looking(GetParam()).kv.attend;
+  Session opened = Session::Open(F32(), path, reader);
+  const Said said = Ask(opened, kQuestion);
+  if (GetParam() == "quest" || GetParam() == "rekv") {
+    EXPECT_EQ(said, Ask(session, kQuestion));
+  }
+  EXPECT_GT(opened.kv().entries_attended_mean, 0);
+  reader.kv.attend.budget = 1;
+  Session whole = Session::Open(F32(), path, reader);
+  Session plain = Session::Open(F32(), path, {.threads = 1});
+  EXPECT_EQ(Ask(whole, kQuestion).ids, Ask(plain, kQuestion).ids);
+}
+
+TEST_P(RetrievalTest, TheIndexCounts) {
+  SessionOptions options = Looking(GetParam());
+  Session looking(F32(), options), plain(F32(), {.threads = 1});
+  Turn turn = MediaTurn();
+  turn.prompt = kQuestion;
+  looking.Read(turn);
+  plain.Read(turn);
+  EXPECT_GT(looking.kv().bytes_kept, plain.kv().bytes_kept);
+  EXPECT_EQ(looking.kv().bytes_full, plain.kv().bytes_full);
+  EXPECT_GE(looking.kv().bytes_most, looking.kv().bytes_kept);
+}
+
+TEST_P(RetrievalTest, ManyAtOnceSayWhatEachSaysAlone) {
+  const SessionOptions options = Looking(GetParam());
+  Turn turn = MediaTurn();
+  std::vector<std::vector<int32_t>> alone;
+  std::vector<std::unique_ptr<Conversation>> together;
+  for (const std::string question : {kQuestion, "Count the objects.", "Where is it?"}) {
+    turn.prompt = question;
+    Conversation one(F32(), options);
+    one.ReadTurn(turn);
+    alone.push_back(one.Generate({.max_new_tokens = 9}, nullptr).ids);
+    together.push_back(std::make_unique<Conversation>(F32(), options));
+    together.back()->ReadTurn(turn);
+  }
+  std::vector<std::vector<int32_t>> said(3);
+  size_t next = 0;
+  Conversation::GenerateTogether(
+      {.max_new_tokens = 9}, [&] { return next < 3 ? together[next++].get() : nullptr; },
+      [&](Conversation& of, const Answer& answer) {
+        for (size_t i = 0; i < 3; ++i) {
+          if (together[i].get() == &of) said[i] = answer.ids;
+        }
+      });
+  EXPECT_EQ(said, alone);
+}
+
+class RetrievalRefusal : public RetrievalTest {};
+
+INSTANTIATE_TEST_SUITE_P(Views, RetrievalTest, testing::Values("quest", "actqkv", "attention-predictor", "rekv"),
+                         [](const auto& name) {
+                           std::string text = name.param;
+                           std::erase(text, '-');
+                           return text;
+                         });
+
+TEST_F(RetrievalRefusal, FramesNeedMedia) {
+  Session session(F32(), Looking("rekv", {}));
+  ExpectUsageError("kv.attend", "none has been read", [&] { session.Read({.prompt = "Hello?"}); });
+  Turn turn = MediaTurn();
+  turn.prompt = kQuestion;
+  session.Read(turn);
+  EXPECT_FALSE(session.Generate({.max_new_tokens = 3}, nullptr).ids.empty());
+}
+
+// One set of pages for heads that keep different numbers of entries would be of nothing.
+TEST_F(RetrievalRefusal, OneChoiceNeedsHeadsOfOneLength) {
+  SessionOptions options = Looking("actqkv");
+  options.kv.policy = "purekv";
+  options.kv.budget = 0.5;
+  ExpectUsageError("kv.attend", "different numbers of entries", [&] { Session(F32(), options); });
+  options.kv.allocator = "uniform";
+  EXPECT_NO_THROW(Session(F32(), options));
+}
+
+}  // namespace
+}  // namespace purekv
