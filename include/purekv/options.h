@@ -28,6 +28,14 @@ struct AttendOptions {
   bool operator==(const AttendOptions&) const = default;
 };
 
+// Where the entries that are kept lie (docs/policies.md, "In a file").
+struct StoreOptions {
+  enum class Kind { kMemory, kFile } kind = Kind::kMemory;
+  std::string directory;            // of the file, which has no name there; empty: the system's for such
+  std::optional<int64_t> resident;  // bytes of a file's entries held in memory; default 256 MiB
+  bool operator==(const StoreOptions&) const = default;
+};
+
 // Which part of the cache is kept (docs/policies.md).
 struct KvOptions {
   std::string policy = "full";
@@ -45,6 +53,7 @@ struct KvOptions {
   // What `budget` is a share of: tokens, or the bytes of the whole cache, plain.
   enum class Of { kTokens, kBytes } budget_of = Of::kTokens;
   AttendOptions attend;
+  StoreOptions store;
   // When the first prompt has been read, or right behind its media and context text, before any question is seen.
   // kMedia: the older name of the latter.
   enum class When { kPrompt, kContext, kMedia = kContext } when = When::kPrompt;

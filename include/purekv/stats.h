@@ -23,6 +23,9 @@ struct KvStats {
   // Read by a step of decoding, mean so far: entries of a head (in layers that look up, where some do), and bytes of
   // keys, values and index in all layers.
   double entries_attended_mean = 0, bytes_attended_mean = 0;
+  // Of bytes_now and what is beside them: in memory; and what a step copied from the file of a store, mean so far.
+  int64_t bytes_resident = 0;
+  double bytes_read_mean = 0;
   // Per drop layer: tokens of the compressed part (text included) that it and the layers above ran.
   std::vector<int64_t> tokens_alive;
 };

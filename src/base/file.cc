@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -136,6 +137,16 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   slot_ = Register(path, data_, size_);
 }
 
+MappedFile::MappedFile(const std::string& path, int descriptor, int64_t offset, int64_t size)
+    : path_(path), size_(static_cast<size_t>(size)) {
+  data_ = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, offset);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
+  }
+  slot_ = Register(path, data_, size_);
+}
+
 MappedFile::~MappedFile() {
   if (data_ == nullptr) return;
   Unregister(slot_);
@@ -153,6 +164,60 @@ void MappedFile::DropPages(std::span<const std::byte> range) const {
   const auto begin = (reinterpret_cast<uintptr_t>(range.data()) + kPage - 1) / kPage * kPage;
   const auto end = reinterpret_cast<uintptr_t>(range.data() + range.size()) / kPage * kPage;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void DropMappedPages(std::span<const std::byte> bytes, std::span<const std::byte> mapping) {
+  // Around a page that is read the system maps what it has of up to so many bytes.
+  constexpr uintptr_t kAround = 64 << 10;
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data());
+  const auto from = reinterpret_cast<uintptr_t>(mapping.data());
+  PUREKV_CHECK(first >= from && bytes.size() <= mapping.size() - (first - from), bytes.size(), " bytes outside of ",
+               mapping.size());
+  const uintptr_t begin = std::max(from, first / kAround * kAround);
+  const uintptr_t end = std::min(from + mapping.size(), (first + bytes.size() + kAround - 1) / kAround * kAround);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+ScratchFile::ScratchFile(const std::string& directory) : directory_(directory) {
+  descriptor_ = open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (descriptor_ >= 0) return;
+  // Not every file system makes files without names.
+  std::string path = JoinPath(directory, "purekv-XXXXXX");
+  descriptor_ = mkostemp(path.data(), O_CLOEXEC);
+  if (descriptor_ < 0) Fail(directory, ": cannot make a file there: ", std::strerror(errno));
+  unlink(path.c_str());
+}
+
+ScratchFile::~ScratchFile() {
+  close(descriptor_);
+}
+
+std::shared_ptr<const MappedFile> ScratchFile::Append(std::span<const std::span<const std::byte>> pieces) {
+  int64_t size = 0;
+  for (const auto piece : pieces) size += Padded(static_cast<int64_t>(piece.size()));
+  const int64_t begin = (end_ + 4095) / 4096 * 4096;
+  const auto fail = [&](int reason) {
+    Fail(directory_, ": cannot write ", size, " bytes more to the file of the cache there (", begin,
+         " so far): ", std::strerror(reason));
+  };
+  // A disk that is full says so here, not when the system writes pages back. Some file systems cannot tell.
+  const int reserved = posix_fallocate(descriptor_, begin, size);
+  if (reserved != 0 && reserved != EOPNOTSUPP && reserved != EINVAL) fail(reserved);
+  int64_t at = begin;
+  for (const auto piece : pieces) {
+    for (size_t done = 0; done < piece.size();) {
+      const ssize_t written =
+          pwrite(descriptor_, piece.data() + done, piece.size() - done, at + static_cast<int64_t>(done));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) fail(written < 0 ? errno : ENOSPC);
+      done += static_cast<size_t>(written);
+    }
+    at += Padded(static_cast<int64_t>(piece.size()));
+  }
+  if (reserved != 0 && ftruncate(descriptor_, begin + size) != 0) fail(errno);
+  end_ = begin + size;
+  return std::make_shared<const MappedFile>(StrCat(directory_, ": the file of the cache there"), descriptor_, begin,
+                                            size);
 }
 
 std::string ReadFile(const std::string& path, int64_t max_bytes) {

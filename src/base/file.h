@@ -17,6 +17,8 @@ class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
   ~MappedFile();
+  // A stretch of an open file, which must be there already; offset: of whole pages. path: for messages. Throws Error.
+  MappedFile(const std::string& path, int descriptor, int64_t offset, int64_t size);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&&) = delete;
   MappedFile(const MappedFile&) = delete;
@@ -33,6 +35,32 @@ class MappedFile {
   void* data_ = nullptr;
   size_t size_ = 0;
   int slot_ = -1;  // where the handler of ExitOnShortenedFile finds it
+};
+
+// Bytes of a mapping (of whole pages, of a file) that have been read and need not stay: all pages that hold some of
+// them leave the resident set, with what the system may have mapped around them.
+void DropMappedPages(std::span<const std::byte> bytes, std::span<const std::byte> mapping);
+
+// A file without a name, for what need not stay in memory: written at its end, read where it is mapped, gone with the
+// process. Not thread-safe.
+class ScratchFile {
+ public:
+  // Throws Error naming the directory.
+  explicit ScratchFile(const std::string& directory);
+  ~ScratchFile();
+  ScratchFile(const ScratchFile&) = delete;
+  ScratchFile& operator=(const ScratchFile&) = delete;
+
+  // The pieces one behind the other, each at a multiple of 64 bytes of the mapping. Throws Error naming the directory
+  // when there is no room for them.
+  std::shared_ptr<const MappedFile> Append(std::span<const std::span<const std::byte>> pieces);
+  // What a piece takes there.
+  static int64_t Padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+ private:
+  std::string directory_;
+  int descriptor_ = -1;
+  int64_t end_ = 0;
 };
 
 // For programs: from now on SIGBUS inside a mapped file, which its truncation (or a failing disk) raises, ends the

@@ -75,6 +75,7 @@ KvCache KvCache::Fork(int64_t tokens) const {
   PUREKV_CHECK(tokens >= 0 && tokens <= tokens_, tokens, " of ", tokens_);
   KvCache fork(spec_);
   fork.AddTokens(tokens);
+  fork.KeepIn(store_);
   for (int64_t layer = 0; layer < spec_.layers(); ++layer) fork.ShareLayer(*this, layer);
   fork.removed_ = removed_;
   fork.merged_ = merged_;
@@ -92,13 +93,88 @@ void KvCache::ShareLayer(const KvCache& from, int64_t layer) {
 }
 
 void KvCache::View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const KvStored& stored,
-                   const std::shared_ptr<const void>& hold) {
+                   const std::shared_ptr<const void>& hold, std::span<const std::byte> mapping) {
   int32_t last = -1;
   for (const int32_t token : tokens) {
     PUREKV_CHECK(token > last && token < tokens_, "token ", token, " after ", last, " of ", tokens_);
     last = token;
   }
-  At(layer, head).ViewFile(tokens, stored, hold, bytes_);
+  const bool stays = store_ != nullptr && spec_.full(layer);
+  At(layer, head).ViewFile(tokens, stored, hold, stays ? mapping : std::span<const std::byte>(), bytes_);
+}
+
+void KvCache::KeepIn(std::shared_ptr<KvStore> store) {
+  store_ = std::move(store);
+  pages_ = store_ != nullptr ? std::make_unique<KvPageCache>(store_->resident()) : nullptr;
+}
+
+void KvCache::Store(int64_t layer, int64_t least) {
+  if (store_ == nullptr || !spec_.full(layer)) return;
+  auto& heads = layers_[static_cast<size_t>(layer)];
+  constexpr int64_t kBlock = KvPageCache::kBlock;
+  const auto movable = [&](const KvHead& head) { return head.Movable(kBlock); };
+  if (std::none_of(heads.begin(), heads.end(),
+                   [&](const KvHead& head) { return movable(head) >= std::max(least, kBlock); })) {
+    return;
+  }
+  // One stretch of the file for all of them. A side's pieces follow one another without gaps.
+  std::vector<std::span<const std::byte>> pieces;
+  std::vector<Buffer> joined;
+  for (const KvHead& head : heads) {
+    for (const bool keys : {true, false}) {
+      const auto parts = head.Pieces(movable(head), keys);
+      if (parts.size() <= 1) {
+        pieces.push_back(parts.empty() ? std::span<const std::byte>() : parts[0]);
+        continue;
+      }
+      size_t size = 0;
+      for (const auto part : parts) size += part.size();
+      auto* to = static_cast<std::byte*>(joined.emplace_back(size).data());
+      pieces.emplace_back(to, size);
+      for (const auto part : parts) to = std::copy(part.begin(), part.end(), to);
+    }
+  }
+  const std::shared_ptr<const MappedFile> file = store_->Append(pieces);
+  const std::byte* at = file->bytes().data();
+  for (size_t head = 0; head < heads.size(); ++head) {
+    const std::byte* const keys = at;
+    const std::byte* const values = keys + ScratchFile::Padded(static_cast<int64_t>(pieces[2 * head].size()));
+    at = values + ScratchFile::Padded(static_cast<int64_t>(pieces[2 * head + 1].size()));
+    if (!pieces[2 * head].empty()) heads[head].MoveTo(movable(heads[head]), keys, values, file, file->bytes(), bytes_);
+  }
+}
+
+void KvCache::Fetch(int64_t layer, std::vector<KvHeadView>* heads, std::vector<std::vector<KvSegment>>* segments) {
+  PUREKV_CHECK(stores() && heads->size() == segments->size(), heads->size(), " heads, ", segments->size());
+  pages_->Begin();
+  for (size_t head = 0; head < heads->size(); ++head) {
+    KvHeadView& view = (*heads)[head];
+    std::vector<KvSegment> fetched;
+    for (const KvSegment& one : view.segments) {
+      if (one.stored == 0) {
+        fetched.push_back(one);
+      } else {
+        const auto at = static_cast<int64_t>(head);
+        pages_->Fetch(one, spec_[layer].row_bytes(), At(layer, at).MappingAt(one.keys), &fetched);
+      }
+    }
+    if (view.contiguous()) continue;
+    (*segments)[head] = std::move(fetched);
+    view.segments = (*segments)[head];
+  }
+}
+
+void KvCache::DropMapped(int64_t layer) const {
+  if (store_ == nullptr) return;
+  for (const KvHead& head : layers_[static_cast<size_t>(layer)]) head.DropMapped();
+}
+
+int64_t KvCache::StoredBytes() const {
+  int64_t bytes = 0;
+  for (const auto& heads : layers_) {
+    for (const KvHead& head : heads) bytes += head.stored_bytes();
+  }
+  return bytes;
 }
 
 void KvCache::Encode(int64_t layer) {
@@ -142,6 +218,13 @@ void KvCache::Append(int64_t layer, MatrixView<const float> keys, MatrixView<con
     At(layer, head)
         .Append(keys.Cols(head * spec.head_dim, spec.head_dim), values.Cols(head * spec.head_dim, spec.head_dim),
                 tokens, bytes_);
+  }
+}
+
+void KvCache::AppendAgain(int64_t layer, int64_t count) {
+  PUREKV_CHECK(count >= 0 && count <= tokens_ - count && spec_.full(layer), count, " of ", tokens_);
+  for (KvHead& head : layers_[static_cast<size_t>(layer)]) {
+    head.AppendAgain(count, static_cast<int32_t>(tokens_ - count), bytes_);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "base/matrix.h"
 #include "cache/kv_cache_spec.h"
 #include "cache/kv_head.h"
+#include "cache/kv_store.h"
 #include "kernels/kv_view.h"
 #include "purekv/token_layout.h"
 
@@ -40,9 +41,25 @@ class KvCache {
   int64_t tokens() const { return tokens_; }
 
   // Fills an empty head with entries that lie elsewhere (a mapped file) and stay there until the head changes: then
-  // they are copied. tokens: ascending, registered; the entries 64-byte aligned, alive while `hold` is.
+  // they are copied, or with a store (below) never. tokens: ascending, registered; the entries 64-byte aligned, alive
+  // while `hold` is. mapping: all of the file.
   void View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const KvStored& stored,
-            const std::shared_ptr<const void>& hold);
+            const std::shared_ptr<const void>& hold, std::span<const std::byte> mapping);
+
+  // From now on entries of full layers can leave memory for a file. Forks write to the same one.
+  void KeepIn(std::shared_ptr<KvStore> store);
+  bool stores() const { return store_ != nullptr; }
+  // Moves what a layer has in memory to the file, when some head has `least` entries there; the newest stay. Throws
+  // Error naming the directory when there is no room.
+  void Store(int64_t layer, int64_t least);
+  // `heads`, some of a layer's entries, with those in the file replaced by copies in memory, of which so many bytes as
+  // the store says are held. segments: [kv_heads] of the views. Valid until the next call.
+  void Fetch(int64_t layer, std::vector<KvHeadView>* heads, std::vector<std::vector<KvSegment>>* segments);
+  // What has been read of a layer where it lies leaves memory.
+  void DropMapped(int64_t layer) const;
+  int64_t StoredBytes() const;                                           // of AllocatedBytes: in files
+  int64_t FetchedBytes() const { return pages_ ? pages_->bytes() : 0; }  // beside AllocatedBytes: copies of those
+  int64_t ReadBytes() const { return pages_ ? pages_->read() : 0; }      // copied so far
 
   // Makes room for `count` more entries in every head of `layer`, exactly: one growth instead of many.
   void Reserve(int64_t layer, int64_t count);
@@ -53,6 +70,10 @@ class KvCache {
               std::span<const int32_t> tokens);
   // The same for consecutive tokens first_token ...
   void Append(int64_t layer, MatrixView<const float> keys, MatrixView<const float> values, int64_t first_token);
+
+  // Appends the entries of the first `count` tokens of a layer once more, as those of the newest `count` tokens: for
+  // measurements at depths that would take days to read. No head encodes.
+  void AppendAgain(int64_t layer, int64_t count);
 
   int64_t Length(int64_t layer, int64_t head) const { return At(layer, head).length(); }
   KvHeadView Head(int64_t layer, int64_t head) const { return At(layer, head).View(); }
@@ -122,6 +143,8 @@ class KvCache {
   KvByteCount bytes_;
   int64_t removed_ = 0;
   int64_t merged_ = 0;
+  std::shared_ptr<KvStore> store_;
+  std::unique_ptr<KvPageCache> pages_;
 };
 
 }  // namespace purekv

@@ -34,7 +34,7 @@ std::vector<int32_t> AllOf(int64_t count) {
 KvHeadView KvHead::View() const {
   KvHeadView view{nullptr,   nullptr, length(), head_dim_,
                   head_dim_, format_, listed_,  biases_.empty() ? nullptr : biases_.data()};
-  if (!encoded_.empty() || segments_.size() != 1) return view;
+  if (!listed_.empty() || segments_.size() != 1) return view;
   view.keys = segments_[0].memory->Keys();
   view.values = segments_[0].memory->Values();
   return view;
@@ -42,11 +42,17 @@ KvHeadView KvHead::View() const {
 
 void KvHead::ListSegments() {
   listed_.clear();
-  if (encoded_.empty() && segments_.size() < 2) return;
-  for (const Segment& one : encoded_) {
-    listed_.push_back({one.memory->Keys(), one.memory->Values(), one.length, encoding_.get()});
+  const bool stays = segments_.size() == 1 && Stays(segments_[0]);
+  if (encoded_.empty() && segments_.size() < 2 && !stays) return;
+  for (const auto* list : {&encoded_, &segments_}) {
+    for (const Segment& one : *list) {
+      listed_.push_back({.keys = one.memory->Keys(),
+                         .values = one.memory->Values(),
+                         .length = one.length,
+                         .encoding = list == &encoded_ ? encoding_.get() : nullptr,
+                         .stored = one.memory->entries});
+    }
   }
-  for (const Segment& one : segments_) listed_.push_back({one.memory->Keys(), one.memory->Values(), one.length});
 }
 
 bool KvHead::Owned(const std::vector<Segment>& list) {
@@ -96,8 +102,9 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
 }
 
 void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
-  const bool in_file = !segments_.empty() && segments_.back().memory->file;
-  const bool small = !segments_.empty() && !OwnsTail() && plain() * row_ <= kSmallHead;
+  const bool stays = !segments_.empty() && Stays(segments_.back());
+  const bool in_file = !segments_.empty() && segments_.back().memory->file && !stays;
+  const bool small = !segments_.empty() && !OwnsTail() && !stays && plain() * row_ <= kSmallHead;
   if (in_file || small) {
     // All of it, so that what is read at every step lies together in memory.
     Gather(AllOf(plain()), plain() + count, bytes);
@@ -123,7 +130,7 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   const int64_t have = OwnsTail() ? capacity_ - segments_.back().length : 0;
   // Growing moves page tables, not contents, so small steps are cheap and little stays unused. Plain entries of a head
   // that encodes are few.
-  const int64_t grow = codec_.on() ? 16 : length() / 16 + 16;
+  const int64_t grow = codec_.on() || stored_bytes() > 0 ? 16 : length() / 16 + 16;
   if (count > have) Reserve(std::max(count, grow), bytes);
   Segment& tail = segments_.back();
   const auto to = static_cast<size_t>(tail.length * row_);
@@ -137,6 +144,22 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   ResizeCounts(bytes);
   tail.length += count;
   if (!listed_.empty()) listed_.back().length = tail.length;
+}
+
+void KvHead::AppendAgain(int64_t count, int32_t token, KvByteCount& bytes) {
+  PUREKV_CHECK(encoded_.empty() && counts_.empty() && count <= plain(), count, " of ", plain(), " plain entries");
+  if (count == 0) return;
+  Reserve(count, bytes);
+  Segment& tail = segments_.back();
+  for (const bool key : {true, false}) {
+    std::byte* to = Bytes(key ? tail.memory->keys : tail.memory->values) + tail.length * row_;
+    for (int64_t entry = 0; entry < count; ++entry, to += row_) {
+      std::memcpy(to, PlainRow(entry, key), static_cast<size_t>(row_));
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) tokens_.push_back(token + static_cast<int32_t>(i));
+  tail.length += count;
+  ListSegments();
 }
 
 void KvHead::Keep(std::span<const int32_t> entries, int64_t spare, KvByteCount& bytes) {
@@ -282,7 +305,7 @@ void KvHead::Truncate(int32_t token, KvByteCount& bytes) {
 }
 
 void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, const std::shared_ptr<const void>& hold,
-                      KvByteCount& bytes) {
+                      std::span<const std::byte> mapping, KvByteCount& bytes) {
   PUREKV_CHECK(tokens_.empty() && segments_.empty() && hold != nullptr, tokens_.size(), " entries already");
   const auto count = static_cast<int64_t>(tokens.size());
   PUREKV_CHECK(stored.encoded >= 0 && stored.encoded <= count && (stored.encoded == 0 || codec_.on()), stored.encoded,
@@ -295,6 +318,8 @@ void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, c
     memory->file = hold;
     memory->file_keys = keys;
     memory->file_values = values;
+    memory->mapping = mapping;
+    memory->entries = mapping.empty() ? 0 : entries;
     list.push_back({std::move(memory), entries, counted});
     bytes.Add(counted);
   };

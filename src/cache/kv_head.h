@@ -67,6 +67,8 @@ class KvHead {
   // keys, values: [n, head_dim] f32, converted. tokens [n] ascending, behind the head's.
   void Append(MatrixView<const float> keys, MatrixView<const float> values, std::span<const int32_t> tokens,
               KvByteCount& bytes);
+  // The first `count` entries, plain ones, once more: of tokens from `token` on.
+  void AppendAgain(int64_t count, int32_t token, KvByteCount& bytes);
   // Encodes plain entries, as many times `residual` as there are. Returns how many; -1 where f16 does not hold an
   // element: the head is as it was.
   int64_t Encode(KvByteCount& bytes);
@@ -84,9 +86,22 @@ class KvHead {
   // Forgets the entries of tokens from `token` on.
   void Truncate(int32_t token, KvByteCount& bytes);
 
-  // Fills the empty head with entries that lie in a file, 64-byte aligned, alive while `hold` is.
+  // Fills the empty head with entries that lie in a file, 64-byte aligned, alive while `hold` is. mapping: all of the
+  // file, where they are to stay there; empty: they are copied when the head grows.
   void ViewFile(std::span<const int32_t> tokens, const KvStored& stored, const std::shared_ptr<const void>& hold,
-                KvByteCount& bytes);
+                std::span<const std::byte> mapping, KvByteCount& bytes);
+  // Entries in memory that can leave it for a file: encoded ones where the head encodes, else plain ones, in blocks of
+  // `block`; and their keys and values, one piece behind the other.
+  int64_t Movable(int64_t block) const;
+  std::vector<std::span<const std::byte>> Pieces(int64_t movable, bool keys) const;
+  // They lie there now: in a mapping of a file that stays while `hold` is.
+  void MoveTo(int64_t movable, const void* keys, const void* values, const std::shared_ptr<const void>& hold,
+              std::span<const std::byte> mapping, KvByteCount& bytes);
+  // Bytes of the entries that stay in files; and the mapping in which those at `keys` lie.
+  int64_t stored_bytes() const;
+  std::span<const std::byte> MappingAt(const void* keys) const;
+  // What has been read of them through the mapping leaves the resident set.
+  void DropMapped() const;
   // Fills the empty head with another's entries of tokens before `token`, shared until one of the two changes them.
   // What is shared counts in both, as if each had taken exactly what it needs.
   void Share(const KvHead& from, int32_t token, KvByteCount& bytes);
@@ -97,6 +112,8 @@ class KvHead {
     std::shared_ptr<const void> file;  // holds the two below, in place of the buffers
     const void* file_keys = nullptr;
     const void* file_values = nullptr;
+    std::span<const std::byte> mapping;  // of the file, where entries stay in it; empty: they do not
+    int64_t entries = 0;                 // there
     const void* Keys() const { return file ? file_keys : keys.data(); }
     const void* Values() const { return file ? file_values : values.data(); }
     int64_t allocated() const { return static_cast<int64_t>(keys.allocated() + values.allocated()); }
@@ -107,6 +124,16 @@ class KvHead {
     int64_t counted = 0;  // bytes of the memory in the cache's count
   };
   static bool Owned(const std::vector<Segment>& list);
+  static bool Stays(const Segment& one) { return !one.memory->mapping.empty(); }
+  // Both lists, encoded entries first.
+  template <class Body>
+  void ForStored(const Body& body) const {
+    for (const auto* list : {&encoded_, &segments_}) {
+      for (const Segment& one : *list) {
+        if (Stays(one)) body(one, list == &encoded_);
+      }
+    }
+  }
   // Whether the last plain segment may be written to and grown.
   bool OwnsTail() const { return Owned(segments_); }
   int64_t plain() const;  // entries that are

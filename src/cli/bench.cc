@@ -38,6 +38,7 @@ struct BenchFlags {
   int layers = 0;  // 0: all
   std::vector<int64_t> prompt_tokens = {512};
   std::vector<int64_t> depths = {0};
+  std::optional<int64_t> depth_read;
   std::optional<std::array<int64_t, 3>> grid;
   int64_t decode_tokens = 16;
   int64_t repeats = 3;
@@ -71,6 +72,9 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
   for (const int64_t tokens : flags.prompt_tokens) {
     CheckBenchGrid(flags.model.directory, flags.shape,
                    {.depth = 0, .prompt_tokens = tokens, .grid = flags.grid, .decode_tokens = 0, .vision = false});
+  }
+  if (*std::max_element(flags.depths.begin(), flags.depths.end()) <= flags.depth_read.value_or(0)) {
+    table.Refuse("--depth-read", "nothing is repeated: --depth is not above it");
   }
   if (*std::max_element(flags.depths.begin(), flags.depths.end()) > 0) {
     const std::string reason = "what is read behind --depth tokens is a later turn, of which nothing is dropped";
@@ -150,13 +154,16 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
        .vision = !flags.no_vision},
       resolved, PrefillOptions());
 
-  const bool compare = resolved.policy != "full" || flags.prefill.kind != "dense";
+  // What does not fit into memory has nothing to be compared with there.
+  const bool compare = (resolved.policy != "full" || flags.prefill.kind != "dense" || resolved.attend.view != "all") &&
+                       resolved.store.kind == StoreOptions::Kind::kMemory;
   const auto total = static_cast<int64_t>(flags.prompt_tokens.size() * flags.depths.size()) * flags.repeats;
   int64_t done = 0;
   std::vector<BenchRow> rows;
   for (const int64_t prompt_tokens : flags.prompt_tokens) {
     for (const int64_t depth : flags.depths) {
       const BenchRequest request{.depth = depth,
+                                 .depth_read = flags.depth_read.value_or(0),
                                  .prompt_tokens = prompt_tokens,
                                  .grid = flags.grid,
                                  .decode_tokens = flags.decode_tokens,
@@ -221,6 +228,11 @@ Command AddBench(CLI::App& parent) {
               });
   table.Value(kGroup, "--frames-grid", "TxHxW", "the video's grid in patches (default: one that fills the prompt)",
               [into](const std::string& name, const std::string& text) { into->grid = ParseGrid(name, text); });
+  table.Value(kGroup, "--depth-read", "N",
+              "of --depth only so many tokens are read, and repeated (default: all are read)",
+              [into](const std::string& name, const std::string& text) {
+                into->depth_read = ParseInt(name, text, 1, kMaxTokens);
+              });
   table.Value(kGroup, "--depth", "N,N,...", "tokens in the cache before the prompt (default 0)",
               [into](const std::string& name, const std::string& text) {
                 into->depths = ParseIntList(name, text, 0, kMaxTokens);

@@ -378,6 +378,21 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               });
   table.Value(kCache, "--kv-attend-tokens", "N", "or: entries read per layer and KV head",
               SetInt(&options->attend.tokens, 1, kMaxTokens));
+  table.Value(kCache, "--kv-store", "memory|file",
+              "where what is kept lies (default memory); file: most of it in a file, gone with the process",
+              [options](const std::string& name, const std::string& text) {
+                options->store.kind = ParseChoice(name, text, {"memory", "file"}) == 0 ? StoreOptions::Kind::kMemory
+                                                                                       : StoreOptions::Kind::kFile;
+              });
+  table.Value(kCache, "--kv-store-dir", "DIR", "of that file (default: the system's directory for temporary files)",
+              SetPath(&options->store.directory));
+  table.Value(kCache, "--kv-resident", "SIZE", "bytes of the file's entries that are held in memory (default 256M)",
+              [options](const std::string& name, const std::string& text) {
+                options->store.resident = ParseBytes(name, text);
+              });
+  table.TypedWins({"--kv-store-dir", "--kv-resident"}, [options](const FlagTable& all) {
+    return all.Typed("--kv-store") && options->store.kind == StoreOptions::Kind::kMemory ? "--kv-store memory" : "";
+  });
   table.Exclusive({"--kv-attend-budget", "--kv-attend-tokens"});
   table.TypedWins({"--kv-attend-budget", "--kv-attend-tokens"}, [options](const FlagTable& all) {
     return all.Typed("--kv-attend") && options->attend.view == "all" ? "--kv-attend all" : "";
@@ -410,6 +425,10 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
     }
   }
   CheckKvOptions(options);
+  if (!options.store.directory.empty()) CheckWritableDirectory("--kv-store-dir", options.store.directory);
+  if (options.store.kind == StoreOptions::Kind::kFile && options.attend.view == "all") {
+    std::fprintf(stderr, "purekv: warning: --kv-store file: with --kv-attend all every step reads all of the file\n");
+  }
   if (const Message warning = CodecWarning(options); !warning.text.empty()) {
     std::fprintf(stderr, "purekv: warning: %s\n", InFlags(warning, {}).c_str());
   }

@@ -19,6 +19,9 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.budget_of", "--kv-budget-of"},
       {"kv.chunk", "--kv-chunk"},
       {"kv.attend", "--kv-attend"},
+      {"kv.store", "--kv-store"},
+      {"kv.store.directory", "--kv-store-dir"},
+      {"kv.store.resident", "--kv-resident"},
       {"kv.attend_budget", "--kv-attend-budget"},
       {"kv.attend_tokens", "--kv-attend-tokens"},
       {"kv.option.", "--kv-option"},
@@ -58,6 +61,7 @@ const std::vector<FieldName>& FieldNames() {
       // BenchRequest, CalibrationRequest, data sets of an evaluation
       {"bench.prompt_tokens", "--prompt-tokens"},
       {"bench.depth", "--depth"},
+      {"bench.depth_read", "--depth-read"},
       {"bench.decode_tokens", "--max-new-tokens"},
       {"bench.grid", "--frames-grid"},
       {"calibrate.max_loss", "--max-loss"},

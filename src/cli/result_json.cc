@@ -78,6 +78,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["attend"] = options.attend.view;
   if (options.attend.budget) object["attend_budget"] = *options.attend.budget;
   if (options.attend.tokens) object["attend_tokens"] = *options.attend.tokens;
+  object["store"] = options.store.kind == StoreOptions::Kind::kFile ? "file" : "memory";
   object["options"] = OrderedJson::object();
   for (const auto& [key, value] : options.options) object["options"][key] = value;
   for (const auto& [key, value] : options.attend.options) object["options"][key] = value;
@@ -95,8 +96,9 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["bytes_peak"] = stats.bytes_peak;
   object["bytes_now"] = stats.bytes_now;
   object["bytes_most"] = stats.bytes_most;
-  object["bytes_resident"] = stats.bytes_now;  // nothing lies elsewhere
+  object["bytes_resident"] = stats.bytes_resident;
   object["bytes_stored"] = stats.bytes_now;
+  object["bytes_read_mean"] = stats.bytes_read_mean;
   object["bytes_attended_mean"] = stats.bytes_attended_mean;
   object["entries_attended_mean"] = stats.entries_attended_mean;
   return object;

@@ -115,7 +115,17 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
                                    : EmbeddedMedia(grid, visual, internals));
   }
   Conversation conversation(model, options);
-  if (request.depth > 0) conversation.ReadPrompt(TextIds(request.depth, vocabulary, avoid), {});
+  const bool repeats = request.depth_read > 0 && request.depth_read < request.depth;
+  if (repeats && (FindPolicy(options.kv.policy).make || !conversation.cache().spec().plain() ||
+                  conversation.cache().spec().encodes())) {
+    FailUsage(Field{"bench.depth_read"},
+              ": what is repeated must be all that was read, as it was: ", Field{"kv.policy"},
+              " full, without windows and codecs");
+  }
+  if (request.depth > 0) {
+    conversation.ReadPrompt(TextIds(repeats ? request.depth_read : request.depth, vocabulary, avoid), {});
+  }
+  if (repeats) conversation.RepeatContext(request.depth);
 
   BenchResult result;
   result.grid = {grid.t, grid.h, grid.w};
@@ -164,6 +174,11 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     result.decode.attention_s = conversation.attention_seconds() - attention;
     result.decode.score_s = conversation.score_seconds() - score;
     result.decode.evict_s = conversation.evict_seconds() - evict;
+    const KvStats behind = conversation.kv();
+    result.kv.entries_attended_mean = behind.entries_attended_mean;
+    result.kv.bytes_attended_mean = behind.bytes_attended_mean;
+    result.kv.bytes_resident = behind.bytes_resident;
+    result.kv.bytes_read_mean = behind.bytes_read_mean;
   }
   return result;
 }

@@ -113,7 +113,7 @@ PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids) const {
 void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   const int64_t limit = model_->info().max_positions;
   const int64_t total = tokens() + more;
-  if (total <= limit) return;
+  if (total <= limit || repeated_) return;
   for (const TokenRecord& one : layout()) visual += one.kind == TokenRecord::Kind::kText ? 0 : 1;
   const Message shorter = Say(tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps");
   const Message smaller = Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
@@ -359,6 +359,9 @@ KvStats Conversation::kv() const {
   stats.bytes_now = cache().AllocatedBytes() + retrieval.index_bytes();
   stats.entries_attended_mean = retrieval.entries_attended_mean();
   stats.bytes_attended_mean = retrieval.bytes_attended_mean();
+  stats.bytes_resident = stats.bytes_now - cache().StoredBytes() + cache().FetchedBytes();
+  stats.bytes_read_mean =
+      static_cast<double>(cache().ReadBytes()) / static_cast<double>(std::max<int64_t>(1, retrieval.steps()));
   if (snapshot_ && snapshot_->fork) stats.bytes_now += snapshot_->fork->cache().AllocatedBytes();
   stats.bytes_most = std::max(stats.bytes_peak, PeakBytes());
   return stats;

@@ -59,6 +59,9 @@ class Conversation {
   // raised cancel flag ends an answer (kCancelled).
   static void GenerateTogether(const GenerateOptions& options, const std::function<Conversation*()>& next,
                                const std::function<void(Conversation&, Answer)>& done);
+  // For measurements: what has been read, all of it kept as it is, once more and again until the sequence has `tokens`
+  // tokens; longer than the model's positions, if need be.
+  void RepeatContext(int64_t tokens);
   ScoreResult Score(const std::vector<int32_t>& ids, bool keep_logits);
   // Puts one token behind the sequence and returns the logits of the next. [vocabulary]
   std::span<float> Step(int32_t id);
@@ -151,6 +154,7 @@ class Conversation {
   Matrix<float> logits_;  // [1, vocabulary]
   std::optional<Snapshot> snapshot_;
   std::string file_;          // the .pkv file that it goes on from; empty: none
+  bool repeated_ = false;     // by RepeatContext
   int64_t earlier_peak_ = 0;  // up to where the cache's own count, or the snapshot's share beside it, began anew
   KvStats stats_;
   StageTimes times_;

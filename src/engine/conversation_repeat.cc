@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "engine/conversation.h"
+#include "engine/retrieval_observer.h"
 
 namespace purekv {
 
@@ -50,6 +51,32 @@ void Conversation::RepeatPrefix(const Reading& reading) {
   }
   const StageTimer timer(&workspace_.evict_seconds);
   compression.AfterRepeating(sequence_.cache(), sequence_.tokens(), repeated.begin);
+}
+
+void Conversation::RepeatContext(int64_t tokens) {
+  Begin();
+  PUREKV_CHECK(started() && !sequence_.compression().active() && cache().spec().plain() && !cache().spec().encodes(),
+               "not all of it is kept as it is");
+  repeated_ = true;
+  const int64_t read = sequence_.size();
+  const std::vector<float> hidden(sequence_.last_hidden().data,
+                                  sequence_.last_hidden().data + sequence_.last_hidden().cols);
+  while (sequence_.size() < tokens) {
+    const int64_t count = std::min(read, tokens - sequence_.size());
+    const PromptTokens more =
+        PlainTokens({sequence_.ids().begin(), sequence_.ids().begin() + static_cast<std::ptrdiff_t>(count)});
+    sequence_.Append(more.ids, more.layout, more.positions);
+    sequence_.compression().BeginBehind(sequence_.size() - count, count);
+    for (int64_t layer = 0; layer < cache().spec().layers(); ++layer) {
+      sequence_.cache().AppendAgain(layer, count);
+      sequence_.Store(layer);
+    }
+    sequence_.Finish(more.next_position, hidden);
+  }
+  sequence_.compression().retrieval().SetPart(tokens, tokens, false);
+  EndPart(internals().decoder().config(), sequence_, &workspace_.attention);
+  RecordCompression(tokens);
+  RecordPrompt(tokens);
 }
 
 }  // namespace purekv

@@ -13,6 +13,8 @@ namespace purekv {
 
 // Entries beyond a layer's window before it moves: a move copies the whole window.
 constexpr int64_t kWindowSlack = 64;
+// Entries of a head that are in memory before they are moved to a store's file.
+constexpr int64_t kStoredTogether = 1024;
 
 void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, DecoderWorkspace& workspace) {
   const DecoderConfig& config = decoder.config();
@@ -64,7 +66,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       Retrieval& retrieval = sequence.compression().retrieval();
       const AttendedHeads attended = [&] {
         const StageTimer timer(&workspace.attention_seconds);
-        return retrieval.Heads(layer, projected.q.Rows(r, 1), sequence.cache(), sequence.tokens());
+        return HeadsOf(sequence, layer, projected.q.Rows(r, 1));
       }();
       retrieval.CountRead(layer, attended.heads);
       lookers[i].LooksAt(attended.ranges);
@@ -88,6 +90,8 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
     for (const DecodeRow& row : rows) {
       row.sequence->compression().AfterLayer(layer, row.sequence->cache(), row.sequence->tokens());
       row.sequence->SlideWindow(layer, kWindowSlack);
+      row.sequence->cache().Store(layer, kStoredTogether);
+      row.sequence->cache().DropMapped(layer);
     }
   }
   for (int64_t r = 0; r < count; ++r) {

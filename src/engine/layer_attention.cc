@@ -4,6 +4,18 @@
 
 namespace purekv {
 
+AttendedHeads HeadsOf(Sequence& sequence, int64_t layer, MatrixView<const float> q) {
+  KvCache& cache = sequence.cache();
+  AttendedHeads attended = sequence.compression().retrieval().Heads(layer, q, cache, sequence.tokens());
+  if (!cache.stores() || attended.ranges.empty()) return attended;
+  bool some = false;
+  for (size_t head = 0; head < attended.heads.size(); ++head) {
+    some = some || attended.heads[head].length < cache.Length(layer, static_cast<int64_t>(head));
+  }
+  if (some) cache.Fetch(layer, &attended.heads, &attended.segments);
+  return attended;
+}
+
 void AttendRows(const DecoderConfig& config, const AttendingRows& rows,
                 const std::function<void(const AttentionArgs& args)>& attend, std::span<LayerObserver* const> observers,
                 DecoderWorkspace& workspace) {

@@ -9,6 +9,7 @@
 
 #include "attention/attention.h"
 #include "engine/layer_observer.h"
+#include "engine/sequence.h"
 #include "models/decoder.h"
 
 namespace purekv {
@@ -24,6 +25,10 @@ struct AttendingRows {
   // n of the softmax with n added to its denominator (softmax-off-by-n, CSP arXiv 2412.04652); 0: the ordinary one.
   double n = 0;
 };
+
+// The heads of a layer as the newest rows of the sequence attend to them (Retrieval::Heads), in memory where entries
+// lie in a file and only some are read. q: of the rows, rotated. Valid until the next call or change of the cache.
+AttendedHeads HeadsOf(Sequence& sequence, int64_t layer, MatrixView<const float> q);
 
 // attend: fills args.out, and args.lse where it is given.
 void AttendRows(const DecoderConfig& config, const AttendingRows& rows,

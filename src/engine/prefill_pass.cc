@@ -98,8 +98,7 @@ void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float
   DecoderWorkspace& workspace = parts_.workspace;
   const AttendedHeads attended = [&] {
     const StageTimer timer(&workspace.attention_seconds);
-    return sequence.compression().retrieval().Heads(layer_, qkv.Cols(0, config.heads * config.head_dim), cache,
-                                                    sequence.tokens());
+    return HeadsOf(sequence, layer_, qkv.Cols(0, config.heads * config.head_dim));
   }();
   AttendRows(
       config,
@@ -151,6 +150,7 @@ void PrefillPass::EndLayer() {
     const StageTimer timer(&parts_.workspace.evict_seconds);
     compression.AfterLayer(layer_, parts_.sequence.cache(), parts_.sequence.tokens());
     parts_.sequence.SlideWindow(layer_, 0);
+    parts_.sequence.Store(layer_);
   }
   const std::span<const int32_t> alive = compression.Alive(layer_ + 1);
   if (alive.empty()) return;

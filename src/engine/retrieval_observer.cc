@@ -32,6 +32,26 @@ std::vector<std::vector<float>> Maxima(const DecoderConfig& config, MatrixView<c
   return floats;
 }
 
+// What a step reads of a layer at once must fit into what may be in memory of a file.
+void CheckResident(const Sequence& sequence) {
+  const StoreOptions& store = sequence.compression().store();
+  const Retrieval& retrieval = sequence.compression().retrieval();
+  if (!store.resident || !retrieval.active()) return;
+  const KvCache& cache = sequence.cache();
+  for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
+    if (!retrieval.LooksUp(layer)) continue;
+    double bytes = 0;
+    for (int64_t head = 0; head < cache.spec()[layer].kv_heads; ++head) {
+      const auto length = static_cast<double>(cache.Length(layer, head));
+      const auto most = static_cast<double>(retrieval.Most(layer, head));
+      bytes += BytesOf(cache.Head(layer, head)) * (most < 0 ? 0 : std::min(1.0, most / std::max(1.0, length)));
+    }
+    if (bytes <= static_cast<double>(*store.resident)) continue;
+    FailUsage(Field{"kv.store.resident"}, " ", *store.resident, ": a step reads ", static_cast<int64_t>(bytes),
+              " bytes of layer ", layer, " at once, which must fit");
+  }
+}
+
 }  // namespace
 
 LayerWants RetrievalObserver::Wants(int64_t layer) const {
@@ -82,6 +102,7 @@ void RetrievalObserver::AttendedToSome(const AttendedRows& row) {
                .lse = lse.data(),
                .workspace = workspace_});
     retrieval.AddProbabilities(row.layer, Maxima(config_, row.q, all, lse.data(), row.scale, workspace_));
+    sequence_.cache().DropMapped(row.layer);
     return;
   }
   const auto of_chosen = Maxima(config_, row.q, row.kv, row.lse.Row(0), row.scale, workspace_);
@@ -100,7 +121,9 @@ void RetrievalObserver::AttendedToSome(const AttendedRows& row) {
 void EndPart(const DecoderConfig& config, Sequence& sequence, AttentionWorkspace* workspace) {
   Retrieval& retrieval = sequence.compression().retrieval();
   const KvCache& cache = sequence.cache();
+  sequence.Store(cache.spec().layers() - 1);  // what waited for the second reading of the part
   retrieval.EndPart(cache, sequence.tokens());
+  CheckResident(sequence);
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     if (retrieval.ProbabilityRows(layer) == 0) continue;
     const PartRows& rows = retrieval.KeptRows(layer);
@@ -114,6 +137,7 @@ void EndPart(const DecoderConfig& config, Sequence& sequence, AttentionWorkspace
       retrieval.AddProbabilities(layer, Maxima(config, {rows.q[row].data(), 1, width, width}, seen,
                                                rows.lse[row].data(), config.score_scale(), workspace));
     }
+    cache.DropMapped(layer);
   }
   retrieval.ForgetRows();
 }

@@ -271,6 +271,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.next_position = sequence_.next_position();
   contents.kv = options_.kv;
   contents.kv.attend = {};
+  contents.kv.store = {};
   contents.kv.allocator = AllocatorOf(options_.kv);  // as it is now
   if (MergeRuleOf(options_.kv) != "none") contents.kv.merge = MergeRuleOf(options_.kv);
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
@@ -324,8 +325,9 @@ int64_t Conversation::Save(const std::string& path) const {
 }
 
 Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
-  // How entries are looked up is the reader's own choice.
+  // How entries are looked up, and where they lie, is the reader's own choice.
   const AttendOptions attend = std::exchange(options.kv.attend, {});
+  const StoreOptions store = std::exchange(options.kv.store, {});
   if (options.kv != KvOptions()) FailUsage("KvOptions cannot take effect: ", path, " brings its own");
   if (options.prefill != PrefillOptions()) FailUsage("PrefillOptions cannot take effect: ", path, " brings its own");
   const auto file = std::make_shared<const MappedFile>(path);
@@ -343,6 +345,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
     Fail(path, ": ", error);
   }
   options.kv.attend = attend;
+  options.kv.store = store;
   Conversation conversation(std::move(model), std::move(options));
   conversation.Load(contents, file);
   return conversation;
@@ -377,7 +380,8 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
                             .encoded_keys = saved.encoded_keys.data(),
                             .encoded_values = saved.encoded_values.data(),
                             .key_channels = saved.key_channels};
-      cache.View(layer, head, saved.tokens, stored, HoldStretch(file, {first, last.data() + last.size()}));
+      cache.View(layer, head, saved.tokens, stored, HoldStretch(file, {first, last.data() + last.size()}),
+                 file->bytes());
       if (saved.counts.empty()) continue;
       if (!compression.merges()) {
         Fail(path, ": section index: layer ", layer, ", KV head ", head, ": counts of entries; policy ",

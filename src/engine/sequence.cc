@@ -1,13 +1,34 @@
 #include "engine/sequence.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <memory>
 #include <utility>
 
 #include "base/error.h"
 
 namespace purekv {
+namespace {
 
-Sequence::Sequence(Compression compression) : cache_(compression.spec()), compression_(std::move(compression)) {}
+constexpr int64_t kResidentBytes = int64_t{256} << 20;
+
+}  // namespace
+
+Sequence::Sequence(Compression compression) : cache_(compression.spec()), compression_(std::move(compression)) {
+  const StoreOptions& store = compression_.store();
+  if (store.kind != StoreOptions::Kind::kFile) return;
+  cache_.KeepIn(std::make_shared<KvStore>(
+      store.directory.empty() ? std::filesystem::temp_directory_path().string() : store.directory,
+      store.resident.value_or(kResidentBytes)));
+}
+
+void Sequence::Store(int64_t layer) {
+  if (!cache_.stores()) return;
+  for (int64_t below = 0; below <= layer; ++below) {
+    if (compression_.Settled(below, cache_)) cache_.Store(below, 1);
+  }
+  cache_.DropMapped(layer);
+}
 
 int64_t Sequence::Append(std::span<const int32_t> ids, std::span<const TokenRecord> layout,
                          std::span<const Position> positions) {

@@ -52,6 +52,10 @@ class Sequence {
   // layer will read them any more.
   void SlideWindow(int64_t layer, int64_t slack);
 
+  // When `layer` holds all rows of a prompt that pass: what is settled of it, and of layers below that waited, leaves
+  // memory for the store's file, if there is one.
+  void Store(int64_t layer);
+
   // The same a second time. Entries are shared until one of the two changes them.
   Sequence Fork() const;
 

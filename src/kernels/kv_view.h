@@ -19,6 +19,8 @@ struct KvSegment {
   int64_t length = 0;
   const KvEncoding* encoding = nullptr;  // null: plain elements
   int64_t first = 0;
+  // > 0: they lie in a mapped file, with so many entries of the same memory in all (cache/kv_store.h).
+  int64_t stored = 0;
 };
 
 // keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `format`. Keys

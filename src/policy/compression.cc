@@ -80,6 +80,7 @@ void Compression::Adopt(BudgetPlan plan, Droppable droppable) {
     capacity_.emplace_back(static_cast<size_t>(spec_[layer].kv_heads), 0);
   }
   kept_ = capacity_;
+  cut_.assign(capacity_.size(), false);
   steps_ = behind_ = 0;
 }
 
@@ -344,7 +345,15 @@ void Compression::SetCapacity(int64_t layer, const KvCache& cache) {
   auto& capacity = capacity_[static_cast<size_t>(layer)];
   for (size_t head = 0; head < capacity.size(); ++head)
     capacity[head] = cache.Length(layer, static_cast<int64_t>(head));
-  if (then_ == Then::kCutToBudget) kept_[static_cast<size_t>(layer)] = capacity;
+  if (then_ != Then::kCutToBudget) return;
+  kept_[static_cast<size_t>(layer)] = capacity;
+  cut_[static_cast<size_t>(layer)] = true;
+}
+
+bool Compression::Settled(int64_t layer, const KvCache& cache) const {
+  if (then_ != Then::kCutToBudget || !active() || !spec_.full(layer)) return true;
+  // Every chunk of a prefix cuts again.
+  return cache.tokens() >= prefix_ && cut_[static_cast<size_t>(layer)];
 }
 
 void Compression::Evict(const LayerEntries& entries, const std::vector<Scores>& planes, const Quota& quota, bool prefix,

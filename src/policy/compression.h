@@ -65,6 +65,11 @@ class Compression {
   // One generated token: policies that hold evict back to what they hold, others may compress every so many steps.
   void BeginStep(int64_t token);
 
+  // Where entries are to lie.
+  const StoreOptions& store() const { return options_.store; }
+  // Whether the layer is what it will be of the rows that were begun last: nothing of it goes any more.
+  bool Settled(int64_t layer, const KvCache& cache) const;
+
   // Which entries the rows read, and what is to be seen of them for that.
   Retrieval& retrieval() { return retrieval_; }
   const Retrieval& retrieval() const { return retrieval_; }
@@ -148,6 +153,7 @@ class Compression {
   std::vector<std::vector<Scores>> planes_;     // [layers] by mass: while layers wait for the last one
   std::vector<std::vector<int64_t>> capacity_;  // [layers][kv_heads] entries that a head may hold behind the prefix
   HeadCounts kept_;                             // that it kept of the prefix
+  std::vector<bool> cut_;                       // [layers] whether the prefix was, in the layer
   Observations observations_;
   Dropping dropping_;
   std::vector<LastSquares> squares_;   // [layers] of rotated queries, until channels are chosen

@@ -236,6 +236,29 @@ void CheckAttend(const KvOptions& options, const PolicyInfo& policy, const Optio
   }
 }
 
+// What a file of entries and a policy ask of each other.
+void CheckStore(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  const StoreOptions& store = options.store;
+  if (store.kind == StoreOptions::Kind::kMemory) {
+    const auto idle = [](const char* field) {
+      FailUsage(Field{field}, ": cannot take effect: entries lie in memory (", Field{"kv.store"}, ")");
+    };
+    if (!store.directory.empty()) idle("kv.store.directory");
+    if (store.resident) idle("kv.store.resident");
+    return;
+  }
+  if (store.resident && *store.resident < 1) {
+    FailUsage(Field{"kv.store.resident"}, " ", *store.resident, ": must be at least 1");
+  }
+  if (policy.holds) {
+    FailUsage(Field{"kv.store"}, " file: policy ", policy.name, " evicts at every step, from anywhere in the file");
+  }
+  if (Idle("decode_every", policy, Resolved(options, policy)).text.empty() && values.Integer("decode_every") > 0) {
+    FailUsage(Field{"kv.store"}, " file: ", Field{"kv.option.decode_every"},
+              " compresses again while decoding, from anywhere in the file");
+  }
+}
+
 void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
   if (options.drop_layers.empty()) return;
   CheckDropLayers(options.drop_layers);
@@ -293,6 +316,7 @@ OptionValues Checked(const KvOptions& options) {
   CheckMerge(options, policy, values);
   CheckKvCodecs(options, policy, values);
   CheckAttend(options, policy, values);
+  CheckStore(options, policy, values);
   return values;
 }
 
@@ -452,6 +476,9 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   const Resolution resolved = Resolved(options, *setup.info);
   if (setup.policy != nullptr && setup.policy->has_fixed_point()) {
     CheckSingleEntries(options, values);
+    if (options.store.kind == StoreOptions::Kind::kFile) {
+      FailUsage(Field{"kv.store"}, " file: policy ", options.policy, " evicts while decoding with these options");
+    }
     if (options.attend.view != "all") {
       FailUsage(Field{"kv.attend"}, " ", options.attend.view, ": policy ", options.policy,
                 " evicts while decoding with these options");

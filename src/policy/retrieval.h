@@ -72,6 +72,12 @@ class Retrieval {
 
   // The part has been read and compressed: what each head may attend to is fixed, pages are indexed.
   void EndPart(const KvCache& cache, const TokensSoFar& tokens);
+  // Entries that a head may attend to, once the part has been read; -1: the view has another measure.
+  int64_t Most(int64_t layer, int64_t head) const {
+    return most_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
+  }
+  // Steps so far.
+  int64_t steps() const { return steps_; }
   // Behind EndPart and what was made of KeptRows.
   void ForgetRows() { kept_.clear(); }
 

@@ -122,7 +122,7 @@ KvCache Viewing(const KvCache& from, const std::shared_ptr<const void>& alive) {
   for (int64_t layer = 0; layer < from.spec().layers(); ++layer) {
     for (int64_t head = 0; head < from.spec()[layer].kv_heads; ++head) {
       const KvHeadView view = from.Head(layer, head);
-      cache.View(layer, head, from.EntryTokens(layer, head), {.keys = view.keys, .values = view.values}, alive);
+      cache.View(layer, head, from.EntryTokens(layer, head), {.keys = view.keys, .values = view.values}, alive, {});
     }
   }
   return cache;

@@ -112,7 +112,7 @@ void ExpectSame(const Sequence& a, const Sequence& b) {
 TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
   const ReferenceModel files("qwen2_5_vl_flat");
   const std::vector<KvOptions> settings = Settings();
-  constexpr int kSteps = 5;
+  constexpr int kSteps = 4;
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
     testing::ForEachCpuLevel([&](CpuLevel) {
       const auto model = Model::Load(files.directory(), {.activations = dtype, .threads = 2});
@@ -122,7 +122,7 @@ TEST(DecodeStep, ARowDoesNotDependOnItsNeighbours) {
         read.push_back(Read(decoder, settings[i], 40 + 23 * static_cast<int64_t>(i), static_cast<uint32_t>(i)));
       }
       DecoderWorkspace workspace;
-      for (size_t count = 1; count <= settings.size(); ++count) {
+      for (const size_t count : {1, 2, 3, 5, 8}) {  // every number of chains that the products have
         std::vector<Sequence> together, alone;
         for (size_t i = 0; i < count; ++i) {
           const Sequence& from = read[(i + 3 * count) % read.size()];

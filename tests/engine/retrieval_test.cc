@@ -111,13 +111,16 @@ TEST_P(RetrievalTest, AFileIsLookedUpInAsItsReaderLikes) {
   EXPECT_GT(opened.kv().entries_attended_mean, 0);
   reader.kv.attend.budget = 1;
   Session whole = Session::Open(F32(), path, reader);
-  Session plain = Session::Open(F32(), path, {.threads = 1});
+  reader.kv.attend = {};
+  Session plain = Session::Open(F32(), path, reader);
   EXPECT_EQ(Ask(whole, kQuestion).ids, Ask(plain, kQuestion).ids);
 }
 
 TEST_P(RetrievalTest, TheIndexCounts) {
   SessionOptions options = Looking(GetParam());
-  Session looking(F32(), options), plain(F32(), {.threads = 1});
+  SessionOptions all;
+  all.threads = 1;
+  Session looking(F32(), options), plain(F32(), all);
   Turn turn = MediaTurn();
   turn.prompt = kQuestion;
   looking.Read(turn);
@@ -152,6 +155,47 @@ TEST_P(RetrievalTest, ManyAtOnceSayWhatEachSaysAlone) {
   EXPECT_EQ(said, alone);
 }
 
+// A file in place of memory changes no bit, whatever is kept in which form.
+TEST_P(RetrievalTest, AFileSaysWhatMemorySays) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const std::string policy : {"full", "snapkv", "kvzip", "prefixkv"}) {
+      if (GetParam() == "actqkv" && policy == "kvzip") continue;  // heads of different lengths
+      for (const char* const codec : {"same", "int8"}) {
+        SessionOptions options = Looking(GetParam());
+        options.kv.policy = policy;
+        if (policy != "full") options.kv.budget = 0.7;
+        options.kv.keys = options.kv.values = codec;
+        if (options.kv.keys != "same")
+          options.kv.options = {{"residual", "8"}, {"key_group", "8"}, {"value_group", "8"}};
+        const Said memory = AskWhole(options, dtype);
+        options.kv.store.kind = StoreOptions::Kind::kFile;
+        options.kv.store.resident = (GetParam() == "rekv" ? 160 : 64) << 10;
+        Session session(models_[dtype], options);
+        const Turn turn = MediaTurn();
+        EXPECT_EQ(Ask(session, kQuestion, &turn), memory) << policy << " " << codec;
+        const KvStats kv = session.kv();
+        EXPECT_LT(kv.bytes_resident, kv.bytes_now) << policy << " " << codec;
+        EXPECT_GT(kv.bytes_read_mean, 0);
+      }
+    }
+  }
+}
+
+TEST_P(RetrievalTest, ASavedFileIsAStore) {
+  Session session(F32(), Looking(GetParam()));
+  session.ReadMedia(MediaTurn());
+  const std::string path = directory_.File("store.pkv");
+  session.Save(path);
+  SessionOptions reader;
+  reader.threads = 1;
+  reader.kv.attend = Looking(GetParam()).kv.attend;
+  Session memory = Session::Open(F32(), path, reader);
+  reader.kv.store.kind = StoreOptions::Kind::kFile;
+  Session stored = Session::Open(F32(), path, reader);
+  EXPECT_EQ(Ask(stored, kQuestion), Ask(memory, kQuestion));
+  EXPECT_LT(stored.kv().bytes_resident, memory.kv().bytes_resident);
+}
+
 class RetrievalRefusal : public RetrievalTest {};
 
 INSTANTIATE_TEST_SUITE_P(Views, RetrievalTest, testing::Values("quest", "actqkv", "attention-predictor", "rekv"),
@@ -168,6 +212,40 @@ TEST_F(RetrievalRefusal, FramesNeedMedia) {
   turn.prompt = kQuestion;
   session.Read(turn);
   EXPECT_FALSE(session.Generate({.max_new_tokens = 3}, nullptr).ids.empty());
+}
+
+// Without a view every step reads the file through.
+TEST_F(RetrievalRefusal, AStoreWithoutAView) {
+  SessionOptions options;
+  options.threads = 1;
+  const Said memory = AskWhole(options);
+  options.kv.store.kind = StoreOptions::Kind::kFile;
+  EXPECT_EQ(AskWhole(options), memory);
+  options.kv.policy = "purekv";
+  options.kv.budget = 0.4;
+  options.kv.store.kind = StoreOptions::Kind::kMemory;
+  const Said purekv = AskWhole(options);
+  options.kv.store.kind = StoreOptions::Kind::kFile;
+  EXPECT_EQ(AskWhole(options), purekv);
+}
+
+TEST_F(RetrievalRefusal, StoresThatCannotBe) {
+  SessionOptions options;
+  options.kv.store.resident = 1 << 20;
+  ExpectUsageError("kv.store.resident", "entries lie in memory", [&] { Session(F32(), options); });
+  options.kv.store = {StoreOptions::Kind::kFile, "", {}};
+  options.kv.policy = "tova";
+  options.kv.budget = 0.5;
+  ExpectUsageError("kv.store", "evicts at every step", [&] { Session(F32(), options); });
+  options.kv.policy = "snapkv";
+  options.kv.options["decode_every"] = "3";
+  ExpectUsageError("kv.store", "decode_every", [&] { Session(F32(), options); });
+  options = Looking("quest");
+  options.kv.store = {StoreOptions::Kind::kFile, "", 100};
+  Session small(F32(), options);
+  ExpectUsageError("kv.store.resident", "bytes of layer 1 at once", [&] { small.ReadMedia(MediaTurn()); });
+  options.kv.store.directory = "/nonexistent";
+  EXPECT_THROW(Session(F32(), options), Error);
 }
 
 // One set of pages for heads that keep different numbers of entries would be of nothing.
