@@ -20,7 +20,7 @@ void AskForNext(const KvHeadView& kv, int64_t first, int64_t count, bool keys) {
     const int64_t begin = std::max(first, before) - before;
     const int64_t end = std::min(first + count, before + segment.length) - before;
     before += segment.length;
-    if (begin < end && segment.encoding == nullptr) {
+    if (begin < end && segment.encoding == nullptr && segment.mapping == nullptr) {
       const char* const from = static_cast<const char*>(keys ? segment.keys : segment.values);
       for (int64_t at = (segment.first + begin) * row; at < (segment.first + end) * row; at += 64) {
         __builtin_prefetch(from + at, 0, 2);
@@ -44,13 +44,18 @@ const void* Gather(const KvHeadView& kv, int64_t first, int64_t count, bool keys
     before += segment.length;
     if (begin >= end) continue;
     const void* const from = keys ? segment.keys : segment.values;
-    if (segment.encoding == nullptr) {
+    const KvSide* const side = segment.encoding == nullptr ? nullptr
+                               : keys                      ? &segment.encoding->keys
+                                                           : &segment.encoding->values;
+    if (side == nullptr) {
       std::memcpy(to, static_cast<const std::byte*>(from) + static_cast<size_t>(segment.first + begin) * row,
                   static_cast<size_t>(end - begin) * row);
     } else {
-      const KvSide& side = keys ? segment.encoding->keys : segment.encoding->values;
-      PUREKV_CHECK(stride == side.head_dim, stride, " elements a row of ", side.head_dim);
-      DecodeEntries(side, from, segment.first + begin, end - begin, to);
+      PUREKV_CHECK(stride == side->head_dim, stride, " elements a row of ", side->head_dim);
+      DecodeEntries(*side, from, segment.first + begin, end - begin, to);
+    }
+    if (segment.mapping != nullptr) {
+      DropRead(segment, keys, static_cast<int64_t>(row), begin, end - begin);
     }
     to += static_cast<size_t>(end - begin) * row;
   }

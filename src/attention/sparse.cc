@@ -221,11 +221,11 @@ class Runner {
   }
 
   // Keys or values of a list, one after another. Asks for them ahead: a frame apart, nothing in the hardware foresees
-  // them. Encoded ones are turned into numbers, neighbours together.
+  // them. Encoded ones are turned into numbers, and those in a file copied, neighbours together.
   void CopyRows(const KvHeadView& kv, bool keys, std::span<const int32_t> entries, char* to) const {
     constexpr size_t kAhead = 8;
     const size_t bytes = static_cast<size_t>(dim_) * DtypeSize(kv.dtype());
-    if (kv.encoded()) {
+    if (!kv.in_place()) {
       for (size_t i = 0; i < entries.size();) {
         size_t end = i + 1;
         while (end < entries.size() && end - i < kKeyGroup && entries[end] == entries[end - 1] + 1) ++end;

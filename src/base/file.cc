@@ -166,16 +166,30 @@ void MappedFile::DropPages(std::span<const std::byte> range) const {
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
-void DropMappedPages(std::span<const std::byte> bytes, std::span<const std::byte> mapping) {
-  // Around a page that is read the system maps what it has of up to so many bytes.
-  constexpr uintptr_t kAround = 64 << 10;
+namespace {
+
+// Around a page that is read the system maps what it has of up to so many bytes.
+constexpr uintptr_t kAround = 64 << 10;
+
+void Drop(std::span<const std::byte> bytes, std::span<const std::byte> mapping, bool last) {
   const auto first = reinterpret_cast<uintptr_t>(bytes.data());
   const auto from = reinterpret_cast<uintptr_t>(mapping.data());
   PUREKV_CHECK(first >= from && bytes.size() <= mapping.size() - (first - from), bytes.size(), " bytes outside of ",
                mapping.size());
   const uintptr_t begin = std::max(from, first / kAround * kAround);
-  const uintptr_t end = std::min(from + mapping.size(), (first + bytes.size() + kAround - 1) / kAround * kAround);
+  const uintptr_t end =
+      std::min(from + mapping.size(), (first + bytes.size() + (last ? kAround - 1 : 0)) / kAround * kAround);
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+}  // namespace
+
+void DropMappedPages(std::span<const std::byte> bytes, std::span<const std::byte> mapping) {
+  Drop(bytes, mapping, true);
+}
+
+void DropMappedBehind(std::span<const std::byte> bytes, std::span<const std::byte> mapping) {
+  Drop(bytes, mapping, false);
 }
 
 ScratchFile::ScratchFile(const std::string& directory) : directory_(directory) {

@@ -41,6 +41,9 @@ class MappedFile {
 // them leave the resident set, with what the system may have mapped around them.
 void DropMappedPages(std::span<const std::byte> bytes, std::span<const std::byte> mapping);
 
+// The same of what is read from front to back: as much as need not be mapped again for what follows.
+void DropMappedBehind(std::span<const std::byte> bytes, std::span<const std::byte> mapping);
+
 // A file without a name, for what need not stay in memory: written at its end, read where it is mapped, gone with the
 // process. Not thread-safe.
 class ScratchFile {

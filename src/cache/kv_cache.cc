@@ -151,11 +151,10 @@ void KvCache::Fetch(int64_t layer, std::vector<KvHeadView>* heads, std::vector<s
     KvHeadView& view = (*heads)[head];
     std::vector<KvSegment> fetched;
     for (const KvSegment& one : view.segments) {
-      if (one.stored == 0) {
+      if (one.mapping == nullptr) {
         fetched.push_back(one);
       } else {
-        const auto at = static_cast<int64_t>(head);
-        pages_->Fetch(one, spec_[layer].row_bytes(), At(layer, at).MappingAt(one.keys), &fetched);
+        pages_->Fetch(one, spec_[layer].row_bytes(), &fetched);
       }
     }
     if (view.contiguous()) continue;

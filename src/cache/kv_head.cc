@@ -50,7 +50,7 @@ void KvHead::ListSegments() {
                          .values = one.memory->Values(),
                          .length = one.length,
                          .encoding = list == &encoded_ ? encoding_.get() : nullptr,
-                         .stored = one.memory->entries});
+                         .mapping = Stays(one) ? &one.memory->mapping : nullptr});
     }
   }
 }
@@ -318,8 +318,7 @@ void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, c
     memory->file = hold;
     memory->file_keys = keys;
     memory->file_values = values;
-    memory->mapping = mapping;
-    memory->entries = mapping.empty() ? 0 : entries;
+    memory->mapping = {mapping, entries};
     list.push_back({std::move(memory), entries, counted});
     bytes.Add(counted);
   };

@@ -97,9 +97,8 @@ class KvHead {
   // They lie there now: in a mapping of a file that stays while `hold` is.
   void MoveTo(int64_t movable, const void* keys, const void* values, const std::shared_ptr<const void>& hold,
               std::span<const std::byte> mapping, KvByteCount& bytes);
-  // Bytes of the entries that stay in files; and the mapping in which those at `keys` lie.
+  // Bytes of the entries that stay in files.
   int64_t stored_bytes() const;
-  std::span<const std::byte> MappingAt(const void* keys) const;
   // What has been read of them through the mapping leaves the resident set.
   void DropMapped() const;
   // Fills the empty head with another's entries of tokens before `token`, shared until one of the two changes them.
@@ -112,8 +111,7 @@ class KvHead {
     std::shared_ptr<const void> file;  // holds the two below, in place of the buffers
     const void* file_keys = nullptr;
     const void* file_values = nullptr;
-    std::span<const std::byte> mapping;  // of the file, where entries stay in it; empty: they do not
-    int64_t entries = 0;                 // there
+    KvMapping mapping;  // of the file, where entries stay in it; empty: they do not
     const void* Keys() const { return file ? file_keys : keys.data(); }
     const void* Values() const { return file ? file_values : values.data(); }
     int64_t allocated() const { return static_cast<int64_t>(keys.allocated() + values.allocated()); }
@@ -124,7 +122,7 @@ class KvHead {
     int64_t counted = 0;  // bytes of the memory in the cache's count
   };
   static bool Owned(const std::vector<Segment>& list);
-  static bool Stays(const Segment& one) { return !one.memory->mapping.empty(); }
+  static bool Stays(const Segment& one) { return !one.memory->mapping.bytes.empty(); }
   // Both lists, encoded entries first.
   template <class Body>
   void ForStored(const Body& body) const {

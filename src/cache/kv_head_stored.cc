@@ -39,8 +39,7 @@ void KvHead::MoveTo(int64_t movable, const void* keys, const void* values, const
   memory->file = hold;
   memory->file_keys = keys;
   memory->file_values = values;
-  memory->mapping = mapping;
-  memory->entries = movable;
+  memory->mapping = {mapping, movable};
   std::vector<Segment>& list = codec_.on() ? encoded_ : segments_;
   // Behind the last that stays, everything is in memory.
   size_t stay = 0;
@@ -89,22 +88,13 @@ int64_t KvHead::stored_bytes() const {
   return bytes;
 }
 
-std::span<const std::byte> KvHead::MappingAt(const void* keys) const {
-  std::span<const std::byte> mapping;
-  ForStored([&](const Segment& one, bool) {
-    if (one.memory->Keys() == keys) mapping = one.memory->mapping;
-  });
-  PUREKV_CHECK(!mapping.empty(), "no such stretch of a file");
-  return mapping;
-}
-
 void KvHead::DropMapped() const {
   ForStored([&](const Segment& one, bool encoded) {
     for (const bool key : {true, false}) {
       const int64_t size = encoded ? (key ? encoding_->keys : encoding_->values).Bytes(one.length) : one.length * row_;
       DropMappedPages(
           {static_cast<const std::byte*>(key ? one.memory->Keys() : one.memory->Values()), static_cast<size_t>(size)},
-          one.memory->mapping);
+          one.memory->mapping.bytes);
     }
   });
 }

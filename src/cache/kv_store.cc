@@ -20,8 +20,7 @@ std::shared_ptr<const MappedFile> KvStore::Append(std::span<const std::span<cons
   return file_->Append(pieces);
 }
 
-void KvPageCache::Fetch(const KvSegment& segment, int64_t row, std::span<const std::byte> mapping,
-                        std::vector<KvSegment>* out) {
+void KvPageCache::Fetch(const KvSegment& segment, int64_t row, std::vector<KvSegment>* out) {
   const KvEncoding* const encoding = segment.encoding;
   // A block has whole units of both sides.
   const int64_t block =
@@ -34,10 +33,10 @@ void KvPageCache::Fetch(const KvSegment& segment, int64_t row, std::span<const s
   for (int64_t at = segment.first; at < segment.first + segment.length;) {
     const int64_t begin = at / block * block;
     const int64_t end = std::min(begin + block, segment.first + segment.length);
-    const int64_t whole = std::min(begin + block, segment.stored);
+    const int64_t whole = std::min(begin + block, segment.mapping->entries);
     const Block& held = Hold(static_cast<const char*>(segment.keys) + bytes(begin, true),
                              static_cast<const char*>(segment.values) + bytes(begin, false), bytes(whole - begin, true),
-                             bytes(whole - begin, false), mapping);
+                             bytes(whole - begin, false), segment.mapping->bytes);
     const std::byte* const memory = held.memory.get();
     out->push_back({memory, memory + held.values, end - at, encoding, at - begin});
     at = end;

@@ -43,7 +43,7 @@ class KvPageCache {
   static constexpr int64_t kBlock = 16;
   // Appends what `segment` shows to `out`, in blocks that are held here. row: bytes of a plain key, or value. Valid
   // until Begin. Throws Error (kUsage) where what has been asked for since does not fit.
-  void Fetch(const KvSegment& segment, int64_t row, std::span<const std::byte> mapping, std::vector<KvSegment>* out);
+  void Fetch(const KvSegment& segment, int64_t row, std::vector<KvSegment>* out);
   // Nothing that was fetched is needed any more.
   void Begin() { ++now_; }
 

@@ -91,7 +91,6 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       row.sequence->compression().AfterLayer(layer, row.sequence->cache(), row.sequence->tokens());
       row.sequence->SlideWindow(layer, kWindowSlack);
       row.sequence->cache().Store(layer, kStoredTogether);
-      row.sequence->cache().DropMapped(layer);
     }
   }
   for (int64_t r = 0; r < count; ++r) {

@@ -102,7 +102,6 @@ void RetrievalObserver::AttendedToSome(const AttendedRows& row) {
                .lse = lse.data(),
                .workspace = workspace_});
     retrieval.AddProbabilities(row.layer, Maxima(config_, row.q, all, lse.data(), row.scale, workspace_));
-    sequence_.cache().DropMapped(row.layer);
     return;
   }
   const auto of_chosen = Maxima(config_, row.q, row.kv, row.lse.Row(0), row.scale, workspace_);
@@ -137,7 +136,6 @@ void EndPart(const DecoderConfig& config, Sequence& sequence, AttentionWorkspace
       retrieval.AddProbabilities(layer, Maxima(config, {rows.q[row].data(), 1, width, width}, seen,
                                                rows.lse[row].data(), config.score_scale(), workspace));
     }
-    cache.DropMapped(layer);
   }
   retrieval.ForgetRows();
 }

@@ -321,7 +321,9 @@ int64_t Conversation::Save(const std::string& path) const {
       for (int64_t head = 0; head < spec[0].kv_heads; ++head) saved.lists.push_back(sums->Plane(plane, head));
     }
   }
-  return WritePkv(path, contents);
+  const int64_t bytes = WritePkv(path, contents);
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) cache().DropMapped(layer);
+  return bytes;
 }
 
 Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {

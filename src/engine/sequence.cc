@@ -27,7 +27,6 @@ void Sequence::Store(int64_t layer) {
   for (int64_t below = 0; below <= layer; ++below) {
     if (compression_.Settled(below, cache_)) cache_.Store(below, 1);
   }
-  cache_.DropMapped(layer);
 }
 
 int64_t Sequence::Append(std::span<const int32_t> ids, std::span<const TokenRecord> layout,

@@ -7,6 +7,7 @@
 #include "base/bfloat16.h"
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "kernels/simd.h"
 #include "kernels/simd_target.h"
 
@@ -448,5 +449,18 @@ void DecodeEntries(const KvSide& side, const void* data, int64_t first, int64_t 
 }
 
 }  // namespace reference
+void DropRead(const KvSegment& segment, bool keys, int64_t row, int64_t first, int64_t count) {
+  const KvSide* const side = segment.encoding == nullptr ? nullptr
+                             : keys                      ? &segment.encoding->keys
+                                                         : &segment.encoding->values;
+  const auto place = [&](int64_t entry) {
+    return side == nullptr ? entry * row : (entry + side->unit() - 1) / side->unit() * side->unit_bytes();
+  };
+  const int64_t begin = place(segment.first + first), end = place(segment.first + first + count);
+  DropMappedBehind(
+      {static_cast<const std::byte*>(keys ? segment.keys : segment.values) + begin, static_cast<size_t>(end - begin)},
+      segment.mapping->bytes);
+}
+
 }  // namespace purekv
 #endif  // HWY_ONCE

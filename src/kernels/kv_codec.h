@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/kv_view.h"
 #include "purekv/dtype.h"
 
 namespace purekv {
@@ -79,6 +80,10 @@ void DecodeEntries(const KvSide& side, const void* data, int64_t first, int64_t 
 
 // Whether lo and step of every group of the entries are finite: what EncodeEntries makes is, a file may hold anything.
 bool EncodedFinite(const KvSide& side, const void* data, int64_t count);
+
+// Keys, or values, first .. first + count - 1 of a segment in a file have been read, from front to back: what they took
+// of memory is given back. row: bytes of a plain one.
+void DropRead(const KvSegment& segment, bool keys, int64_t row, int64_t first, int64_t count);
 
 namespace reference {
 bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* out);

@@ -11,6 +11,12 @@ namespace purekv {
 
 struct KvEncoding;
 
+// The mapping of a file that some entries lie in, and how many do, one after another.
+struct KvMapping {
+  std::span<const std::byte> bytes;
+  int64_t entries = 0;
+};
+
 // Entries that lie one after another: `first` .. first + length - 1 of those at keys and values, plain [.., head_dim]
 // or encoded (kernels/kv_codec.h).
 struct KvSegment {
@@ -19,8 +25,8 @@ struct KvSegment {
   int64_t length = 0;
   const KvEncoding* encoding = nullptr;  // null: plain elements
   int64_t first = 0;
-  // > 0: they lie in a mapped file, with so many entries of the same memory in all (cache/kv_store.h).
-  int64_t stored = 0;
+  // Not null: they lie in a file that is mapped, and what is read of it is given back (cache/kv_store.h).
+  const KvMapping* mapping = nullptr;
 };
 
 // keys, values: [length, head_dim], consecutive rows `key_stride` / `value_stride` elements apart, of `format`. Keys
@@ -40,11 +46,16 @@ struct KvHeadView {
 
   bool contiguous() const { return segments.empty(); }
   bool encoded() const { return !segments.empty() && segments.front().encoding != nullptr; }
+  // Whether plain rows can be read where they lie: the first ones are the first to be encoded, or in a file.
+  bool in_place() const {
+    return segments.empty() || (segments.front().encoding == nullptr && segments.front().mapping == nullptr);
+  }
   Dtype dtype() const { return ElementDtype(format); }
-  // Where the row of one entry lies; null: encoded (attention/kv_rows.h reads all).
+  // Where the row of one entry lies; null: encoded, or in a file (attention/kv_rows.h reads all).
   const void* KeyRow(int64_t entry) const { return Row(entry, true); }
   const void* ValueRow(int64_t entry) const { return Row(entry, false); }
-  // Where rows first .. first + count - 1 lie, one after another; null where they lie in several segments, or encoded.
+  // Where rows first .. first + count - 1 lie, one after another; null where they lie in several segments, encoded, or
+  // in a file.
   const void* KeyRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, true); }
   const void* ValueRows(int64_t first, int64_t count) const { return RowsInPlace(first, count, false); }
 
@@ -59,7 +70,8 @@ struct KvHeadView {
     if (contiguous()) return At({keys, values, length}, first, key);
     for (const KvSegment& segment : segments) {
       if (first < segment.length) {
-        return first + count <= segment.length && segment.encoding == nullptr ? At(segment, first, key) : nullptr;
+        const bool plain = segment.encoding == nullptr && segment.mapping == nullptr;
+        return first + count <= segment.length && plain ? At(segment, first, key) : nullptr;
       }
       first -= segment.length;
     }

@@ -117,7 +117,6 @@ void Retrieval::EndPart(const KvCache& cache, const TokensSoFar& tokens) {
     }
     rows_ = PassedRows::kPart;
     if (LooksUp(layer)) view_->EndPart(LayerOf(layer, cache, tokens));
-    cache.DropMapped(layer);
   }
   if (kept_.empty()) kept_.resize(static_cast<size_t>(spec_.layers()));
 }

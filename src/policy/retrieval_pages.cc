@@ -62,6 +62,8 @@ void ReadKeys(const KvHeadView& head, int64_t first, int64_t count, int64_t head
       from = decoded.data();
     }
     ToFloats(from, head.dtype(), elements, to);
+    if (segment.mapping == nullptr) continue;
+    DropRead(segment, true, static_cast<int64_t>(DtypeSize(head.dtype())) * head_dim, begin, end - begin);
   }
 }
 

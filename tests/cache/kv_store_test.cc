@@ -105,12 +105,13 @@ TEST(KvStore, EntriesAreWhatTheyWereInMemory) {
 
 // Some entries of each head, copied to memory block by block.
 TEST(KvStore, FetchesWhatIsAskedForAndHoldsNoMore) {
+  constexpr int64_t kTokens = 2500;
   for (const Form& form : Forms()) {
     SCOPED_TRACE(form.bits);
     const int64_t kResident = (form.bits > 0 ? 64 : 160) << 10;
     KvCache stored(SpecOf(form)), plain(SpecOf(form));
     stored.KeepIn(Store(kResident));
-    for (KvCache* cache : {&stored, &plain}) AppendRandom(*cache, 1500, 5);
+    for (KvCache* cache : {&stored, &plain}) AppendRandom(*cache, kTokens, 5);
     stored.Store(0, 1);
     std::mt19937 random(9);
     int64_t read = 0;
@@ -119,10 +120,10 @@ TEST(KvStore, FetchesWhatIsAskedForAndHoldsNoMore) {
       std::vector<std::vector<KvSegment>> segments(kHeads), want_segments(kHeads);
       for (size_t head = 0; head < kHeads; ++head) {
         EntryRanges ranges;
-        for (int64_t at = static_cast<int64_t>(random() % 400); at < 1500;) {
-          const int64_t end = std::min<int64_t>(1500, at + 1 + static_cast<int64_t>(random() % 20));
+        for (int64_t at = static_cast<int64_t>(random() % 700); at < kTokens;) {
+          const int64_t end = std::min<int64_t>(kTokens, at + 1 + static_cast<int64_t>(random() % 20));
           ranges.push_back({at, end});
-          at = end + 1 + static_cast<int64_t>(random() % 500);
+          at = end + 1 + static_cast<int64_t>(random() % 900);
         }
         some[head] = ViewOf(some[head], ranges, &segments[head]);
         want[head] = ViewOf(want[head], ranges, &want_segments[head]);
@@ -152,7 +153,7 @@ TEST(KvStore, FetchesWhatIsAskedForAndHoldsNoMore) {
     // More than may be held at once.
     std::vector<KvHeadView> all = stored.Heads(0);
     std::vector<std::vector<KvSegment>> segments(kHeads);
-    for (size_t head = 0; head < kHeads; ++head) all[head] = ViewOf(all[head], {{0, 1499}}, &segments[head]);
+    for (size_t head = 0; head < kHeads; ++head) all[head] = ViewOf(all[head], {{0, kTokens - 1}}, &segments[head]);
     EXPECT_THROW(stored.Fetch(0, &all, &segments), Error);
   }
 }

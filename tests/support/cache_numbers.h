@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "attention/kv_rows.h"
 #include "base/bfloat16.h"
 #include "cache/kv_cache.h"
 
@@ -16,7 +17,7 @@ inline std::vector<float> Numbers(const KvCache& cache, int64_t layer, int64_t h
   const KvHeadView view = copy.Head(layer, head);
   std::vector<float> numbers;
   for (int64_t i = 0; i < view.length; ++i) {
-    for (const void* const row : {view.KeyRow(i), view.ValueRow(i)}) {
+    for (const void* const row : {KeyRowsOf(view, i, 1), ValueRowsOf(view, i, 1)}) {
       for (int64_t d = 0; d < view.key_stride; ++d) {
         numbers.push_back(view.format == KvFormat::kF32 ? static_cast<const float*>(row)[d]
                                                         : ToFloat(static_cast<const BF16*>(row)[d]));
