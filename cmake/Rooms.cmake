@@ -1,6 +1,15 @@
 # A room is a folder of src/ compiled as one object library; the library is made of all rooms.
 set(PUREKV_ROOMS "" CACHE INTERNAL "")
 
+# What most files of the target include of others.
+function(purekv_precompile target)
+  if(NOT PUREKV_PRECOMPILE)
+    return()
+  endif()
+  target_precompile_headers(${target} PRIVATE <algorithm> <cmath> <cstdint> <cstring> <functional> <map> <memory>
+                            <optional> <sstream> <span> <string> <utility> <vector> ${ARGN})
+endfunction()
+
 function(purekv_room name)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
   if(NOT sources)
@@ -9,6 +18,11 @@ function(purekv_room name)
   add_library(room_${name} OBJECT ${sources})
   target_include_directories(room_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(room_${name} PRIVATE purekv_dependencies)
+  if(name MATCHES "checkpoint|models|engine|eval")
+    purekv_precompile(room_${name} <nlohmann/json.hpp>)
+  elseif(NOT name MATCHES "kernels|attention")
+    purekv_precompile(room_${name})
+  endif()
   set(PUREKV_ROOMS ${PUREKV_ROOMS} room_${name} CACHE INTERNAL "")
 endfunction()
 
