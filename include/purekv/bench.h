@@ -15,7 +15,7 @@ namespace purekv {
 
 // One measurement: a cache of `depth` tokens, a prompt read on top of it, then decoding.
 struct BenchRequest {
-  int64_t depth = 0;          // text tokens in the (full) cache before the prompt; how they got there is not timed
+  int64_t depth = 0;  // text tokens in the (full) cache before the prompt; how they got there is not timed
   // > 0: only so many of them are read, and their entries repeated up to `depth` (policy full, not encoded).
   int64_t depth_read = 0;
   int64_t prompt_tokens = 0;  // >= 1: text plus one video

@@ -318,7 +318,7 @@ void KvHead::ViewFile(std::span<const int32_t> tokens, const KvStored& stored, c
     memory->file = hold;
     memory->file_keys = keys;
     memory->file_values = values;
-    memory->mapping = {mapping, entries};
+    memory->mapping = {mapping, entries, NewStretch()};
     list.push_back({std::move(memory), entries, counted});
     bytes.Add(counted);
   };

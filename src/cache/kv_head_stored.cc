@@ -39,7 +39,7 @@ void KvHead::MoveTo(int64_t movable, const void* keys, const void* values, const
   memory->file = hold;
   memory->file_keys = keys;
   memory->file_values = values;
-  memory->mapping = {mapping, movable};
+  memory->mapping = {mapping, movable, NewStretch()};
   std::vector<Segment>& list = codec_.on() ? encoded_ : segments_;
   // Behind the last that stays, everything is in memory.
   size_t stay = 0;

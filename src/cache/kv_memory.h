@@ -1,6 +1,7 @@
 // What both halves of a cache's head (kv_head.cc, kv_head_encoded.cc) do with memory.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +17,12 @@ inline int64_t Allocation(int64_t bytes) {
 
 inline std::byte* Bytes(Buffer& buffer) {
   return static_cast<std::byte*>(buffer.data());
+}
+
+// For KvMapping: one that nobody has had.
+inline int64_t NewStretch() {
+  static std::atomic<int64_t> next{1};
+  return next.fetch_add(1, std::memory_order_relaxed);
 }
 
 // Rows of `size` bytes at these places, ascending, to the front.

@@ -36,7 +36,7 @@ void KvPageCache::Fetch(const KvSegment& segment, int64_t row, std::vector<KvSeg
     const int64_t whole = std::min(begin + block, segment.mapping->entries);
     const Block& held = Hold(static_cast<const char*>(segment.keys) + bytes(begin, true),
                              static_cast<const char*>(segment.values) + bytes(begin, false), bytes(whole - begin, true),
-                             bytes(whole - begin, false), segment.mapping->bytes);
+                             bytes(whole - begin, false), *segment.mapping);
     const std::byte* const memory = held.memory.get();
     out->push_back({memory, memory + held.values, end - at, encoding, at - begin});
     at = end;
@@ -44,19 +44,15 @@ void KvPageCache::Fetch(const KvSegment& segment, int64_t row, std::vector<KvSeg
 }
 
 KvPageCache::Block& KvPageCache::Hold(const void* keys, const void* values, int64_t key_bytes, int64_t value_bytes,
-                                      std::span<const std::byte> mapping) {
+                                      const KvMapping& mapping) {
+  const Place place{mapping.id, keys};
   const int64_t behind = ScratchFile::Padded(key_bytes), size = behind + ScratchFile::Padded(value_bytes);
-  if (const auto found = places_.find(keys); found != places_.end()) {
+  if (const auto found = places_.find(place); found != places_.end()) {
     blocks_.splice(blocks_.begin(), blocks_, found->second);
-    // A stretch that was cut shorter, or a later one at the same place, is another block.
-    if (found->second->values == behind && found->second->size == size) {
-      found->second->used = now_;
-      return *found->second;
-    }
-    PUREKV_CHECK(found->second->used < now_, "a block of ", found->second->size, " bytes, now ", size);
-    bytes_ -= found->second->size;
-    blocks_.erase(found->second);
-    places_.erase(found);
+    PUREKV_CHECK(found->second->values == behind && found->second->size == size, "a block of ", found->second->size,
+                 " bytes, now ", size);
+    found->second->used = now_;
+    return *found->second;
   }
   while (bytes_ + size > most_) {
     if (blocks_.empty() || blocks_.back().used == now_) {
@@ -69,7 +65,7 @@ KvPageCache::Block& KvPageCache::Hold(const void* keys, const void* values, int6
     blocks_.pop_back();
   }
   Block& block = blocks_.emplace_front();
-  block.at = keys;
+  block.at = place;
   auto* const to = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(size)));
   if (to == nullptr) throw std::bad_alloc();
   block.memory.reset(to);
@@ -78,11 +74,11 @@ KvPageCache::Block& KvPageCache::Hold(const void* keys, const void* values, int6
   block.used = now_;
   std::memcpy(to, keys, static_cast<size_t>(key_bytes));
   std::memcpy(to + behind, values, static_cast<size_t>(value_bytes));
-  DropMappedPages({static_cast<const std::byte*>(keys), static_cast<size_t>(key_bytes)}, mapping);
-  DropMappedPages({static_cast<const std::byte*>(values), static_cast<size_t>(value_bytes)}, mapping);
+  DropMappedPages({static_cast<const std::byte*>(keys), static_cast<size_t>(key_bytes)}, mapping.bytes);
+  DropMappedPages({static_cast<const std::byte*>(values), static_cast<size_t>(value_bytes)}, mapping.bytes);
   bytes_ += size;
   read_ += key_bytes + value_bytes;
-  places_[keys] = blocks_.begin();
+  places_[place] = blocks_.begin();
   return block;
 }
 

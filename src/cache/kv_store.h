@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
@@ -52,20 +53,22 @@ class KvPageCache {
   int64_t read() const { return read_; }
 
  private:
+  // A stretch of entries, and where in it the block's keys lie. Not the address alone: another stretch may be mapped
+  // there later.
+  using Place = std::pair<int64_t, const void*>;
   struct Block {
-    const void* at = nullptr;  // its keys in the mapping
+    Place at;
     // Keys, then values. From the heap: thousands of blocks of two pages would be as many mappings.
     std::unique_ptr<std::byte, void (*)(void*)> memory{nullptr, std::free};
     int64_t values = 0, size = 0;  // where values begin, and all end
     int64_t used = 0;              // when
   };
-  Block& Hold(const void* keys, const void* values, int64_t key_bytes, int64_t value_bytes,
-              std::span<const std::byte> mapping);
+  Block& Hold(const void* keys, const void* values, int64_t key_bytes, int64_t value_bytes, const KvMapping& mapping);
 
   int64_t most_;
   int64_t bytes_ = 0, read_ = 0, now_ = 0;
   std::list<Block> blocks_;  // most recently used first
-  std::unordered_map<const void*, std::list<Block>::iterator> places_;
+  std::map<Place, std::list<Block>::iterator> places_;
 };
 
 }  // namespace purekv

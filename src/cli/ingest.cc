@@ -25,6 +25,12 @@ struct IngestFlags {
 void CheckIngestFlags(const FlagTable& table, const IngestFlags& flags) {
   const ConversationFlags& common = flags.conversation;
   CheckModelFlags(table, common.model);
+  for (const char* const flag : {"--kv-attend", "--kv-attend-budget", "--kv-attend-tokens"}) {
+    table.Refuse(flag, "a file is made, and nothing answered; give it to who asks the file");
+  }
+  for (const char* const flag : {"--kv-store", "--kv-store-dir", "--kv-resident"}) {
+    table.Refuse(flag, "what is written to a file lies in memory until then");
+  }
   if (flags.output.empty()) FailUsage("--output: missing; name the file to write with -o FILE.pkv");
   if (!common.prompt.has_context()) {
     FailUsage("--video: missing; give what to read with --video, --image, --frames or --context");

@@ -153,8 +153,8 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     result.kv.tokens_full = request.depth + request.prompt_tokens;
     result.kv.tokens_kept_mean = conversation.cache().MeanLength();
     result.kv.bytes_full = KvCache::FullBytes(conversation.cache().spec(), result.kv.tokens_full);
-    result.kv.bytes_kept = conversation.cache().AllocatedBytes();
-    result.kv.bytes_peak = conversation.cache().PeakBytes();
+    result.kv.bytes_kept = conversation.kv().bytes_now;
+    result.kv.bytes_peak = conversation.kv().bytes_most;
   }
 
   if (request.decode_tokens > 0) {

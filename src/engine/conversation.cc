@@ -286,7 +286,9 @@ int64_t Conversation::BlockRows() const {
 
 void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
   const Decoder& decoder = internals().decoder();
-  const int64_t chunk = options_.chunk_tokens > 0 ? options_.chunk_tokens : count;
+  // Rows that choose what they attend to do so together.
+  const bool together = sequence_.compression().retrieval().rows_choose();
+  const int64_t chunk = options_.chunk_tokens > 0 && !together ? options_.chunk_tokens : count;
   const int64_t layers = decoder.config().layers;
   for (int64_t row = first; row < first + count; row += chunk) {
     const int64_t rows = std::min(chunk, first + count - row);
@@ -360,8 +362,7 @@ KvStats Conversation::kv() const {
   stats.entries_attended_mean = retrieval.entries_attended_mean();
   stats.bytes_attended_mean = retrieval.bytes_attended_mean();
   stats.bytes_resident = stats.bytes_now - cache().StoredBytes() + cache().FetchedBytes();
-  stats.bytes_read_mean =
-      static_cast<double>(cache().ReadBytes()) / static_cast<double>(std::max<int64_t>(1, retrieval.steps()));
+  stats.bytes_read_mean = retrieval.bytes_from_file_mean();
   if (snapshot_ && snapshot_->fork) stats.bytes_now += snapshot_->fork->cache().AllocatedBytes();
   stats.bytes_most = std::max(stats.bytes_peak, PeakBytes());
   return stats;

@@ -64,11 +64,12 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
         sequence.cache().Append(layer, projected.k.Rows(r, 1), projected.v.Rows(r, 1), token);
       }
       Retrieval& retrieval = sequence.compression().retrieval();
+      const int64_t read_before = sequence.cache().ReadBytes();
       const AttendedHeads attended = [&] {
         const StageTimer timer(&workspace.attention_seconds);
         return HeadsOf(sequence, layer, projected.q.Rows(r, 1));
       }();
-      retrieval.CountRead(layer, attended.heads);
+      retrieval.CountRead(layer, attended.heads, sequence.cache().ReadBytes() - read_before);
       lookers[i].LooksAt(attended.ranges);
       std::vector<LayerObserver*> look_on;
       if (observers[i].Wants(layer).attended) look_on.push_back(&observers[i]);
@@ -91,6 +92,7 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
       row.sequence->compression().AfterLayer(layer, row.sequence->cache(), row.sequence->tokens());
       row.sequence->SlideWindow(layer, kWindowSlack);
       row.sequence->cache().Store(layer, kStoredTogether);
+      row.sequence->cache().DropMapped(layer);
     }
   }
   for (int64_t r = 0; r < count; ++r) {

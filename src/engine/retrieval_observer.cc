@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention/observer.h"
+#include "base/error.h"
 
 namespace purekv {
 namespace {
@@ -36,18 +37,20 @@ std::vector<std::vector<float>> Maxima(const DecoderConfig& config, MatrixView<c
 void CheckResident(const Sequence& sequence) {
   const StoreOptions& store = sequence.compression().store();
   const Retrieval& retrieval = sequence.compression().retrieval();
-  if (!store.resident || !retrieval.active()) return;
+  if (store.kind != StoreOptions::Kind::kFile || !retrieval.active()) return;
   const KvCache& cache = sequence.cache();
+  const int64_t resident = store.resident.value_or(kResidentBytes);
   for (int64_t layer = 0; layer < cache.spec().layers(); ++layer) {
     if (!retrieval.LooksUp(layer)) continue;
     double bytes = 0;
     for (int64_t head = 0; head < cache.spec()[layer].kv_heads; ++head) {
       const auto length = static_cast<double>(cache.Length(layer, head));
       const auto most = static_cast<double>(retrieval.Most(layer, head));
-      bytes += BytesOf(cache.Head(layer, head)) * (most < 0 ? 0 : std::min(1.0, most / std::max(1.0, length)));
+      const double share = most < 0 ? 0 : std::min(1.0, most * retrieval.blocks_each() / std::max(1.0, length));
+      bytes += BytesOf(cache.Head(layer, head)) * share;
     }
-    if (bytes <= static_cast<double>(*store.resident)) continue;
-    FailUsage(Field{"kv.store.resident"}, " ", *store.resident, ": a step reads ", static_cast<int64_t>(bytes),
+    if (bytes <= static_cast<double>(resident)) continue;
+    FailUsage(Field{"kv.store.resident"}, " ", resident, ": a step reads ", static_cast<int64_t>(bytes),
               " bytes of layer ", layer, " at once, which must fit");
   }
 }
@@ -90,6 +93,7 @@ void RetrievalObserver::AttendedToSome(const AttendedRows& row) {
   const std::vector<KvHeadView> all = sequence_.cache().Heads(row.layer);
   if (retrieval.WantsAll(row.layer)) {
     // The output stays that of the entries that were chosen.
+    retrieval.CountRefresh(all);
     Matrix<float> out(1, row.q.cols), lse(1, config_.heads);
     Attention({.q = row.q,
                .kv = all,

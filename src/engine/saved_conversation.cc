@@ -261,6 +261,10 @@ int64_t Conversation::Save(const std::string& path) const {
   if (!spec.uniform() || !spec.plain()) {
     FailUsage("a .pkv file holds layers of one kind, each with a cache of its own; this model has others");
   }
+  if (options_.kv.bytes && options_.kv.attend.view != "all") {
+    FailUsage("a .pkv file has no view: its budget in bytes (", Field{"kv.bytes"}, ") cannot have paid for an index (",
+              Field{"kv.attend"}, "); give the view to who opens it");
+  }
   const Dialogue::OpenTurn& open = *dialogue_.open();
   PkvContents contents;
   contents.model = model_->info().fingerprint;
@@ -417,6 +421,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   EndPart(internals().decoder().config(), sequence_, &workspace_.attention);
   RecordCompression(contents.tokens());
   stats_.tokens_alive = contents.stats.tokens_alive;
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) cache.DropMapped(layer);  // what was checked and indexed
   cache.SetMerged(contents.merged);
   sequence_.Finish(static_cast<int32_t>(contents.next_position), {});
   Dialogue::OpenTurn open{.system = contents.system,

@@ -8,11 +8,6 @@
 #include "base/error.h"
 
 namespace purekv {
-namespace {
-
-constexpr int64_t kResidentBytes = int64_t{256} << 20;
-
-}  // namespace
 
 Sequence::Sequence(Compression compression) : cache_(compression.spec()), compression_(std::move(compression)) {
   const StoreOptions& store = compression_.store();
@@ -27,6 +22,7 @@ void Sequence::Store(int64_t layer) {
   for (int64_t below = 0; below <= layer; ++below) {
     if (compression_.Settled(below, cache_)) cache_.Store(below, 1);
   }
+  cache_.DropMapped(layer);  // what kernels that multiply codes where they lie have read
 }
 
 int64_t Sequence::Append(std::span<const int32_t> ids, std::span<const TokenRecord> layout,

@@ -13,6 +13,9 @@
 
 namespace purekv {
 
+// Of a store's entries in memory, unless another number is asked for.
+constexpr int64_t kResidentBytes = int64_t{256} << 20;
+
 class Sequence {
  public:
   // compression: knows the layers of the cache.

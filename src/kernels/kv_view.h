@@ -11,10 +11,12 @@ namespace purekv {
 
 struct KvEncoding;
 
-// The mapping of a file that some entries lie in, and how many do, one after another.
+// The mapping of a file that some entries lie in, and how many do, one after another. id: no other stretch of entries
+// ever has it, wherever it lies.
 struct KvMapping {
   std::span<const std::byte> bytes;
   int64_t entries = 0;
+  int64_t id = 0;
 };
 
 // Entries that lie one after another: `first` .. first + length - 1 of those at keys and values, plain [.., head_dim]

@@ -182,7 +182,8 @@ class ActQkv : public RetrievalView {
       return {{0, length}};
     }
     // Whole pages between the sinks and the newest entries.
-    const int64_t newest = std::max<int64_t>(0, counted - room.local);
+    const int64_t local = rows_ == PassedRows::kStep ? std::max<int64_t>(1, room.local) : room.local;
+    const int64_t newest = std::max<int64_t>(0, counted - local);
     const int64_t first = (room.sinks + page_ - 1) / page_;
     const int64_t end =
         std::max(first, std::min(newest / page_, layers_[static_cast<size_t>(layer.layer)].reps.count()));

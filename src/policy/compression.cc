@@ -121,6 +121,7 @@ void Compression::BeginPrefix(int64_t first_token, int64_t rows) {
     then_ = Then::kCutToBudget;
     return;
   }
+  cut_.assign(cut_.size(), false);  // by an earlier chunk, perhaps: this one cuts again
   Begin({first_token, rows, true, 0}, Then::kCutToBudget, true);
 }
 

@@ -240,11 +240,11 @@ void CheckAttend(const KvOptions& options, const PolicyInfo& policy, const Optio
 void CheckStore(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
   const StoreOptions& store = options.store;
   if (store.kind == StoreOptions::Kind::kMemory) {
-    const auto idle = [](const char* field) {
-      FailUsage(Field{field}, ": cannot take effect: entries lie in memory (", Field{"kv.store"}, ")");
+    const auto idle = [](const Field& field) {
+      FailUsage(field, ": cannot take effect: entries lie in memory (", Field{"kv.store"}, ")");
     };
-    if (!store.directory.empty()) idle("kv.store.directory");
-    if (store.resident) idle("kv.store.resident");
+    if (!store.directory.empty()) idle(Field{"kv.store.directory"});
+    if (store.resident) idle(Field{"kv.store.resident"});
     return;
   }
   if (store.resident && *store.resident < 1) {

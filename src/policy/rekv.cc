@@ -32,10 +32,11 @@ class ReKv : public RetrievalView {
   bool rows_choose() const override { return true; }
   bool wants_queries(PassedRows rows) const override { return rows != PassedRows::kStep; }
 
-  void Begin(PassedRows rows, int64_t /*first_token*/, int64_t question) override {
+  void Begin(PassedRows rows, int64_t first_token, int64_t question) override {
     rows_ = rows;
     question_ = rows == PassedRows::kPart ? question : 0;
-    if (rows == PassedRows::kStep) return;
+    // A part may come in chunks, and its question reach over two.
+    if (rows == PassedRows::kStep || (rows == PassedRows::kPart && first_token > 0)) return;
     for (Layer& layer : layers_) {
       layer.asked.assign(layer.asked.size(), 0.0);
       layer.rows = 0;
@@ -124,6 +125,10 @@ class ReKv : public RetrievalView {
         AddRange(&one->frames[ids.at({record.item, record.slice})][static_cast<size_t>(head)], {at, at + 1});
       }
     }
+    // Nothing can be read of a frame that is gone.
+    std::erase_if(one->frames, [](const std::vector<EntryRanges>& frame) {
+      return std::all_of(frame.begin(), frame.end(), [](const EntryRanges& ranges) { return ranges.empty(); });
+    });
   }
 
   void ChooseFrames(const RetrievalLayer& layer, Layer* one) const {

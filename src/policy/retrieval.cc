@@ -50,6 +50,7 @@ Retrieval& Retrieval::operator=(const Retrieval& other) {
   entries_read_ = other.entries_read_;
   heads_read_ = other.heads_read_;
   bytes_read_ = other.bytes_read_;
+  from_file_ = other.from_file_;
   return *this;
 }
 
@@ -69,8 +70,8 @@ void Retrieval::Begin(PassedRows rows, int64_t first_token, int64_t count) {
   if (active()) view_->Begin(rows, first_token, question_);
 }
 
-bool Retrieval::RowsChoose(int64_t layer) const {
-  return LooksUp(layer) && rows_ == PassedRows::kBehind && !most_.empty() && view_->rows_choose();
+bool Retrieval::rows_choose() const {
+  return active() && rows_ == PassedRows::kBehind && !most_.empty() && view_->rows_choose();
 }
 
 void Retrieval::AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) {
@@ -110,8 +111,7 @@ void Retrieval::EndPart(const KvCache& cache, const TokensSoFar& tokens) {
       int64_t most = options_.tokens.value_or(-1);
       if (options_.budget) {
         const double share = *options_.budget * static_cast<double>(cache.Length(layer, head)) + 1e-6;
-        most = *options_.budget >= 1 ? std::numeric_limits<int64_t>::max()
-                                     : std::max<int64_t>(1, static_cast<int64_t>(share));
+        most = *options_.budget >= 1 ? kMostTokens : std::max<int64_t>(1, static_cast<int64_t>(share));
       }
       most_[static_cast<size_t>(layer)].push_back(measured ? most : -1);
     }
@@ -134,12 +134,39 @@ AttendedHeads Retrieval::Heads(int64_t layer, MatrixView<const float> q, const K
   return attended;
 }
 
-void Retrieval::CountRead(int64_t layer, std::span<const KvHeadView> heads) {
-  for (const KvHeadView& head : heads) bytes_read_ += BytesOf(head);
+void Retrieval::CountRead(int64_t layer, std::span<const KvHeadView> heads, int64_t fetched) {
+  from_file_ += static_cast<double>(fetched);
+  for (const KvHeadView& head : heads) {
+    bytes_read_ += BytesOf(head);
+    from_file_ += BytesOf(head, true);
+  }
   if (LooksUp(layer)) bytes_read_ += static_cast<double>(view_->IndexBytesRead(layer));
   if (active() ? !LooksUp(layer) : !spec_.full(layer)) return;
   for (const KvHeadView& head : heads) entries_read_ += static_cast<double>(head.length);
   heads_read_ += static_cast<double>(heads.size());
+}
+
+void Retrieval::CountRefresh(std::span<const KvHeadView> heads) {
+  for (const KvHeadView& head : heads) {
+    bytes_read_ += BytesOf(head);
+    from_file_ += BytesOf(head, true);
+    entries_read_ += static_cast<double>(head.length);
+  }
+}
+
+double Retrieval::blocks_each() const {
+  const RetrievalInfo* const info = FindAttend(options_.view);
+  const OptionValues values = AttendValues(options_);
+  const auto has_page = std::any_of(info->options.begin(), info->options.end(),
+                                    [](const PolicyOption& one) { return one.name == "attend_page"; });
+  const int64_t page = has_page ? values.Integer("attend_page") : KvPageCache::kBlock;
+  int64_t block = KvPageCache::kBlock;
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    const KvSideCodec& keys = spec_[layer].codec.keys;
+    if (keys.bits > 0 && keys.axis == KvGroupAxis::kChannel) block = std::max(block, keys.group);
+  }
+  // One choice for all heads may give a layer twice its share.
+  return std::max(1.0, static_cast<double>(block) / static_cast<double>(page)) * (info->one_choice ? 2 : 1);
 }
 
 KvHeadView ViewOf(const KvHeadView& head, const EntryRanges& ranges, std::vector<KvSegment>* segments) {
@@ -170,17 +197,18 @@ KvHeadView ViewOf(const KvHeadView& head, const EntryRanges& ranges, std::vector
   return view;
 }
 
-double BytesOf(const KvHeadView& head) {
+double BytesOf(const KvHeadView& head, bool in_file) {
   const auto row = static_cast<double>(DtypeSize(head.dtype()));
   const auto plain = [&](int64_t entries) {
     return static_cast<double>(entries * (head.key_stride + head.value_stride)) * row;
   };
-  if (head.contiguous()) return plain(head.length);
+  if (head.contiguous()) return in_file ? 0 : plain(head.length);
   double bytes = 0;
   int64_t left = head.length;
   for (const KvSegment& segment : head.segments) {
     const int64_t entries = std::min(left, segment.length);
     left -= entries;
+    if (in_file && segment.mapping == nullptr) continue;
     if (segment.encoding == nullptr) {
       bytes += plain(entries);
       continue;

@@ -51,8 +51,9 @@ class Retrieval {
   void SetPart(int64_t tokens, int64_t question, bool media);
   // The rows that pass through all layers next.
   void Begin(PassedRows rows, int64_t first_token, int64_t count);
-  // Whether these rows choose, all together.
-  bool RowsChoose(int64_t layer) const;
+  // Whether these rows choose, all together; and in the layer.
+  bool rows_choose() const;
+  bool RowsChoose(int64_t layer) const { return LooksUp(layer) && rows_choose(); }
 
   // What is to be seen of them, and where it goes. q before rotation: [rows, heads * head_dim]
   bool WantsQueries(int64_t layer) const { return LooksUp(layer) && view_->wants_queries(rows_); }
@@ -76,21 +77,25 @@ class Retrieval {
   int64_t Most(int64_t layer, int64_t head) const {
     return most_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
   }
-  // Steps so far.
-  int64_t steps() const { return steps_; }
   // Behind EndPart and what was made of KeptRows.
   void ForgetRows() { kept_.clear(); }
 
   // The heads as the newest rows of the layer attend to them; the cache holds their keys. q: rotated.
   AttendedHeads Heads(int64_t layer, MatrixView<const float> q, const KvCache& cache, const TokensSoFar& tokens);
-  // A step has read these heads in the layer.
-  void CountRead(int64_t layer, std::span<const KvHeadView> heads);
+  // A step has read these heads in the layer, and `fetched` bytes from a store's file for that.
+  void CountRead(int64_t layer, std::span<const KvHeadView> heads, int64_t fetched);
+
+  // It has read everything in a layer, beside what was chosen.
+  void CountRefresh(std::span<const KvHeadView> heads);
+  // How many times T the entries are that a step may hold at once, in whole blocks of a store.
+  double blocks_each() const;
 
   int64_t index_bytes() const { return active() ? view_->index_bytes() : 0; }
   // Means over the steps so far: entries read of a head, in layers that look up (all full ones where none does), and
   // bytes of keys, values and index, all layers together. 0 before the first step.
   double entries_attended_mean() const { return heads_read_ > 0 ? entries_read_ / heads_read_ : 0; }
   double bytes_attended_mean() const { return steps_ > 0 ? bytes_read_ / static_cast<double>(steps_) : 0; }
+  double bytes_from_file_mean() const { return steps_ > 0 ? from_file_ / static_cast<double>(steps_) : 0; }
 
  private:
   RetrievalLayer LayerOf(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;
@@ -107,12 +112,12 @@ class Retrieval {
   int64_t first_token_ = 0, count_ = 0;  // of the rows that pass
   std::vector<PartRows> kept_;           // [layers]
   int64_t steps_ = 0;
-  double entries_read_ = 0, heads_read_ = 0, bytes_read_ = 0;
+  double entries_read_ = 0, heads_read_ = 0, bytes_read_ = 0, from_file_ = 0;
 };
 
 // Entries of a head, in place: `ranges` of what `head` shows.
 KvHeadView ViewOf(const KvHeadView& head, const EntryRanges& ranges, std::vector<KvSegment>* segments);
-// Bytes of the entries that a head shows, plain or encoded.
-double BytesOf(const KvHeadView& head);
+// Bytes of the entries that a head shows, plain or encoded: all, or those that are read from a file.
+double BytesOf(const KvHeadView& head, bool in_file = false);
 
 }  // namespace purekv

@@ -158,6 +158,30 @@ TEST(KvStore, FetchesWhatIsAskedForAndHoldsNoMore) {
   }
 }
 
+// What was cut off and written anew may be mapped where the old stretch was: no copy of that is given out.
+TEST(KvStore, ACopyIsOfItsOwnStretch) {
+  KvCache stored(SpecOf({})), plain(SpecOf({}));
+  stored.KeepIn(Store());
+  for (KvCache* cache : {&stored, &plain}) AppendRandom(*cache, 64, 1);
+  stored.Store(0, 1);
+  for (uint32_t round = 0; round < 6; ++round) {
+    for (KvCache* cache : {&stored, &plain}) {
+      cache->Truncate(64);
+      AppendRandom(*cache, 48, 100 + round);
+    }
+    stored.Store(0, 1);
+    std::vector<KvHeadView> some = stored.Heads(0);
+    std::vector<std::vector<KvSegment>> segments(kHeads);
+    for (size_t head = 0; head < kHeads; ++head) some[head] = ViewOf(some[head], {{10, 111}}, &segments[head]);
+    stored.Fetch(0, &some, &segments);
+    for (size_t head = 0; head < kHeads; ++head) {
+      const auto* const got = static_cast<const float*>(KeyRowsOf(some[head], 0, 101));
+      const auto* const want = static_cast<const float*>(plain.Head(0, static_cast<int64_t>(head)).KeyRow(10));
+      EXPECT_EQ(0, std::memcmp(got, want, 101 * kDim * sizeof(float))) << round;
+    }
+  }
+}
+
 TEST(KvStore, BytesInMemoryAreWhatIsNotInTheFile) {
   KvCache cache(SpecOf({KvFormat::kBF16, 0}));
   cache.KeepIn(Store());

@@ -173,6 +173,15 @@ TEST_P(RetrievalTest, AFileSaysWhatMemorySays) {
         Session session(models_[dtype], options);
         const Turn turn = MediaTurn();
         EXPECT_EQ(Ask(session, kQuestion, &turn), memory) << policy << " " << codec;
+        // Back to before the question, twice, through other questions of its length.
+        Session again(models_[dtype], options);
+        again.ReadMedia(MediaTurn());
+        again.TakeSnapshot();
+        for (const char* const other : {"What is it?", "Who is it??"}) {
+          Ask(again, other);
+          again.Rollback();
+        }
+        EXPECT_EQ(Ask(again, kQuestion), memory) << policy << " " << codec;
         const KvStats kv = session.kv();
         EXPECT_LT(kv.bytes_resident, kv.bytes_now) << policy << " " << codec;
         EXPECT_GT(kv.bytes_read_mean, 0);
@@ -227,6 +236,19 @@ TEST_F(RetrievalRefusal, AStoreWithoutAView) {
   const Said purekv = AskWhole(options);
   options.kv.store.kind = StoreOptions::Kind::kFile;
   EXPECT_EQ(AskWhole(options), purekv);
+}
+
+// Layers that wait for a higher one's scores leave memory when they have been cut, in every chunk anew.
+TEST_F(RetrievalRefusal, AStoreWaitsForWhatWaits) {
+  SessionOptions options;
+  options.threads = 1;
+  options.kv.policy = "purekv";
+  options.kv.tokens = 40;
+  options.kv.options = {{"window", "8"}, {"below", "wait"}};
+  options.kv.chunk = 30;
+  const Said memory = AskWhole(options);
+  options.kv.store.kind = StoreOptions::Kind::kFile;
+  EXPECT_EQ(AskWhole(options), memory);
 }
 
 TEST_F(RetrievalRefusal, StoresThatCannotBe) {

@@ -192,6 +192,30 @@ class SmallEngine {
     Pass(1, true);
   }
 
+  // As engine/retrieval_observer.h: the part's last rows, at the entries that are left.
+  void EndPart() {
+    Retrieval& retrieval = compression.retrieval();
+    retrieval.EndPart(cache, {problem_.layout, problem_.positions});
+    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
+      if (retrieval.ProbabilityRows(layer) == 0) continue;
+      for (const int32_t row : retrieval.KeptRows(layer).tokens) {
+        std::vector<std::vector<float>> of_heads;
+        for (int64_t g = 0; g < problem_.s.kv_heads; ++g) {
+          const auto tokens = cache.EntryTokens(layer, g);
+          std::vector<float> largest(tokens.size(), 0.0F);
+          for (size_t i = 0; i < tokens.size() && tokens[i] <= row; ++i) {
+            for (int64_t h = g * problem_.s.group; h < (g + 1) * problem_.s.group; ++h) {
+              largest[i] = std::max(largest[i], float(problem_.Row(layer, h, row)[size_t(tokens[i])]));
+            }
+          }
+          of_heads.push_back(largest);
+        }
+        retrieval.AddProbabilities(layer, of_heads);
+      }
+    }
+    retrieval.ForgetRows();
+  }
+
   // As much of what was begun.
   void Pass(int64_t rows, bool step = false) {
     const int64_t first = cache.AddTokens(rows);
@@ -342,30 +366,6 @@ class SmallEngine {
     }
     return largest;
   }
-  // As engine/retrieval_observer.h: the part's last rows, at the entries that are left.
-  void EndPart() {
-    Retrieval& retrieval = compression.retrieval();
-    retrieval.EndPart(cache, {problem_.layout, problem_.positions});
-    for (int64_t layer = 0; layer < problem_.s.layers; ++layer) {
-      if (retrieval.ProbabilityRows(layer) == 0) continue;
-      for (const int32_t row : retrieval.KeptRows(layer).tokens) {
-        std::vector<std::vector<float>> of_heads;
-        for (int64_t g = 0; g < problem_.s.kv_heads; ++g) {
-          const auto tokens = cache.EntryTokens(layer, g);
-          std::vector<float> largest(tokens.size(), 0.0F);
-          for (size_t i = 0; i < tokens.size() && tokens[i] <= row; ++i) {
-            for (int64_t h = g * problem_.s.group; h < (g + 1) * problem_.s.group; ++h) {
-              largest[i] = std::max(largest[i], float(problem_.Row(layer, h, row)[size_t(tokens[i])]));
-            }
-          }
-          of_heads.push_back(largest);
-        }
-        retrieval.AddProbabilities(layer, of_heads);
-      }
-    }
-    retrieval.ForgetRows();
-  }
-
   // Attention of one query over the entries that its head holds now, those after it masked.
   std::vector<double> Attend(int64_t layer, int64_t h, int64_t query, double* lse) const {
     const auto tokens = cache.EntryTokens(layer, h / problem_.s.group);

@@ -83,34 +83,32 @@ class ViewReference {
     return Of(tokens, chosen);
   }
 
-  // All layers' choices of a step, or of rows that choose together, [layers]: the same for all heads. first: the lowest
-  // layer that chooses.
-  std::vector<Entries> ActQkv(const KvCache& cache, int64_t first, int64_t row, int64_t rows, bool step) {
+  // All layers' choices of a step, or of rows that choose together, [layers]: places of entries, the same for all
+  // heads. first: the lowest layer that chooses.
+  std::vector<std::set<int64_t>> ActQkv(const KvCache& cache, int64_t first, int64_t row, int64_t rows, bool step) {
     entropies_.resize(size_t(p_.s.layers));
     const int64_t sinks = std::min(s_.sinks, s_.tokens / 4), local = std::min(s_.local, s_.tokens / 2);
     const int64_t mean_pages = std::max<int64_t>(1, (s_.tokens - sinks - local) / s_.page);
     int64_t left = mean_pages * (p_.s.layers - first);
-    std::vector<Entries> all(size_t(p_.s.layers));
+    std::vector<std::set<int64_t>> all(size_t(p_.s.layers));
     for (int64_t layer = first; layer < p_.s.layers; ++layer) {
-      const auto tokens = cache.EntryTokens(layer, 0);
-      const auto n = int64_t(tokens.size()), counted = step ? n : n - rows;
+      const auto n = int64_t(cache.EntryTokens(layer, 0).size()), counted = step ? n : n - rows;
       auto& seen = all[size_t(layer)];
       if (s_.tokens >= counted) {
-        seen = {tokens.begin(), tokens.end()};
+        for (int64_t i = 0; i < n; ++i) seen.insert(i);
+        left -= mean_pages;
         continue;
       }
       for (int64_t i = 0; i < n; ++i) {
         const int64_t page = i / s_.page;
         const bool whole = page * s_.page >= sinks && (page + 1) * s_.page <= counted - local;
-        if (!whole) seen.insert(tokens[size_t(i)]);
+        if (!whole) seen.insert(i);
       }
       const std::vector<double> x = Probe(layer, row, rows);
       std::vector<std::pair<double, int64_t>> order;
       for (int64_t page = 0; page < n / s_.page; ++page) {
         if (page * s_.page < sinks || (page + 1) * s_.page > counted - local) continue;
-        Entries entries;
-        for (int64_t i = page * s_.page; i < (page + 1) * s_.page; ++i) entries.insert(tokens[size_t(i)]);
-        order.push_back({Cosine(MeanKey(cache, layer, entries), x), page});
+        order.push_back({Cosine(MeanKey(cache, layer, page), x), page});
       }
       int64_t pages = mean_pages;
       if (s_.dynamic) {
@@ -131,9 +129,7 @@ class ViewReference {
       }
       std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
       for (int64_t k = 0; k < std::min(pages, int64_t(order.size())); ++k) {
-        for (int64_t i = 0; i < s_.page; ++i) {
-          seen.insert(tokens[size_t(order[size_t(k)].second * s_.page + i)]);
-        }
+        for (int64_t i = 0; i < s_.page; ++i) seen.insert(order[size_t(k)].second * s_.page + i);
       }
     }
     return all;
@@ -261,9 +257,11 @@ class ViewReference {
     }
     return mean;
   }
-  std::vector<double> MeanKey(const KvCache& cache, int64_t layer, const Entries& entries) const {
+  std::vector<double> MeanKey(const KvCache& cache, int64_t layer, int64_t page) const {
     std::vector<double> all;
     for (int64_t head = 0; head < p_.s.kv_heads; ++head) {
+      const auto tokens = cache.EntryTokens(layer, head).subspan(size_t(page * s_.page), size_t(s_.page));
+      const Entries entries(tokens.begin(), tokens.end());
       const auto mean = MeanKeyOf(cache, layer, head, entries);
       all.insert(all.end(), mean.begin(), mean.end());
     }
