@@ -169,7 +169,7 @@ TEST_P(RetrievalTest, AFileSaysWhatMemorySays) {
           options.kv.options = {{"residual", "8"}, {"key_group", "8"}, {"value_group", "8"}};
         const Said memory = AskWhole(options, dtype);
         options.kv.store.kind = StoreOptions::Kind::kFile;
-        options.kv.store.resident = (GetParam() == "rekv" ? 160 : 64) << 10;
+        options.kv.store.resident = 160 << 10;
         Session session(models_[dtype], options);
         const Turn turn = MediaTurn();
         EXPECT_EQ(Ask(session, kQuestion, &turn), memory) << policy << " " << codec;
