@@ -161,9 +161,10 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
 
 void MappedFile::DropPages(std::span<const std::byte> range) const {
   constexpr uintptr_t kPage = 4096;
-  const auto begin = (reinterpret_cast<uintptr_t>(range.data()) + kPage - 1) / kPage * kPage;
-  const auto end = reinterpret_cast<uintptr_t>(range.data() + range.size()) / kPage * kPage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const size_t before = (kPage - reinterpret_cast<uintptr_t>(range.data()) % kPage) % kPage;
+  const size_t after = reinterpret_cast<uintptr_t>(range.data() + range.size()) % kPage;
+  if (before + after >= range.size()) return;
+  madvise(const_cast<std::byte*>(range.data()) + before, range.size() - before - after, MADV_DONTNEED);
 }
 
 namespace {
@@ -172,14 +173,16 @@ namespace {
 constexpr uintptr_t kAround = 64 << 10;
 
 void Drop(std::span<const std::byte> bytes, std::span<const std::byte> mapping, bool last) {
-  const auto first = reinterpret_cast<uintptr_t>(bytes.data());
+  const auto address = reinterpret_cast<uintptr_t>(bytes.data());
   const auto from = reinterpret_cast<uintptr_t>(mapping.data());
-  PUREKV_CHECK(first >= from && bytes.size() <= mapping.size() - (first - from), bytes.size(), " bytes outside of ",
+  PUREKV_CHECK(address >= from && bytes.size() <= mapping.size() - (address - from), bytes.size(), " bytes outside of ",
                mapping.size());
-  const uintptr_t begin = std::max(from, first / kAround * kAround);
-  const uintptr_t end =
-      std::min(from + mapping.size(), (first + bytes.size() + (last ? kAround - 1 : 0)) / kAround * kAround);
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const size_t first = address - from;
+  const size_t begin = first - std::min<size_t>(first, address % kAround);
+  const uintptr_t behind = (address + bytes.size() + (last ? kAround - 1 : 0)) / kAround * kAround;
+  if (behind <= from + begin) return;
+  const size_t end = std::min(mapping.size(), static_cast<size_t>(behind - from));
+  madvise(const_cast<std::byte*>(mapping.data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace

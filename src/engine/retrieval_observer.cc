@@ -15,6 +15,7 @@ std::vector<std::vector<float>> Maxima(const DecoderConfig& config, MatrixView<c
                                        AttentionWorkspace* workspace) {
   std::vector<std::vector<double>> largest;
   std::vector<double*> lists;
+  lists.reserve(kv.size());
   for (const KvHeadView& head : kv) largest.emplace_back(static_cast<size_t>(head.length), 0.0);
   for (auto& list : largest) lists.push_back(list.data());
   ColumnMaxima({.q = q,
@@ -29,6 +30,7 @@ std::vector<std::vector<float>> Maxima(const DecoderConfig& config, MatrixView<c
                 .sums = lists,
                 .workspace = workspace});
   std::vector<std::vector<float>> floats;
+  floats.reserve(largest.size());
   for (const auto& list : largest) floats.emplace_back(list.begin(), list.end());
   return floats;
 }
