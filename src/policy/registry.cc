@@ -209,22 +209,26 @@ void CheckKvCodecs(const KvOptions& options, const PolicyInfo& policy, const Opt
   if (policy.holds) CheckSingleEntries(options, values);
 }
 
+// Why the policy evicts while decoding, going by what steps have seen of all entries, wherever they lie; empty: it
+// does not.
+Message EvictsWhileDecoding(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  if (policy.holds) return Say("policy ", policy.name, " evicts at every step, among all entries, wherever they lie");
+  const bool idle = !Idle("decode_every", policy, Resolved(options, policy)).text.empty();
+  if (idle || values.Integer("decode_every") == 0) return {};
+  return Say(Field{"kv.option.decode_every"}, " compresses again while decoding, among all entries, wherever they lie");
+}
+
 // What a step that reads some entries and a policy ask of each other.
 void CheckAttend(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
   CheckAttendOptions(options.attend);
   const RetrievalInfo* const view = FindAttend(options.attend.view);
   if (view == nullptr) return;
   const Message attend = Say(Field{"kv.attend"}, " ", view->name);
-  if (policy.holds) {
-    FailUsage(attend, ": policy ", policy.name, " evicts at every step, by what the step has seen of all entries");
+  if (const Message why = EvictsWhileDecoding(options, policy, values); !why.text.empty()) {
+    FailUsage(attend, ": ", why);
   }
   const Resolution resolved = Resolved(options, policy);
-  const auto in_force = [&](const char* name) { return Idle(name, policy, resolved).text.empty(); };
-  if (in_force("decode_every") && values.Integer("decode_every") > 0) {
-    FailUsage(attend, ": ", Field{"kv.option.decode_every"},
-              " compresses again while decoding, by what steps have seen of all entries");
-  }
-  if (in_force("merge_bias") && values.Is("merge_bias", "1")) {
+  if (Idle("merge_bias", policy, resolved).text.empty() && values.Is("merge_bias", "1")) {
     FailUsage(attend, ": ", Field{"kv.option.merge_bias"}, "=1 weighs entries, and no index knows of it");
   }
   const bool uneven =
@@ -250,12 +254,8 @@ void CheckStore(const KvOptions& options, const PolicyInfo& policy, const Option
   if (store.resident && *store.resident < 1) {
     FailUsage(Field{"kv.store.resident"}, " ", *store.resident, ": must be at least 1");
   }
-  if (policy.holds) {
-    FailUsage(Field{"kv.store"}, " file: policy ", policy.name, " evicts at every step, from anywhere in the file");
-  }
-  if (Idle("decode_every", policy, Resolved(options, policy)).text.empty() && values.Integer("decode_every") > 0) {
-    FailUsage(Field{"kv.store"}, " file: ", Field{"kv.option.decode_every"},
-              " compresses again while decoding, from anywhere in the file");
+  if (const Message why = EvictsWhileDecoding(options, policy, values); !why.text.empty()) {
+    FailUsage(Field{"kv.store"}, " file: ", why);
   }
 }
 
@@ -383,46 +383,6 @@ const PolicyInfo& CalibratedPolicy() {
   const auto it = std::find_if(all.begin(), all.end(), [](const PolicyInfo& one) { return one.calibrated; });
   PUREKV_CHECK(it != all.end(), "of ", all.size(), " policies");
   return *it;
-}
-
-const std::vector<CommonOption>& CommonOptions() {
-  const auto threshold = [] {
-    PolicyOption option = WordOrRealOption("merge_threshold", "auto", -1, 1);
-    option.range = "auto, off, mean or -1 .. 1";
-    option.words.insert(option.words.end(), {"off", "mean"});
-    return option;
-  };
-  static const std::vector<CommonOption> options = {
-      {RealOption("n-attn", "0", 0, 1'000'000),
-       Say("any policy: n in the denominator of the softmax that makes the output")},
-      {IntegerOption("decode_every", 0, 0, kMostTokens),
-       Say("policies that grow while decoding: compress again every so many steps; 0: never")},
-      {RealOption("alpha", "0.2", 0, 1),
-       Say(Field{"kv.allocator"}, " ada: share of the budget that every head is sure of")},
-      {RealOption("beta", "20", 1, 1'000'000),
-       Say(Field{"kv.allocator"}, " pyramid: the last layer keeps 1/beta of the budget")},
-      {RealOption("gamma", "1", 0, 4),
-       Say(Field{"kv.allocator"}, " retrieval: the power of how well a head copies that its share goes by")},
-      {WordOption("merge_into", {"all", "kind"}),
-       Say(Field{"kv.merge"}, ": kept entries of any kind take evicted ones in, or those of the same (text, visual)")},
-      {threshold(),
-       Say(Field{"kv.merge"}, " by cosine: what is less like its target is dropped; mean: less than its head's mean")},
-      {WordOption("merge_rotation", {"auto", "align", "keep"}),
-       Say(Field{"kv.merge"}, ": keys are compared and averaged before rotation (align), or as they are stored; auto: ",
-           "as the policy's authors have it, else align")},
-      {IntegerOption("merge_window", 0, 0, kMostTokens),
-       Say(Field{"kv.merge"}, ": only into entries at most so many tokens away; 0: into any")},
-      {WordOption("merge_bias", {"0", "1"}),
-       Say(Field{"kv.merge"}, ": 1 adds the logarithm of how many tokens an entry stands for to its logit")},
-      {CodecOptions()[0],
-       Say(Field{"kv.keys"}, " in integers: a group is a channel of several entries, or channels of one entry")},
-      {CodecOptions()[1], Say(Field{"kv.keys"}, " in integers: elements that share a minimum and a step")},
-      {CodecOptions()[2], Say(Field{"kv.values"}, " in integers: channels that share a minimum and a step")},
-      {CodecOptions()[3], Say(Field{"kv.keys"}, " or ", Field{"kv.values"}, " in integers, or ",
-                              Field{"kv.key_channels"}, ": entries are encoded so many at a time")},
-      {CodecOptions()[4], Say(Field{"kv.key_channels"}, ": last queries of the part that channels are chosen by")},
-      {CodecOptions()[5], Say(Field{"kv.key_channels"}, ": 1 keeps or drops both channels of a rotated pair")}};
-  return options;
 }
 
 const std::vector<std::string>& Allocators() {
