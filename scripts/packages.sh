@@ -12,5 +12,5 @@ build_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 
-# For .ci/run besides: fuzz targets, checks of the shell scripts, a browser for the report's page, and tests/torture.
+# For .ci/run and scripts/fuzz.sh besides: fuzz targets, checks of the shell scripts, a browser for the report's page, and tests/torture.
 ci_packages=(clang libclang-rt-dev shellcheck chromium python3)
