@@ -71,6 +71,30 @@ struct Calibration {
 Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vector<CalibrationSample>& samples,
                       const CalibrationRequest& request, const SessionOptions& options);
 
+// Bases in which keys (before rotation) and values take fewer dimensions (Eigen Attention, arXiv 2408.05646).
+struct BasisRequest {
+  // Most that a layer's attention may change, behind its output projection: ||O - O'|| / ||O|| over all samples. (0, 1)
+  double error = 0.025;
+  int64_t rows = 8192;         // most tokens, evenly spaced over all samples, that the bases are made of
+  bool keys_by_layer = false;  // one basis of keys for all KV heads of a layer, as the paper has it; else one each
+};
+struct LayerBasis {
+  int64_t key_rank = 0, value_rank = 0;  // of all its heads
+  double threshold = 0;                  // share of the sum of singular values that the ranks hold
+  double error = 0;                      // at that threshold
+};
+struct BasisCalibration {
+  std::vector<LayerBasis> layers;
+  int64_t rows = 0;     // tokens that the bases are made of
+  double of_bytes = 0;  // what entries take, of the bytes of plain ones
+};
+// Reads the samples' prompts with a full cache, twice, and writes the file that KvOptions::basis names. Throws Error:
+// nothing to measure, a sample that cannot be read, a model with windows or shared layers; Cancelled. options: threads,
+// progress and cancel are used.
+BasisCalibration CalibrateBasis(const std::shared_ptr<const Model>& model,
+                                const std::vector<CalibrationSample>& samples, const BasisRequest& request,
+                                const SessionOptions& options, const std::string& path);
+
 // profile.json: the settings that ReadProfile reads, and all that was measured.
 std::string ProfileJson(const Calibration& calibration);
 // The correlation maps and the mass curves as one SVG.

@@ -40,9 +40,11 @@ class Model {
   // A Hugging Face model directory as published. Throws Error naming file and field or tensor.
   static std::shared_ptr<const Model> Load(const std::string& directory, const LoadOptions& options);
   // Random weights of a published architecture ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2-vl-2b", ...), nothing to
-  // download; `layers` decoder layers (0: all). It has no tokenizer: for measuring speed only.
-  // Throws Error (kUsage) naming "shape" or "layers".
-  static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options);
+  // download; `layers` decoder layers (0: all). It has no tokenizer: for measuring speed only. layer_map: a JSON file,
+  // which layers keep a window and which share (docs/text-models.md); "": as published.
+  // Throws Error: kUsage naming "shape" or "layers", or naming the file.
+  static std::shared_ptr<const Model> Random(const std::string& shape, int layers, const LoadOptions& options,
+                                             const std::string& layer_map = "");
 
   // A model's configuration and tensor headers, nothing packed: seconds even for the largest ones. dtype: of the cache
   // (nullopt: as Load chooses). Throws Error as Load does.

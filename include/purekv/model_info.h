@@ -37,7 +37,8 @@ struct ModelInfo {
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, max_positions = 0;
   int64_t kv_bytes_per_token = 0;  // all layers and heads, but for those with a window, once that is full
   int64_t window = 0;              // tokens that a layer with a window sees and keeps; 0: there is none
-  int64_t windowed_layers = 0;     // how many have one
+  int64_t windowed_layers = 0;     // how many have one, and entries of their own
+  int64_t sharing_layers = 0;      // how many attend to the entries of a lower layer, and have none
   // 32 hexadecimal digits over configuration and weights: the same for the same model wherever it lies (docs/pkv.md).
   // Not known to Inspect.
   std::string fingerprint;

@@ -50,6 +50,9 @@ struct KvOptions {
   std::string keys = "same", values = "same";
   // Share of the channels that encoded keys hold, (0, 1] (ThinK, arXiv 2407.21018).
   std::optional<double> key_channels;
+  // A file of bases that entries are held in (Eigen Attention, arXiv 2408.05646), as `purekv calibrate` makes it;
+  // empty: in the heads' own dimensions.
+  std::string basis;
   // What `budget` is a share of: tokens, or the bytes of the whole cache, plain.
   enum class Of { kTokens, kBytes } budget_of = Of::kTokens;
   AttendOptions attend;

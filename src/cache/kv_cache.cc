@@ -16,7 +16,8 @@ KvCache::KvCache(const KvCacheSpec& spec) : spec_(spec) {
     PUREKV_CHECK(one.reads_layer < layer && (one.reads_layer < 0 || spec[one.reads_layer].reads_layer < 0), "layer ",
                  layer, " reads layer ", one.reads_layer);
     const bool own = one.reads_layer < 0;
-    layers_.emplace_back(own ? static_cast<size_t>(one.kv_heads) : 0, KvHead(one));
+    auto& heads = layers_.emplace_back();
+    for (int64_t head = 0; head < one.kv_heads && own; ++head) heads.emplace_back(one, head);
   }
 }
 
@@ -27,7 +28,7 @@ KvHead& KvCache::At(int64_t layer, int64_t head) {
 const KvHead& KvCache::At(int64_t layer, int64_t head) const {
   PUREKV_CHECK(layer >= 0 && layer < spec_.layers() && head >= 0 && head < spec_[layer].kv_heads, "layer ", layer,
                " head ", head);
-  const int64_t from = spec_[layer].reads_layer < 0 ? layer : spec_[layer].reads_layer;
+  const int64_t from = spec_.owner(layer);
   return layers_[static_cast<size_t>(from)][static_cast<size_t>(head)];
 }
 
@@ -176,10 +177,10 @@ int64_t KvCache::StoredBytes() const {
   return bytes;
 }
 
-void KvCache::Encode(int64_t layer) {
+void KvCache::Encode(int64_t layer, std::span<const Position> positions) {
   if (!spec_[layer].codec.on() || spec_[layer].reads_layer >= 0) return;
   for (int64_t head = 0; head < spec_[layer].kv_heads; ++head) {
-    const int64_t encoded = At(layer, head).Encode(bytes_);
+    const int64_t encoded = At(layer, head).Encode(positions, bytes_);
     if (encoded < 0) {
       Fail("layer ", layer, ", KV head ", head,
            ": a key or value is not finite or above 65504, which a cache of integers does not hold");

@@ -88,8 +88,9 @@ class KvCache {
   int64_t EncodedLength(int64_t layer, int64_t head) const { return At(layer, head).encoded(); }
   const KvEncoding* Encoding(int64_t layer, int64_t head) const { return At(layer, head).encoding(); }
   // Encodes the oldest plain entries of a layer's heads, as many times KvCodec::residual as there are; nothing where
-  // the layer has no codec. Throws Error that names layer and head where f16 does not hold an element.
-  void Encode(int64_t layer);
+  // the layer has no codec. positions: by sequence index, where the codec is a basis. Throws Error that names layer and
+  // head where f16 does not hold an element.
+  void Encode(int64_t layer, std::span<const Position> positions = {});
   // Makes a layer's encoded entries plain, for a choice among all of them; Encode follows.
   void Decode(int64_t layer);
   // The channels that a head's encoded keys hold, ascending; once, before its first Encode.

@@ -46,6 +46,22 @@ class KvCacheSpec {
     return std::count_if(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.full(); });
   }
   bool plain() const { return full_layers() == layers(); }
+  // Whose entries the layer's rows attend to: its own, or those of the layer that it reads.
+  int64_t owner(int64_t layer) const { return (*this)[layer].reads_layer < 0 ? layer : (*this)[layer].reads_layer; }
+  // The layers that attend to an owner's entries, ascending: itself first.
+  std::vector<int64_t> attending(int64_t owner) const {
+    std::vector<int64_t> layers;
+    for (int64_t layer = owner; layer < this->layers(); ++layer) {
+      if (this->owner(layer) == owner) layers.push_back(layer);
+    }
+    return layers;
+  }
+  // The last of them, behind whose rows nothing of the owner is read any more.
+  int64_t last_attending(int64_t owner) const { return attending(owner).back(); }
+  // Whether some layer has a window.
+  bool windowed() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.window > 0; });
+  }
   // Whether some layer reads another's entries.
   bool shares() const {
     return std::any_of(layers_.begin(), layers_.end(), [](const KvLayerSpec& one) { return one.reads_layer >= 0; });

@@ -47,8 +47,9 @@ struct KvStored {
 // small. So that almost always there is one of each, which grow in place.
 class KvHead {
  public:
-  explicit KvHead(const KvLayerSpec& spec)
-      : head_dim_(spec.head_dim), row_(spec.row_bytes()), format_(spec.format), codec_(spec.codec) {}
+  // head: which of the layer's.
+  explicit KvHead(const KvLayerSpec& spec, int64_t head = 0)
+      : head_(head), head_dim_(spec.head_dim), row_(spec.row_bytes()), format_(spec.format), codec_(spec.codec) {}
 
   int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
   // Sequence index of each entry, ascending.
@@ -69,9 +70,10 @@ class KvHead {
               KvByteCount& bytes);
   // The first `count` entries, plain ones, once more: of tokens from `token` on.
   void AppendAgain(int64_t count, int32_t token, KvByteCount& bytes);
-  // Encodes plain entries, as many times `residual` as there are. Returns how many; -1 where f16 does not hold an
-  // element: the head is as it was.
-  int64_t Encode(KvByteCount& bytes);
+  // Encodes plain entries, as many times `residual` as there are. positions: by sequence index, where a basis needs
+  // them. Returns how many; -1 where f16 does not hold an element, or a basis one that is not finite: the head is as it
+  // was.
+  int64_t Encode(std::span<const Position> positions, KvByteCount& bytes);
   // Makes encoded entries plain again.
   void Decode(KvByteCount& bytes);
   // The channels that encoded keys hold from now on, ascending. Before the first Encode.
@@ -163,6 +165,7 @@ class KvHead {
     biases_.shrink_to_fit();
   }
 
+  int64_t head_;
   int64_t head_dim_;
   int64_t row_;  // bytes of plain keys, or values, of an entry
   KvFormat format_;

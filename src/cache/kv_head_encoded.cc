@@ -24,6 +24,10 @@ void KvHead::MakeEncoding(std::vector<int16_t> channels) {
   auto encoding = std::make_shared<KvEncoding>(
       KvEncoding{KvSide(codec_.keys, format_, head_dim_), KvSide(codec_.values, format_, head_dim_)});
   encoding->keys.channels = std::move(channels);
+  if (codec_.basis != nullptr) {
+    encoding->keys.basis = codec_.basis->keys.at(static_cast<size_t>(head_));
+    encoding->values.basis = codec_.basis->values.at(static_cast<size_t>(head_));
+  }
   encoding_ = std::move(encoding);
 }
 
@@ -40,11 +44,12 @@ void KvHead::SetKeyChannels(std::vector<int16_t> channels) {
   MakeEncoding(std::move(channels));
 }
 
-int64_t KvHead::Encode(KvByteCount& bytes) {
-  const int64_t residual = codec_.residual;
+int64_t KvHead::Encode(std::span<const Position> positions, KvByteCount& bytes) {
   const int64_t there = plain();
-  const int64_t count = codec_.on() ? there / residual * residual : 0;
+  const int64_t count = codec_.on() ? there / codec_.residual * codec_.residual : 0;
   if (count == 0) return 0;
+  // Of one piece all at once.
+  const int64_t block = segments_.size() == 1 ? count : codec_.residual;
   if (encoding_ == nullptr) {
     PUREKV_CHECK(codec_.key_channels == 0, "no channels are chosen");
     MakeEncoding({});
@@ -55,19 +60,24 @@ int64_t KvHead::Encode(KvByteCount& bytes) {
   ResizeEncoded(before + count, bytes);
   Memory& memory = *encoded_.back().memory;
   Buffer rows;  // of a block that lies in several segments
-  for (int64_t first = 0; first < count; first += residual) {
+  std::vector<Position> places;
+  for (int64_t first = 0; first < count; first += block) {
+    places.clear();
+    for (int64_t i = 0; i < block && encoding_->keys.unit_positions() > 0; ++i) {
+      places.push_back(positions[static_cast<size_t>(tokens_[static_cast<size_t>(encoded_length_ + first + i)])]);
+    }
     for (const bool key : {true, false}) {
       const std::byte* from = PlainRow(first, key);
-      if (PlainRow(first + residual - 1, key) != from + (residual - 1) * row_) {
-        rows.Resize(static_cast<size_t>(residual * row_));
-        for (int64_t i = 0; i < residual; ++i) {
+      if (PlainRow(first + block - 1, key) != from + (block - 1) * row_) {
+        rows.Resize(static_cast<size_t>(block * row_));
+        for (int64_t i = 0; i < block; ++i) {
           std::memcpy(Bytes(rows) + i * row_, PlainRow(first + i, key), static_cast<size_t>(row_));
         }
         from = Bytes(rows);
       }
       const KvSide& side = key ? encoding_->keys : encoding_->values;
       Buffer& out = key ? memory.keys : memory.values;
-      if (EncodeEntries(side, from, residual, Bytes(out) + side.Bytes(before + first))) continue;
+      if (EncodeEntries(side, from, block, Bytes(out) + side.Bytes(before + first), places)) continue;
       ResizeEncoded(before, bytes);
       if (begun) Release(encoded_, bytes);
       return -1;

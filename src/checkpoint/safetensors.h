@@ -25,9 +25,10 @@ struct SafetensorsEntry {
 
 // Checks a whole header: sizes, overflow, holes, overlaps, duplicate names, types. `bytes` is the file's start (at
 // least the header), `file_size` its full length, `path` for messages. Throws Error. Returns entries by name and the
-// data section's offset.
+// data section's offset. metadata: may be null; gets the strings of __metadata__.
 std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const std::byte> bytes, uint64_t file_size,
-                                                               const std::string& path, uint64_t* data_offset);
+                                                               const std::string& path, uint64_t* data_offset,
+                                                               std::map<std::string, std::string>* metadata = nullptr);
 
 // One tensor as it is stored, whatever its type.
 struct RawTensor {

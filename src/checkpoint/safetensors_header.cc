@@ -101,7 +101,8 @@ void CheckCoverage(const std::map<std::string, SafetensorsEntry>& entries, uint6
 }  // namespace
 
 std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const std::byte> bytes, uint64_t file_size,
-                                                               const std::string& path, uint64_t* data_offset) {
+                                                               const std::string& path, uint64_t* data_offset,
+                                                               std::map<std::string, std::string>* metadata) {
   if (file_size < kLengthBytes || bytes.size() < kLengthBytes) {
     Fail(path, ": ", file_size, " bytes; a safetensors file begins with the 8-byte length of its header");
   }
@@ -121,6 +122,7 @@ std::map<std::string, SafetensorsEntry> ParseSafetensorsHeader(std::span<const s
       if (!value.is_object()) Fail(path, ": __metadata__ is not an object of strings");
       for (const auto& [key, text_value] : value.items()) {
         if (!text_value.is_string()) Fail(path, ": __metadata__: \"", key.substr(0, 200), "\" is not a string");
+        if (metadata != nullptr) (*metadata)[key] = text_value.get<std::string>();
       }
       continue;
     }

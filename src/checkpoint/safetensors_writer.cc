@@ -22,9 +22,11 @@ size_t BytesOf(const TensorInfo& type) {
 
 }  // namespace
 
-void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors) {
+void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
   static_assert(std::endian::native == std::endian::little, "the format is little-endian");
   Json header = {{"__metadata__", {{"format", "pt"}}}};
+  for (const auto& [key, text] : metadata) header["__metadata__"][key] = text;
   size_t offset = 0;
   for (const StoredTensor& tensor : tensors) {
     const auto type = source.Find(tensor.name);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct StoredTensor {
 };
 
 // Writes `tensors` of `source` to `path` (one safetensors file), each as the source gives it. Throws Error; nothing
-// half-written stays.
-void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors);
+// half-written stays. metadata: strings beside the format's own.
+void WriteSafetensors(const std::string& path, const TensorSource& source, const std::vector<StoredTensor>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace purekv

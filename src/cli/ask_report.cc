@@ -22,6 +22,7 @@ std::string PolicyName(const KvOptions& kv) {
   if (kv.merge != "auto") name += StrCat(":merge=", kv.merge);
   if (kv.keys != "same") name += StrCat(":keys=", kv.keys);
   if (kv.values != "same") name += StrCat(":values=", kv.values);
+  if (!kv.basis.empty()) name += ":basis";
   if (kv.key_channels) name += StrCat(":key-channels=", *kv.key_channels);
   if (kv.budget_of == KvOptions::Of::kBytes) name += ":budget-of=bytes";
   if (kv.attend.view != "all") name += StrCat(":attend=", kv.attend.view);

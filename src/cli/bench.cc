@@ -34,7 +34,7 @@ constexpr int64_t kWarmUpTokens = 256;  // enough to touch every weight once
 
 struct BenchFlags {
   ModelFlags model;
-  std::string shape;
+  std::string shape, layer_map;
   int layers = 0;  // 0: all
   std::vector<int64_t> prompt_tokens = {512};
   std::vector<int64_t> depths = {0};
@@ -65,6 +65,7 @@ void CheckBenchFlags(const FlagTable& table, const BenchFlags& flags) {
   }
   if (table.Given("--model")) {
     table.Refuse("--layers", "a model directory has its own layers; use --shape");
+    table.Refuse("--layer-map", "a model directory has its own layers; use --shape");
     CheckReadableModel(flags.model.directory);
   }
   CheckProfileFlags(table, flags.profile, flags.kv, Reads::kMedia);
@@ -134,7 +135,7 @@ int RunBenchCommand(const FlagTable& table, const BenchFlags& flags) {
   Progress progress;
   const std::shared_ptr<const Model> model = LoadModel(flags.model, &progress, [&](const LoadOptions& options) {
     return flags.shape.empty() ? Model::Load(flags.model.directory, options)
-                               : Model::Random(flags.shape, flags.layers, options);
+                               : Model::Random(flags.shape, flags.layers, options, flags.layer_map);
   });
   const KvOptions resolved = ResolveKv(flags.profile, flags.kv, *model, Reads::kMedia);
   const auto run = [&](const BenchRequest& request, const KvOptions& kv, const PrefillOptions& prefill) {
@@ -223,6 +224,12 @@ Command AddBench(CLI::App& parent) {
               [into](const std::string& name, const std::string& text) {
                 into->layers = static_cast<int>(ParseInt(name, text, 1, 1000));
               });
+  table.Value("Model", "--layer-map", "FILE",
+              "windows and shared layers of the shape, JSON: [{\"kv\": 0, \"window\": 1024}, ...] for every layer",
+              [into](const std::string& name, const std::string& text) {
+                if (text.empty()) FailUsage(name, ": an empty name");
+                into->layer_map = text;
+              });
   table.Value(kGroup, "--prompt-tokens", "N,N,...", "prompt lengths, text plus one video (default 512)",
               [into](const std::string& name, const std::string& text) {
                 into->prompt_tokens = ParseIntList(name, text, 1, kMaxTokens);
@@ -256,7 +263,7 @@ Command AddBench(CLI::App& parent) {
   AddPrefillFlags(table, &into->prefill);
   AddProfileFlags(table, &into->profile, &into->kv);
   table.Exclusive({"--model", "--shape"});
-  table.TypedWins({"--layers"}, {"--model"});
+  table.TypedWins({"--layers", "--layer-map"}, {"--model"});
   table.TypedWins({"--drop-layers", "--profile"}, [into](const FlagTable& all) {
     const bool deep = *std::max_element(into->depths.begin(), into->depths.end()) > 0;
     return all.Typed("--depth") && deep ? "--depth" : "";

@@ -31,6 +31,8 @@ asks every question about every video over a full cache, looks at all of its att
 layer, budget and drop layers that agree with it. --set FILE.jsonl reads samples instead: {"video": "a.mp4", "prompt": "...",
 "evidence": [[slice, row, column], ...]} a line, videos beside the file, evidence optional. In place of a video or image, or
 behind it, "text" or "text_file" is a text to ask about, as --context is.
+  purekv calibrate -m Qwen2.5-VL-3B-Instruct --video a.mp4 -p "Describe the video." --basis bases.safetensors
+finds the few dimensions that keys and values lie in, for --kv-basis.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct CalibrateFlags {
@@ -40,7 +42,14 @@ struct CalibrateFlags {
   int64_t limit = 16;
   CalibrationRequest request;
   std::string output, picture;
+  std::string basis;  // not empty: bases are made in place of a profile
+  BasisRequest basis_request;
 };
+
+// Of a profile alone, and of bases alone.
+constexpr const char* kProfileFlags[] = {"--output",   "--picture",        "--budgets",
+                                         "--max-loss", "--max-new-tokens", "--kv-when"};
+constexpr const char* kBasisFlags[] = {"--basis-error", "--basis-rows", "--basis-keys"};
 
 // A line of --set, and what it reads.
 struct SetSample {
@@ -68,14 +77,27 @@ void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::
       if (seen.insert(path).second) io.Input(table.Name("--set"), path);
     }
   }
-  io.Output("--picture", PictureName(flags));
-  io.Output(table.Name("--output"), flags.output);
+  if (flags.basis.empty()) {
+    io.Output("--picture", PictureName(flags));
+    io.Output(table.Name("--output"), flags.output);
+  } else {
+    io.Output("--basis", flags.basis);
+  }
   io.Check();
 }
 
 void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   CheckModelFlags(table, flags.model);
-  if (flags.output.empty()) FailUsage("--output: missing; name the profile to write with -o FILE.json");
+  if (flags.basis.empty()) {
+    for (const char* const flag : kBasisFlags) table.Refuse(flag, "there is no --basis");
+    if (flags.output.empty()) {
+      FailUsage("--output: missing; name the profile to write with -o FILE.json, or bases with --basis FILE");
+    }
+  } else {
+    for (const char* const flag : kProfileFlags) {
+      table.Refuse(flag, "is of a profile; --basis makes bases, which have no budget and no answers");
+    }
+  }
   if (flags.set.empty()) {
     table.Refuse("--samples", "there is no --set");
     if (!flags.prompt.has_context()) {
@@ -97,6 +119,7 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   CheckFiles(table, flags, {});
   CheckInputs(flags.model, flags.prompt);
   if (!flags.set.empty()) CheckReadableFile(flags.set);
+  if (!flags.basis.empty()) return CheckWritableFile("--basis", flags.basis);
   CheckWritableFile(table.Name("--output"), flags.output);
   CheckWritableFile("--picture", PictureName(flags));
 }
@@ -206,6 +229,20 @@ void PrintFindings(const Calibration& result, const CalibrateFlags& flags) {
                flags.output, "\n", PictureName(flags), "\n"));
 }
 
+void PrintBases(const BasisCalibration& result, const CalibrateFlags& flags) {
+  std::string text;
+  for (size_t layer = 0; layer < result.layers.size(); ++layer) {
+    const LayerBasis& one = result.layers[layer];
+    char row[128];
+    std::snprintf(row, sizeof row, "layer %3zu  keys %4lld  values %4lld  threshold %.2f  error %.4f\n", layer,
+                  static_cast<long long>(one.key_rank), static_cast<long long>(one.value_rank), one.threshold,
+                  one.error);
+    text += row;
+  }
+  Print(StrCat(text, "entries take ", result.of_bytes, " of the bytes of plain ones; made of ", result.rows,
+               " tokens\n", flags.basis, "\n"));
+}
+
 int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   CheckCalibrateFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
@@ -216,6 +253,12 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   options.threads = flags.model.threads;
   options.progress = progress.Function();
   options.cancel = &cancelled;
+  if (!flags.basis.empty()) {
+    const BasisCalibration bases = CalibrateBasis(model, samples, flags.basis_request, options, flags.basis);
+    progress.Clear();
+    PrintBases(bases, flags);
+    return 0;
+  }
   const Calibration result = Calibrate(model, samples, flags.request, options);
   progress.Clear();
   WriteOutput(flags.output, ProfileJson(result));
@@ -260,6 +303,21 @@ Command AddCalibrate(CLI::App& parent) {
   table.Value(kGroup, "--kv-when", "prompt|context",
               "compress when the prompt has been read (default), or right after media and context",
               [into](const std::string& name, const std::string& text) { into->request.when = ParseWhen(name, text); });
+  constexpr char kBases[] = "Bases, in place of a profile";
+  table.Value(kBases, "--basis", "FILE.safetensors", "write what --kv-basis takes", SetPath(&into->basis));
+  table.Value(kBases, "--basis-error", "F", "most that a layer's attention may change (default 0.025)",
+              [into](const std::string& name, const std::string& text) {
+                into->basis_request.error = ParseReal(name, text, {.low = 0, .high = 0.99, .low_open = true});
+              });
+  table.Value(kBases, "--basis-rows", "N", "most tokens that bases are made of, evenly spaced (default 8192)",
+              [into](const std::string& name, const std::string& text) {
+                into->basis_request.rows = ParseInt(name, text, 1, kMostTokens);
+              });
+  table.Value(kBases, "--basis-keys", "head|layer",
+              "a basis of keys for each KV head (default), or one for all heads of a layer, as in the paper",
+              [into](const std::string& name, const std::string& text) {
+                into->basis_request.keys_by_layer = ParseChoice(name, text, {"head", "layer"}) == 1;
+              });
   const std::vector<std::string> own = {"--video",  "--video-start", "--video-end", "--image",
                                         "--frames", "--context",     "--prompt"};
   table.TypedWins(own, {"--set"});

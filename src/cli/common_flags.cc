@@ -354,6 +354,9 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) {
                 options->key_channels = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
               });
+  table.Value(kCache, "--kv-basis", "FILE.safetensors",
+              "bases in which keys and values take fewer dimensions, as `purekv calibrate --basis` makes them",
+              SetPath(&options->basis));
   table.Value(kCache, "--kv-budget-of", "tokens|bytes",
               "what --kv-budget is a share of: tokens (default), or the bytes of the whole cache as it would be plain",
               [options](const std::string& name, const std::string& text) {
@@ -425,6 +428,7 @@ void CheckKvFlags(const FlagTable& table, const KvOptions& options) {
     }
   }
   CheckKvOptions(options);
+  if (!options.basis.empty()) CheckReadableFile(options.basis);
   if (!options.store.directory.empty()) CheckWritableDirectory("--kv-store-dir", options.store.directory);
   if (options.store.kind == StoreOptions::Kind::kFile && options.attend.view == "all") {
     std::fprintf(stderr, "purekv: warning: --kv-store file: with --kv-attend all every step reads all of the file\n");

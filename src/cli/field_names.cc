@@ -16,6 +16,7 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.keys", "--kv-keys"},
       {"kv.values", "--kv-values"},
       {"kv.key_channels", "--kv-key-channels"},
+      {"kv.basis", "--kv-basis"},
       {"kv.budget_of", "--kv-budget-of"},
       {"kv.chunk", "--kv-chunk"},
       {"kv.attend", "--kv-attend"},

@@ -91,7 +91,7 @@ std::string FindingsText(const Findings& findings) {
       DtypeName(info.dtype), ")",
       info.window > 0 ? StrCat(", and the last ", info.window, " of ", info.windowed_layers, " layers with a window")
                       : "",
-      "\n");
+      info.sharing_layers > 0 ? StrCat("; ", info.sharing_layers, " layers read those of a lower one") : "", "\n");
   text += WeightsText(info.weights);
   if (findings.video) {
     const VideoCost& video = *findings.video;
@@ -146,6 +146,7 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                      {"kv_bytes_per_token", info.kv_bytes_per_token},
                      {"window", info.window},
                      {"windowed_layers", info.windowed_layers},
+                     {"sharing_layers", info.sharing_layers},
                      {"weights", WeightsObject(info.weights)}};
   result["vision"] = {{"parameters", summary.vision.parameters},
                       {"layers", summary.vision.layers},

@@ -74,6 +74,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["keys"] = options.keys;
   object["values"] = options.values;
   object["key_channels"] = options.key_channels.value_or(1.0);
+  if (!options.basis.empty()) object["basis"] = options.basis;
   object["budget_of"] = options.budget_of == KvOptions::Of::kBytes ? "bytes" : "tokens";
   object["attend"] = options.attend.view;
   if (options.attend.budget) object["attend_budget"] = *options.attend.budget;

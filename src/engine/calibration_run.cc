@@ -43,17 +43,72 @@ const std::vector<NamedPattern>& MeasuredPatterns() {
   return patterns;
 }
 
+SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, const SessionOptions& options) {
+  const LanguageModel& internals = model.internals();
+  if (sample.turn.media.empty() && !sample.turn.context) {
+    FailUsage("sample ", sample.name, ": no video, image or text to calibrate with");
+  }
+  if (internals.tokenizer() == nullptr) Fail(model.info().directory, ": no tokenizer: questions cannot be read");
+  if (sample.turn.context) CheckContext(*sample.turn.context);
+  SamplePrompt read;
+  for (const MediaSource& source : sample.turn.media) {
+    PreparedMedia media = internals.LoadMedia(source, sample.turn.media_options, {});
+    auto embedded = std::make_shared<Matrix<float>>(media.tokens, internals.decoder().config().hidden);
+    const auto go_on = [&](int64_t, int64_t) { return options.cancel == nullptr || !options.cancel->load(); };
+    if (!internals.Encode(media, embedded->View(), go_on)) throw Cancelled();
+    media.embedded = std::move(embedded);
+    media.source.reset();
+    read.media.push_back(std::move(media));
+  }
+  const Dialogue dialogue(model);
+  const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);
+  read.ids = dialogue.FirstTurn(texts);
+  read.context_ids = dialogue.CountContextIds(texts, read.ids);
+  read.tokens = LayOutTurn(internals, read.ids, read.media, 0, read.context_ids);
+  return read;
+}
+
+void ReadFully(const Model& model, const PromptTokens& tokens, std::vector<PreparedMedia>& media,
+               const SessionOptions& options,
+               const std::function<std::unique_ptr<LayerObserver>(Sequence&, DecoderWorkspace&)>& observer) {
+  SetThreads(options.threads > 0 ? options.threads : PhysicalCores());
+  const Decoder& decoder = model.internals().decoder();
+  const DecoderConfig& config = decoder.config();
+  StageTimes times;
+  Matrix<float> hidden = EmbedPrompt(model.internals(), tokens, media, {}, &times);
+  Sequence sequence(Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
+  sequence.Append(tokens.ids, tokens.layout, tokens.positions);
+  DecoderWorkspace workspace;
+  const std::unique_ptr<LayerObserver> looks_on = observer(sequence, workspace);
+  LayerObserver* const observers[] = {looks_on.get()};
+  const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
+  PrefillPass pass({.decoder = decoder,
+                    .sequence = sequence,
+                    .attention = *attention,
+                    .observers = observers,
+                    .workspace = workspace},
+                   hidden.View(), kBlockRows);
+  while (pass.Step()) {
+    if (options.cancel != nullptr && options.cancel->load()) throw Cancelled();
+  }
+}
+
 CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const CalibrationSample& sample,
                                const CalibrationRequest& request, const SessionOptions& options)
     : model_(std::move(model)), internals_(model_->internals()), request_(request) {
   options_.threads = options.threads;
   options_.cancel = options.cancel;
   SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
-  if (sample.turn.media.empty() && !sample.turn.context) {
-    FailUsage("sample ", sample.name, ": no video, image or text to calibrate with");
+  if (internals_.decoder().cache_spec().shares()) {
+    FailUsage(
+        "this model has layers that read another's cache; which layers to observe and where to drop cannot be "
+        "measured on it");
   }
-  Encode(sample);
-  prompt_ = LayOutTurn(internals_, ids_, media_, 0, context_ids_);
+  SamplePrompt read = ReadSample(*model_, sample, options_);
+  ids_ = std::move(read.ids);
+  context_ids_ = read.context_ids;
+  media_ = std::move(read.media);
+  prompt_ = std::move(read.tokens);
   part_ = request.when == KvOptions::When::kContext ? prompt_.context_end() : prompt_tokens();
   const bool text_alone = media_.empty();
   for (int64_t i = 0; i < (text_alone ? prompt_.text_end : part_); ++i) {
@@ -73,24 +128,6 @@ CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const Calibra
   Conversation again(model_, options_);  // batched as the runs that it is compared with: the same rounding
   again.ReadPrompt(ids_, media_);
   top1_ = again.Score(answer_, false).top1;
-}
-
-void CalibrationRun::Encode(const CalibrationSample& sample) {
-  if (internals_.tokenizer() == nullptr) Fail(model_->info().directory, ": no tokenizer: questions cannot be read");
-  if (sample.turn.context) CheckContext(*sample.turn.context);
-  for (const MediaSource& source : sample.turn.media) {
-    PreparedMedia media = internals_.LoadMedia(source, sample.turn.media_options, {});
-    auto embedded = std::make_shared<Matrix<float>>(media.tokens, internals_.decoder().config().hidden);
-    const auto go_on = [&](int64_t, int64_t) { return options_.cancel == nullptr || !options_.cancel->load(); };
-    if (!internals_.Encode(media, embedded->View(), go_on)) throw Cancelled();
-    media.embedded = std::move(embedded);
-    media.source.reset();
-    media_.push_back(std::move(media));
-  }
-  const Dialogue dialogue(*model_);
-  const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);
-  ids_ = dialogue.FirstTurn(texts);
-  context_ids_ = dialogue.CountContextIds(texts, ids_);
 }
 
 void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
@@ -165,30 +202,14 @@ class CalibrationRun::Probe : public LayerObserver {
 };
 
 SampleObservation CalibrationRun::Observe() {
-  SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
-  const Decoder& decoder = internals_.decoder();
-  const DecoderConfig& config = decoder.config();
   PromptTokens all = prompt_;
   for (size_t i = 0; i + 1 < answer_.size(); ++i) all.AddText(answer_[i]);
-  StageTimes times;
-  Matrix<float> hidden = EmbedPrompt(internals_, all, media_, {}, &times);
-  Sequence sequence(Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
-  sequence.Append(all.ids, all.layout, all.positions);
   SampleObservation seen;
-  seen.mass.assign(MeasuredPatterns().size(), std::vector<double>(static_cast<size_t>(config.layers), 0.0));
-  DecoderWorkspace workspace;
-  Probe probe(*this, &sequence, &workspace.attention, &seen);
-  LayerObserver* const observers[] = {&probe};
-  const auto attention = MakePrefillAttention({}, {}, sequence.compression(), config.layers);
-  PrefillPass pass({.decoder = decoder,
-                    .sequence = sequence,
-                    .attention = *attention,
-                    .observers = observers,
-                    .workspace = workspace},
-                   hidden.View(), kBlockRows);
-  while (pass.Step()) {
-    if (options_.cancel != nullptr && options_.cancel->load()) throw Cancelled();
-  }
+  seen.mass.assign(MeasuredPatterns().size(),
+                   std::vector<double>(static_cast<size_t>(internals_.decoder().config().layers), 0.0));
+  ReadFully(*model_, all, media_, options_, [&](Sequence& sequence, DecoderWorkspace& workspace) {
+    return std::make_unique<Probe>(*this, &sequence, &workspace.attention, &seen);
+  });
   return seen;
 }
 

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "engine/layer_observer.h"
+#include "engine/sequence.h"
 #include "engine/spatial_temporal.h"
 #include "models/language_model.h"
 #include "purekv/calibrate.h"
@@ -35,6 +37,21 @@ struct NamedPattern {
 };
 const std::vector<NamedPattern>& MeasuredPatterns();
 
+// What a sample reads: ids with placeholders, and its media, encoded.
+struct SamplePrompt {
+  std::vector<int32_t> ids;
+  int64_t context_ids = 0;  // of them, those up to the end of the context's text; 0: there is none
+  std::vector<PreparedMedia> media;
+  PromptTokens tokens;  // laid out
+};
+// Throws Error, Cancelled.
+SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, const SessionOptions& options);
+// Reads them with a full cache of its own, and shows every layer to the observer, which may empty it behind its last
+// row. Throws Cancelled.
+void ReadFully(const Model& model, const PromptTokens& tokens, std::vector<PreparedMedia>& media,
+               const SessionOptions& options,
+               const std::function<std::unique_ptr<LayerObserver>(Sequence&, DecoderWorkspace&)>& observer);
+
 class CalibrationRun {
  public:
   // Reads and encodes the media, and lets the full cache answer. Throws Error, Cancelled.
@@ -55,7 +72,6 @@ class CalibrationRun {
 
  private:
   class Probe;
-  void Encode(const CalibrationSample& sample);
   void FindEvidence(const CalibrationSample& sample);
   void AddMass(const AttendedRows& block, SampleObservation* seen) const;
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/stage_timer.h"
 #include "base/threads.h"
+#include "engine/basis_file.h"
 #include "engine/context_text.h"
 #include "engine/copying_heads.h"
 #include "engine/policy_observer.h"
@@ -28,7 +29,7 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
     : model_(std::move(model)),
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
-      sequence_(CompressionOf(options_.kv, internals())),
+      sequence_(CompressionOf(options_.kv, internals(), BasesOf(options_.kv, *model_))),
       dialogue_(*model_),
       attention_(MakePrefillAttention(options_.prefill, options_.kv, sequence_.compression(),
                                       internals().decoder().config().layers)),

@@ -79,7 +79,15 @@ class Watcher : public LayerObserver {
     }
   }
 
-  CopyingHeads Take() { return std::move(heads_); }
+  // Entries that several layers attend to are worth what the best of them makes of them.
+  CopyingHeads Take() {
+    for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+      auto& of_owner = heads_[static_cast<size_t>(spec_.owner(layer))];
+      const auto& own = heads_[static_cast<size_t>(layer)];
+      for (size_t head = 0; head < own.size(); ++head) of_owner[head] = std::max(of_owner[head], own[head]);
+    }
+    return std::move(heads_);
+  }
 
  private:
   const DecoderConfig& config_;
@@ -122,13 +130,17 @@ const CopyingHeads& CopyingHeadsOf(const LanguageModel& model) {
   return model.copying_heads([&] { return Measure(model); });
 }
 
-Compression CompressionOf(const KvOptions& options, const LanguageModel& model) {
+Compression CompressionOf(const KvOptions& options, const LanguageModel& model, const KvBases& bases) {
   const Decoder& decoder = model.decoder();
   const PolicySetup setup = MakePolicy(options, decoder.cache_spec());
   const bool copies =
       setup.by_copying() || (!options.drop_layers.empty() && setup.policy->drops_by() == DropsBy::kCopyingHeads);
-  return {options, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope(),
-          copies ? CopyingHeadsOf(model) : CopyingHeads()};
+  return {options,
+          decoder.cache_spec(),
+          decoder.config().heads,
+          decoder.config().full_rope(),
+          copies ? CopyingHeadsOf(model) : CopyingHeads(),
+          bases};
 }
 
 }  // namespace purekv

@@ -24,7 +24,7 @@ inline constexpr const char* kCopyingPassage =
 const CopyingHeads& CopyingHeadsOf(const LanguageModel& model);
 
 // What a sequence of this model is compressed with. Measures the heads where the allocator or drop layers ask for it.
-// Throws Error (kUsage) as Compression does.
-Compression CompressionOf(const KvOptions& options, const LanguageModel& model);
+// bases: of the file that the options name (engine/basis_file.h). Throws Error (kUsage) as Compression does.
+Compression CompressionOf(const KvOptions& options, const LanguageModel& model, const KvBases& bases = {});
 
 }  // namespace purekv

@@ -91,8 +91,10 @@ void DecodeStep(const Decoder& decoder, std::span<const DecodeRow> rows, Decoder
     for (const DecodeRow& row : rows) {
       row.sequence->compression().AfterLayer(layer, row.sequence->cache(), row.sequence->tokens());
       row.sequence->SlideWindow(layer, kWindowSlack);
-      row.sequence->cache().Store(layer, kStoredTogether);
-      row.sequence->cache().DropMapped(layer);
+      KvCache& cache = row.sequence->cache();
+      const int64_t own = cache.spec().owner(layer);
+      if (cache.spec().last_attending(own) == layer) cache.Store(own, kStoredTogether);
+      cache.DropMapped(own);
     }
   }
   for (int64_t r = 0; r < count; ++r) {

@@ -20,6 +20,7 @@
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/tokenizer.h"
 #include "engine/copying_heads.h"
+#include "engine/random_model.h"
 #include "engine/watched_tensors.h"
 #include "engine/weight_report.h"
 #include "models/fingerprint.h"
@@ -69,7 +70,8 @@ ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
   info.max_positions = decoder.max_positions;
   for (const LayerConfig& layer : decoder.per_layer) {
     info.window = std::max(info.window, layer.window);
-    info.windowed_layers += layer.window > 0 ? 1 : 0;
+    info.windowed_layers += layer.window > 0 && !layer.reads() ? 1 : 0;
+    info.sharing_layers += layer.reads() ? 1 : 0;
   }
   info.kv_bytes_per_token = decoder.cache_spec(formats.cache).token_bytes();
   info.parameters = ParameterCount(plan.tensors);
@@ -89,6 +91,13 @@ int64_t TextTokens(const ModelFiles& files, const std::string& prompt) {
 void WarnOfUnused(const TensorSource& tensors, const ModelPlan& plan, ModelInfo* info) {
   std::set<std::string> used;
   for (const TensorSpec& spec : plan.tensors) used.insert(spec.name);
+  // What layers that read another's entries would make theirs with: published files have it.
+  for (int64_t layer = 0; layer < plan.decoder.layers; ++layer) {
+    if (!plan.decoder.layer(layer).reads()) continue;
+    for (const char* const rest : {"k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias", "k_norm.weight"}) {
+      used.insert(StrCat("model.layers.", layer, ".self_attn.", rest));
+    }
+  }
   int64_t count = 0;
   std::string first;
   for (const std::string& name : tensors.Names()) {
@@ -138,14 +147,11 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));
 }
 
-std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers, const LoadOptions& options) {
+std::shared_ptr<const Model> Model::Random(const std::string& shape, int layers, const LoadOptions& options,
+                                           const std::string& layer_map) {
   CheckLoadOptions(options);
   NumberFormats formats = ChooseFormats(options);
-  Json config = PublishedConfig(shape);
-  const auto all = config.at("num_hidden_layers").get<int64_t>();
-  if (layers < 0 || layers > all)
-    FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
-  if (layers > 0) config["num_hidden_layers"] = layers;
+  Json config = ConfigOfShape(shape, layers, layer_map);
   const auto files = FilesOfShape(shape, std::move(config));
   const auto plan = PlanModel(*files);
   ModelInfo info = Describe(*plan, formats);

@@ -47,7 +47,8 @@ void CheckPrefillOptions(const PrefillOptions& options) {
 std::unique_ptr<PrefillAttention> MakePrefillAttention(const PrefillOptions& options, const KvOptions& kv,
                                                        const Compression& compression, int64_t layers) {
   const OptionValues values = Checked(options);
-  const PrefillContext context{kv, compression.last_scoring_layer(), layers, compression.merge_bias()};
+  const PrefillContext context{kv, compression.last_scoring_layer(), layers, compression.merge_bias(),
+                               compression.spec().shares()};
   auto attention = FindPrefillKind(options.kind).make(values, context);
   for (int64_t layer = 0; layer <= context.last_scoring_layer; ++layer) {
     PUREKV_CHECK(attention->GivesLse(layer), options.kind, " at layer ", layer, " under ", kv.policy);

@@ -42,7 +42,8 @@ struct PrefillContext {
   const KvOptions& kv;
   int64_t last_scoring_layer;  // the highest layer whose probabilities the policy adds up; -1: none
   int64_t layers;
-  bool bias;  // entries may weigh more than others (merge_bias)
+  bool bias;    // entries may weigh more than others (merge_bias)
+  bool shares;  // some layers read another's cache
 };
 
 // A kind's entry in the list.

@@ -91,15 +91,23 @@ void PrefillPass::StartLayer() {
   parts_.decoder.Prepare(parts_.workspace, std::min(block_rows_, hidden_.rows), std::min(span_rows_, hidden_.rows));
 }
 
+// Where a lower layer's entries are read, those of all rows that pass are there already: what the span may see ends
+// with its own.
+void PrefillPass::HideLaterRows(int64_t rows, std::vector<KvHeadView>* heads) const {
+  if (parts_.sequence.cache().spec()[layer_].reads_layer < 0) return;
+  for (KvHeadView& head : *heads) head.length -= hidden_.rows - row_ - rows;
+}
+
 void PrefillPass::Attend(std::span<const int32_t> tokens, MatrixView<const float> qkv) {
   Sequence& sequence = parts_.sequence;
   const KvCache& cache = sequence.cache();
   const DecoderConfig& config = parts_.decoder.config();
   DecoderWorkspace& workspace = parts_.workspace;
-  const AttendedHeads attended = [&] {
+  AttendedHeads attended = [&] {
     const StageTimer timer(&workspace.attention_seconds);
     return HeadsOf(sequence, layer_, qkv.Cols(0, config.heads * config.head_dim));
   }();
+  HideLaterRows(qkv.rows, &attended.heads);
   AttendRows(
       config,
       {.layer = layer_,
@@ -129,7 +137,8 @@ void PrefillPass::ShowLastRows(std::span<const int32_t> tokens, MatrixView<const
     AnyMatrix out(parts_.decoder.compute(), rows, config.heads * config.head_dim);
     Matrix<float> lse(rows, config.heads);
     LayerObserver* const one[] = {observer};
-    const std::vector<KvHeadView> heads = parts_.sequence.cache().Heads(layer_);
+    std::vector<KvHeadView> heads = parts_.sequence.cache().Heads(layer_);
+    HideLaterRows(qkv.rows, &heads);
     AttendRows(
         config,
         {.layer = layer_,

@@ -42,6 +42,7 @@ class PrefillPass {
  private:
   void StartLayer();
   void EndLayer();
+  void HideLaterRows(int64_t rows, std::vector<KvHeadView>* heads) const;
   void Attend(std::span<const int32_t> tokens, MatrixView<const float> qkv);
   // Only the rows of these tokens go on: they move to the beginning, and the pages behind them go back to the system.
   void KeepRows(std::span<const int32_t> alive);

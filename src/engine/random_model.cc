@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <system_error>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "checkpoint/json.h"
 #include "checkpoint/random_tensors.h"
 #include "checkpoint/safetensors_writer.h"
+#include "models/layer_map.h"
 #include "models/registry.h"
 
 namespace purekv {
@@ -53,12 +55,25 @@ void WriteRandomWeights(const std::string& dir, const RandomModelOptions& option
   WriteFile(JoinPath(dir, "model.safetensors.index.json"), index.dump(1));
 }
 
-void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers) {
+Json ConfigOfShape(const std::string& shape, int64_t layers, const std::string& layer_map) {
   Json config = PublishedConfig(shape);
+  if (!layer_map.empty()) {
+    const Json file = ReadJson(layer_map);
+    const Json& map = file.is_object() && file.contains(kLayerMapKey) ? file.at(kLayerMapKey) : file;
+    if (!map.is_array()) Fail(layer_map, ": neither a list nor an object with \"", kLayerMapKey, "\"");
+    if (layers == 0) layers = static_cast<int64_t>(map.size());
+    config[kLayerMapKey] = map;
+  }
   const auto all = config.at("num_hidden_layers").get<int64_t>();
   if (layers < 0 || layers > all)
     FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
   if (layers > 0) config["num_hidden_layers"] = layers;
+  return config;
+}
+
+void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers,
+                          const std::string& layer_map) {
+  const Json config = ConfigOfShape(shape, layers, layer_map);
   std::error_code code;
   std::filesystem::create_directories(dir, code);
   if (!DirectoryExists(dir)) Fail(dir, ": cannot make this directory: ", code.message());

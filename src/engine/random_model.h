@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "checkpoint/json.h"
 #include "purekv/dtype.h"
 
 namespace purekv {
@@ -19,8 +20,12 @@ struct RandomModelOptions {
 // checkpoint/random_tensors.h. Throws Error.
 void WriteRandomWeights(const std::string& dir, const RandomModelOptions& options);
 
-// Makes `dir` with the config.json of a published shape ("qwen2.5-vl-3b") of `layers` decoder layers (0: all). Throws
-// Error.
-void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers);
+// config.json of a published shape ("qwen2.5-vl-3b") of `layers` decoder layers (0: all, or as many as the map has).
+// layer_map: a JSON file, the list that models/layer_map.h describes, or an object that has it; "": none. Throws Error.
+Json ConfigOfShape(const std::string& shape, int64_t layers, const std::string& layer_map);
+
+// Makes `dir` with it. Throws Error.
+void WritePublishedConfig(const std::string& dir, const std::string& shape, int64_t layers,
+                          const std::string& layer_map = "");
 
 }  // namespace purekv

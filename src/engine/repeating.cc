@@ -86,12 +86,12 @@ class MaximaObserver : public LayerObserver {
       : decoder_(decoder), part_tokens_(part_tokens), maxima_(*maxima), workspace_(workspace) {}
 
   LayerWants Wants(int64_t layer) const override {
-    const bool asked = layer < decoder_.config().layers && !maxima_[static_cast<size_t>(layer)].empty();
+    const bool asked = layer < decoder_.config().layers && !MaximaOf(layer).empty();
     return {.input = false, .queries = false, .attended = asked};
   }
   void Attended(const AttendedRows& rows) override {
     std::vector<double*> into;
-    for (auto& list : maxima_[static_cast<size_t>(rows.layer)]) into.push_back(list.data());
+    for (auto& list : MaximaOf(rows.layer)) into.push_back(list.data());
     std::vector<KvHeadView> kv(rows.kv.begin(), rows.kv.end());
     for (KvHeadView& head : kv) {
       PUREKV_CHECK(head.length >= part_tokens_, head.length, " entries of ", part_tokens_);
@@ -111,6 +111,12 @@ class MaximaObserver : public LayerObserver {
   }
 
  private:
+  // Of the layer whose entries the rows attend to.
+  KeyMaxima& MaximaOf(int64_t layer) const {
+    const int64_t reads = decoder_.config().layer(layer).reads_layer;
+    return maxima_[static_cast<size_t>(reads < 0 ? layer : reads)];
+  }
+
   const Decoder& decoder_;
   int64_t part_tokens_;
   std::vector<KeyMaxima>& maxima_;

@@ -261,6 +261,9 @@ int64_t Conversation::Save(const std::string& path) const {
   if (!spec.uniform() || !spec.plain()) {
     FailUsage("a .pkv file holds layers of one kind, each with a cache of its own; this model has others");
   }
+  if (!options_.kv.basis.empty()) {
+    FailUsage("a .pkv file holds no bases (", Field{"kv.basis"}, "); without one it holds the entries as they are");
+  }
   if (options_.kv.bytes && options_.kv.attend.view != "all") {
     FailUsage("a .pkv file has no view: its budget in bytes (", Field{"kv.bytes"}, ") cannot have paid for an index (",
               Field{"kv.attend"}, "); give the view to who opens it");

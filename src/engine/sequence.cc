@@ -19,8 +19,9 @@ Sequence::Sequence(Compression compression) : cache_(compression.spec()), compre
 
 void Sequence::Store(int64_t layer) {
   if (!cache_.stores()) return;
+  const KvCacheSpec& spec = cache_.spec();
   for (int64_t below = 0; below <= layer; ++below) {
-    if (compression_.Settled(below, cache_)) cache_.Store(below, 1);
+    if (spec.last_attending(spec.owner(below)) <= layer && compression_.Settled(below, cache_)) cache_.Store(below, 1);
   }
   cache_.DropMapped(layer);  // what kernels that multiply codes where they lie have read
 }
@@ -51,13 +52,9 @@ void Sequence::Finish(int32_t next_position, std::span<const float> hidden) {
 
 void Sequence::SlideWindow(int64_t layer, int64_t slack) {
   const KvCacheSpec& spec = cache_.spec();
-  const int64_t own = spec[layer].reads_layer < 0 ? layer : spec[layer].reads_layer;
-  if (spec[own].window == 0) return;
+  const int64_t own = spec.owner(layer);
   // Entries that others read wait for the last of them.
-  for (int64_t above = layer + 1; above < spec.layers(); ++above) {
-    if (spec[above].reads_layer == own) return;
-  }
-  cache_.SlideWindow(own, slack);
+  if (spec[own].window > 0 && spec.last_attending(own) == layer) cache_.SlideWindow(own, slack);
 }
 
 Sequence Sequence::Fork() const {

@@ -50,7 +50,7 @@ class Sequence {
   void Spoil() { whole_ = false; }
 
   // Whether forgetting what is appended from now on leads back to here: nothing is evicted by steps, or by windows.
-  bool only_grows() const { return !compression_.steps_alone() && cache_.spec().plain(); }
+  bool only_grows() const { return !compression_.steps_alone() && !cache_.spec().windowed(); }
   // When `layer` holds all rows that pass: entries that its window has left go (KvCache::SlideWindow), once no higher
   // layer will read them any more.
   void SlideWindow(int64_t layer, int64_t slack);

@@ -35,7 +35,7 @@ SharedPrefill::SharedPrefill(std::shared_ptr<const Model> model, SessionOptions 
     CheckKvOptions(kv);
     // Channels of keys are chosen by queries, which are not kept.
     anew_.push_back(kv.chunk > 0 || SeesTheReading(kv) || !kv.drop_layers.empty() || kv.key_channels.has_value() ||
-                    MakePolicy(kv, media_.cache().spec()).n_attn > 0);
+                    MakePolicy(kv, media_.cache().spec()).n_attn > 0 || media_.cache().spec().shares());
     record_.PlanFor(anew_.back() ? KvOptions() : kv);
     if (anew_.back()) Conversation(model_, OptionsWith(kv));  // throws what reading would, before it
   }

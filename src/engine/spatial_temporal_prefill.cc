@@ -113,6 +113,11 @@ PrefillKind SpatialTemporalPrefill() {
     }
   };
   kind.make = [](const OptionValues& values, const PrefillContext& context) -> std::unique_ptr<PrefillAttention> {
+    if (context.shares) {
+      FailUsage(Field{"prefill.kind"},
+                " st: this model has layers that read another's cache, which its plan of a "
+                "layer's own keys does not know; dense and block-sparse run on it");
+    }
     return std::make_unique<SpatialTemporal>(PatternOf(values), FirstSparseLayer("st", values, context));
   };
   return kind;

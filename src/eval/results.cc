@@ -172,6 +172,8 @@ EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::Whe
       (key == "keys" ? setting.kv.keys : setting.kv.values) = value;
     } else if (key == "key-channels") {
       setting.kv.key_channels = NumberOf<double>(policy, key, value);
+    } else if (key == "basis") {
+      setting.kv.basis = value;
     } else if (key == "attend") {
       setting.kv.attend.view = value;
     } else if (key == "attend-budget") {

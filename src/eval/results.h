@@ -25,7 +25,7 @@ struct EvalSetting {
   KvOptions kv;
   // The reference: all of it, as the model has it.
   bool full() const {
-    return kv.policy == "full" && kv.keys == "same" && kv.values == "same" && !kv.key_channels &&
+    return kv.policy == "full" && kv.keys == "same" && kv.values == "same" && kv.basis.empty() && !kv.key_channels &&
            kv.attend.view == "all";
   }
   bool at_context() const { return kv.when == KvOptions::When::kContext; }

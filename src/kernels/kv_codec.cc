@@ -348,7 +348,9 @@ uint16_t CeilF16(float x) {
   return StepF16(x, false);
 }
 
-bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* out) {
+bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* out,
+                   std::span<const Position> positions) {
+  if (side.basis != nullptr) return EncodeInBasis(side, rows, positions, count, out);
   PUREKV_CHECK(count % side.unit() == 0, count, " entries in units of ", side.unit());
   if (side.bits == 0) {
     TakePlain(side, rows, count, out);
@@ -360,6 +362,7 @@ bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* ou
 }
 
 void DecodeEntries(const KvSide& side, const void* data, int64_t first, int64_t count, void* out) {
+  if (side.basis != nullptr) return DecodeFromBasis(side, data, first, count, out);
   if (side.bits == 0) return PutPlain(side, data, first, count, out);
   UseCpuLevel();
   if (Cpu() == CpuLevel::kReference) return reference::DecodeEntries(side, data, first, count, out);
@@ -367,6 +370,15 @@ void DecodeEntries(const KvSide& side, const void* data, int64_t first, int64_t 
 }
 
 bool EncodedFinite(const KvSide& side, const void* data, int64_t count) {
+  if (side.basis != nullptr) {
+    for (int64_t entry = 0; entry < count; ++entry) {
+      const auto* const weights = static_cast<const std::byte*>(data) + side.Bytes(entry);
+      for (int64_t i = 0; i < side.width(); ++i) {
+        if (!std::isfinite(ElementAt(side, weights, i))) return false;
+      }
+    }
+    return true;
+  }
   if (side.bits == 0) {
     const int64_t elements = count * side.width();
     for (int64_t i = 0; i < elements; ++i) {

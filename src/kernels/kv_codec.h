@@ -5,8 +5,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
+#include "kernels/kv_basis.h"
 #include "kernels/kv_view.h"
 #include "purekv/dtype.h"
 
@@ -31,7 +34,9 @@ struct KvCodec {
   KvSideCodec keys, values;
   int64_t residual = 32;
   int64_t key_channels = 0;  // channels that encoded keys keep (ThinK, arXiv 2407.21018); 0: all
-  bool on() const { return keys.bits > 0 || values.bits > 0 || key_channels > 0; }
+  // Entries are held in these, and nothing else is on; null: in the head's own dimensions.
+  std::shared_ptr<const KvLayerBasis> basis{};
+  bool on() const { return keys.bits > 0 || values.bits > 0 || key_channels > 0 || basis != nullptr; }
   bool operator==(const KvCodec&) const = default;
 };
 
@@ -45,13 +50,17 @@ struct KvSide {
   int64_t group = 32;
   KvFormat format = KvFormat::kF32;  // of the entries before and behind
   int64_t head_dim = 0;
-  std::vector<int16_t> channels{};  // those that are held, ascending; the others are 0; empty: all
+  std::vector<int16_t> channels{};         // those that are held, ascending; the others are 0; empty: all
+  std::shared_ptr<const KvBasis> basis{};  // not null, with no bits: a unit is an entry's weights and positions
 
   KvSide() = default;
   KvSide(const KvSideCodec& codec, KvFormat plain, int64_t dim)
       : bits(codec.bits), axis(codec.axis), group(codec.group), format(plain), head_dim(dim) {}
 
-  int64_t width() const { return channels.empty() ? head_dim : static_cast<int64_t>(channels.size()); }
+  int64_t width() const {
+    if (basis != nullptr) return basis->rank();
+    return channels.empty() ? head_dim : static_cast<int64_t>(channels.size());
+  }
   bool by_channel() const { return bits > 0 && axis == KvGroupAxis::kChannel; }
   int64_t unit() const { return by_channel() ? group : 1; }
   // f16 of lo, and as many of step, behind a unit's codes.
@@ -60,7 +69,8 @@ struct KvSide {
     if (bits == 0) return width() * static_cast<int64_t>(DtypeSize(ElementDtype(format)));
     return by_channel() ? width() * group * bits / 8 : (width() * bits + 7) / 8;
   }
-  int64_t unit_bytes() const { return unit_code_bytes() + unit_groups() * 4; }
+  int64_t unit_positions() const { return basis != nullptr ? basis->positions() : 0; }
+  int64_t unit_bytes() const { return unit_code_bytes() + (unit_groups() + unit_positions()) * 4; }
   // Of so many entries, whole units.
   int64_t Bytes(int64_t entries) const { return entries / unit() * unit_bytes(); }
   bool operator==(const KvSide&) const = default;
@@ -72,8 +82,10 @@ struct KvEncoding {
 };
 
 // rows: [count, head_dim] of the side's format, whole units of it. Returns false where an element is not finite or its
-// magnitude above 65504, which f16 does not hold; nothing is promised about `out` then. out: Bytes(count).
-bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* out);
+// magnitude above 65504, which f16 does not hold; nothing is promised about `out` then. out: Bytes(count). positions
+// [count]: of the rows, where a basis of keys needs them.
+bool EncodeEntries(const KvSide& side, const void* rows, int64_t count, void* out,
+                   std::span<const Position> positions = {});
 // Entries first .. first + count - 1 of those at `data`: out [count, head_dim] of the side's format, rows one after
 // another; rounded to it.
 void DecodeEntries(const KvSide& side, const void* data, int64_t first, int64_t count, void* out);

@@ -63,16 +63,16 @@ std::vector<TensorSpec> Decoder::Tensors(const DecoderConfig& config) {
       add("post_feedforward_layernorm.weight", {config.hidden});
     }
     add("self_attn.q_proj.weight", {q, config.hidden});
-    add("self_attn.k_proj.weight", {kv, config.hidden});
-    add("self_attn.v_proj.weight", {kv, config.hidden});
-    if (config.qkv_bias) {
-      add("self_attn.q_proj.bias", {q});
-      add("self_attn.k_proj.bias", {kv});
-      add("self_attn.v_proj.bias", {kv});
-    }
-    if (config.layer(layer).qk_norm) {
-      add("self_attn.q_norm.weight", {config.head_dim});
-      add("self_attn.k_norm.weight", {config.head_dim});
+    if (config.qkv_bias) add("self_attn.q_proj.bias", {q});
+    if (config.layer(layer).qk_norm) add("self_attn.q_norm.weight", {config.head_dim});
+    if (!config.layer(layer).reads()) {
+      add("self_attn.k_proj.weight", {kv, config.hidden});
+      add("self_attn.v_proj.weight", {kv, config.hidden});
+      if (config.qkv_bias) {
+        add("self_attn.k_proj.bias", {kv});
+        add("self_attn.v_proj.bias", {kv});
+      }
+      if (config.layer(layer).qk_norm) add("self_attn.k_norm.weight", {config.head_dim});
     }
     add("self_attn.o_proj.weight", {config.hidden, q});
     if (config.output_bias) add("self_attn.o_proj.bias", {config.hidden});
@@ -108,15 +108,15 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
     }
     if (config.layer(i).qk_norm) {
       layer.q_norm = read_norm(name("self_attn.q_norm.weight"));
-      layer.k_norm = read_norm(name("self_attn.k_norm.weight"));
+      if (!config.layer(i).reads()) layer.k_norm = read_norm(name("self_attn.k_norm.weight"));
     }
-    const Names biases = config.qkv_bias ? Names{name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
-                                                 name("self_attn.v_proj.bias")}
-                                         : Names{};
-    layer.qkv = ReadLinear(
-        source,
-        Names{name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
-        biases, formats);
+    Names weights, biases;
+    for (const char* which : {"q", "k", "v"}) {
+      weights.push_back(LayerName(i, StrCat("self_attn.", which, "_proj.weight").c_str()));
+      if (config.qkv_bias) biases.push_back(LayerName(i, StrCat("self_attn.", which, "_proj.bias").c_str()));
+      if (config.layer(i).reads()) break;  // q alone
+    }
+    layer.qkv = ReadLinear(source, weights, biases, formats);
     const Names output_bias = config.output_bias ? Names{name("self_attn.o_proj.bias")} : Names{};
     layer.output = ReadLinear(source, Names{name("self_attn.o_proj.weight")}, output_bias, formats);
     layer.gate_up = ReadGatedLinear(source, name("mlp.gate_proj"), name("mlp.up_proj"), false, formats);
@@ -141,7 +141,7 @@ Decoder::Decoder(const DecoderConfig& config, const TensorSource& source, const 
 
 const RopeSpec& DecoderConfig::full_rope() const {
   const auto full = std::find_if(per_layer.begin(), per_layer.end(),
-                                 [](const LayerConfig& one) { return one.window == 0 && one.reads_layer < 0; });
+                                 [](const LayerConfig& one) { return one.window == 0 && !one.reads(); });
   return ropes.at(full == per_layer.end() ? 0 : full->rope);
 }
 
@@ -203,19 +203,17 @@ void Decoder::Prepare(DecoderWorkspace& workspace, int64_t rows, int64_t span_ro
 Decoder::Projected Decoder::Project(int64_t layer, MatrixView<const float> hidden, MatrixView<float> qkv,
                                     DecoderWorkspace& workspace) const {
   const int64_t q_cols = config_.heads * config_.head_dim;
-  const int64_t kv_cols = config_.kv_heads * config_.head_dim;
+  const int64_t kv_cols = config_.layer(layer).reads() ? 0 : config_.kv_heads * config_.head_dim;
   const Layer& weights = layers_[static_cast<size_t>(layer)];
   const AnyMatrixView normed = workspace.normed.View().Rows(0, hidden.rows);
   RmsNorm(hidden, weights.input_norm, config_.rms_eps, normed);
   {
     const StageTimer timer(&workspace.matmul_seconds);
-    weights.qkv.Run(normed, qkv, false, workspace.row_sums);
+    weights.qkv.Run(normed, qkv.Cols(0, q_cols + 2 * kv_cols), false, workspace.row_sums);
   }
   const Projected projected = {qkv.Cols(0, q_cols), qkv.Cols(q_cols, kv_cols), qkv.Cols(q_cols + kv_cols, kv_cols)};
-  if (!weights.q_norm.empty()) {
-    NormHeads(projected.q, config_.heads, weights.q_norm, config_.rms_eps);
-    NormHeads(projected.k, config_.kv_heads, weights.k_norm, config_.rms_eps);
-  }
+  if (!weights.q_norm.empty()) NormHeads(projected.q, config_.heads, weights.q_norm, config_.rms_eps);
+  if (!weights.k_norm.empty()) NormHeads(projected.k, config_.kv_heads, weights.k_norm, config_.rms_eps);
   return projected;
 }
 
@@ -229,7 +227,7 @@ void Decoder::Rotate(int64_t layer, const Projected& projected, std::span<const 
   for (const int32_t token : tokens) workspace.positions.push_back(positions[static_cast<size_t>(token)]);
   RopeTables(rope, workspace.positions, cos, sin);
   ApplyRope(projected.q, config_.heads, config_.head_dim, cos, sin);
-  ApplyRope(projected.k, config_.kv_heads, config_.head_dim, cos, sin);
+  if (projected.k.cols > 0) ApplyRope(projected.k, config_.kv_heads, config_.head_dim, cos, sin);
 }
 
 void Decoder::Finish(int64_t index, AnyMatrixView attended, MatrixView<float> hidden,
@@ -258,6 +256,10 @@ void Decoder::Finish(int64_t index, AnyMatrixView attended, MatrixView<float> hi
     layer.gate_up.Run(config_.activation, normed, activated, workspace.row_sums);
   }
   add(layer.down, activated, layer.forward_norm);
+}
+
+void Decoder::ProjectOutput(int64_t layer, AnyMatrixView attended, MatrixView<float> out) const {
+  layers_[static_cast<size_t>(layer)].output.Run(attended, out, false, RowSums::kFastest);
 }
 
 void Decoder::Logits(MatrixView<const float> hidden, MatrixView<float> logits, RowSums sums) const {

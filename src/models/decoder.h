@@ -23,8 +23,9 @@ namespace purekv {
 struct LayerConfig {
   int64_t window = 0;        // a row sees keys i with row - i < window, its own included; 0: all before it
   int64_t reads_layer = -1;  // whose keys and values it attends to, and has none of its own; -1: its own
-  size_t rope = 0;           // which of DecoderConfig::ropes rotates q and k
-  bool qk_norm = false;      // RMSNorm of each query and key head before the rotation (Qwen3, Gemma 3)
+  bool reads() const { return reads_layer >= 0; }
+  size_t rope = 0;       // which of DecoderConfig::ropes rotates q and k
+  bool qk_norm = false;  // RMSNorm of each query and key head before the rotation (Qwen3, Gemma 3)
 };
 
 struct DecoderConfig {
@@ -99,7 +100,9 @@ class Decoder {
   void Prepare(DecoderWorkspace& workspace, int64_t block_rows, int64_t span_rows,
                RowSums sums = RowSums::kFastest) const;
   struct Projected {
-    MatrixView<float> q, k, v;  // [rows, heads * head_dim], [rows, kv_heads * head_dim] twice: columns of `qkv`
+    // [rows, heads * head_dim], [rows, kv_heads * head_dim] twice: columns of `qkv`. k and v of a layer that reads
+    // another's: no columns.
+    MatrixView<float> q, k, v;
   };
   // Norm, products and, where the layer has them, norms of the heads of a block, not rotated yet. hidden [rows,
   // hidden]; qkv [rows, (heads + 2 kv_heads) * head_dim], written.
@@ -112,6 +115,10 @@ class Decoder {
   // attended [rows, heads * head_dim], compute dtype.
   void Finish(int64_t layer, AnyMatrixView attended, MatrixView<float> hidden, DecoderWorkspace& workspace) const;
 
+  // What the attention of a layer gives the hidden state, before any norm: the output projection alone. attended [rows,
+  // heads * head_dim], compute dtype; out [rows, hidden].
+  void ProjectOutput(int64_t layer, AnyMatrixView attended, MatrixView<float> out) const;
+
   // Final norm and language-model head. hidden [n, hidden], logits [n, vocabulary].
   void Logits(MatrixView<const float> hidden, MatrixView<float> logits, RowSums sums = RowSums::kFastest) const;
 
@@ -122,7 +129,7 @@ class Decoder {
     std::vector<float> input_norm, middle_norm;       // [hidden]: before attention, before the feed-forward
     std::vector<float> attention_norm, forward_norm;  // [hidden]: behind each; empty: none
     std::vector<float> q_norm, k_norm;                // [head_dim]; empty: none
-    Linear qkv;           // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows
+    Linear qkv;           // [(heads + 2 kv_heads) * head_dim, hidden]: q rows, k rows, v rows; or those of q alone
     Linear output;        // [hidden, heads * head_dim]
     GatedLinear gate_up;  // 2 x [intermediate, hidden]
     Linear down;          // [hidden, intermediate]

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "models/layer_map.h"
 #include "models/text_family.h"
 
 namespace purekv {
@@ -33,6 +34,7 @@ TextConfig ParseGemma3(const JsonFields& fields) {
   const int64_t pattern = Pattern(fields);
   ParseWindows(
       fields, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, &decoder);
+  ParseLayerMap(fields, &decoder);
   // The base of windowed layers knows no scaling.
   decoder.ropes.push_back(PlainRope(decoder.head_dim, fields.Number("rope_local_base_freq", 1, 1e15, 10000)));
   for (LayerConfig& layer : decoder.per_layer) {

@@ -1,4 +1,5 @@
 // Llama 2 and 3 (arXiv 2307.09288, 2407.21783), and those that take their block: SmolLM2 (arXiv 2502.02737).
+#include "models/layer_map.h"
 #include "models/text_family.h"
 
 namespace purekv {
@@ -18,6 +19,7 @@ const ModelFamily kLlamaFamily = {
       const JsonFields fields(files.config(), files.config_path());
       TextConfig config = ParseTextConfig(fields, {"hidden_act", "silu", Activation::kSilu});
       config.decoder.qkv_bias = config.decoder.output_bias = fields.Bool("attention_bias", false);
+      ParseLayerMap(fields, &config.decoder);
       return PlanText(files, kLlamaFamily, std::move(config));
     },
     [] { return PublishedTextShapes(kShapes, kLlamaFamily); }};

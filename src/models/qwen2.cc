@@ -1,4 +1,5 @@
 // Qwen2 and Qwen2.5 (arXiv 2407.10671, 2412.15115): the Llama block with biases of q, k and v.
+#include "models/layer_map.h"
 #include "models/text_family.h"
 
 namespace purekv {
@@ -20,6 +21,7 @@ const ModelFamily kQwen2Family = {
       TextConfig config = ParseTextConfig(fields, {"hidden_act", "silu", Activation::kSilu});
       config.decoder.qkv_bias = true;
       ParseQwenWindows(fields, &config.decoder);
+      ParseLayerMap(fields, &config.decoder);
       return PlanText(files, kQwen2Family, std::move(config));
     },
     [] { return PublishedTextShapes(kShapes, kQwen2Family); }};

@@ -1,4 +1,5 @@
 // Qwen3, dense (arXiv 2505.09388): no biases, a norm of every query and key head, a head dim of its own.
+#include "models/layer_map.h"
 #include "models/text_family.h"
 
 namespace purekv {
@@ -21,6 +22,7 @@ const ModelFamily kQwen3Family = {
       config.decoder.qkv_bias = config.decoder.output_bias = fields.Bool("attention_bias", false);
       for (LayerConfig& layer : config.decoder.per_layer) layer.qk_norm = true;
       ParseQwenWindows(fields, &config.decoder);
+      ParseLayerMap(fields, &config.decoder);
       return PlanText(files, kQwen3Family, std::move(config));
     },
     [] { return PublishedTextShapes(kShapes, kQwen3Family); }};

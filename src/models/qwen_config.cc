@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "models/chat_texts.h"
 #include "models/decoder_fields.h"
+#include "models/layer_map.h"
 
 namespace purekv {
 namespace {
@@ -68,6 +69,7 @@ DecoderConfig ParseDecoder(const JsonFields& text, const JsonFields& root, QwenC
   }
   decoder.ropes = {SectionedRope(decoder.head_dim, rope.theta, rope.sections)};
   decoder.per_layer.resize(static_cast<size_t>(decoder.layers));
+  ParseLayerMap(text, &decoder);
   config.rope_theta = rope.theta;
   config.sections = rope.sections;
   for (const JsonFields* level : {&text, &root}) {

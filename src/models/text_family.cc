@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/decoder_fields.h"
+#include "models/layer_map.h"
 #include "models/text_prompt.h"
 
 namespace purekv {
@@ -103,6 +104,7 @@ TextConfig ParseTextConfig(const JsonFields& fields, const ActivationField& acti
 }
 
 void ParseWindows(const JsonFields& fields, const std::function<bool(int64_t layer)>& slides, DecoderConfig* decoder) {
+  if (fields.Has(kLayerMapKey)) return;  // it says it
   const Json* types = nullptr;
   if (fields.Has("layer_types")) {
     types = &fields.raw().at("layer_types");

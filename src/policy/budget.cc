@@ -70,12 +70,11 @@ int64_t BytesOfChunk(const CappedPart& part, const HeadCounts& counts, int64_t b
   int64_t now = 0;
   for (size_t layer = 0; layer < counts.size(); ++layer) now += held(layer, 0);
   int64_t most = now;
-  size_t first = 0;  // the lowest layer that has its rows and has not been cut
   for (size_t layer = 0; layer < counts.size(); ++layer) {
     now += held(layer, rows) - held(layer, 0);
     most = std::max(most, now);
-    for (; first <= layer && part.cut_behind[first] <= static_cast<int64_t>(layer); ++first) {
-      now += cut(first) - held(first, rows);
+    for (size_t one = 0; one <= layer; ++one) {
+      if (part.cut_behind[one] == static_cast<int64_t>(layer)) now += cut(one) - held(one, rows);
     }
   }
   return most;

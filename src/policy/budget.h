@@ -27,8 +27,7 @@ struct CappedPart {
       0;  // tokens read between two cuts (KvOptions::chunk): the cap holds at every moment; 0: behind the cut
   bool shared = false;  // ada: the heads of a layer share its entries out in a way that is not known beforehand
   bool holds = false;   // the policy goes on evicting: the cap holds while it decodes, one entry per head above B
-  // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for. Layers between
-  // the two wait for the same.
+  // [layers] Behind the rows of which layer each one is cut: its own, or a higher one that it waits for.
   std::vector<int64_t> cut_behind;
   bool together = false;    // all heads of all layers share their entries out so (PolicyInfo::repeats)
   int64_t entry_bytes = 0;  // of each kept entry beside key and value: how many tokens it stands for

@@ -20,9 +20,14 @@ CappedPart Capped(const PolicySetup& setup, const KvOptions& options, const KvCa
                   .cut_behind = {},
                   .together = setup.info->repeats || setup.by_mass(),
                   .entry_bytes = setup.merges() ? setup.merge.bias ? 8 : 4 : 0};
+  int64_t last = 0;  // of them all
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
-    const int64_t last = setup.by_mass() ? spec.layers() - 1 : std::max(layer, setup.policy->SumsFrom(layer));
-    part.cut_behind.push_back(spec.full(layer) ? last : layer);
+    part.cut_behind.push_back(spec.full(layer) ? CompressedBehind(*setup.policy, spec, layer)
+                                               : spec.last_attending(spec.owner(layer)));
+    if (spec.full(layer)) last = std::max(last, part.cut_behind.back());
+  }
+  for (int64_t layer = 0; layer < spec.layers() && setup.by_mass(); ++layer) {
+    if (spec.full(layer)) part.cut_behind[static_cast<size_t>(layer)] = last;
   }
   return part;
 }

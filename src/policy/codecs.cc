@@ -92,6 +92,37 @@ OptionValues ValuesOf(const KvOptions& options) {
 const Field kKeys{"kv.keys"};
 const Field kValues{"kv.values"};
 
+// Of each layer the basis, where it fits.
+KvCacheSpec WithBases(const KvCacheSpec& spec, const KvBases& bases) {
+  PUREKV_CHECK(static_cast<int64_t>(bases.size()) == spec.layers(), bases.size(), " of ", spec.layers(), " layers");
+  std::vector<KvLayerSpec> layers;
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    KvLayerSpec& one = layers.emplace_back(spec[layer]);
+    one.codec.residual = 1;  // at once
+    one.codec.basis = bases[static_cast<size_t>(layer)];
+  }
+  return KvCacheSpec(std::move(layers));
+}
+
+void CheckBasis(const KvOptions& options) {
+  if (options.basis.empty()) return;
+  const Field basis{"kv.basis"};
+  for (const auto& [field, word] : {std::pair{kKeys, options.keys}, std::pair{kValues, options.values}}) {
+    if (word != "same")
+      FailUsage(basis, ": cannot be joined with ", field, " ", word, ": weights in a basis stay numbers");
+  }
+  if (options.key_channels) {
+    FailUsage(basis, ": cannot be joined with ", Field{"kv.key_channels"}, ": an entry's weights have no channels");
+  }
+  if (options.attend.view != "all") {
+    FailUsage(basis, ": cannot be joined with ", Field{"kv.attend"}, " ", options.attend.view,
+              ": no index is kept of weights in a basis");
+  }
+  if (options.store.kind == StoreOptions::Kind::kFile) {
+    FailUsage(basis, ": cannot be joined with ", Field{"kv.store"}, " file: every step makes all entries anew");
+  }
+}
+
 }  // namespace
 
 const std::vector<PolicyOption>& CodecOptions() {
@@ -126,6 +157,7 @@ std::string IdleCodecOption(const KvOptions& options, const std::string& name) {
 }
 
 void CheckCodecs(const KvOptions& options, const OptionValues& values) {
+  CheckBasis(options);
   const bool keys = EncodesKeys(options);
   if (options.key_channels && !(*options.key_channels > 0 && *options.key_channels <= 1)) {
     FailUsage(Field{"kv.key_channels"}, " ", *options.key_channels, ": out of range (0, 1]");
@@ -142,7 +174,12 @@ void CheckCodecs(const KvOptions& options, const OptionValues& values) {
   }
 }
 
-KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec) {
+KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec, const KvBases& bases) {
+  if (!options.basis.empty() && !spec.plain()) {
+    FailUsage(Field{"kv.basis"}, ": cannot take effect: this model has layers that ",
+              spec.windowed() ? "keep a window" : "read another's cache");
+  }
+  if (!bases.empty()) return WithBases(spec, bases);
   const std::vector<Item> keys = Items(kKeys, options.keys), values = Items(kValues, options.values);
   const double share = options.key_channels.value_or(1);
   if (!Encodes(options)) return spec;
@@ -215,7 +252,11 @@ int64_t EntriesBytes(const KvLayerSpec& spec, int64_t entries) {
   if (!spec.codec.on()) return entries * spec.entry_bytes();
   const int64_t encoded = entries / spec.codec.residual * spec.codec.residual;
   KvSide keys(spec.codec.keys, spec.format, spec.head_dim);
-  const KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  if (spec.codec.basis != nullptr) {  // all heads have the same ranks
+    keys.basis = spec.codec.basis->keys.front();
+    values.basis = spec.codec.basis->values.front();
+  }
   keys.channels.resize(static_cast<size_t>(spec.codec.key_channels));  // as many
   const int64_t mask = spec.codec.key_channels > 0 ? (spec.head_dim + 7) / 8 : 0;
   return keys.Bytes(encoded) + values.Bytes(encoded) + (entries - encoded) * spec.entry_bytes() + mask;

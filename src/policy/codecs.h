@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,9 +24,11 @@ bool Encodes(const KvOptions& options);
 std::string IdleCodecOption(const KvOptions& options, const std::string& name);
 // What --kv-keys, --kv-values and their options say of each other, whatever the model.
 void CheckCodecs(const KvOptions& options, const OptionValues& values);
-// The model's layers, those that keep all entries with the codec asked for. Throws Error (kUsage) where it does not
-// fit.
-KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec);
+// Of each layer. Empty: there is none.
+using KvBases = std::vector<std::shared_ptr<const KvLayerBasis>>;
+// The model's layers, those that keep all entries with the codec asked for. bases: where the options name a file of
+// them. Throws Error (kUsage) where it does not fit.
+KvCacheSpec WithCodecs(const KvOptions& options, const KvCacheSpec& spec, const KvBases& bases = {});
 // What is worth a warning: what loses quality. Empty: nothing.
 Message CodecWarning(const KvOptions& options);
 

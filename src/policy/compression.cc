@@ -5,34 +5,29 @@
 #include <utility>
 
 #include "base/error.h"
-#include "policy/codecs.h"
 #include "policy/eviction.h"
 #include "policy/selector.h"
 
 namespace purekv {
 
 Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
-                         CopyingHeads copying)
+                         CopyingHeads copying, const KvBases& basis)
     : setup_(MakePolicy(options, spec)),
       options_(options),
-      spec_(WithCodecs(options, spec)),
+      spec_(WithCodecs(options, spec, basis)),
       encodes_(spec_.encodes()),
       heads_(heads),
       rope_(std::move(rope)),
       copying_(std::move(copying)),
       retrieval_(options, spec_, heads, rope_) {
-  if (active() && spec.shares()) {
-    FailUsage(Field{"kv.policy"}, " ", options.policy,
-              ": this model has layers that read another's cache; policy full alone runs on it");
-  }
   if (active() && spec.full_layers() == 0) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
               ": every layer of this model keeps a window only; there is nothing to evict");
   }
   if (!options.drop_layers.empty() && !spec.plain()) {
-    FailUsage(Field{"kv.drop_layers"},
-              ": cannot take effect: windows count all tokens, and this model has layers with "
-              "a window");
+    FailUsage(Field{"kv.drop_layers"}, ": cannot take effect: this model has layers ",
+              spec.windowed() ? "with a window, which counts all tokens"
+                              : "that read another's cache, where every token must be");
   }
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
     if (!spec.full(layer)) continue;
@@ -48,8 +43,8 @@ int64_t Compression::last_scoring_layer() const {
   int64_t layer = active() ? spec_.layers() - 1 : -1;
   const auto sums_many = [this](int64_t at) {
     // A large B: spans that B caps have their whole length.
-    const Observer observer = setup_.policy->Observes(at, int64_t{1} << 20);
-    return spec_.full(at) && observer.kind == Observer::Kind::kColumnSums && !observer.few();
+    const Observer observer = setup_.policy->Observes(spec_.owner(at), int64_t{1} << 20);
+    return spec_.full(spec_.owner(at)) && observer.kind == Observer::Kind::kColumnSums && !observer.few();
   };
   while (layer >= 0 && !sums_many(layer)) --layer;
   return layer;
@@ -160,7 +155,7 @@ void Compression::BeginStep(int64_t token) {
 LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const {
   LayerEntries entries;
   entries.layer = layer;
-  entries.heads = heads_;
+  entries.heads = heads_ * static_cast<int64_t>(spec_.attending(layer).size());
   entries.head_dim = spec_[layer].head_dim;
   entries.base = plan_.BaseOf(layer);
   entries.layout = tokens.layout;
@@ -176,23 +171,20 @@ LayerEntries Compression::Entries(int64_t layer, const KvCache& cache, const Tok
 
 void Compression::AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
   EvictAfterLayer(layer, cache, tokens);
-  if (encodes_) EncodeAfterLayer(layer, cache);
+  if (encodes_) EncodeAfterLayer(layer, cache, tokens);
 }
 
-void Compression::EncodeAfterLayer(int64_t layer, KvCache& cache) {
+void Compression::EncodeAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
   if (then_ == Then::kCutToBudget) {
     if (active() || cache.tokens() < rows_.end()) return;  // Cut and its like do it
   }
-  const int64_t own = spec_[layer].reads_layer < 0 ? layer : spec_[layer].reads_layer;
-  for (int64_t above = layer + 1; above < spec_.layers(); ++above) {
-    if (spec_[above].reads_layer == own) return;
-  }
-  Encode(own, cache);
+  if (const int64_t own = spec_.owner(layer); spec_.last_attending(own) == layer) Encode(own, cache, tokens);
 }
 
 bool Compression::WantsRotated(int64_t layer) const {
-  return then_ == Then::kCutToBudget && spec_[layer].codec.key_channels > 0 &&
-         (channels_chosen_.empty() || !channels_chosen_[static_cast<size_t>(layer)]);
+  const int64_t own = spec_.owner(layer);
+  return then_ == Then::kCutToBudget && spec_[own].codec.key_channels > 0 &&
+         (channels_chosen_.empty() || !channels_chosen_[static_cast<size_t>(own)]);
 }
 
 void Compression::AddRotated(int64_t layer, MatrixView<const float> q) {
@@ -200,60 +192,66 @@ void Compression::AddRotated(int64_t layer, MatrixView<const float> q) {
   squares_[static_cast<size_t>(layer)].Add(q, spec_[layer].kv_heads, spec_[layer].head_dim, setup_.channel_window);
 }
 
-void Compression::Encode(int64_t layer, KvCache& cache) {
+void Compression::Encode(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
   const KvLayerSpec& spec = spec_[layer];
   const auto at = static_cast<size_t>(layer);
   channels_chosen_.resize(static_cast<size_t>(spec_.layers()), false);
   if (spec.codec.key_channels > 0 && !channels_chosen_[at] && !squares_.empty() && !squares_[at].empty()) {
+    const std::vector<int64_t> attending = spec_.attending(layer);
     for (int64_t head = 0; head < spec.kv_heads; ++head) {
-      cache.SetKeyChannels(layer, head,
-                           ChooseChannels(squares_[at].Mean(head, spec.head_dim), cache.Head(layer, head),
-                                          spec.codec.key_channels, setup_.channel_pairs));
+      std::vector<double> squares(static_cast<size_t>(spec.head_dim), 0.0);
+      for (const int64_t one : attending) {
+        const std::vector<double> mean = squares_[static_cast<size_t>(one)].Mean(head, spec.head_dim);
+        for (size_t c = 0; c < squares.size(); ++c) squares[c] += mean[c] / static_cast<double>(attending.size());
+      }
+      cache.SetKeyChannels(
+          layer, head, ChooseChannels(squares, cache.Head(layer, head), spec.codec.key_channels, setup_.channel_pairs));
     }
-    squares_[at] = {};
+    for (const int64_t one : attending) squares_[static_cast<size_t>(one)] = {};
     channels_chosen_[at] = true;
   }
-  cache.Encode(layer);
+  cache.Encode(layer, tokens.positions);
+}
+
+std::vector<int64_t> Compression::Ready(int64_t layer) const {
+  std::vector<int64_t> ready;
+  for (int64_t one = layer; one >= 0; --one) {
+    if (spec_.full(one) && CompressedBehind(*setup_.policy, spec_, one) == layer) ready.push_back(one);
+  }
+  // Others score with what these lend before anything of them goes.
+  std::stable_partition(ready.begin(), ready.end(),
+                        [this](int64_t one) { return setup_.policy->SumsFrom(one) == one; });
+  return ready;
 }
 
 void Compression::EvictAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
-  if (!active() || then_ == Then::kGrow || !spec_.full(layer)) return;
+  const int64_t own = spec_.owner(layer);
+  if (!active() || then_ == Then::kGrow || !spec_.full(own) || spec_.last_attending(own) > layer) return;
   if (cache.tokens() < rows_.end()) return;  // passes of the same rows are still to come
   PUREKV_CHECK(tokens.size() >= cache.tokens(), tokens.size(), " records of ", cache.tokens());
   if (then_ == Then::kCutToBudget && repeats() > 0) return;  // AfterRepeating cuts
-  if (then_ == Then::kEvictOne) return EvictOne(Entries(layer, cache, tokens), cache);
-  if (then_ == Then::kFixedPoint) return EvictAtFixedPoint(layer, cache);
+  if (then_ == Then::kEvictOne) return EvictOne(Entries(own, cache, tokens), cache);
+  if (then_ == Then::kFixedPoint) return EvictAtFixedPoint(own, cache);
   if (then_ == Then::kCutToBudget && setup_.by_mass() && plan_.base < prefix_)
     return ScoreForMass(layer, cache, tokens);
-  if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
-  // A choice among all entries sees them as numbers.
-  const auto cut = [&](int64_t one) {
-    cache.Decode(one);
+  for (const int64_t one : Ready(layer)) {
+    cache.Decode(one);  // a choice among all entries sees them as numbers
     Cut(Entries(one, cache, tokens), cache);
-    Encode(one, cache);
-  };
-  cut(layer);
-  for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
-    if (spec_.full(below)) cut(below);
+    Encode(one, cache, tokens);
   }
-  observations_.EndLoan(layer);
+  observations_.EndLoans(layer);
 }
 
 void Compression::ScoreForMass(int64_t layer, KvCache& cache, const TokensSoFar& tokens) {
-  if (setup_.policy->SumsFrom(layer) > layer) return;  // it waits
   planes_.resize(static_cast<size_t>(spec_.layers()));
-  const auto score = [&](int64_t one) {
+  for (const int64_t one : Ready(layer)) {
     const LayerEntries entries = Entries(one, cache, tokens);
     observations_.Lend(entries);
     planes_[static_cast<size_t>(one)] = ScoresOf(setup_, entries, observations_.Of(entries));
-  };
-  score(layer);
-  for (int64_t below = layer - 1; below >= 0 && setup_.policy->SumsFrom(below) == layer; --below) {
-    if (spec_.full(below)) score(below);
   }
-  observations_.EndLoan(layer);
-  for (int64_t above = layer + 1; above < spec_.layers(); ++above) {
-    if (spec_.full(above)) return;
+  observations_.EndLoans(layer);
+  for (int64_t one = 0; one < spec_.layers(); ++one) {
+    if (spec_.full(one) && CompressedBehind(*setup_.policy, spec_, one) > layer) return;
   }
   CutByMass(cache, tokens);
 }
@@ -282,7 +280,7 @@ void Compression::CutByMass(KvCache& cache, const TokensSoFar& tokens) {
     if (!FitsQuota(entries, quota)) Evict(entries, planes_[static_cast<size_t>(layer)], quota, true, cache);
     SetCapacity(layer, cache);
     observations_.Use(layer);
-    Encode(layer, cache);
+    Encode(layer, cache, tokens);
   }
   planes_.clear();
 }
@@ -317,7 +315,7 @@ void Compression::AfterRepeating(KvCache& cache, const TokensSoFar& tokens, int6
     }
     SetCapacity(entries.layer, cache);
     observations_.Use(entries.layer);
-    Encode(entries.layer, cache);
+    Encode(entries.layer, cache, tokens);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "base/rope_spec.h"
 #include "cache/kv_cache.h"
 #include "policy/budget_plan.h"
+#include "policy/codecs.h"
 #include "policy/dropping.h"
 #include "policy/key_channels.h"
 #include "policy/observations.h"
@@ -22,10 +23,10 @@ namespace purekv {
 class Compression {
  public:
   // heads: query heads. rope: of the full layers. copying: of the model's heads, where the allocator or the policy's
-  // drop layers go by it. Throws Error (kUsage) as CheckKvOptions does, and when an option or a drop layer does not fit
-  // the model.
+  // drop layers go by it. basis: of each layer, where the options name its file. Throws Error (kUsage) as
+  // CheckKvOptions does, and when an option or a drop layer does not fit the model.
   Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
-              CopyingHeads copying = {});
+              CopyingHeads copying = {}, const KvBases& basis = {});
 
   // The model's layers, with the codecs that the options ask for.
   const KvCacheSpec& spec() const { return spec_; }
@@ -84,7 +85,8 @@ class Compression {
   void AddRotated(int64_t layer, MatrixView<const float> q);
 
   // When `layer` holds all rows that were begun: evicts what has to go, from it and from layers below that waited for
-  // it, and encodes what then is to be. Layers with a window are none of a policy's business (KvCacheSpec::full).
+  // it, and encodes what then is to be. Layers with a window are none of a policy's business (KvCacheSpec::full), and
+  // what others read waits for the last of them.
   // tokens: all in the cache, the rows' included. Throws Error when a score is not finite.
   void AfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   // Tokens of the prefix that the model shall repeat at a time, once all its rows have passed, for a policy that judges
@@ -113,10 +115,12 @@ class Compression {
   };
   bool evicts_by_steps() const { return active() && setup_.steps_alone(); }
   void EvictAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
+  // The full layers that are compressed behind the rows of `layer`: those that score with their own sums first.
+  std::vector<int64_t> Ready(int64_t layer) const;
   // Behind the last layer that reads it, unless rows of the same part are still to attend to it in full.
-  void EncodeAfterLayer(int64_t layer, KvCache& cache);
+  void EncodeAfterLayer(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   // The first time, behind the part: with the channels that keys hold from then on.
-  void Encode(int64_t layer, KvCache& cache);
+  void Encode(int64_t layer, KvCache& cache, const TokensSoFar& tokens);
   void Adopt(BudgetPlan plan, Droppable droppable = Droppable::kVisual);
   void Begin(const PassingRows& rows, Then then, bool fresh);
   LayerEntries Entries(int64_t layer, const KvCache& cache, const TokensSoFar& tokens) const;

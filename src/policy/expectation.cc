@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "base/error.h"
 #include "base/threads.h"
 #include "policy/gaussian.h"
 #include "policy/scores.h"
@@ -82,13 +83,19 @@ Gaussian OfHead(const QueryStats& queries, int64_t head, bool covariance) {
   return {queries.Mean(head), covariance ? queries.Covariance(head) : std::vector<double>()};
 }
 
-// The Gaussian with the mean and covariance of what the heads first .. first + count - 1 ask together.
-Gaussian OfGroup(const QueryStats& queries, int64_t first, int64_t count, bool covariance) {
-  const auto dim = static_cast<size_t>(queries.head_dim());
+// A query head of one of the layers that attend.
+struct HeadOf {
+  const QueryStats* queries;
+  int64_t head;
+};
+
+// The Gaussian with the mean and covariance of what the heads ask together.
+Gaussian OfGroup(std::span<const HeadOf> heads, bool covariance) {
+  const auto dim = static_cast<size_t>(heads.front().queries->head_dim());
   Gaussian pooled{std::vector<double>(dim, 0.0), std::vector<double>(covariance ? dim * dim : 0, 0.0)};
-  const double share = 1 / static_cast<double>(count);
-  for (int64_t head = first; head < first + count; ++head) {
-    const Gaussian one = OfHead(queries, head, covariance);
+  const double share = 1 / static_cast<double>(heads.size());
+  for (const auto& [queries, head] : heads) {
+    const Gaussian one = OfHead(*queries, head, covariance);
     for (size_t i = 0; i < dim; ++i) pooled.mean[i] += share * one.mean[i];
     for (size_t i = 0; i < dim && covariance; ++i) {
       for (size_t j = 0; j < dim; ++j) {
@@ -149,7 +156,9 @@ void AddSoftmax(const std::vector<float>& logits, std::vector<double>& sums) {
 
 }  // namespace
 
-Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& queries, const Expectation& how) {
+Scores ExpectedProbabilities(const LayerEntries& entries, std::span<const QueryStats* const> queries,
+                             const Expectation& how) {
+  PUREKV_CHECK(!queries.empty(), "no queries");
   int64_t last = 0;
   for (const Position& p : entries.positions) last = std::max<int64_t>({last, p.t, p.h, p.w});
   const MeanRotation rotation(entries.rope->inv_freq, entries.head_dim, last + 1, how.horizon);
@@ -157,20 +166,25 @@ Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& quer
   for (int64_t g = 0; g < entries.kv_heads(); ++g) {
     const KvHeadView& kv = entries.kv[static_cast<size_t>(g)];
     std::vector<double>& sums = expected.emplace_back(static_cast<size_t>(kv.length), 0.0);
-    const int64_t begin = std::min(how.first, kv.length), group = entries.group();
-    if (queries.count() == 0) {
+    const int64_t begin = std::min(how.first, kv.length);
+    if (queries.front()->count() == 0) {
       std::fill(sums.begin() + static_cast<std::ptrdiff_t>(begin), sums.end(),
                 1 / static_cast<double>(kv.length - begin));
       continue;
     }
+    std::vector<HeadOf> heads;
+    for (const QueryStats* const of_layer : queries) {
+      const int64_t group = of_layer->heads() / entries.kv_heads();
+      for (int64_t h = g * group; h < (g + 1) * group; ++h) heads.push_back({of_layer, h});
+    }
     if (how.pooled) {
-      AddSoftmax(Logits(kv, OfGroup(queries, g * group, group, how.covariance), rotation, begin), sums);
+      AddSoftmax(Logits(kv, OfGroup(heads, how.covariance), rotation, begin), sums);
       continue;
     }
-    for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-      AddSoftmax(Logits(kv, OfHead(queries, h, how.covariance), rotation, begin), sums);
+    for (const auto& [of_layer, head] : heads) {
+      AddSoftmax(Logits(kv, OfHead(*of_layer, head, how.covariance), rotation, begin), sums);
     }
-    for (double& sum : sums) sum /= static_cast<double>(group);
+    for (double& sum : sums) sum /= static_cast<double>(heads.size());
   }
   return expected;
 }

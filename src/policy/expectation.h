@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "policy/policy.h"
 
@@ -19,7 +20,8 @@ struct Expectation {
 
 // Where no query has been seen (between two compressions of a few steps), every entry is as likely.
 // Else the softmax over entries j of (mean . k_j) / sqrt(d) + k_j^T covariance k_j / (2d), the mean over the query
-// heads of a KV head. [kv_heads][entries]
-Scores ExpectedProbabilities(const LayerEntries& entries, const QueryStats& queries, const Expectation& how);
+// heads of a KV head. queries: of each layer whose heads attend to the entries, at least one. [kv_heads][entries]
+Scores ExpectedProbabilities(const LayerEntries& entries, std::span<const QueryStats* const> queries,
+                             const Expectation& how);
 
 }  // namespace purekv

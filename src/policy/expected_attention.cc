@@ -23,7 +23,7 @@ class ExpectedAttention : public SinksAndRecentPolicy {
 
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
     const Scores expected =
-        ExpectedProbabilities(entries, *observed.queries,
+        ExpectedProbabilities(entries, observed.queries,
                               {.horizon = horizon_, .covariance = covariance_, .first = Protects(entries.base).sinks});
     Scores scores = ValueNorms(entries);
     for (size_t head = 0; head < scores.size(); ++head) {

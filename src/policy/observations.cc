@@ -7,11 +7,12 @@
 namespace purekv {
 
 Observations::Observations(const PolicySetup& setup, const KvCacheSpec& spec, int64_t heads, int64_t base)
-    : setup_(setup), spec_(spec), base_(base), layers_(static_cast<size_t>(spec.layers())) {
+    : setup_(setup), spec_(spec), heads_(heads), base_(base), layers_(static_cast<size_t>(spec.layers())) {
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
-    if (!spec.full(layer)) continue;
-    const Observer observer = setup_.policy->Observes(layer, base_);
-    if (observer.kind == Observer::Kind::kColumnSums) {
+    const int64_t own = spec.owner(layer);
+    if (!spec.full(own)) continue;
+    const Observer observer = setup_.policy->Observes(own, base_);
+    if (own == layer && observer.kind == Observer::Kind::kColumnSums) {
       At(layer).sums = AttentionSums(observer.planes(), spec[layer].kv_heads);
     }
     if (observer.queries_every > 0) At(layer).queries = QueryStats(heads, spec[layer].head_dim);
@@ -21,16 +22,19 @@ Observations::Observations(const PolicySetup& setup, const KvCacheSpec& spec, in
 void Observations::Begin(const PassingRows& rows, bool fresh) {
   rows_ = rows;
   if (!fresh) return;
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    const Observer observer = setup_.policy->Observes(static_cast<int64_t>(layer), base_);
-    if (observer.window > 0) layers_[layer].sums.Clear();
-    if (observer.tail > 0) layers_[layer].sums.ClearPlane(observer.planes() - 1);
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (!spec_.full(layer)) continue;
+    const Observer observer = setup_.policy->Observes(layer, base_);
+    if (observer.window > 0) At(layer).sums.Clear();
+    if (observer.tail > 0) At(layer).sums.ClearPlane(observer.planes() - 1);
   }
 }
 
 Observer Observations::Request(int64_t layer) const {
-  if (!rows_.observed || !spec_.full(layer)) return {};
-  const Observer observer = setup_.policy->Observes(layer, base_);
+  if (!rows_.observed) return {};
+  const int64_t own = spec_.owner(layer);
+  if (!spec_.full(own)) return {};
+  const Observer observer = setup_.policy->Observes(own, base_);
   return observer.window > 0 && !rows_.InWindow(observer.window) ? observer.WithoutSums() : observer;
 }
 
@@ -59,59 +63,60 @@ RowRange Observations::LastRows(int64_t window, std::span<const int32_t> tokens)
 }
 
 AttentionSums& Observations::AnnounceSums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache) {
-  AttentionSums& sums = At(layer).sums;
+  AttentionSums& sums = SumsOf(layer);
+  if (spec_.owner(layer) != layer) return sums;  // the same queries once more: their owner has announced them
   std::vector<int64_t> lengths;
   for (int64_t head = 0; head < sums.kv_heads(); ++head) lengths.push_back(cache.Length(layer, head));
   sums.Announce(queries, lengths);
   return sums;
 }
 
-bool Observations::AboveReads(int64_t layer, int64_t source) const {
-  for (++layer; layer < spec_.layers(); ++layer) {
-    if (spec_.full(layer)) return setup_.policy->SumsFrom(layer) == source;
+std::vector<int64_t> Observations::ScoredWith(int64_t source) const {
+  std::vector<int64_t> layers;
+  for (int64_t layer = 0; layer < spec_.layers(); ++layer) {
+    if (layer != source && spec_.full(layer) && setup_.policy->SumsFrom(layer) == source) layers.push_back(layer);
   }
-  return false;
-}
-
-bool Observations::BelowReads(int64_t layer, int64_t source) const {
-  for (--layer; layer >= 0; --layer) {
-    if (spec_.full(layer)) return setup_.policy->SumsFrom(layer) == source;
-  }
-  return false;
+  return layers;
 }
 
 void Observations::Lend(const LayerEntries& entries) {
   const int64_t layer = entries.layer;
-  if (setup_.policy->SumsFrom(layer) != layer) return;
-  if (!AboveReads(layer, layer) && !BelowReads(layer, layer)) return;
-  loan_ = {layer, At(layer).sums, {}};
-  for (const auto& tokens : entries.tokens) loan_.tokens.emplace_back(tokens.begin(), tokens.end());
+  if (ScoredWith(layer).empty()) return;
+  Loan& loan = loans_[layer];
+  loan = {At(layer).sums, {}};
+  for (const auto& tokens : entries.tokens) loan.tokens.emplace_back(tokens.begin(), tokens.end());
 }
 
-void Observations::EndLoan(int64_t layer) {
-  if (!AboveReads(layer, loan_.layer)) loan_ = {};
+void Observations::EndLoans(int64_t layer) {
+  std::erase_if(loans_, [&](const auto& loan) {
+    const std::vector<int64_t> others = ScoredWith(loan.first);
+    return std::all_of(others.begin(), others.end(),
+                       [&](int64_t one) { return CompressedBehind(*setup_.policy, spec_, one) <= layer; });
+  });
 }
 
 Observation Observations::Of(const LayerEntries& entries) const {
   Observation observed;
-  observed.queries = &At(entries.layer).queries;
+  for (const int64_t layer : spec_.attending(entries.layer)) observed.queries.push_back(&At(layer).queries);
   observed.own = &At(entries.layer).sums;
   observed.maxima = &At(entries.layer).maxima;
   const int64_t from = setup_.policy->SumsFrom(entries.layer);
+  observed.sum_group = static_cast<int64_t>(spec_.attending(from).size()) * heads_ / spec_[from].kv_heads;
   if (from == entries.layer) {
     observed.sums = &At(from).sums;
     observed.sum_tokens = entries.tokens;
     return observed;
   }
-  PUREKV_CHECK(loan_.layer == from, "layer ", entries.layer, " reads ", from, ", there is ", loan_.layer);
-  observed.sums = &loan_.sums;
-  observed.sum_tokens.assign(loan_.tokens.begin(), loan_.tokens.end());
+  const auto loan = loans_.find(from);
+  PUREKV_CHECK(loan != loans_.end(), "layer ", entries.layer, " scores with the sums of ", from, ", which are gone");
+  observed.sums = &loan->second.sums;
+  observed.sum_tokens.assign(loan->second.tokens.begin(), loan->second.tokens.end());
   return observed;
 }
 
 void Observations::Use(int64_t layer) {
   if (setup_.policy->Observes(layer, base_).window > 0) At(layer).sums.Clear();
-  At(layer).queries.Clear();
+  for (const int64_t one : spec_.attending(layer)) At(one).queries.Clear();
   At(layer).maxima = {};
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <span>
 #include <utility>
 #include <vector>
@@ -43,7 +44,8 @@ class Observations {
   // The rows come next. fresh: what windows saw before is forgotten.
   void Begin(const PassingRows& rows, bool fresh);
 
-  // What the attention of `layer` must report for the rows.
+  // What the attention of `layer` must report for the rows. A layer that reads another's entries reports for that one:
+  // its column sums add up in the same lists, behind the other's rows.
   Observer Request(int64_t layer) const;
   // Queries before rotation of these tokens (sequence indices, ascending). q [tokens, heads * head_dim]
   void AddQueries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q);
@@ -60,12 +62,12 @@ class Observations {
   AttentionSums& AnnounceSums(int64_t layer, std::span<const int32_t> queries, const KvCache& cache);
 
   // The same for rows that have been announced.
-  AttentionSums& SumsOf(int64_t layer) { return At(layer).sums; }
+  AttentionSums& SumsOf(int64_t layer) { return At(spec_.owner(layer)).sums; }
 
   // Before `entries` are evicted from: their sums stay readable for the other layers that score with them.
   void Lend(const LayerEntries& entries);
-  // When the layers between have been compressed: forgets what was lent, unless the layer above `layer` reads it too.
-  void EndLoan(int64_t layer);
+  // What can be compressed behind the rows of `layer` has been: forgets what nobody above will score with.
+  void EndLoans(int64_t layer);
   // What the policy scores the layer with: its own, or what the layer that SumsFrom names has lent.
   Observation Of(const LayerEntries& entries) const;
   // Follows an eviction: only these entries (ascending) of a head remain.
@@ -86,23 +88,22 @@ class Observations {
   };
   // The sums of one layer that others score with, on the entries that it had before its own eviction.
   struct Loan {
-    int64_t layer = -1;
     AttentionSums sums;
     std::vector<std::vector<int32_t>> tokens;
   };
   Layer& At(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& At(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
   RowRange LastRows(int64_t window, std::span<const int32_t> tokens) const;
-  // Whether the next layer above `layer` that a policy compresses scores with `source`'s sums; and so the one below.
-  bool AboveReads(int64_t layer, int64_t source) const;
-  bool BelowReads(int64_t layer, int64_t source) const;
+  // The layers that score with `source`'s sums, itself left out.
+  std::vector<int64_t> ScoredWith(int64_t source) const;
 
   PolicySetup setup_;
   KvCacheSpec spec_;
+  int64_t heads_ = 0;
   int64_t base_ = 0;
   PassingRows rows_;
   std::vector<Layer> layers_;
-  Loan loan_;
+  std::map<int64_t, Loan> loans_;  // by layer
 };
 
 }  // namespace purekv

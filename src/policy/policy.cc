@@ -1,5 +1,7 @@
 #include "policy/policy.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "policy/selector.h"
 
@@ -24,6 +26,10 @@ std::vector<MergedEntry> Policy::Merges(const LayerEntries&, const std::vector<S
 
 int32_t Policy::Evicts(const LayerEntries& entries, const std::vector<Scores>& planes, int64_t head, int64_t) const {
   return LowestEntry(planes[0][static_cast<size_t>(head)], Protects(entries.base));
+}
+
+int64_t CompressedBehind(const Policy& policy, const KvCacheSpec& spec, int64_t layer) {
+  return std::max(spec.last_attending(layer), spec.last_attending(policy.SumsFrom(layer)));
 }
 
 Scores Policy::Masses(const LayerEntries&, const std::vector<Scores>& planes) const {

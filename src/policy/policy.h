@@ -1,6 +1,9 @@
 // What a policy is: options in, and for each layer: what to observe, scores, a choice. A policy is const and has no
 // state; what adds up during a conversation lives in the Compression (policy/compression.h), which calls it.
 //
+// Where layers read the entries of a lower one, a policy sees the lower one alone, as attended to by the query heads of
+// all of them.
+//
 // The parts of a policy (docs/policies.md):
 //   observer    Observes()   what the attention of a layer must report
 //   scorer      Score()      a number per KV head and entry, high to stay (policy/scores.h has the common ones)
@@ -32,7 +35,7 @@ namespace purekv {
 // The entries of one layer as its policy sees them.
 struct LayerEntries {
   int64_t layer = 0;
-  int64_t heads = 0;  // query heads; KV head g serves heads g * group() ..
+  int64_t heads = 0;  // query heads that attend to them: the layer's, and those of layers that read its entries
   int64_t head_dim = 0;
   int64_t base = 0;                                // B of the budget, before the allocator
   int64_t repeated_from = 0;                       // the first token that the model repeated (PolicyInfo::repeats)
@@ -53,8 +56,10 @@ struct Observation {
   const AttentionSums* sums = nullptr;
   std::vector<std::span<const int32_t>> sum_tokens;  // [kv_heads] sequence index of each entry of `sums`: the layer's
                                                      // own entries, or those of the layer that SumsFrom names
+  int64_t sum_group = 0;                             // query heads whose attention adds up in each KV head of `sums`
   const AttentionSums* own = nullptr;  // the layer's own sums, whichever SumsFrom names; maybe without planes
-  const QueryStats* queries = nullptr;
+  // Of the layer's own query heads, then of each layer that reads its entries.
+  std::vector<const QueryStats*> queries{};
   const KeyMaxima* maxima = nullptr;
 };
 
@@ -115,6 +120,10 @@ class Policy {
   // Why these options have no such scores; "": they have.
   virtual std::string NoMass() const { return ""; }
 };
+
+// The layer behind whose rows a full layer is compressed: the last that attends to its entries, or to those of the
+// layer whose sums it is scored with.
+int64_t CompressedBehind(const Policy& policy, const KvCacheSpec& spec, int64_t layer);
 
 // What a policy is made for.
 struct PolicyContext {

@@ -59,7 +59,7 @@ Scores SourceScores(const LayerEntries& entries, const Observation& observed, bo
       const auto one = AtTokens(sums.Plane(0, g), observed.sum_tokens[static_cast<size_t>(g)], tokens);
       for (size_t j = 0; j < score.size(); ++j) score[j] += one[j];
     }
-    const auto over = static_cast<double>(entries.group() * (mean ? sums.kv_heads() : 1));
+    const auto over = static_cast<double>(observed.sum_group * (mean ? sums.kv_heads() : 1));
     for (size_t j = 0; j < score.size(); ++j) {
       score[j] /= over * (normalise ? static_cast<double>(sums.QueriesThatSee(tokens[j])) : 1.0);
     }
@@ -93,7 +93,8 @@ class PaperPureKv : public SinksAndRecentPolicy {
     for (const int64_t source : sources_) {
       if (spec.full(source)) continue;
       FailUsage(Field{"kv.option.sources"}, "=", values.Word("sources"), ": layer ", source,
-                " has a window: what it attends to says nothing of older tokens");
+                spec[source].reads_layer >= 0 ? " reads another's cache, whose layer is one"
+                                              : " has a window: what it attends to says nothing of older tokens");
     }
   }
 
@@ -209,7 +210,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
   std::vector<Scores> Score(const LayerEntries& entries, const Observation& observed) const override {
     std::vector<Ranking> rankings;
     if (shares_[kOwn] > 0) rankings.push_back({shares_[kOwn], Own(entries, *observed.own, kernel_)});
-    if (shares_[kExpected] > 0) rankings.push_back({shares_[kExpected], Expected(entries, *observed.queries)});
+    if (shares_[kExpected] > 0) rankings.push_back({shares_[kExpected], Expected(entries, observed.queries)});
     if (HasSource(entries.layer)) rankings.push_back({shares_[kSource], SourceScores(entries, observed, false, true)});
     if ((value_norm_ && !rankings.empty()) || shares_[kValues] > 0) {
       Scores norms = ValueNorms(entries);
@@ -257,7 +258,7 @@ class UnionPureKv : public SinksAndRecentPolicy {
   }
 
   // (expected probability + epsilon of the mean one) * (1 - cosine with the mean key).
-  Scores Expected(const LayerEntries& entries, const QueryStats& queries) const {
+  Scores Expected(const LayerEntries& entries, std::span<const QueryStats* const> queries) const {
     Scores scores = ExpectedProbabilities(entries, queries, {.pooled = true, .first = Protects(entries.base).sinks});
     const Scores differs = KeyDifference(entries);
     for (size_t head = 0; head < scores.size(); ++head) {

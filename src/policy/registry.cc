@@ -429,6 +429,11 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   PolicySetup setup;
   setup.info = &FindPolicy(options.policy);
   setup.merge = MergeOf(options, *setup.info, values);
+  if (!options.basis.empty() &&
+      (setup.info->merges || (setup.merge.merges() && setup.merge.rule != MergeRule::kValues))) {
+    FailUsage(Field{"kv.basis"}, ": cannot be joined with merged keys (", Field{"kv.merge"}, "; policy ",
+              options.policy, "): they lie in no space that the model's own were found in; values merges values alone");
+  }
   if (setup.info->make) {
     setup.policy =
         setup.info->make(values, {spec, setup.merge, options.when == KvOptions::When::kContext, options.chunk > 0});

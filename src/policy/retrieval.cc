@@ -17,16 +17,12 @@ Retrieval::Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t 
   if (info == nullptr) return;
   const OptionValues values = AttendValues(options.attend);
   first_ = values.Integer("attend_dense_layers");
-  if (spec.shares()) {
-    FailUsage(Field{"kv.attend"}, " ", options.attend.view,
-              ": this model has layers that read another's cache; every step reads all of it");
-  }
   bool some = false;
   for (int64_t layer = first_; layer < spec.layers(); ++layer) some = some || spec.full(layer);
   if (!some) {
     FailUsage(Field{"kv.attend"}, " ", options.attend.view, ": no layer looks up: the model has ", spec.layers(),
               ", and those below ", first_, " (", Field{"kv.option.attend_dense_layers"},
-              ") and those with a window read everything");
+              ") those with a window and those without entries of their own read everything");
   }
   view_ = info->make(values, {spec_, heads, first_});
 }

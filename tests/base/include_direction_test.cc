@@ -59,7 +59,7 @@ const Names kWholeFace = {"error", "dtype",   "media",      "options", "model_in
                           "stats", "session", "cache_file", "bench",   "calibrate",  "profile"};
 const Table kHeadersOfRoom = {
     {"base", {"error", "dtype"}},
-    {"kernels", {"error", "dtype"}},
+    {"kernels", {"error", "dtype", "token_layout"}},
     {"attention", {"error", "dtype"}},
     {"cache", {"error", "dtype", "token_layout"}},
     {"policy", {"error", "dtype", "options", "token_layout"}},

@@ -112,17 +112,16 @@ class PlainDecoder {
     for (size_t i = 0; i < hidden.size(); ++i) {
       const std::vector<double> normed = Normed(hidden[i], prefix + "input_layernorm.weight");
       q.push_back(project("q_proj", normed, c_.heads));
+      if (own.qk_norm) NormHeads(q.back(), prefix + "self_attn.q_norm.weight");
+      Rotate(layer, q.back(), positions[i]);
+      if (own.reads()) continue;
       k.push_back(project("k_proj", normed, c_.kv_heads));
       v.push_back(project("v_proj", normed, c_.kv_heads));
-      if (c_.layer(layer).qk_norm) {
-        NormHeads(q.back(), prefix + "self_attn.q_norm.weight");
-        NormHeads(k.back(), prefix + "self_attn.k_norm.weight");
-      }
-      Rotate(layer, q.back(), positions[i]);
+      if (own.qk_norm) NormHeads(k.back(), prefix + "self_attn.k_norm.weight");
       Rotate(layer, k.back(), positions[i]);
     }
-    // A layer that reads another's keys and values makes none that count.
-    if (own.reads_layer >= 0) {
+    // A layer that reads another's keys and values makes none.
+    if (own.reads()) {
       std::tie(k, v) = made_.at(own.reads_layer);
     } else {
       made_[layer] = {k, v};

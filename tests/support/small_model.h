@@ -26,8 +26,9 @@ class SmallModel {
   static constexpr uint64_t kSeed = 5;
   static constexpr int64_t kLayers = 6;
 
-  // edit: may change the weights before they are loaded.
-  explicit SmallModel(Heads heads, const std::function<void(const std::string& file)>& edit = {})
+  // edit: may change the weights before they are loaded. configure: config.json, before the weights are made.
+  explicit SmallModel(Heads heads, const std::function<void(const std::string& file)>& edit = {},
+                      const std::function<void(Json& config)>& configure = {})
       : files_("qwen2_5_vl_flat"), directory_("drop") {
     for (const auto& entry : std::filesystem::directory_iterator(files_.directory())) {
       const std::string name = entry.path().filename().string();
@@ -39,6 +40,7 @@ class SmallModel {
       config["num_key_value_heads"] = heads.kv_heads;
       const int64_t half = 256 / heads.heads / 2;
       config["rope_scaling"]["mrope_section"] = {half / 4, half * 3 / 8, half * 3 / 8};
+      if (configure) configure(config);
     });
     WriteRandomWeights(directory_.path(), {.seed = kSeed, .dtype = Dtype::kF32});
     if (edit) edit(directory_.File("model.safetensors"));

@@ -35,7 +35,8 @@ def config_json(cfg, tok, positions=32768):
             "out_hidden_size": cfg.hidden_size, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
             "window_size": cfg.window_size, "fullatt_block_indexes": list(cfg.vision_fullatt),
             "tokens_per_second": cfg.tokens_per_second, "temporal_patch_size": 2},
-        "rope_scaling": {"type": "mrope", "mrope_section": list(cfg.mrope_section)}, "vocab_size": cfg.vocab_size}
+        "rope_scaling": {"type": "mrope", "mrope_section": list(cfg.mrope_section)}, "vocab_size": cfg.vocab_size,
+        **({"purekv_layer_map": [{"kv": kv, "window": window} for kv, window in cfg.layer_map]} if cfg.layer_map else {})}
 
 
 def preprocessor(kind, most):
@@ -48,8 +49,8 @@ def preprocessor(kind, most):
     return {**out, "video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": False, "min_frames": 4, "max_frames": 768}
 
 
-def export(state, directory):
-    cfg, tok = Config(), tokenizer_module.build()
+def export(state, directory, layer_map=()):
+    cfg, tok = Config(layer_map=layer_map), tokenizer_module.build()
     write(state, cfg, tok, directory)
     tokenizer_module.write_files(tok, directory)
 
@@ -70,5 +71,7 @@ def write(state, cfg, tok, directory, dtype=torch.bfloat16, positions=32768):
 
 
 if __name__ == "__main__":
-    states = [torch.load(path, map_location="cpu")["model"] for path in sys.argv[1:-1]]
-    export({name: sum(state[name].float() for state in states) / len(states) for name in states[0]}, sys.argv[-1])
+    saved = [torch.load(path, map_location="cpu") for path in sys.argv[1:-1]]
+    states = [one["model"] for one in saved]
+    export({name: sum(state[name].float() for state in states) / len(states) for name in states[0]}, sys.argv[-1],
+           saved[0].get("layer_map", ()))

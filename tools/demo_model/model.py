@@ -4,6 +4,7 @@ The mathematics and the parameter names are those of the published model (visual
 already the export. What differs from the transformers class is speed: the tower handles all slices of all videos of a
 batch as one tensor, with windows as a mask inside a slice. check_hf.py proves that both give the same logits.
 """
+import json
 import math
 from dataclasses import dataclass
 
@@ -31,6 +32,20 @@ class Config:
     vision_fullatt: tuple = (1, 3)
     window_size: int = 112
     tokens_per_second: int = 2
+    # Of each layer (whose keys and values it attends to, how many tokens it sees; 0: all), as purekv_layer_map says it.
+    layer_map: tuple = ()
+
+    def kv_layer(self, layer):
+        return self.layer_map[layer][0] if self.layer_map else layer
+
+    def window(self, layer):
+        return self.layer_map[layer][1] if self.layer_map else 0
+
+
+def read_layer_map(path):
+    """The list of a purekv_layer_map: [{"kv": 0, "window": 64}, ..] for every layer."""
+    with open(path) as file:
+        return tuple((one.get("kv", layer), one.get("window", 0)) for layer, one in enumerate(json.load(file)))
 
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -71,17 +86,26 @@ def _rotate(x, cos, sin):
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
-def _causal(s):
+def hidden(rows, columns, window):
+    """Which of `columns` (token indices) a row cannot see: later ones, and those that its window has left."""
+    later = rows[:, None] < columns
+    return later if window == 0 else later | (rows[:, None] - columns >= window)
+
+
+def _causal(s, window):
     """Softmax of square scores below the diagonal."""
     row = torch.arange(s.shape[-1], device=s.device)
-    return torch.softmax(s.float().masked_fill(row[:, None] < row, float("-inf")), -1).to(s.dtype)
+    return torch.softmax(s.float().masked_fill(hidden(row, row, window), float("-inf")), -1).to(s.dtype)
 
 
-def _slots(far, near):
+def _slots(far, near, window):
     """One softmax over the prefix's scores `far` [B, kv heads, rep, count, length, video] and a slot's own, `near` [B, kv heads,
     count, rep, length, length], causal; each part comes back as a matrix per KV head or per slot."""
     length, row = near.shape[-1], torch.arange(near.shape[-1], device=near.device)
-    f, n = far.float(), near.transpose(2, 3).float().masked_fill(row[:, None] < row, float("-inf"))
+    f, n = far.float(), near.transpose(2, 3).float().masked_fill(hidden(row, row, window), float("-inf"))
+    if window:
+        video = far.shape[-1]
+        f = f.masked_fill(hidden(row + video, torch.arange(video, device=far.device), window), float("-inf"))
     top = torch.maximum(f.amax(-1, keepdim=True), n.amax(-1, keepdim=True)).detach()
     f, n = torch.exp(f - top), torch.exp(n - top)
     total = 1 / (f.sum(-1, keepdim=True) + n.sum(-1, keepdim=True))
@@ -212,7 +236,7 @@ class Vision(nn.Module):
         return self.merger(x)
 
 
-def slot_attention(q, k, v, video, groups):
+def slot_attention(q, k, v, video, groups, window=0):
     """Causal attention for a prefix of `video` rows followed by groups of independent slots.
 
     q [B, heads, L, d]; k, v [B, kv heads, L, d]. A group (count, length) is `count` slots of `length` rows; a row sees
@@ -227,10 +251,10 @@ def slot_attention(q, k, v, video, groups):
     parts = [x.split([video] + [count * length for count, length in groups], 2) for x in (q, k, v)]
     first, kv, vv = (part[0] for part in parts)
     heads = first, kv.repeat_interleave(rep, 1), vv.repeat_interleave(rep, 1)
-    if video > 1024:
+    if video > 1024 and not window:
         out = [F.scaled_dot_product_attention(*heads, is_causal=True)]
     else:
-        out = [torch.matmul(fused.causal(torch.matmul(heads[0] * scale, heads[1].transpose(-1, -2))), heads[2])]
+        out = [torch.matmul(fused.causal(torch.matmul(heads[0] * scale, heads[1].transpose(-1, -2)), window), heads[2])]
     for (count, length), qg, kg, vg in zip(groups, *(part[1:] for part in parts)):
         rows = count * length
         qg = qg.reshape(b, nkv, rep * rows, d) * scale
@@ -238,42 +262,48 @@ def slot_attention(q, k, v, video, groups):
         ks, vs = (x.reshape(b, nkv, count, length, d) for x in (kg, vg))
         far = torch.matmul(qg, kv.transpose(-1, -2)).view(b, nkv, rep, count, length, video)
         near = torch.matmul(qs, ks.transpose(-1, -2)).view(b, nkv, count, rep, length, length)
-        pf, pn = fused.slots(far, near)
+        pf, pn = fused.slots(far, near, window)
         near_out = torch.matmul(pn, vs).view(b, nkv, count, rep, length, d).transpose(2, 3).reshape(b, nkv, rep * rows, d)
         out.append((torch.matmul(pf, vv) + near_out).view(b, h, rows, d))
     return torch.cat(out, 2)
 
 
 class Attention(nn.Module):
-    def __init__(self, cfg):
+    def __init__(self, cfg, layer):
         super().__init__()
         self.nh, self.nkv = cfg.num_attention_heads, cfg.num_key_value_heads
         self.hd = cfg.hidden_size // self.nh
         self.q_proj = nn.Linear(cfg.hidden_size, self.nh * self.hd)
-        self.k_proj = nn.Linear(cfg.hidden_size, self.nkv * self.hd)
-        self.v_proj = nn.Linear(cfg.hidden_size, self.nkv * self.hd)
+        self.window, self.reads = cfg.window(layer), cfg.kv_layer(layer) != layer
+        if not self.reads:
+            self.k_proj = nn.Linear(cfg.hidden_size, self.nkv * self.hd)
+            self.v_proj = nn.Linear(cfg.hidden_size, self.nkv * self.hd)
         self.o_proj = nn.Linear(self.nh * self.hd, cfg.hidden_size, bias=False)
 
-    def forward(self, x, cos, sin, video, groups):
+    def forward(self, x, cos, sin, video, groups, made):
+        """made: rotated keys, and values, of a lower layer to attend to; None: the layer's own. Returns those attended to, too."""
         b, n, _ = x.shape
         q = linear(self.q_proj, x).view(b, n, self.nh, self.hd).transpose(1, 2)
-        k = linear(self.k_proj, x).view(b, n, self.nkv, self.hd).transpose(1, 2)
-        v = linear(self.v_proj, x).view(b, n, self.nkv, self.hd).transpose(1, 2)
-        out = slot_attention(fused.rotate(q, cos, sin), fused.rotate(k, cos, sin), v, video, groups)
-        return linear(self.o_proj, out.transpose(1, 2).reshape(b, n, -1))
+        if made is None:
+            k = linear(self.k_proj, x).view(b, n, self.nkv, self.hd).transpose(1, 2)
+            v = linear(self.v_proj, x).view(b, n, self.nkv, self.hd).transpose(1, 2)
+            made = fused.rotate(k, cos, sin), v
+        out = slot_attention(fused.rotate(q, cos, sin), *made, video, groups, self.window)
+        return linear(self.o_proj, out.transpose(1, 2).reshape(b, n, -1)), made
 
 
 class Layer(nn.Module):
-    def __init__(self, cfg):
+    def __init__(self, cfg, layer):
         super().__init__()
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg)
+        self.self_attn = Attention(cfg, layer)
         self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size, bias=False)
 
-    def forward(self, x, cos, sin, video, groups):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, video, groups)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x, cos, sin, video, groups, made=None):
+        attended, made = self.self_attn(self.input_layernorm(x), cos, sin, video, groups, made)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), made
 
 
 class Text(nn.Module):
@@ -281,7 +311,7 @@ class Text(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
-        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(cfg, i) for i in range(cfg.num_hidden_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
 
     def rope(self, positions, dtype):
@@ -334,9 +364,9 @@ class DemoModel(nn.Module):
         x = torch.cat([embed(prefix).to(seen.dtype).expand(len(seen), -1, -1), seen, embed(text).to(seen.dtype)], dim=1)
         cos, sin = self.model.rope(positions, x.dtype)
         first, last = len(prefix), len(prefix) + seen.shape[1]
-        taps = {}
+        taps, made = {}, {}
         for i, layer in enumerate(self.model.layers[:active]):
-            x = layer(x, cos, sin, last + 1, groups)
+            x, made[i] = layer(x, cos, sin, last + 1, groups, made.get(self.cfg.kv_layer(i)))
             if i in tap:
                 taps[i] = x[:, first:last]
             if i in text_tap:

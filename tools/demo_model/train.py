@@ -22,7 +22,7 @@ from torch import nn
 
 import tokenizer as tokenizer_module
 from batches import IGNORE, Packer, make_batch
-from model import Config, DemoModel, fused, patchify
+from model import Config, DemoModel, fused, patchify, read_layer_map
 from questions import TYPES
 from scenes import COLOUR_NAMES, SHAPES, Renderer
 from steps import average_gradients, parse_plan, score, stop_together
@@ -110,6 +110,12 @@ def optimizers(model, heads, lr, muon, rank=0, workers=1):
     return out, matrices
 
 
+def load_weights(model, state):
+    """All that the model has; what layers that read another's keys and values have no use for is left."""
+    own = set(model.state_dict())
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items() if name in own})
+
+
 def save(path, model, heads, opts, step, rank, workers):
     """Write a checkpoint (worker 0, with every worker's optimiser state); a reader never sees half of one."""
     states = [None] * workers
@@ -118,7 +124,8 @@ def save(path, model, heads, opts, step, rank, workers):
     else:
         states = [[o.state_dict() for o in opts]]
     if rank == 0:
-        torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step, "opts": states}, path + ".new")
+        torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step, "opts": states,
+                    "layer_map": model.cfg.layer_map}, path + ".new")
         os.replace(path + ".new", path)
 
 
@@ -152,6 +159,8 @@ def arguments():
     ap.add_argument("--decay-minutes", type=float, default=35, help="length of the final linear decay of the learning rate")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--start", help="directory with model.safetensors")
+    ap.add_argument("--layer-map", help="JSON list of windows and shared keys and values, as purekv_layer_map says them")
+    ap.add_argument("--f32", action="store_true", help="compute in f32: faster where a CPU has no bf16 products")
     ap.add_argument("--wait-for", help="get ready, then wait for this file before reading the checkpoint")
     ap.add_argument("--until", help="HH:MM (UTC) instead of --minutes")
     ap.add_argument("--fresh", action="store_true", help="resume weights only, not the optimiser state")
@@ -197,7 +206,8 @@ def train(rank, args, workers):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tok = tokenizer_module.build()
     packer, renderer = Packer(tok), Renderer()
-    model = DemoModel(Config(), seed=args.seed)
+    model = DemoModel(Config(layer_map=read_layer_map(args.layer_map) if args.layer_map else ()), seed=args.seed)
+    dtype = torch.float32 if args.f32 else torch.bfloat16
     heads = Heads(model.cfg.hidden_size)
     if args.compile:
         fused.enable()
@@ -209,7 +219,7 @@ def train(rank, args, workers):
     step, last = 0, f"{args.out}/last.pt"
     if args.start:
         from safetensors.torch import load_file
-        model.load_state_dict({k: v.float() for k, v in load_file(f"{args.start}/model.safetensors").items()})
+        load_weights(model, load_file(f"{args.start}/model.safetensors"))
     model, heads = model.to(device), heads.to(device)
     opts, shared = optimizers(model, heads, args.lr, not args.adamw, rank, workers)
     if args.resume and os.path.exists(last):
@@ -250,7 +260,7 @@ def train(rank, args, workers):
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = args.lr * warm * fade * (args.muon_scale if isinstance(opt, torch.optim.Muon) else 1)
-        patches = patchify(batch["frames"]).to(torch.bfloat16)
+        patches = patchify(batch["frames"]).to(dtype)
         labels = batch["cells"].flatten(1, 3)
         weight = args.aux * min(1.0, 1.5 * fade)
         if tower_only:
