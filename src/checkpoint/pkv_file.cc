@@ -282,6 +282,14 @@ class Parser {
     if (fields.Has("keys")) kv.keys = fields.String("keys");
     if (fields.Has("values")) kv.values = fields.String("values");
     if (fields.Has("key_channels")) kv.key_channels = fields.Number("key_channels", 0, 1);
+    if (fields.Has("basis")) {
+      out_.basis = fields.String("basis");
+      const bool hash =
+          out_.basis.size() == 16 && out_.basis.find_first_not_of("0123456789abcdef") == std::string::npos;
+      if (header_.version < 2 || !hash) {
+        Fail(fields.where(), ": basis: 16 hexadecimal digits are expected, in a file of version 2");
+      }
+    }
     if (fields.Has("budget_of")) {
       const std::string of = fields.String("budget_of");
       if (of != "bytes") Fail(fields.where(), ": budget_of \"", of, "\"; bytes is expected");

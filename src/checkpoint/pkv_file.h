@@ -45,8 +45,9 @@ struct PkvContents {
   Dtype dtype = Dtype::kF32;
   int64_t layers = 0, kv_heads = 0, head_dim = 0;
   int64_t next_position = 0;
-  KvOptions kv;
-  int64_t base = 0;  // B where kv.bytes is given, else 0: it came from allocations of the program that made the file
+  KvOptions kv;       // `basis`, a file's name here, is left out
+  std::string basis;  // BasisHash of the file of bases that entries are held in (version 2); empty: of none
+  int64_t base = 0;   // B where kv.bytes is given, else 0: it came from allocations of the program that made the file
   PrefillOptions prefill;
   KvStats stats;
   int64_t merged = 0;  // entries that were folded into others

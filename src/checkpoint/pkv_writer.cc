@@ -62,6 +62,7 @@ std::string Description(const PkvContents& contents) {
   if (contents.kv.keys != "same") kv["keys"] = contents.kv.keys;
   if (contents.kv.values != "same") kv["values"] = contents.kv.values;
   if (contents.kv.key_channels) kv["key_channels"] = *contents.kv.key_channels;
+  if (!contents.basis.empty()) kv["basis"] = contents.basis;
   if (contents.kv.budget_of == KvOptions::Of::kBytes) kv["budget_of"] = "bytes";
   if (contents.kv.budget) kv["budget"] = *contents.kv.budget;
   if (contents.kv.tokens) kv["tokens"] = *contents.kv.tokens;

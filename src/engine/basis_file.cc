@@ -1,6 +1,7 @@
 #include "engine/basis_file.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/safetensors_writer.h"
 #include "models/language_model.h"
@@ -160,6 +162,13 @@ KvBases ReadBases(const std::string& path, const Model& model) {
   }
   file.CheckAllTaken();
   return bases;
+}
+
+std::string BasisHash(const std::string& path) {
+  const MappedFile file(path);
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(HashOf(file.bytes())));
+  return digits;
 }
 
 KvBases BasesOf(const KvOptions& options, const Model& model) {

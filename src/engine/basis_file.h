@@ -15,6 +15,9 @@ namespace purekv {
 // model's, or none of this form.
 KvBases ReadBases(const std::string& path, const Model& model);
 
+// Of all its bytes: 16 hexadecimal digits. Throws Error.
+std::string BasisHash(const std::string& path);
+
 // Those of the file that the options name; empty where they name none.
 KvBases BasesOf(const KvOptions& options, const Model& model);
 

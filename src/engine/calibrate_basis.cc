@@ -70,7 +70,9 @@ class SumsObserver : public LayerObserver {
         } else {
           ValueRow(kv, entry, config_.head_dim, x.data());
         }
-        sum.selfadjointView<Eigen::Lower>().rankUpdate(x);
+        for (int64_t i = 0; i < config_.head_dim; ++i) {  // the lower triangle, column by column
+          for (int64_t j = i; j < config_.head_dim; ++j) sum(j, i) += x(j) * x(i);
+        }
       }
     });
     for (int64_t head = 0; head < config_.kv_heads; ++head) sequence_.cache().Keep(layer, head, {});

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/basis_file.h"
 #include "engine/context_text.h"
 #include "engine/conversation.h"
 #include "engine/prompt_media.h"
@@ -171,7 +172,7 @@ std::span<const std::byte> SideBytes(const KvHeadView& head, bool key, bool enco
 }
 
 // The encoded entries of a file's head must be what the layer's codec makes of so many.
-void CheckEncoded(const PkvHead& head, const KvLayerSpec& spec, const std::string& where) {
+void CheckEncoded(const PkvHead& head, size_t at, const KvLayerSpec& spec, const std::string& where) {
   if (static_cast<int64_t>(head.key_channels.size()) != (head.tokens.empty() ? 0 : spec.codec.key_channels)) {
     Fail(where, ": ", head.key_channels.size(), " channels of keys are held; ", spec.codec.key_channels,
          " are expected");
@@ -180,10 +181,14 @@ void CheckEncoded(const PkvHead& head, const KvLayerSpec& spec, const std::strin
   if (!spec.codec.on()) Fail(where, ": ", head.encoded, " encoded entries; the layer keeps plain ones");
   KvSide keys(spec.codec.keys, spec.format, spec.head_dim);
   keys.channels = head.key_channels;
-  const KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  if (spec.codec.basis != nullptr) {
+    keys.basis = spec.codec.basis->keys[at];
+    values.basis = spec.codec.basis->values[at];
+  }
   const int64_t block = keys.by_channel() ? spec.codec.residual : 1;
-  for (const auto& [side, bytes, name] : {std::tuple{std::as_const(keys), head.encoded_keys, "keys"},
-                                          std::tuple{values, head.encoded_values, "values"}}) {
+  for (const auto& [side, bytes, name] :
+       {std::tuple{keys, head.encoded_keys, "keys"}, std::tuple{values, head.encoded_values, "values"}}) {
     if (head.encoded % block != 0 || static_cast<int64_t>(bytes.size()) != side.Bytes(head.encoded)) {
       Fail(where, ": ", bytes.size(), " bytes of encoded ", name, " for ", head.encoded, " entries; ",
            side.Bytes(head.encoded), " are expected, of a multiple of ", block, " entries");
@@ -261,9 +266,6 @@ int64_t Conversation::Save(const std::string& path) const {
   if (!spec.uniform() || !spec.plain()) {
     FailUsage("a .pkv file holds layers of one kind, each with a cache of its own; this model has others");
   }
-  if (!options_.kv.basis.empty()) {
-    FailUsage("a .pkv file holds no bases (", Field{"kv.basis"}, "); without one it holds the entries as they are");
-  }
   if (options_.kv.bytes && options_.kv.attend.view != "all") {
     FailUsage("a .pkv file has no view: its budget in bytes (", Field{"kv.bytes"}, ") cannot have paid for an index (",
               Field{"kv.attend"}, "); give the view to who opens it");
@@ -279,6 +281,8 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.kv = options_.kv;
   contents.kv.attend = {};
   contents.kv.store = {};
+  contents.kv.basis.clear();
+  if (!options_.kv.basis.empty()) contents.basis = BasisHash(options_.kv.basis);
   contents.kv.allocator = AllocatorOf(options_.kv);  // as it is now
   if (MergeRuleOf(options_.kv) != "none") contents.kv.merge = MergeRuleOf(options_.kv);
   if (options_.kv.bytes) contents.base = sequence_.compression().plan().base;
@@ -334,7 +338,8 @@ int64_t Conversation::Save(const std::string& path) const {
 }
 
 Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::string& path, SessionOptions options) {
-  // How entries are looked up, and where they lie, is the reader's own choice.
+  // How entries are looked up, and where they lie, is the reader's own choice; so is where the bases are.
+  const std::string basis = std::exchange(options.kv.basis, {});
   const AttendOptions attend = std::exchange(options.kv.attend, {});
   const StoreOptions store = std::exchange(options.kv.store, {});
   if (options.kv != KvOptions()) FailUsage("KvOptions cannot take effect: ", path, " brings its own");
@@ -343,6 +348,13 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   const PkvContents contents = ParsePkv(file->bytes(), path);
   CheckFits(contents, *model, path);
   CheckLayout(contents, model->internals(), path);
+  if (basis.empty() != contents.basis.empty()) {
+    FailUsage(Field{"kv.basis"}, ": ", path,
+              basis.empty() ? " holds entries in bases, and their file is not given" : " holds entries as they are");
+  }
+  if (!basis.empty() && BasisHash(basis) != contents.basis) {
+    FailUsage(Field{"kv.basis"}, " ", basis, ": ", path, " holds entries in other bases");
+  }
   options.kv = contents.kv;
   options.prefill = contents.prefill;
   const DecoderConfig& config = model->internals().decoder().config();
@@ -355,6 +367,7 @@ Conversation Conversation::Open(std::shared_ptr<const Model> model, const std::s
   }
   options.kv.attend = attend;
   options.kv.store = store;
+  options.kv.basis = basis;
   Conversation conversation(std::move(model), std::move(options));
   conversation.Load(contents, file);
   return conversation;
@@ -380,7 +393,8 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
     for (int64_t head = 0; head < spec[layer].kv_heads; ++head, ++index) {
       const PkvHead& saved = contents.heads[index];
       if (saved.tokens.empty()) continue;
-      CheckEncoded(saved, spec[layer], StrCat(path, ": section entries: layer ", layer, ", KV head ", head));
+      CheckEncoded(saved, static_cast<size_t>(head), spec[layer],
+                   StrCat(path, ": section entries: layer ", layer, ", KV head ", head));
       const std::byte* const first = saved.encoded > 0 ? saved.encoded_keys.data() : saved.keys.data();
       const std::span last = saved.keys.empty() ? saved.encoded_values : saved.values;
       const KvStored stored{.keys = saved.keys.data(),

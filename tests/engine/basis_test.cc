@@ -181,6 +181,38 @@ TEST_F(BasisTest, CalibrationKeepsToItsError) {
   for (const auto& head : shared[1]->keys) EXPECT_EQ(head->vectors, shared[1]->keys[0]->vectors);
 }
 
+// A .pkv file holds the weights; whoever opens it brings the bases.
+TEST_F(BasisTest, ASavedCacheGoesOn) {
+  const std::string file = FileOf(Config().head_dim / 2, Config().head_dim / 2);
+  for (const char* const policy : {"full", "h2o", "snapkv"}) {
+    SessionOptions options = With(file, policy);
+    options.kv.when = KvOptions::When::kContext;
+    Session session(F32(), options);
+    session.ReadMedia(MediaTurn());
+    const std::string path = directory_.File("weights.pkv");
+    session.Save(path);
+    SessionOptions reader = Plain();
+    reader.kv.basis = file;
+    Session opened = Session::Open(F32(), path, reader);
+    EXPECT_EQ(Ask(opened, kQuestion), Ask(session, kQuestion)) << policy;
+    ExpectUsageError("kv.basis", "is not given", [&] { Session::Open(F32(), path, Plain()); });
+    const std::string other = directory_.File("other.safetensors");
+    WriteFile(other, ReadFile(file, 1 << 24));
+    reader.kv.basis = FileOf(Config().head_dim / 2, 8);
+    ExpectUsageError("kv.basis", "in other bases", [&] { Session::Open(F32(), path, reader); });
+    WriteFile(file, ReadFile(other, 1 << 24));
+  }
+  SessionOptions options = Plain();
+  options.kv.when = KvOptions::When::kContext;
+  Session session(F32(), options);
+  session.ReadMedia(MediaTurn());
+  const std::string path = directory_.File("plain.pkv");
+  session.Save(path);
+  SessionOptions reader = Plain();
+  reader.kv.basis = file;
+  ExpectUsageError("kv.basis", "as they are", [&] { Session::Open(F32(), path, reader); });
+}
+
 TEST_F(BasisTest, DamagedFilesAreRefused) {
   const std::string file = FileOf(8, 8);
   const std::string sound = ReadFile(file, 1 << 24);
@@ -234,11 +266,6 @@ TEST_F(BasisTest, WhatCannotBeJoinedIsRefused) {
   options = With(file, "snapkv");
   options.kv.merge = "values";
   Session(F32(), options);
-  options = With(file);
-  options.kv.when = KvOptions::When::kContext;
-  Session session(F32(), options);
-  session.ReadMedia(MediaTurn());
-  ExpectUsageError("", "holds no bases", [&] { session.Save(directory_.File("no.pkv")); });
 }
 
 }  // namespace
