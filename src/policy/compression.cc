@@ -32,7 +32,8 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
   for (int64_t layer = 0; layer < spec.layers() && options.chunk > 0; ++layer) {
     if (!spec.full(layer)) continue;
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
-    if (!observer.sums_all() && observer.queries_every == 0) continue;
+    const bool so_far = setup_.info->so_far || !observer.sums_all();
+    if (so_far && observer.queries_every == 0) continue;
     FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
               setup_.info->score_window.text.empty() ? "" : "; ", setup_.info->score_window);

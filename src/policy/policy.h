@@ -147,6 +147,7 @@ struct PolicyInfo {
   bool calibrated = false;    // `purekv calibrate` finds its options; there is one such policy
   bool one_set = false;       // all heads of a layer keep the same tokens
   bool holds = false;         // scores and evicts at every decode step, so that the cache stops growing
+  bool so_far = false;  // judges a key by the queries so far that see it, so that a part can be cut while it is read
   // Has the part read a second time before anything goes (Observer::Kind::kRepeatMaxima in every layer), and shares
   // B times all layers and heads out to the highest scores of all of them; every head keeps its protected entries.
   bool repeats = false;

@@ -78,7 +78,7 @@ PolicyInfo RocoPolicy() {
   info.paper = "RoCo, arXiv 2402.06262";
   info.options = SinksAndRecentPolicy::Options();
   info.options.insert(info.options.begin(), RealOption("std_ratio", "0.3", 0, 1));
-  info.holds = true;
+  info.holds = info.so_far = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Roco>(values); };
   return info;
 }

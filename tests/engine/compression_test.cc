@@ -40,7 +40,7 @@ class CompressionTest : public testing::TestWithParam<std::string> {
   static bool Together() { return FindPolicy(GetParam()).repeats || GetParam() == "prefixkv"; }
   // Whether keys are judged by all queries of the part.
   static bool ByTheWholePart() {
-    static const std::set<std::string> names = {"h2o", "expected-attention", "elastic", "roco", "look-m", "kvmerger"};
+    static const std::set<std::string> names = {"h2o", "expected-attention", "elastic", "look-m", "kvmerger"};
     return names.contains(GetParam()) || Together();
   }
   static Turn VideoTurn() { return files_->TurnNamed("video"); }
