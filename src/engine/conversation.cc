@@ -104,9 +104,9 @@ Conversation Conversation::Recompressed(const KvOptions& kv, const ObserveLayer&
   return made;
 }
 
-PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids) const {
+PromptTokens Conversation::PlainTokens(const std::vector<int32_t>& ids, size_t before) const {
   PromptTokens tokens;
-  tokens.next_position = sequence_.next_position();
+  tokens.next_position = sequence_.next_position() + static_cast<int32_t>(before);
   for (const int32_t id : ids) tokens.AddText(id);
   return tokens;
 }
@@ -179,7 +179,11 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
   CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
-  PromptTokens prompt = PlainTokens(dialogue_.pending());
+  // What an answer ends with is a row of this turn, unless steps do what rows of a prompt do not: evict, count, choose
+  // what they read, have entries encoded.
+  const size_t steps = sequence_.compression().steps_alone() ? dialogue_.generated() : 0;
+  const std::vector<int32_t> said(dialogue_.pending());
+  PromptTokens prompt = PlainTokens({said.begin() + static_cast<std::ptrdiff_t>(steps), said.end()}, steps);
   prompt.Append(LayOutTurn(internals(), ids, media, prompt.next_position, context_ids));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
   // Here, so that a budget that does not fit is refused before the vision tower works for it.
@@ -198,7 +202,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   }
 
   PromptInfo info;
-  info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(dialogue_.pending().size()), prompt.ids.end());
+  info.ids.assign(prompt.ids.begin() + static_cast<std::ptrdiff_t>(said.size() - steps), prompt.ids.end());
   std::optional<Dump> dump;
   if (!started() && !options_.dump_directory.empty()) {
     dump.emplace(options_.dump_directory);
@@ -222,6 +226,7 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
       reading.visual = &visual;
       reading.request = &*request;
     }
+    for (size_t step = 0; step < steps; ++step) Append(said[step]);
     Extend(reading);
     dialogue_.TakePending();
   }

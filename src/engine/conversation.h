@@ -113,8 +113,8 @@ class Conversation {
   std::vector<PreparedMedia> LoadMedia(const Turn& turn);
   void CheckQuestionIsRead(const char* what) const;
   void Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file);
-  // Generated ids as they are: text, even if one has a placeholder's number.
-  PromptTokens PlainTokens(const std::vector<int32_t>& ids) const;
+  // Generated ids as they are: text, even if one has a placeholder's number. before: tokens that are read in front.
+  PromptTokens PlainTokens(const std::vector<int32_t>& ids, size_t before = 0) const;
   int64_t CompressedPrefix(const PromptTokens& prompt) const;  // tokens of a first prompt that the policy cuts
   // Whether the model takes so many tokens more; `visual` of them are of images and videos. Throws Error.
   void CheckRoom(int64_t more, int64_t visual) const;

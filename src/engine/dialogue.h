@@ -67,8 +67,17 @@ class Dialogue {
 
   // Said, but not yet read: at most the last generated token, and the one that closes its answer.
   const std::vector<int32_t>& pending() const { return pending_; }
-  std::vector<int32_t> TakePending() { return std::exchange(pending_, {}); }
-  void SetPending(std::vector<int32_t> ids) { pending_ = std::move(ids); }
+  // How many of them were generated, the first ones: all but what closes the answer.
+  size_t generated() const { return generated_; }
+  std::vector<int32_t> TakePending() {
+    generated_ = 0;
+    return std::exchange(pending_, {});
+  }
+  // ids: generated, or scored as if they were.
+  void SetPending(std::vector<int32_t> ids) {
+    pending_ = std::move(ids);
+    generated_ = pending_.size();
+  }
   // Closes the answer before, whatever it ended with. last: the newest token that has been read.
   void CloseAnswer(int32_t last);
 
@@ -80,6 +89,7 @@ class Dialogue {
   std::optional<std::string> system_;
   std::optional<OpenTurn> open_;
   std::vector<int32_t> pending_;
+  size_t generated_ = 0;
 };
 
 }  // namespace purekv
