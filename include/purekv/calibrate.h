@@ -95,6 +95,21 @@ BasisCalibration CalibrateBasis(const std::shared_ptr<const Model>& model,
                                 const std::vector<CalibrationSample>& samples, const BasisRequest& request,
                                 const SessionOptions& options, const std::string& path);
 
+// How the layers share each budget out under policy prefixkv, whose allocator compares the attention of all of them
+// when the last one has run: known beforehand, no layer waits for another.
+struct PrefixCalibration {
+  Profile profile;  // of shares: means over the samples
+  int64_t samples = 0;
+  double part_tokens = 0;                       // that are compressed, mean
+  std::vector<std::vector<double>> deviations;  // [budgets][layers of the shares] of the samples' shares
+};
+
+// Each sample is read once for all budgets; of the request, budgets and when are used. Throws Error, Cancelled.
+PrefixCalibration CalibratePrefix(const std::shared_ptr<const Model>& model,
+                                  const std::vector<CalibrationSample>& samples, const CalibrationRequest& request,
+                                  const SessionOptions& options);
+std::string ProfileJson(const PrefixCalibration& calibration);
+
 // profile.json: the settings that ReadProfile reads, and all that was measured.
 std::string ProfileJson(const Calibration& calibration);
 // The correlation maps and the mass curves as one SVG.

@@ -19,6 +19,14 @@ struct DropLayer {
   bool operator==(const DropLayer&) const = default;
 };
 
+// How the layers of a model share out what is kept at some budget, as the allocator prefix found it on samples: what a
+// profile of policy prefixkv holds (docs/policies.md, "Allocators").
+struct LayerShares {
+  double budget = 0;           // (0, 1]
+  std::vector<double> layers;  // share of the tokens kept, of each layer with a full cache of its own, (0, 1]
+  bool operator==(const LayerShares&) const = default;
+};
+
 // Which of the cached entries each step of an answer reads (docs/policies.md, "Looking up"); nothing is evicted for it.
 struct AttendOptions {
   std::string view = "all";                    // all, quest, actqkv, attention-predictor, rekv
@@ -65,6 +73,8 @@ struct KvOptions {
   // the part has been read.
   int64_t chunk = 0;
   std::map<std::string, std::string> options;  // parameters of the policy by name, as docs/policies.md lists them
+  // Budgets ascending: the allocator prefix then shares out as they say, and needs no layer's scores for it.
+  std::vector<LayerShares> prefix_shares;
   // Where the prefill drops tokens: layers ascending, shares descending. Needs a policy that scores entries.
   std::vector<DropLayer> drop_layers;
   bool operator==(const KvOptions&) const = default;

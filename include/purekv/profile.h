@@ -1,4 +1,5 @@
-// What a calibration found out about one model: which layers to look at, what to keep, where to drop (docs/purekv.md).
+// What a calibration found out about one model: which layers to look at, what to keep, where to drop; or, of policy
+// prefixkv, how layers share a budget out (docs/purekv.md).
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,8 @@ struct Profile {
   std::vector<DropLayer> drop_layers;
   // First layer that may attend sparsely; `layers`: none.
   int64_t sparse_from = 0;
+  // Not empty: of policy prefixkv, and nothing else but fingerprint, family and layers is there.
+  std::vector<LayerShares> shares{};
 };
 
 // Reads a profile.json. Throws Error naming file and field: no profile, another version, values out of range.
@@ -33,6 +36,8 @@ void CheckProfileFits(const Profile& profile, const std::string& path, const Mod
 // Fills in what `kv` leaves open: the policy purekv (Error kUsage when it is another than `full`, which nobody chose,
 // and purekv), the budget, the options, and drop_layers when `drop`. Options given in `kv` win, one by one; with
 // another source than the profile's its other options stay out, as they were found for that source.
+// A profile of shares: the policy prefixkv, or another one with the allocator prefix (Error kUsage without), and
+// prefix_shares, unless option prefix=online is given.
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop);
 
 }  // namespace purekv

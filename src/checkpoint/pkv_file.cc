@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/json.h"
+#include "checkpoint/layer_shares.h"
 #include "checkpoint/pkv_check.h"
 
 namespace purekv {
@@ -298,6 +299,10 @@ class Parser {
     kv.when = KvOptions::When::kContext;
     const JsonFields options = fields.Object("options");
     for (const auto& option : options.raw().items()) kv.options[option.key()] = options.String(option.key());
+    if (fields.Has("prefix_shares")) {
+      kv.prefix_shares =
+          ReadLayerShares(fields.raw()["prefix_shares"], out_.layers, fields.where() + ": prefix_shares");
+    }
     if (!fields.Has("drop_layers")) return;
     const Json& drops = fields.raw()["drop_layers"];
     if (!drops.is_array()) Fail(fields.where(), ": drop_layers: a list of [layer, share] is expected");

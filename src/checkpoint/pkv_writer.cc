@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "checkpoint/json.h"
+#include "checkpoint/layer_shares.h"
 #include "checkpoint/pkv_file.h"
 
 namespace purekv {
@@ -69,6 +70,7 @@ std::string Description(const PkvContents& contents) {
   if (contents.kv.bytes) kv["bytes"] = *contents.kv.bytes;
   if (contents.base > 0) kv["base"] = contents.base;
   for (const auto& [key, value] : contents.kv.options) kv["options"][key] = value;
+  if (!contents.kv.prefix_shares.empty()) kv["prefix_shares"] = LayerSharesJson(contents.kv.prefix_shares);
   for (const DropLayer& drop : contents.kv.drop_layers) kv["drop_layers"].push_back({drop.layer, drop.alive});
   Json media = Json::array();
   for (const MediaInfo& item : contents.media) {

@@ -2,6 +2,7 @@
 #include "purekv/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -19,7 +20,9 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "engine/context_text.h"
+#include "engine/profile_format.h"
 #include "policy/drop.h"
+#include "policy/registry.h"
 
 namespace purekv::cli {
 namespace {
@@ -41,14 +44,15 @@ struct CalibrateFlags {
   std::string set;
   int64_t limit = 16;
   CalibrationRequest request;
+  bool prefix = false;  // --kv-policy prefixkv
   std::string output, picture;
   std::string basis;  // not empty: bases are made in place of a profile
   BasisRequest basis_request;
 };
 
 // Of a profile alone, and of bases alone.
-constexpr const char* kProfileFlags[] = {"--output",   "--picture",        "--budgets",
-                                         "--max-loss", "--max-new-tokens", "--kv-when"};
+constexpr const char* kProfileFlags[] = {"--output",         "--picture", "--budgets",  "--max-loss",
+                                         "--max-new-tokens", "--kv-when", "--kv-policy"};
 constexpr const char* kBasisFlags[] = {"--basis-error", "--basis-rows", "--basis-keys"};
 
 // A line of --set, and what it reads.
@@ -78,7 +82,7 @@ void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::
     }
   }
   if (flags.basis.empty()) {
-    io.Output("--picture", PictureName(flags));
+    if (!flags.prefix) io.Output("--picture", PictureName(flags));
     io.Output(table.Name("--output"), flags.output);
   } else {
     io.Output("--basis", flags.basis);
@@ -110,6 +114,9 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
       table.Refuse(flag, "the samples of " + table.Name("--set") + " bring their own");
     }
   }
+  for (const char* const flag : {"--max-loss", "--max-new-tokens", "--picture"}) {
+    if (flags.prefix) table.Refuse(flag, StrCat("policy ", kPrefixPolicy, " is calibrated without answers"));
+  }
   for (size_t i = 1; i < flags.request.budgets.size(); ++i) {
     if (flags.request.budgets[i] <= flags.request.budgets[i - 1]) {
       FailUsage(table.Name("--budgets"), ": ", flags.request.budgets[i], " after ", flags.request.budgets[i - 1],
@@ -121,7 +128,7 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   if (!flags.set.empty()) CheckReadableFile(flags.set);
   if (!flags.basis.empty()) return CheckWritableFile("--basis", flags.basis);
   CheckWritableFile(table.Name("--output"), flags.output);
-  CheckWritableFile("--picture", PictureName(flags));
+  if (!flags.prefix) CheckWritableFile("--picture", PictureName(flags));
 }
 
 // Every question about every medium, the context behind it; or about the context alone.
@@ -243,6 +250,17 @@ void PrintBases(const BasisCalibration& result, const CalibrateFlags& flags) {
                " tokens\n", flags.basis, "\n"));
 }
 
+void PrintShares(const PrefixCalibration& result, const CalibrateFlags& flags) {
+  std::string text = StrCat("policy ", kPrefixPolicy, ", ", result.samples, " samples of ",
+                            std::llround(result.part_tokens), " tokens on average\n");
+  for (const LayerShares& shares : result.profile.shares) {
+    text += StrCat("budget ", shares.budget, ": the layers keep");
+    for (const double share : shares.layers) text += StrCat(" ", std::round(share * 1000) / 1000);
+    text += "\n";
+  }
+  Print(text + flags.output + "\n");
+}
+
 int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
   CheckCalibrateFlags(table, flags);
   const std::atomic<bool>& cancelled = CancelOnInterrupt();
@@ -257,6 +275,13 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
     const BasisCalibration bases = CalibrateBasis(model, samples, flags.basis_request, options, flags.basis);
     progress.Clear();
     PrintBases(bases, flags);
+    return 0;
+  }
+  if (flags.prefix) {
+    const PrefixCalibration result = CalibratePrefix(model, samples, flags.request, options);
+    progress.Clear();
+    WriteOutput(flags.output, ProfileJson(result));
+    PrintShares(result, flags);
     return 0;
   }
   const Calibration result = Calibrate(model, samples, flags.request, options);
@@ -282,6 +307,11 @@ Command AddCalibrate(CLI::App& parent) {
   table.Value(
       kGroup, "--samples", "N", "so many samples of --set, drawn, always the same (default 16)",
       [into](const std::string& name, const std::string& text) { into->limit = ParseInt(name, text, 1, 100'000); });
+  table.Value(kGroup, "--kv-policy", "purekv|prefixkv",
+              "what the profile is for: purekv (default), or how the layers share budgets out under prefixkv",
+              [into](const std::string& name, const std::string& text) {
+                into->prefix = ParseChoice(name, text, {CalibratedPolicy().name, kPrefixPolicy}) == 1;
+              });
   table.Value(kGroup, "--budgets", "F,F,...", "shares of the tokens to try, ascending (default 0.1,0.2,0.35,0.5)",
               [into](const std::string& name, const std::string& text) {
                 into->request.budgets.clear();
@@ -320,6 +350,9 @@ Command AddCalibrate(CLI::App& parent) {
               });
   const std::vector<std::string> own = {"--video",  "--video-start", "--video-end", "--image",
                                         "--frames", "--context",     "--prompt"};
+  table.TypedWins({"--max-loss", "--max-new-tokens", "--picture"}, [into](const FlagTable& all) -> std::string {
+    return all.Typed("--kv-policy") && into->prefix ? StrCat("--kv-policy ", kPrefixPolicy) : "";
+  });
   table.TypedWins(own, {"--set"});
   table.TypedWins({"--set", "--samples"}, own);
   table.Value("Output", "-o,--output", "FILE.json", "the profile to write", SetPath(&into->output));

@@ -26,6 +26,7 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.attend_budget", "--kv-attend-budget"},
       {"kv.attend_tokens", "--kv-attend-tokens"},
       {"kv.option.", "--kv-option"},
+      {"kv.prefix_shares", "--profile"},
       {"kv.drop_layers", "--drop-layers"},
       // PrefillOptions
       {"prefill.kind", "--prefill"},

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "cli/common_flags.h"
 #include "cli/output.h"
+#include "engine/profile_format.h"
 #include "policy/drop.h"
 #include "policy/registry.h"
 
@@ -13,6 +14,20 @@ using Drop = ProfileFlags::Drop;
 
 bool TakesProfilesDrops(const ProfileFlags& flags, Reads reads) {
   return (flags.drop == Drop::kUnset && reads == Reads::kMedia) || flags.drop == Drop::kAuto;
+}
+
+// Whose policy the file is for; the calibrated one's where that cannot be told: who reads it later says what is wrong.
+std::string PolicyOf(const std::string& file) {
+  try {
+    if (!ReadProfile(file).shares.empty()) return kPrefixPolicy;
+  } catch (const Error&) {
+  }
+  return CalibratedPolicy().name;
+}
+
+// Whether a profile of shares can be for these.
+bool SharesByPrefix(const KvOptions& kv) {
+  return AllocatorOf(kv) == "prefix";
 }
 
 }  // namespace
@@ -29,11 +44,14 @@ void AddProfileFlags(FlagTable& table, ProfileFlags* flags, KvOptions* kv) {
   table.Value(
       kGroup, "--profile", "FILE.json",
       "what `purekv calibrate` found for this model: policy purekv, budget, sources, drop layers, where no flag "
-      "says otherwise",
+      "says otherwise; or how layers share a budget out under policy prefixkv or --kv-allocator prefix",
       SetPath(&flags->file));
   table.TypedWins({"--kv-policy"}, {"--profile"});
-  table.TypedWins({"--profile"}, [kv](const FlagTable& all) {
-    return all.Typed("--kv-policy") && kv->policy != CalibratedPolicy().name ? "--kv-policy " + kv->policy : "";
+  table.TypedWins({"--profile"}, [=](const FlagTable& all) -> std::string {
+    if (!all.Typed("--kv-policy")) return "";
+    const bool fits =
+        PolicyOf(flags->file) == kPrefixPolicy ? SharesByPrefix(*kv) : kv->policy == CalibratedPolicy().name;
+    return fits ? "" : "--kv-policy " + kv->policy;
   });
   table.TypedWins({"--drop-layers"}, [kv](const FlagTable& all) {
     return all.Typed("--kv-policy") && kv->policy == "full" ? "--kv-policy full" : "";
@@ -53,12 +71,17 @@ void CheckProfileFlags(const FlagTable& table, const ProfileFlags& flags, const 
     }
     return CheckKvFlags(table, asked);
   }
-  if (table.Given("--kv-policy") && kv.policy != CalibratedPolicy().name) {
-    FailUsage(table.Name("--profile"), ": is for policy ", CalibratedPolicy().name, "; ", table.Name("--kv-policy"),
-              " asks for ", kv.policy);
+  if (table.Given("--kv-policy") && kv.policy != CalibratedPolicy().name && !SharesByPrefix(kv)) {
+    FailUsage(table.Name("--profile"), ": is for policy ", CalibratedPolicy().name, ", or ", kPrefixPolicy,
+              " and others with --kv-allocator prefix; ", table.Name("--kv-policy"), " asks for ", kv.policy);
   }
   CheckReadableFile(flags.file);
-  CheckKvFlags(table, WithProfile(ReadProfile(flags.file), kv, TakesProfilesDrops(flags, reads)));
+  const Profile profile = ReadProfile(flags.file);
+  if (!profile.shares.empty() && (flags.drop == Drop::kAuto || flags.drop == Drop::kOff)) {
+    table.Refuse("--drop-layers", StrCat(flags.drop == Drop::kAuto ? "auto takes" : "off leaves out",
+                                         " the profile's, and one of policy ", kPrefixPolicy, " has none"));
+  }
+  CheckKvFlags(table, WithProfile(profile, kv, TakesProfilesDrops(flags, reads)));
 }
 
 KvOptions ResolveKv(const ProfileFlags& flags, const KvOptions& kv, const Model& model, Reads reads) {

@@ -261,25 +261,11 @@ int64_t SparseFrom(const Calibration& result, double min_mass) {
   return from;
 }
 
-void CheckRequest(const std::vector<CalibrationSample>& samples, const CalibrationRequest& request) {
-  if (samples.empty()) FailUsage("calibrate: no samples; give videos or texts and a question, or an evaluation set");
-  if (request.budgets.empty()) FailUsage("calibrate: no budget");
-  for (size_t i = 0; i < request.budgets.size(); ++i) {
-    const double budget = request.budgets[i];
-    if (!(budget > 0 && budget <= 1)) FailUsage("calibrate: budget ", budget, ": out of range (0, 1]");
-    if (i > 0 && budget <= request.budgets[i - 1]) FailUsage("calibrate: budgets must ascend");
-  }
-  if (!(request.max_loss >= 0 && request.max_loss < 1)) FailUsage("calibrate: max_loss: out of range [0, 1)");
-  if (request.answer_tokens < 1 || request.mass_queries < 1) {
-    FailUsage("calibrate: answer_tokens and mass_queries must be at least 1");
-  }
-}
-
 }  // namespace
 
 Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vector<CalibrationSample>& samples,
                       const CalibrationRequest& request, const SessionOptions& options) {
-  CheckRequest(samples, request);
+  CheckCalibration(samples, request);
   const DecoderConfig& config = model->internals().decoder().config();
   if (config.layers < 2) FailUsage("calibrate: the model has one layer; nothing is above a source");
   Calibration result;

@@ -206,6 +206,23 @@ std::string ProfileJson(const Calibration& calibration) {
   return text + "\n";
 }
 
+std::string ProfileJson(const PrefixCalibration& calibration) {
+  const Profile& profile = calibration.profile;
+  OrderedJson json;
+  json["format"] = kProfileFormat;
+  json["version"] = kProfileVersion;
+  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  OrderedJson shares = OrderedJson::array();
+  for (const LayerShares& one : profile.shares) shares.push_back({{"budget", one.budget}, {"layers", one.layers}});
+  json["settings"] = {{"policy", kPrefixPolicy}, {"shares", shares}};
+  json["measured"] = {{"samples", calibration.samples},
+                      {"part_tokens_mean", Round(calibration.part_tokens)},
+                      {"share_deviations", Rows(calibration.deviations)}};
+  std::string text;
+  Print(json, "", &text);
+  return text + "\n";
+}
+
 std::string CalibrationSvg(const Calibration& calibration) {
   const auto layers = static_cast<double>(calibration.profile.layers);
   std::vector<Curve> mass, loss(1);

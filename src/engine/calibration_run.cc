@@ -43,11 +43,28 @@ const std::vector<NamedPattern>& MeasuredPatterns() {
   return patterns;
 }
 
+void CheckCalibration(const std::vector<CalibrationSample>& samples, const CalibrationRequest& request) {
+  if (samples.empty()) FailUsage("calibrate: no samples; give videos or texts and a question, or an evaluation set");
+  if (request.budgets.empty()) FailUsage("calibrate: no budget");
+  for (size_t i = 0; i < request.budgets.size(); ++i) {
+    const double budget = request.budgets[i];
+    if (!(budget > 0 && budget <= 1)) FailUsage("calibrate: budget ", budget, ": out of range (0, 1]");
+    if (i > 0 && budget <= request.budgets[i - 1]) FailUsage("calibrate: budgets must ascend");
+  }
+  if (!(request.max_loss >= 0 && request.max_loss < 1)) FailUsage("calibrate: max_loss: out of range [0, 1)");
+  if (request.answer_tokens < 1 || request.mass_queries < 1) {
+    FailUsage("calibrate: answer_tokens and mass_queries must be at least 1");
+  }
+}
+
+void CheckSample(const CalibrationSample& sample) {
+  if (!sample.turn.media.empty() || sample.turn.context) return;
+  FailUsage("sample ", sample.name, ": no video, image or text to calibrate with");
+}
+
 SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, const SessionOptions& options) {
   const LanguageModel& internals = model.internals();
-  if (sample.turn.media.empty() && !sample.turn.context) {
-    FailUsage("sample ", sample.name, ": no video, image or text to calibrate with");
-  }
+  CheckSample(sample);
   if (internals.tokenizer() == nullptr) Fail(model.info().directory, ": no tokenizer: questions cannot be read");
   if (sample.turn.context) CheckContext(*sample.turn.context);
   SamplePrompt read;

@@ -51,6 +51,10 @@ SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, con
 void ReadFully(const Model& model, const PromptTokens& tokens, std::vector<PreparedMedia>& media,
                const SessionOptions& options,
                const std::function<std::unique_ptr<LayerObserver>(Sequence&, DecoderWorkspace&)>& observer);
+// Throws Error (kUsage): no samples, budgets that cannot be, numbers out of range.
+void CheckCalibration(const std::vector<CalibrationSample>& samples, const CalibrationRequest& request);
+// Throws Error (kUsage) for one without media and context.
+void CheckSample(const CalibrationSample& sample);
 
 class CalibrationRun {
  public:

@@ -2,14 +2,29 @@
 #include "purekv/profile.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "checkpoint/json.h"
+#include "checkpoint/layer_shares.h"
 #include "engine/profile_format.h"
 #include "policy/drop.h"
 #include "policy/registry.h"
 
 namespace purekv {
+namespace {
+
+KvOptions WithShares(const Profile& profile, KvOptions kv) {
+  if (kv.policy == KvOptions().policy) kv.policy = kPrefixPolicy;
+  if (AllocatorOf(kv) != "prefix") {
+    FailUsage("a profile of policy ", kPrefixPolicy, " is for that policy, or another one with ", Field{"kv.allocator"},
+              " prefix, not for ", kv.policy, " with ", Field{"kv.allocator"}, " ", AllocatorOf(kv));
+  }
+  if (kv.options.emplace("prefix", "profile").first->second != "online") kv.prefix_shares = profile.shares;
+  return kv;
+}
+
+}  // namespace
 
 Profile ReadProfile(const std::string& path) {
   const Json json = ReadJson(path);
@@ -28,7 +43,17 @@ Profile ReadProfile(const std::string& path) {
   profile.layers = model.Int("layers", 1, 10'000);
   const JsonFields settings = fields.Object("settings");
   const std::string& policy = CalibratedPolicy().name;
-  if (settings.String("policy") != policy) Fail(path, ": settings: policy: \"", policy, "\" is expected");
+  const std::string of = settings.String("policy");
+  if (of == kPrefixPolicy) {
+    const Json& raw = settings.raw();
+    profile.shares =
+        ReadLayerShares(raw.contains("shares") ? raw["shares"] : Json(), profile.layers, path + ": settings: shares");
+    profile.sparse_from = profile.layers;
+    return profile;
+  }
+  if (of != policy) {
+    Fail(path, ": settings: policy: \"", policy, "\" or \"", kPrefixPolicy, "\" is expected");
+  }
   profile.budget = settings.Number("budget", 1e-9, 1);
   profile.sources = settings.Ints("sources", 0, profile.layers - 1);
   if (profile.sources.empty()) Fail(path, ": settings: sources: at least one layer is expected");
@@ -71,6 +96,7 @@ void CheckProfileFits(const Profile& profile, const std::string& path, const Mod
 }
 
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {
+  if (!profile.shares.empty()) return WithShares(profile, std::move(kv));
   const std::string& policy = CalibratedPolicy().name;
   if (kv.policy == KvOptions().policy) kv.policy = policy;
   if (kv.policy != policy) FailUsage("a profile is for policy ", policy, ", not ", kv.policy);

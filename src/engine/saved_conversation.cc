@@ -106,7 +106,8 @@ int64_t EntriesAlone(int64_t bytes, const KvCacheSpec& spec, int64_t tokens) {
 
 // Whether the heads hold what the policy can have left.
 void CheckLengths(const KvCache& cache, const Compression& compression, const KvOptions& kv, const std::string& path) {
-  const bool by_layers = AllocatorOf(kv) == "retrieval" || AllocatorOf(kv) == "prefix";
+  const std::string allocator = AllocatorOf(kv);
+  const bool by_layers = allocator == "retrieval" || (allocator == "prefix" && PrefixIsOnline(kv));
   const bool together = FindPolicy(kv.policy).repeats || by_layers;  // the layers share their entries out
   int64_t all = 0, most = 0;
   const auto [least, one_set] = std::pair(compression.least_kept(), FindPolicy(kv.policy).one_set);
@@ -127,8 +128,7 @@ void CheckLengths(const KvCache& cache, const Compression& compression, const Kv
         Fail(path, ": section index: layer ", layer, ", KV head ", head, ": other tokens than KV head 0; policy ",
              kv.policy, " keeps the same in all heads of a layer");
       }
-      const bool sound =
-          !compression.active() ? length == count : together || AllocatorOf(kv) == "ada" || length <= count;
+      const bool sound = !compression.active() ? length == count : together || allocator == "ada" || length <= count;
       if (sound) continue;
       Fail(path, ": section index: layer ", layer, ", KV head ", head, ": ", length, " entries; policy ", kv.policy,
            " keeps ", compression.active() ? "at most " : "all ", count);

@@ -194,6 +194,83 @@ std::vector<int64_t> PrefixCounts(const std::vector<std::vector<double>>& masses
   return counts;
 }
 
+std::vector<double> SharesAt(const std::vector<LayerShares>& shares, double budget) {
+  PUREKV_CHECK(!shares.empty() && budget > 0 && budget <= 1, shares.size(), " budgets, asked for ", budget);
+  const size_t layers = shares.front().layers.size();
+  LayerShares below{0, std::vector<double>(layers, 0.0)}, above{1, std::vector<double>(layers, 1.0)};
+  for (const LayerShares& one : shares) {
+    if (one.budget >= budget) {
+      above = one;
+      break;
+    }
+    below = one;
+  }
+  const double way = (budget - below.budget) / (above.budget - below.budget);
+  std::vector<double> at;
+  for (size_t l = 0; l < layers; ++l) at.push_back(below.layers[l] + way * (above.layers[l] - below.layers[l]));
+  return at;
+}
+
+std::vector<int64_t> ShareCounts(std::span<const double> shares, int64_t base, int64_t tokens,
+                                 int64_t protected_count) {
+  PUREKV_CHECK(!shares.empty() && protected_count < base && base <= tokens, protected_count, " protected, B ", base,
+               " of ", tokens, ", ", shares.size(), " layers");
+  const auto least = static_cast<double>(protected_count + 1), most = static_cast<double>(tokens);
+  const auto all = static_cast<int64_t>(shares.size()) * base;
+  auto left = static_cast<double>(all);  // of the layers that are at no bound
+  std::vector<double> counts(shares.size(), 0.0);
+  std::vector<bool> bound(shares.size(), false);
+  for (bool changed = true; changed;) {
+    // Bounds that give more in all than they take, or less: only those will still be in force when the rest has paid
+    // for them.
+    double given = 0, sum = 0;
+    for (size_t l = 0; l < counts.size(); ++l) sum += bound[l] ? 0 : shares[l];
+    for (size_t l = 0; l < counts.size(); ++l) {
+      if (bound[l]) continue;
+      counts[l] = left * shares[l] / sum;
+      given += std::clamp(counts[l], least, most) - counts[l];
+    }
+    changed = false;
+    double fixed = 0;
+    for (size_t l = 0; l < counts.size(); ++l) {
+      if (bound[l] || !((counts[l] < least && given >= 0) || (counts[l] > most && given <= 0))) continue;
+      counts[l] = std::clamp(counts[l], least, most);
+      bound[l] = changed = true;
+      fixed += counts[l];
+    }
+    left -= fixed;
+  }
+  std::vector<int64_t> rounded;
+  int64_t before = 0;
+  double up = 0;
+  for (const double count : counts) {
+    up += count;
+    const bool last = rounded.size() + 1 == counts.size();
+    const int64_t up_to = last ? all : static_cast<int64_t>(std::floor(up + 0.5 + kFloorSlack));
+    rounded.push_back(up_to - before);
+    before = up_to;
+  }
+  return rounded;
+}
+
+void CheckLayerShares(const std::vector<LayerShares>& shares) {
+  const Field field{"kv.prefix_shares"};
+  for (size_t i = 0; i < shares.size(); ++i) {
+    const auto& [budget, layers] = shares[i];
+    if (!(budget > 0 && budget <= 1)) FailUsage(field, ": budget ", budget, ": out of range (0, 1]");
+    if (i > 0 && budget <= shares[i - 1].budget) {
+      FailUsage(field, ": budget ", budget, " after ", shares[i - 1].budget, ": budgets must ascend");
+    }
+    if (layers.empty() || layers.size() != shares.front().layers.size()) {
+      FailUsage(field, ": budget ", budget, ": shares of ", layers.size(), " layers; ",
+                std::max<size_t>(1, shares.front().layers.size()), " are expected");
+    }
+    for (const double share : layers) {
+      if (!(share > 0 && share <= 1)) FailUsage(field, ": budget ", budget, ": share ", share, ": out of range (0, 1]");
+    }
+  }
+}
+
 std::vector<int64_t> RetrievalCounts(std::span<const double> copying, int64_t base, int64_t tokens,
                                      int64_t protected_count, double gamma) {
   PUREKV_CHECK(protected_count <= base && base < tokens && !copying.empty(), protected_count, " protected, B ", base,

@@ -66,6 +66,18 @@ std::vector<int64_t> PyramidCounts(int64_t layers, int64_t base, int64_t tokens,
 std::vector<int64_t> PrefixCounts(const std::vector<std::vector<double>>& masses, int64_t base,
                                   int64_t protected_count);
 
+// The layers' shares at a budget in (0, 1], on straight lines between the budgets that are given: at 0 all are 0, at 1
+// all are 1. shares: CheckLayerShares takes them. [layers]
+std::vector<double> SharesAt(const std::vector<LayerShares>& shares, double budget);
+
+// The same with shares that are known: entries per head of each layer in proportion to them, but none below
+// protected_count + 1 or above `tokens`, rounded so that layers 0 .. l together hold the rounded sum of theirs. All
+// layers together hold exactly layers * base. shares: above 0; protected_count < base <= tokens. [layers]
+std::vector<int64_t> ShareCounts(std::span<const double> shares, int64_t base, int64_t tokens, int64_t protected_count);
+
+// Throws Error (kUsage): lists of different lengths, budgets that do not ascend, numbers that are out of range.
+void CheckLayerShares(const std::vector<LayerShares>& shares);
+
 // How well each KV head copies: the share of its attention, at a token of a passage that is read a second time, on the
 // same place of the first reading, in [0, 1] (engine/copying_heads.h). [layers][kv_heads]
 using CopyingHeads = std::vector<std::vector<double>>;

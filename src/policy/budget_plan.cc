@@ -97,6 +97,9 @@ BudgetPlan PlanFromBase(const PolicySetup& setup, const KvCacheSpec& spec, const
   std::vector<int64_t> of_heads;  // or of each of their heads
   if (setup.allocator == "pyramid" && base < tokens) {
     of_full = PyramidCounts(spec.full_layers(), base, tokens, setup.policy->Protects(base).count(), setup.beta);
+  } else if (!setup.shares.empty() && base < tokens) {
+    const double budget = setup.budget > 0 ? setup.budget : static_cast<double>(base) / static_cast<double>(tokens);
+    of_full = ShareCounts(SharesAt(setup.shares, budget), base, tokens, setup.policy->Protects(base).count());
   } else if (setup.by_copying() && base < tokens) {
     PUREKV_CHECK(static_cast<int64_t>(copying.size()) == spec.layers(), copying.size(), " layers of ", spec.layers());
     std::vector<double> shares;

@@ -90,7 +90,7 @@ void Compression::Resume(int64_t tokens, int64_t base, const KvCache& cache) {
   // It was made for a cache without an index, which is the reader's own choice.
   KvOptions made = options_;
   made.attend = {};
-  // What was shared out by copying, or by mass, shows in the cache alone.
+  // What was shared out by copying, or online by mass, shows in the cache alone.
   if (setup_.by_copying() || setup_.by_mass()) {
     Adopt(BudgetPlan{base, lengths});
   } else if (active() && BudgetByEntries(made, spec_)) {

@@ -47,6 +47,7 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const Resoluti
   if (option == "alpha" && allocator != "ada") return Say("only ", Field{"kv.allocator"}, " ada has it");
   if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
   if (option == "gamma" && allocator != "retrieval") return Say("only ", Field{"kv.allocator"}, " retrieval has it");
+  if (option == "prefix" && allocator != "prefix") return Say("only ", Field{"kv.allocator"}, " prefix has it");
   if (option == "decode_every" && !policy.make) return Say("policy full keeps everything");
   if (option == "decode_every" && policy.repeats)
     return Say("policy ", policy.name, " judges by a second reading of the part, and an answer has none");
@@ -134,9 +135,19 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
   }
 }
 
-// What waits for all layers' scores.
-void CheckPrefix(const KvOptions& options, const PolicyInfo& policy) {
-  if (Resolved(options, policy).allocator != "prefix") return;
+// What the allocator prefix goes by, and what cannot wait for all layers' scores.
+void CheckPrefix(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
+  const std::string allocator = Resolved(options, policy).allocator;
+  CheckLayerShares(options.prefix_shares);
+  if (allocator != "prefix") {
+    if (options.prefix_shares.empty()) return;
+    FailUsage(Field{"kv.prefix_shares"}, ": cannot take effect: only ", Field{"kv.allocator"},
+              " prefix shares out by it, not ", allocator);
+  }
+  if (values.Is("prefix", "profile") && options.prefix_shares.empty()) {
+    FailUsage(Field{"kv.option.prefix"}, "=profile: there is no profile (", Field{"kv.prefix_shares"}, ")");
+  }
+  if (!PrefixIsOnline(options)) return;
   const Message prefix = Say("policy ", policy.name, " with ", Field{"kv.allocator"}, " prefix");
   if (options.chunk > 0) {
     FailUsage(Field{"kv.chunk"}, ": ", prefix, " shares out when all layers have read all of the part");
@@ -312,7 +323,7 @@ OptionValues Checked(const KvOptions& options) {
   }
   OptionValues values(OptionsInForce(policy, Resolved(options, policy)), options.options, "kv.option");
   if (policy.check) policy.check(options.options, values);
-  CheckPrefix(options, policy);
+  CheckPrefix(options, policy, values);
   CheckMerge(options, policy, values);
   CheckKvCodecs(options, policy, values);
   CheckAttend(options, policy, values);
@@ -404,6 +415,12 @@ std::string AllocatorOf(const KvOptions& options) {
   return Resolved(options, FindPolicy(options.policy)).allocator;
 }
 
+bool PrefixIsOnline(const KvOptions& options) {
+  const auto given = options.options.find("prefix");
+  if (given == options.options.end() || given->second == "auto") return options.prefix_shares.empty();
+  return given->second == "online";
+}
+
 const std::vector<std::string>& MergeRules() {
   static const std::vector<std::string> names = {"auto",     "none",    "nearest", "averaged",
                                                  "weighted", "pivotal", "values",  "similar"};
@@ -450,6 +467,15 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
     }
   }
   setup.allocator = resolved.allocator;
+  if (setup.allocator == "prefix" && !PrefixIsOnline(options)) {
+    setup.shares = options.prefix_shares;
+    const auto layers = static_cast<int64_t>(setup.shares.front().layers.size());
+    if (layers != spec.full_layers()) {
+      FailUsage(Field{"kv.prefix_shares"}, ": shares of ", layers, " layers; ", spec.full_layers(),
+                " of this model keep all tokens");
+    }
+  }
+  if (options.budget && options.budget_of == KvOptions::Of::kTokens) setup.budget = *options.budget;
   if (setup.by_mass() && !setup.policy->NoMass().empty()) {
     FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,
               " has no scores for it with these options: ", setup.policy->NoMass());

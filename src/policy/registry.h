@@ -35,6 +35,10 @@ std::vector<std::string> AllocatorsOf(const PolicyInfo& policy);
 // What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
 std::string AllocatorOf(const KvOptions& options);
 
+// Whether the allocator prefix, where it is in force, compares the layers' scores when all of them have run; else it
+// goes by KvOptions::prefix_shares.
+bool PrefixIsOnline(const KvOptions& options);
+
 // The rules that evicted entries can be merged by, "auto" first; "similar" is another name of "weighted".
 const std::vector<std::string>& MergeRules();
 // What "auto" stands for with these options; else the one they name. Throws Error (kUsage) for an unknown policy.
@@ -50,6 +54,8 @@ struct PolicySetup {
   double alpha = 0;                      // ada
   double beta = 0;                       // pyramid
   double gamma = 0;                      // retrieval
+  std::vector<LayerShares> shares{};     // prefix by a profile; empty: online
+  double budget = 0;                     // the share of the tokens that was asked for; 0: B over the tokens
   int64_t channel_window = 0;            // queries that the channels of keys are chosen by
   bool channel_pairs = false;            // and whether rotated pairs are
   MergeOptions merge{};                  // of every compression; a policy that merges by itself reads two of them
@@ -61,7 +67,7 @@ struct PolicySetup {
   // Whether the budget is shared out by how well each head copies.
   bool by_copying() const { return allocator == "retrieval"; }
   // Or so that all layers keep the same share of their scores, which is known when the last layer has run.
-  bool by_mass() const { return allocator == "prefix"; }
+  bool by_mass() const { return allocator == "prefix" && shares.empty(); }
   bool merges() const { return merge.merges() || (info != nullptr && info->merges); }
 };
 

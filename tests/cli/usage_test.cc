@@ -319,6 +319,10 @@ TEST(Usage, Calibrate) {
   expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--budgets", "0.2,0.1"}, 2, "--budgets");
   expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--budgets", "0.2,2"}, 2, "--budgets");
   expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--max-loss", "1"}, 2, "--max-loss");
+  for (const std::string flag : {"--max-loss", "--max-new-tokens", "--picture"}) {
+    expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--kv-policy", "prefixkv", flag, "0"}, 2, flag);
+  }
+  expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--kv-policy", "h2o"}, 2, "--kv-policy");
   expect({"-m", "/nonexistent", "-o", out, "--video", "a.mp4", "-p", "What?"}, 1, "/nonexistent");
 }
 
