@@ -34,7 +34,7 @@ Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int6
     const Observer observer = setup_.policy->Observes(layer, options.tokens.value_or(spec.layers()));
     const bool so_far = setup_.info->so_far || !observer.sums_all();
     if (so_far && observer.queries_every == 0) continue;
-    FailUsage(Field{"kv.chunk"}, ": policy ", options.policy,
+    FailUsage(Field{"kv.chunk"}, ": ", Field{"kv.policy"}, " ", options.policy,
               " judges a key by queries of the whole part, so nothing can be evicted before all of it has been read",
               setup_.info->score_window.text.empty() ? "" : "; ", setup_.info->score_window);
   }

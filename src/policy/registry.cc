@@ -39,7 +39,7 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const Resoluti
   if (option.starts_with("merge_")) {
     if (merge == "none" && !policy.merges) return Say("nothing is merged (", Field{"kv.merge"}, ")");
     if (policy.merges && option != "merge_rotation" && option != "merge_bias")
-      return Say("policy ", policy.name, " merges by rules of its own");
+      return Say(Field{"kv.policy"}, " ", policy.name, " merges by rules of its own");
     if (option == "merge_threshold" && merge == "nearest") return Say("rule nearest goes by places, not by cosines");
     if (option == "merge_rotation" && merge == "values") return Say("rule values leaves keys as they are");
     return {};
@@ -48,10 +48,11 @@ Message Idle(const std::string& option, const PolicyInfo& policy, const Resoluti
   if (option == "beta" && allocator != "pyramid") return Say("only ", Field{"kv.allocator"}, " pyramid has it");
   if (option == "gamma" && allocator != "retrieval") return Say("only ", Field{"kv.allocator"}, " retrieval has it");
   if (option == "prefix" && allocator != "prefix") return Say("only ", Field{"kv.allocator"}, " prefix has it");
-  if (option == "decode_every" && !policy.make) return Say("policy full keeps everything");
+  if (option == "decode_every" && !policy.make) return Say(Field{"kv.policy"}, " full keeps everything");
   if (option == "decode_every" && policy.repeats)
-    return Say("policy ", policy.name, " judges by a second reading of the part, and an answer has none");
-  if (option == "decode_every" && policy.holds) return Say("policy ", policy.name, " evicts at every step of its own");
+    return Say(Field{"kv.policy"}, " ", policy.name, " judges by a second reading of the part, and an answer has none");
+  if (option == "decode_every" && policy.holds)
+    return Say(Field{"kv.policy"}, " ", policy.name, " evicts at every step of its own");
   return {};
 }
 
@@ -89,7 +90,8 @@ void CheckBudget(const KvOptions& options, const PolicyInfo& policy) {
                                      std::pair{options.tokens.has_value(), Field{"kv.tokens"}},
                                      std::pair{options.bytes.has_value(), Field{"kv.bytes"}}}) {
     if (!given) continue;
-    if (!policy.make) FailUsage(field, ": policy full keeps everything, so a budget cannot take effect");
+    if (!policy.make)
+      FailUsage(field, ": ", Field{"kv.policy"}, " full keeps everything, so a budget cannot take effect");
     if (first) FailUsage(field, ": contradicts ", *first, "; give one budget");
     first = field;
   }
@@ -112,24 +114,24 @@ void CheckAllocator(const std::string& allocator, const PolicyInfo& policy) {
   }
   if (allocator == "auto" || allocator == "uniform") return;
   if (policy.repeats) {
-    FailUsage(Field{"kv.allocator"}, " ", allocator, ": policy ", policy.name,
+    FailUsage(Field{"kv.allocator"}, " ", allocator, ": ", Field{"kv.policy"}, " ", policy.name,
               " shares the budget out over all layers and heads itself");
   }
   if (!policy.make) {
-    FailUsage(Field{"kv.allocator"}, " ", allocator,
-              ": policy full keeps everything, so an allocator cannot take effect");
+    FailUsage(Field{"kv.allocator"}, " ", allocator, ": ", Field{"kv.policy"},
+              " full keeps everything, so an allocator cannot take effect");
   }
   if (allocator == "ada" && !policy.ada) {
-    FailUsage(Field{"kv.allocator"}, " ada: policy ", policy.name,
+    FailUsage(Field{"kv.allocator"}, " ada: ", Field{"kv.policy"}, " ", policy.name,
               " has no scores that heads could be compared by; these have: ",
               Joined(NamesWhere([](const PolicyInfo& one) { return one.ada; })));
   }
   if (allocator == "retrieval" && policy.one_set) {
-    FailUsage(Field{"kv.allocator"}, " retrieval: policy ", policy.name,
+    FailUsage(Field{"kv.allocator"}, " retrieval: ", Field{"kv.policy"}, " ", policy.name,
               " keeps the same tokens in all heads of a layer, and heads copy each in its own way");
   }
   if (allocator == "prefix" && !policy.mass) {
-    FailUsage(Field{"kv.allocator"}, " prefix: policy ", policy.name,
+    FailUsage(Field{"kv.allocator"}, " prefix: ", Field{"kv.policy"}, " ", policy.name,
               " has no scores that a layer's share could be taken of; these have: ",
               Joined(NamesWhere([](const PolicyInfo& one) { return one.mass; })));
   }
@@ -148,7 +150,7 @@ void CheckPrefix(const KvOptions& options, const PolicyInfo& policy, const Optio
     FailUsage(Field{"kv.option.prefix"}, "=profile: there is no profile (", Field{"kv.prefix_shares"}, ")");
   }
   if (!PrefixIsOnline(options)) return;
-  const Message prefix = Say("policy ", policy.name, " with ", Field{"kv.allocator"}, " prefix");
+  const Message prefix = Say(Field{"kv.policy"}, " ", policy.name, " with ", Field{"kv.allocator"}, " prefix");
   if (options.chunk > 0) {
     FailUsage(Field{"kv.chunk"}, ": ", prefix, " shares out when all layers have read all of the part");
   }
@@ -163,10 +165,12 @@ void CheckMerge(const KvOptions& options, const PolicyInfo& policy, const Option
     FailUsage(Field{"kv.merge"}, " ", options.merge, ": unknown; known rules: ", Joined(known));
   }
   if (options.merge != "auto" && !policy.make) {
-    FailUsage(Field{"kv.merge"}, " ", options.merge, ": policy full keeps everything, so there is nothing to merge");
+    FailUsage(Field{"kv.merge"}, " ", options.merge, ": ", Field{"kv.policy"},
+              " full keeps everything, so there is nothing to merge");
   }
   if (options.merge != "auto" && policy.merges) {
-    FailUsage(Field{"kv.merge"}, " ", options.merge, ": policy ", policy.name, " merges by a rule of its own");
+    FailUsage(Field{"kv.merge"}, " ", options.merge, ": ", Field{"kv.policy"}, " ", policy.name,
+              " merges by a rule of its own");
   }
   const Resolution resolved = Resolved(options, policy);
   if (!Idle("merge_bias", policy, resolved).text.empty() || values.Is("merge_bias", "0")) return;
@@ -206,7 +210,7 @@ MergeOptions MergeOf(const KvOptions& options, const PolicyInfo& policy, const O
 // Of a policy that evicts them one by one, step by step.
 void CheckSingleEntries(const KvOptions& options, const OptionValues& values) {
   if (!EncodesKeys(options) || !values.Is("key_axis", "channel")) return;
-  FailUsage(Field{"kv.keys"}, ": policy ", options.policy,
+  FailUsage(Field{"kv.keys"}, ": ", Field{"kv.policy"}, " ", options.policy,
             " evicts single entries while it decodes, and a group of keys reaches over several; ",
             Field{"kv.option.key_axis"}, "=token has them within an entry");
 }
@@ -223,7 +227,8 @@ void CheckKvCodecs(const KvOptions& options, const PolicyInfo& policy, const Opt
 // Why the policy evicts while decoding, going by what steps have seen of all entries, wherever they lie; empty: it
 // does not.
 Message EvictsWhileDecoding(const KvOptions& options, const PolicyInfo& policy, const OptionValues& values) {
-  if (policy.holds) return Say("policy ", policy.name, " evicts at every step, among all entries, wherever they lie");
+  if (policy.holds)
+    return Say(Field{"kv.policy"}, " ", policy.name, " evicts at every step, among all entries, wherever they lie");
   const bool idle = !Idle("decode_every", policy, Resolved(options, policy)).text.empty();
   if (idle || values.Integer("decode_every") == 0) return {};
   return Say(Field{"kv.option.decode_every"}, " compresses again while decoding, among all entries, wherever they lie");
@@ -245,7 +250,7 @@ void CheckAttend(const KvOptions& options, const PolicyInfo& policy, const Optio
   const bool uneven =
       resolved.allocator == "ada" || resolved.allocator == "retrieval" || policy.repeats || policy.merges;
   if (view->one_choice && uneven) {
-    FailUsage(attend, " chooses the same pages for all heads of a layer; with policy ", policy.name,
+    FailUsage(attend, " chooses the same pages for all heads of a layer; with ", Field{"kv.policy"}, " ", policy.name,
               policy.repeats || policy.merges ? Say() : Say(" and ", Field{"kv.allocator"}, " ", resolved.allocator),
               " they keep different numbers of entries");
   }
@@ -279,10 +284,10 @@ void CheckDrops(const KvOptions& options, const PolicyInfo& policy) {
     if (one.drops()) able.push_back(one.name);
   }
   if (!policy.make) {
-    FailUsage(Field{"kv.drop_layers"}, ": policy full scores nothing; ", Field{"kv.policy"}, " purekv ",
-              Field{"kv.budget"}, " 1 drops and evicts nothing else");
+    FailUsage(Field{"kv.drop_layers"}, ": ", Field{"kv.policy"}, " full scores nothing; ", Field{"kv.policy"},
+              " purekv ", Field{"kv.budget"}, " 1 drops and evicts nothing else");
   }
-  FailUsage(Field{"kv.drop_layers"}, ": policy ", policy.name,
+  FailUsage(Field{"kv.drop_layers"}, ": ", Field{"kv.policy"}, " ", policy.name,
             policy.holds     ? " evicts while decoding"
             : policy.repeats ? " scores when all layers have run"
                              : " has no scores of whole layers",
@@ -312,13 +317,13 @@ OptionValues Checked(const KvOptions& options) {
   CheckDrops(options, policy);
   if (options.chunk < 0) FailUsage(Field{"kv.chunk"}, " ", options.chunk, ": must be at least 1");
   if (options.chunk > 0 && !policy.make)
-    FailUsage(Field{"kv.chunk"}, ": policy full keeps everything, so it cannot take effect");
+    FailUsage(Field{"kv.chunk"}, ": ", Field{"kv.policy"}, " full keeps everything, so it cannot take effect");
   if (options.chunk > 0 && options.budget) {
     FailUsage(Field{"kv.chunk"}, ": a share of the tokens (", Field{"kv.budget"},
               ") is not known while they are read; give ", Field{"kv.tokens"}, " or ", Field{"kv.bytes"});
   }
   if (options.chunk > 0 && policy.repeats) {
-    FailUsage(Field{"kv.chunk"}, ": policy ", policy.name,
+    FailUsage(Field{"kv.chunk"}, ": ", Field{"kv.policy"}, " ", policy.name,
               " has the whole part read a second time before anything is evicted");
   }
   OptionValues values(OptionsInForce(policy, Resolved(options, policy)), options.options, "kv.option");
@@ -459,10 +464,11 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   if (setup.policy != nullptr && setup.policy->has_fixed_point()) {
     CheckSingleEntries(options, values);
     if (options.store.kind == StoreOptions::Kind::kFile) {
-      FailUsage(Field{"kv.store"}, " file: policy ", options.policy, " evicts while decoding with these options");
+      FailUsage(Field{"kv.store"}, " file: ", Field{"kv.policy"}, " ", options.policy,
+                " evicts while decoding with these options");
     }
     if (options.attend.view != "all") {
-      FailUsage(Field{"kv.attend"}, " ", options.attend.view, ": policy ", options.policy,
+      FailUsage(Field{"kv.attend"}, " ", options.attend.view, ": ", Field{"kv.policy"}, " ", options.policy,
                 " evicts while decoding with these options");
     }
   }
@@ -477,7 +483,7 @@ PolicySetup MakePolicy(const KvOptions& options, const KvCacheSpec& spec) {
   }
   if (options.budget && options.budget_of == KvOptions::Of::kTokens) setup.budget = *options.budget;
   if (setup.by_mass() && !setup.policy->NoMass().empty()) {
-    FailUsage(Field{"kv.allocator"}, " prefix: policy ", options.policy,
+    FailUsage(Field{"kv.allocator"}, " prefix: ", Field{"kv.policy"}, " ", options.policy,
               " has no scores for it with these options: ", setup.policy->NoMass());
   }
   setup.n_attn = values.Real("n-attn");

@@ -207,6 +207,26 @@ constexpr BadFlags kDrops[] = {
     {"--cache|a.pkv|--profile|a.json", "--profile|--cache"}};
 INSTANTIATE_TEST_SUITE_P(Drops, RefusedByAsk, ::testing::ValuesIn(kDrops));
 
+// Both flags are named (Combinations of test_engine has all pairs).
+constexpr BadFlags kPairs[] = {
+    {"--kv-policy|h2o|--kv-budget|0.2|--kv-keys|int4", "--kv-keys|--kv-policy h2o|--kv-option key_axis=token"},
+    {"--kv-policy|tova|--kv-budget|0.2|--kv-attend|quest|--kv-attend-budget|0.1",
+     "--kv-attend quest|--kv-policy tova|evicts at every step"},
+    {"--kv-policy|tova|--kv-budget|0.2|--kv-store|file", "--kv-store file|--kv-policy tova|evicts at every step"},
+    {"--kv-policy|tova|--kv-budget|0.2|--kv-allocator|prefix", "--kv-allocator prefix|--kv-policy tova"},
+    {"--kv-policy|snapkv|--kv-budget|0.2|--kv-allocator|prefix|--drop-layers|4:0.5",
+     "--drop-layers|--kv-policy snapkv|--kv-allocator prefix"},
+    {"--kv-policy|snapkv|--kv-tokens|20|--kv-allocator|prefix|--kv-chunk|32",
+     "--kv-chunk|--kv-policy snapkv|--kv-allocator prefix"},
+    {"--kv-policy|vnorm|--kv-budget|0.2|--kv-merge|averaged|--kv-option|merge_bias=1|--drop-layers|4:0.5",
+     "--drop-layers|--kv-option merge_bias=1"},
+    {"--kv-policy|vnorm|--kv-budget|0.2|--kv-merge|averaged|--kv-option|merge_bias=1|--kv-attend|rekv",
+     "--kv-attend rekv|--kv-option merge_bias=1"},
+    {"--kv-policy|vnorm|--kv-budget|0.2|--kv-option|decode_every=4|--kv-store|file",
+     "--kv-store file|--kv-option decode_every"},
+    {"--kv-policy|kvmerger|--kv-budget|0.2|--kv-merge|pivotal", "--kv-merge pivotal|--kv-policy kvmerger"}};
+INSTANTIATE_TEST_SUITE_P(Pairs, RefusedByAsk, ::testing::ValuesIn(kPairs));
+
 TEST(Usage, Ingest) {
   const auto expect = [&](std::vector<std::string> flags, const std::string& says) {
     flags.insert(flags.begin(), {"ingest", "-m", "/nonexistent"});
