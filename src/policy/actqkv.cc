@@ -279,6 +279,8 @@ RetrievalInfo ActQkvView() {
   info.name = "actqkv";
   info.summary = "pages by the cosine of their mean key with what the rows ask; one choice per layer";
   info.paper = "ActQKV, arXiv 2502.13542";
+  info.cost = {"means of pages of keys, turned back: n d; moments of all queries",
+               "n d / page per KV head; one choice per layer", "4 d per page and KV head"};
   info.one_choice = true;
   info.options = {WordOption("attend_page", {"32", "4", "8", "16", "64", "128", "256"}),
                   IntegerOption("attend_sinks", 64, 0, kMostTokens), IntegerOption("attend_local", 512, 0, kMostTokens),

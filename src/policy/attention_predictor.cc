@@ -123,6 +123,10 @@ RetrievalInfo AttentionPredictorView() {
   info.name = "attention-predictor";
   info.summary = "pages by what the last rows gave them, older rows counting less (not the authors' trained predictor)";
   info.paper = "AttentionPredictor, arXiv 2502.04077";
+  info.cost = {
+      "probabilities of the last attend_history queries: history n d",
+      "history n / page, and its own row of probabilities; every attend_refresh-th step a row over all entries: n d",
+      "4 history per page and KV head"};
   info.options = {WordOption("attend_page", {"16", "4", "8", "32", "64", "128", "256"}),
                   IntegerOption("attend_sinks", 64, 0, kMostTokens),
                   IntegerOption("attend_local", 64, 0, kMostTokens),

@@ -119,6 +119,7 @@ PolicyInfo CspPolicy() {
   info.summary =
       "keeps what queries of the own and of the other modality attend to, each with its quota, and the latest";
   info.paper = "Cross-Self Pruning, arXiv 2412.04652";
+  info.cost = {"probabilities of the last `window` queries, as two sums: window N d", "nothing"};
   info.options = {IntegerOption("window", 64, 1, kMostTokens), RealOption("cross_ratio", "0.5", 0, 1),
                   RealOption("recent_ratio", "0.5", 0, 1), RealOption("n", "1", 0, 1'000'000),
                   WordOption("combine", {"union", "concat", "intersect"})};

@@ -45,6 +45,7 @@ PolicyInfo ExpectedAttentionPolicy() {
   info.name = "expected-attention";
   info.summary = "keeps what later queries are expected to attend to, by query statistics and value norm";
   info.paper = "Expected Attention, arXiv 2510.00636";
+  info.cost = {"mean and covariance of the queries, then a quadratic form of every key: N d^2 each", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.options.insert(info.options.end(),
                       {IntegerOption("horizon", 512, 1, 100'000), RealOption("epsilon", "0.01", 0, 1'000'000),

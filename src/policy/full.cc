@@ -7,6 +7,7 @@ PolicyInfo FullPolicy() {
   PolicyInfo info;
   info.name = "full";
   info.summary = "keeps every token: the exact answer, and the baseline of all others";
+  info.cost = {"nothing", "nothing"};
   return info;
 }
 

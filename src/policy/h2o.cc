@@ -31,6 +31,8 @@ PolicyInfo H2oPolicy() {
   info.name = "h2o";
   info.summary = "keeps the tokens with the most attention from all queries, and the latest";
   info.paper = "H2O, arXiv 2306.14048";
+  info.cost = {"probabilities of all queries: a second pass over Q K^T",
+               "the probabilities of its row once more (n d); one entry of every head goes"};
   info.options = {RealOption("recent_ratio", "0.5", 0, 1)};
   info.ada = info.mass = info.holds = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const H2o>(values); };

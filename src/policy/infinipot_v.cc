@@ -167,6 +167,7 @@ PolicyInfo InfiniPotVPolicy() {
   info.name = "infinipot-v";
   info.summary = "keeps the cells of a video that have changed against its latest frames, then the largest values";
   info.paper = "InfiniPot-V, arXiv 2506.15745";
+  info.cost = {"cosines of keys with those at the same places of the latest frames, norms of values: N d", "nothing"};
   info.options = {RealOption("tar_ratio", "0.5", 0, 1), RealOption("query_ratio", "0.25", 0, 1),
                   WordOption("text", {"1", "0"})};
   for (PolicyOption& option : SinksAndRecentPolicy::Options()) info.options.push_back(std::move(option));

@@ -22,6 +22,7 @@ PolicyInfo KeydiffPolicy() {
   info.name = "keydiff";
   info.summary = "keeps the keys that differ most from the mean key";
   info.paper = "KeyDiff, arXiv 2504.15364";
+  info.cost = {"two readings of the keys: N d", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.ada = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Keydiff>(values); };

@@ -25,6 +25,7 @@ PolicyInfo KnormPolicy() {
   info.name = "knorm";
   info.summary = "keeps the keys of smallest norm";
   info.paper = "L2-norm strategy, arXiv 2406.11430";
+  info.cost = {"norms of keys: N d", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.ada = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Knorm>(values); };

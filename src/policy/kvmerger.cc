@@ -166,6 +166,8 @@ PolicyInfo KvMergerPolicy() {
   info.name = "kvmerger";
   info.summary = "makes one entry of neighbours whose keys are alike";
   info.paper = "KVMerger, arXiv 2407.08454";
+  info.cost = {"as h2o, and cosines of neighbouring keys: N d", "nothing",
+               "4 an entry, for the tokens that it stands for (merge_bias=1: 8)"};
   PolicyOption heavy = RealOption("heavy_ratio", "0.2", 0, 1);
   heavy.high = 0.25;  // spans take up to three quarters of the budget
   heavy.range = "0 .. 0.25";

@@ -49,6 +49,8 @@ PolicyInfo KvZipPolicy() {
       "keeps what the model attends to while it repeats the part, wherever in layers and heads that is: a second pass "
       "over the part, and the full cache until then";
   info.paper = "KVzip, arXiv 2505.23416";
+  info.cost = {"the part is read a second time over the whole cache, with the largest probability of every key",
+               "nothing"};
   info.options = {IntegerOption("chunk", 2048, 1, kMostTokens), WordOrIntegerOption("sinks", "auto", 0, kMostTokens),
                   IntegerOption("recent", 32, 0, kMostTokens)};
   info.repeats = true;

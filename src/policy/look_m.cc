@@ -63,6 +63,7 @@ PolicyInfo LookMPolicy() {
   info.name = "look-m";
   info.summary = "keeps text first, by the attention of all queries, and merges what goes into what is like it";
   info.paper = "LOOK-M, arXiv 2406.18139";
+  info.cost = {"as h2o, and the merge", "nothing"};
   info.options = {WordOption("text_prior", {"1", "0"}), RealOption("recent_ratio", "0.5", 0, 1),
                   IntegerOption("sinks", 4, 0, kMostTokens)};
   info.ada = info.mass = true;

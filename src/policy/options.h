@@ -9,6 +9,14 @@
 
 namespace purekv {
 
+// What a form of the cache costs, for people, beside attending to what is kept: of a layer, with N tokens of the part,
+// n entries of a head, d its dimension.
+struct Cost {
+  std::string prompt;   // while a part is read and cut
+  std::string step;     // of decoding
+  std::string bytes{};  // beside, or in place of, plain keys and values; "": none
+};
+
 struct PolicyOption {
   std::string name;
   std::string fallback;  // the default, as one would type it

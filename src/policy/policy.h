@@ -138,6 +138,7 @@ struct PolicyInfo {
   std::string name;
   std::string summary;  // one line
   std::string paper;    // "" when there is none
+  Cost cost;
   std::vector<PolicyOption> options;
   bool ada = false;           // has scores that can be compared between heads, as the ada allocator and dropping need
   bool mass = false;          // one plane of scores that are never negative, as the prefix allocator needs

@@ -55,6 +55,8 @@ PolicyInfo PrefixKvPolicy() {
   info.name = "prefixkv";
   info.summary = "keeps in every layer the same share of its attention, one choice for all heads of a layer";
   info.paper = "PrefixKV, arXiv 2412.03409";
+  info.cost = {"as h2o, and a sort of all scores; without a profile all layers stay whole until the last one has run",
+               "nothing; with decode=fixed one entry of a head goes now and then"};
   info.allocator = [](const auto&) { return "prefix"; };
   return info;
 }
@@ -64,6 +66,7 @@ PolicyInfo ElasticPolicy() {
   info.name = "elastic";
   info.summary = "keeps a layer's most attended entries, and merges the others into their neighbours";
   info.paper = "Elastic Cache, arXiv 2407.18121";
+  info.cost = {"as h2o, and the merge", "nothing; with decode=fixed one entry of a head goes now and then"};
   info.merge = "nearest";
   return info;
 }

@@ -324,6 +324,10 @@ PolicyInfo PureKvPolicy() {
   info.name = "purekv";
   info.summary = "gives most of the budget to heads that copy; keeps what is looked at, or will be, times value norms";
   info.paper = "after PureKV, arXiv 2510.25600, which sources, window, heads, normalise or below bring as it stands";
+  info.cost = {
+      "probabilities of a few last queries; mean and covariance of every eighth query, then a quadratic form of every "
+      "key: N d^2; how well heads copy, once per model",
+      "nothing"};
   PolicyOption window = WordOrIntegerOption("window", "auto", 1, kMostTokens);
   window.range = "auto, all or " + StrCat(1, " .. ", kMostTokens);
   window.words.push_back("all");

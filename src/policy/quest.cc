@@ -148,6 +148,8 @@ RetrievalInfo QuestView() {
   info.name = "quest";
   info.summary = "pages by the highest product that any of their keys can reach; each KV head its own";
   info.paper = "Quest, arXiv 2406.10774";
+  info.cost = {"smallest and largest of every channel of a page of keys: n d", "2 n d / page per query head",
+               "2 d elements per page and KV head: 2/page of the keys"};
   info.options = {WordOption("attend_page", {"16", "4", "8", "32", "64", "128", "256"}),
                   WordOption("attend_group", {"max", "mean"}), IntegerOption("attend_dense_layers", 2, 0, kMostTokens)};
   info.make = [](const OptionValues& values, const RetrievalContext& context) -> std::unique_ptr<RetrievalView> {

@@ -39,6 +39,7 @@ PolicyInfo RandomPolicy() {
   PolicyInfo info;
   info.name = "random";
   info.summary = "keeps a random choice, the same for the same seed";
+  info.cost = {"a number per entry and a selection", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.chooses = true;
   info.options.insert(info.options.begin(), IntegerOption("seed", 0, 0, 4'294'967'295));

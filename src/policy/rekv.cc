@@ -185,6 +185,8 @@ RetrievalInfo ReKvView() {
   info.name = "rekv";
   info.summary = "frames by the product of their mean key with the question; one choice per layer and question";
   info.paper = "ReKV, arXiv 2503.00540";
+  info.cost = {"means of frames of keys, turned back: n d",
+               "nothing: a question chooses once, by d per frame and KV head", "4 d per frame and KV head"};
   info.needs_budget = false;
   info.by_frames = true;
   info.options = {IntegerOption("attend_frames", 64, 1, kMostTokens),

@@ -88,6 +88,7 @@ struct RetrievalInfo {
   std::string name;
   std::string summary;  // one line
   std::string paper;
+  Cost cost;
   std::vector<PolicyOption> options;
   bool needs_budget = true;  // else it has another measure
   bool one_choice = false;   // one for all heads of a layer, which must have as many entries

@@ -76,6 +76,8 @@ PolicyInfo RocoPolicy() {
   info.name = "roco";
   info.summary = "keeps the highest mean attention, and the keys that attention is least steady on";
   info.paper = "RoCo, arXiv 2402.06262";
+  info.cost = {"probabilities of all queries and their squares: a second pass over Q K^T",
+               "the probabilities of its row once more (n d); one entry of every head goes"};
   info.options = SinksAndRecentPolicy::Options();
   info.options.insert(info.options.begin(), RealOption("std_ratio", "0.3", 0, 1));
   info.holds = info.so_far = true;

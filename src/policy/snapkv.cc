@@ -45,6 +45,7 @@ PolicyInfo SnapKvPolicy() {
   info.name = "snapkv";
   info.summary = "keeps what the last queries attend to, smoothed over neighbours";
   info.paper = "SnapKV, arXiv 2404.14469";
+  info.cost = {"probabilities of the last `window` queries: window N d", "nothing"};
   info.options = {IntegerOption("window", 32, 1, kMostTokens), OddOption("kernel", 5, 1, 1023),
                   WordOption("pool", {"avg", "max", "none"})};
   info.ada = info.mass = true;

@@ -28,6 +28,7 @@ PolicyInfo StreamingLlmPolicy() {
   info.name = "streaming-llm";
   info.summary = "keeps the first tokens and the latest";
   info.paper = "StreamingLLM, arXiv 2309.17453";
+  info.cost = {"nothing", "one entry of every head goes, and those above it move up"};
   info.options = {IntegerOption("sinks", 4, 0, kMostTokens)};
   info.holds = true;
   info.make = [](const OptionValues& values, const PolicyContext&) {

@@ -25,6 +25,8 @@ PolicyInfo TovaPolicy() {
   info.name = "tova";
   info.summary = "keeps what the last query attends to, one choice for all heads of a layer";
   info.paper = "TOVA, arXiv 2401.06104";
+  info.cost = {"probabilities of the last query: N d",
+               "the probabilities of its row once more (n d); one entry of every head goes"};
   info.options = SinksAndRecentPolicy::Options();
   info.one_set = info.holds = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Tova>(values); };

@@ -33,6 +33,7 @@ PolicyInfo UniformPolicy() {
   PolicyInfo info;
   info.name = "uniform";
   info.summary = "keeps evenly spaced tokens";
+  info.cost = {"a selection by rank", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Uniform>(values); };
   return info;

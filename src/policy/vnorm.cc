@@ -22,6 +22,7 @@ PolicyInfo VnormPolicy() {
   info.name = "vnorm";
   info.summary = "keeps the values of largest norm";
   info.paper = "value norm of InfiniPot-V, arXiv 2506.15745";
+  info.cost = {"norms of values: N d", "nothing"};
   info.options = SinksAndRecentPolicy::Options();
   info.ada = info.mass = true;
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Vnorm>(values); };

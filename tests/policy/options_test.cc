@@ -6,7 +6,10 @@
 #include <random>
 
 #include "policy/budget.h"
+#include "policy/codecs.h"
+#include "policy/forms.h"
 #include "policy/registry.h"
+#include "policy/retrieval_view.h"
 #include "purekv/error.h"
 #include "support/expect_error.h"
 
@@ -176,6 +179,50 @@ TEST(KvOptions, APolicyThatHasThePartRepeatedCutsAllAtOnce) {
               AllOf(HasSubstr("kv.option.decode_every"), HasSubstr("a second reading of the part")));
   EXPECT_THAT(Refusal(Given("kvzip", {{"chunk", "0"}})), HasSubstr("out of range"));
   EXPECT_THAT(Refusal(Given("kvzip", {{"sinks", "some"}})), HasSubstr("auto or 0 .. "));
+}
+
+// One short line each, for every form of the cache that there is.
+TEST(Forms, SayWhatTheyCost) {
+  const auto expect_said = [](const std::string& name, const Cost& cost) {
+    for (const std::string& text : {cost.prompt, cost.step}) {
+      EXPECT_FALSE(text.empty()) << name;
+      EXPECT_LE(text.size(), 200u) << name;
+    }
+    for (const std::string& text : {cost.prompt, cost.step, cost.bytes})
+      EXPECT_THAT(text, Not(HasSubstr("\n"))) << name;
+  };
+  for (const PolicyInfo& policy : Policies()) {
+    expect_said(policy.name, policy.cost);
+    // Whoever holds has work to do at every step, the others none.
+    EXPECT_EQ(policy.cost.step.starts_with("nothing"), !policy.holds) << policy.name;
+    EXPECT_EQ(!policy.cost.bytes.empty(), policy.merges) << policy.name;
+  }
+  for (const RetrievalInfo& view : RetrievalViews()) {
+    expect_said(view.name, view.cost);
+    EXPECT_FALSE(view.cost.bytes.empty()) << view.name;
+  }
+  std::vector<std::string> rules = {"auto"};
+  for (const FormInfo& form : MergeForms()) {
+    rules.push_back(form.name);
+    expect_said(form.name, form.cost);
+    EXPECT_EQ(form.cost.bytes.empty(), form.name == "none");
+  }
+  rules.push_back("similar");
+  EXPECT_EQ(rules, MergeRules());
+  for (const FormInfo& form : StoreForms()) expect_said(form.name, form.cost);
+  int integers = 0;
+  for (const FormInfo& form : CodecForms()) {
+    expect_said(form.name, form.cost);
+    if (form.bits == 0) continue;
+    ++integers;
+    // As much as a head of 64 entries takes that has no tail.
+    KvOptions options;
+    options.keys = options.values = form.name;
+    const KvCacheSpec spec = WithCodecs(options, KvCacheSpec::Uniform(1, 1, 128, KvFormat::kBF16));
+    EXPECT_EQ(8.0 * static_cast<double>(EntriesBytes(spec[0], 64)) / (2 * 64 * 128), form.bits) << form.name;
+    EXPECT_THAT(form.cost.bytes, HasSubstr(std::to_string(static_cast<int>(form.bits)) + " bits")) << form.name;
+  }
+  EXPECT_EQ(integers, 3);
 }
 
 TEST(Budget, FloorsAreExact) {
