@@ -52,12 +52,12 @@ class Model {
   // Every tensor of the directory, sorted by name. Throws Error naming the file.
   static std::vector<TensorListing> ListTensors(const std::string& directory);
   // Tokens of a video of `frames` sampled frames of height x width pixels (`options`: pixel limits only) with the
-  // question `prompt`, and the cache that they need (dtype: of the cache, else what Load would choose). A directory
-  // without a tokenizer counts the visual tokens and their two markers alone. Throws Error (kUsage) on sizes that the
-  // model cannot take.
+  // question `prompt`, and the cache that they need (dtype: of the cache, else what Load would choose; kv: its keys,
+  // values, key_channels and their options alone). A directory without a tokenizer counts the visual tokens and their
+  // two markers alone. Throws Error (kUsage) on sizes that the model cannot take, and as a Session with such `kv`.
   static VideoCost CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
                                const MediaOptions& options, const std::string& prompt = "",
-                               std::optional<Dtype> dtype = std::nullopt);
+                               std::optional<Dtype> dtype = std::nullopt, const KvOptions& kv = {});
 
   const ModelInfo& info() const { return info_; }
   // Sampling values of the directory's generation_config.json (temperature, top_k, top_p, repetition_penalty;

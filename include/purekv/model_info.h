@@ -83,11 +83,12 @@ struct VideoCost {
   MediaInfo media;                // frames, grid and visual tokens
   int64_t height = 0, width = 0;  // after resizing, in pixels
   int64_t prompt_tokens = 0;      // of the whole first turn: template, visual tokens, the question
-  // What a budget keeps of it, and the cache that holds this, in whole pages as it is allocated.
+  // What a budget, a share of the tokens, keeps of it, and the cache that holds this, in whole pages as it is allocated.
   struct Kept {
     double budget = 1;
     int64_t tokens = 0;  // per layer and KV head
     int64_t kv_bytes = 0;
+    double share = 1;  // of the bytes of the whole cache as it would be plain
   };
   std::vector<Kept> kept;  // budgets 1, 0.5, 0.2, 0.1, 0.05
 };

@@ -314,6 +314,25 @@ const char* WhenName(KvOptions::When when) {
   return when == KvOptions::When::kPrompt ? "prompt" : "context";
 }
 
+void AddKvFormFlags(FlagTable& table, KvOptions* options) {
+  table.Value(kCache, "--kv-keys", "same|int8|int4|int2",
+              "form of the kept keys; by layers: int8@0-3,int4 (default same: the model's number format)",
+              [options](const std::string&, const std::string& text) { options->keys = text; });
+  table.Value(kCache, "--kv-values", "same|int8|int4|int2", "form of the kept values, likewise",
+              [options](const std::string&, const std::string& text) { options->values = text; });
+  table.Value(kCache, "--kv-key-channels", "F", "share of the channels that kept keys hold, above 0 (default 1: all)",
+              [options](const std::string& name, const std::string& text) {
+                options->key_channels = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
+              });
+}
+
+void AddKvOptionFlag(FlagTable& table, const std::string& help, KvOptions* options) {
+  table.Repeatable(kCache, "--kv-option", "KEY=VALUE", help,
+                   [options](const std::string& name, const std::string& text) {
+                     AddOption(text.starts_with("attend_") ? &options->attend.options : &options->options)(name, text);
+                   });
+}
+
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
   table.Value(kCache, "--kv-policy", "NAME", "what the cache keeps (default full; see `purekv policies`)",
               [options](const std::string& name, const std::string& text) {
@@ -329,10 +348,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               SetInt(&options->tokens, 1, kMaxTokens));
   table.Value(kCache, "--kv-bytes", "SIZE", "or: bytes that the kept part may take in all, as allocated (256M)",
               [options](const std::string& name, const std::string& text) { options->bytes = ParseBytes(name, text); });
-  table.Repeatable(kCache, "--kv-option", "KEY=VALUE", "a parameter of the policy; repeatable",
-                   [options](const std::string& name, const std::string& text) {
-                     AddOption(text.starts_with("attend_") ? &options->attend.options : &options->options)(name, text);
-                   });
+  AddKvOptionFlag(table, "a parameter of the policy; repeatable", options);
   table.Value(
       kCache, "--kv-allocator", "uniform|pyramid|ada|retrieval|prefix",
       "how the budget is shared out over layers and heads (default auto: purekv retrieval, prefixkv prefix, others "
@@ -345,15 +361,7 @@ void AddKvFlags(FlagTable& table, KvOptions* options, bool when) {
               [options](const std::string& name, const std::string& text) {
                 options->merge = MergeRules()[ParseChoice(name, text, MergeRules())];
               });
-  table.Value(kCache, "--kv-keys", "same|int8|int4|int2",
-              "form of the kept keys; by layers: int8@0-3,int4 (default same: the model's number format)",
-              [options](const std::string&, const std::string& text) { options->keys = text; });
-  table.Value(kCache, "--kv-values", "same|int8|int4|int2", "form of the kept values, likewise",
-              [options](const std::string&, const std::string& text) { options->values = text; });
-  table.Value(kCache, "--kv-key-channels", "F", "share of the channels that kept keys hold, above 0 (default 1: all)",
-              [options](const std::string& name, const std::string& text) {
-                options->key_channels = ParseReal(name, text, {.low = 0, .high = 1, .low_open = true});
-              });
+  AddKvFormFlags(table, options);
   table.Value(kCache, "--kv-basis", "FILE.safetensors",
               "bases in which keys and values take fewer dimensions, as `purekv calibrate --basis` makes them",
               SetPath(&options->basis));

@@ -68,7 +68,10 @@ GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model);
 // which "media" is an older name.
 KvOptions::When ParseWhen(const std::string& name, const std::string& text);
 const char* WhenName(KvOptions::When when);
-// --kv-policy, --kv-budget, --kv-tokens, --kv-bytes, --kv-option, --kv-allocator; with `when` --kv-when too.
+// --kv-keys, --kv-values, --kv-key-channels.
+void AddKvFormFlags(FlagTable& table, KvOptions* options);
+void AddKvOptionFlag(FlagTable& table, const std::string& help, KvOptions* options);
+// These, and all other --kv- flags; with `when` --kv-when too.
 void AddKvFlags(FlagTable& table, KvOptions* options, bool when);
 void CheckKvFlags(const FlagTable& table, const KvOptions& options);
 

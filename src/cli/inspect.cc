@@ -10,6 +10,8 @@
 #include "cli/output.h"
 #include "cli/result_json.h"
 #include "media/sampling.h"
+#include "policy/codecs.h"
+#include "policy/forms.h"
 #include "purekv/model.h"
 
 namespace purekv::cli {
@@ -19,7 +21,8 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr char kExample[] = R"(Example:
   purekv inspect -m Qwen2.5-VL-3B-Instruct --frames-count 64 --height 360 --width 640
-says what the model is and how many tokens and bytes of KV cache 64 sampled frames of 640 x 360 need under each budget.
+says what the model is and how many tokens and bytes of KV cache 64 sampled frames of 640 x 360 need under each budget; with
+--kv-keys int4 --kv-values int4 how many they need in that form.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
 
 struct InspectFlags {
@@ -27,6 +30,7 @@ struct InspectFlags {
   std::optional<int64_t> frames, height, width;
   MediaOptions media;
   std::string prompt;
+  KvOptions kv;  // how keys and values are kept
   bool tensors = false;
   bool heads = false;
   std::string json;
@@ -63,9 +67,19 @@ std::string FormText(const TensorListing& tensor) {
 struct Findings {
   ModelSummary summary;
   std::optional<VideoCost> video;
+  KvOptions kv;  // that the video's cache is kept with
+  bool encodes = false;
   std::vector<TensorListing> tensors;
   std::vector<std::vector<double>> copying;  // [layers][kv_heads]
 };
+
+// "keys int4, values int4, 0.5 of the key channels".
+std::string FormsText(const KvOptions& kv) {
+  std::string text = StrCat("keys ", kv.keys, ", values ", kv.values);
+  if (kv.key_channels) text += StrCat(", ", *kv.key_channels, " of the key channels");
+  for (const auto& [name, value] : kv.options) text += StrCat(", ", name, "=", value);
+  return text;
+}
 
 std::string VisionText(const ModelSummary::Vision& vision) {
   if (vision.layers == 0) return "";  // reads text alone
@@ -98,11 +112,15 @@ std::string FindingsText(const Findings& findings) {
     text += StrCat("  video       ", video.media.frames, " frames resized to ", video.width, " x ", video.height,
                    ", grid ", Join({video.media.grid.begin(), video.media.grid.end()}, " x "), ", ", video.media.tokens,
                    " tokens, with the text around them ", video.prompt_tokens, "\n");
+    if (findings.encodes) text += StrCat("  kept as     ", FormsText(findings.kv), "\n");
     for (const VideoCost::Kept& kept : video.kept) {
       char row[128];
-      std::snprintf(row, sizeof row, "  budget %-4g %9lld tokens  %10s\n", kept.budget,
+      std::snprintf(row, sizeof row, "  budget %-4g %9lld tokens  %10s", kept.budget,
                     static_cast<long long>(kept.tokens), HumanBytes(static_cast<double>(kept.kv_bytes)).c_str());
       text += row;
+      // Of plain entries that is the budget.
+      std::snprintf(row, sizeof row, "  %5.1f %% of the whole plain cache", 100 * kept.share);
+      text += findings.encodes ? StrCat(row, "\n") : "\n";
     }
   }
   for (size_t layer = 0; layer < findings.copying.size(); ++layer) {
@@ -161,7 +179,10 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
     const VideoCost& video = *findings.video;
     OrderedJson budgets = OrderedJson::array();
     for (const VideoCost::Kept& kept : video.kept) {
-      budgets.push_back({{"budget", kept.budget}, {"tokens", kept.tokens}, {"kv_bytes", kept.kv_bytes}});
+      budgets.push_back({{"budget", kept.budget},
+                         {"tokens", kept.tokens},
+                         {"kv_bytes", kept.kv_bytes},
+                         {"share_of_bytes", kept.share}});
     }
     result["video"] = {{"frames", video.media.frames},
                        {"height", video.height},
@@ -169,6 +190,10 @@ std::string FindingsJson(const Findings& findings, bool with_tensors) {
                        {"grid", video.media.grid},
                        {"tokens", video.media.tokens},
                        {"prompt_tokens", video.prompt_tokens},
+                       {"keys", findings.kv.keys},
+                       {"values", findings.kv.values},
+                       {"key_channels", findings.kv.key_channels.value_or(1.0)},
+                       {"options", findings.kv.options},
                        {"budgets", budgets}};
   }
   if (!findings.copying.empty()) result["copying_heads"] = findings.copying;
@@ -198,13 +223,13 @@ void CheckInspectFlags(const FlagTable& table, const InspectFlags& flags) {
     if (any && !table.Given(flag)) {
       FailUsage(flag, ": missing; a video's cost needs --frames-count, --height and --width together");
     }
-    if (!any) {
-      table.Refuse("--min-pixels", "there is no --frames-count");
-      table.Refuse("--max-pixels", "there is no --frames-count");
-      table.Refuse("--prompt", "there is no --frames-count");
-    }
+  }
+  for (const char* const flag :
+       {"--min-pixels", "--max-pixels", "--prompt", "--kv-keys", "--kv-values", "--kv-key-channels", "--kv-option"}) {
+    if (!any) table.Refuse(flag, "there is no --frames-count");
   }
   CheckMediaOptions(flags.media);
+  CheckKvForms(flags.kv);
   IoCheck io;
   io.Model(table.Name("--model"), flags.model.directory);
   io.Output("--json", flags.json);
@@ -220,7 +245,9 @@ int RunInspect(const FlagTable& table, const InspectFlags& flags) {
   findings.summary = Model::Inspect(directory, flags.model.load.activations);
   if (flags.frames) {
     findings.video = Model::CostOfVideo(directory, *flags.frames, *flags.height, *flags.width, flags.media,
-                                        flags.prompt, flags.model.load.activations);
+                                        flags.prompt, flags.model.load.activations, flags.kv);
+    findings.kv = flags.kv;
+    findings.encodes = Encodes(flags.kv);
   }
   if (flags.heads) findings.copying = Model::Load(directory, flags.model.load)->copying_heads();
   if (flags.tensors) findings.tensors = Model::ListTensors(directory);
@@ -261,6 +288,8 @@ Command AddInspect(CLI::App& parent) {
   table.Value(kVideo, "-p,--prompt", "TEXT", "the question that goes with it (default: none)",
               Utf8([into](const std::string&, const std::string& text) { into->prompt = text; }));
   AddPixelFlags(table, &into->media);
+  AddKvFormFlags(table, &into->kv);
+  AddKvOptionFlag(table, "a parameter of these; repeatable", &into->kv);
   table.Value("Output", "--json", "FILE", "the same as JSON; - writes it to stdout and nothing else there",
               SetPath(&into->json));
   command.run = [flags, table_pointer = command.flags.get()] { return RunInspect(*table_pointer, *flags); };

@@ -28,6 +28,8 @@
 #include "models/registry.h"
 #include "models/weights.h"
 #include "policy/budget.h"
+#include "policy/codecs.h"
+#include "policy/forms.h"
 
 namespace purekv {
 namespace {
@@ -216,9 +218,11 @@ std::vector<TensorListing> Model::ListTensors(const std::string& directory) {
 }
 
 VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64_t height, int64_t width,
-                             const MediaOptions& options, const std::string& prompt, std::optional<Dtype> dtype) {
+                             const MediaOptions& options, const std::string& prompt, std::optional<Dtype> dtype,
+                             const KvOptions& kv) {
   if (frames < 1 || height < 1 || width < 1)
     FailUsage("a video of ", frames, " frames of ", height, " x ", width, " pixels: all must be at least 1");
+  CheckKvForms(kv);
   const OpenModel open = Open(directory);
   const PreparedMedia media = open.plan->PlanVideo(frames, height, width, options);
   VideoCost cost;
@@ -230,12 +234,15 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   cost.height = media.frames.height;
   cost.width = media.frames.width;
   cost.prompt_tokens = media.tokens + TextTokens(*open.files, prompt);
-  const KvCacheSpec spec = open.plan->decoder.cache_spec(ChooseFormats({.activations = dtype}).cache);
+  const KvCacheSpec plain = open.plan->decoder.cache_spec(ChooseFormats({.activations = dtype}).cache);
+  const KvCacheSpec spec = WithCodecs(kv, plain);
+  const auto whole = static_cast<double>(CacheBytes(plain, cost.prompt_tokens));
   for (const double budget : {1.0, 0.5, 0.2, 0.1, 0.05}) {
     KvOptions options_of;
     options_of.budget = budget;
     const int64_t tokens = BaseBudget(options_of, cost.prompt_tokens);
-    cost.kept.push_back({budget, tokens, KvCache::FullBytes(spec, tokens)});
+    const int64_t bytes = CacheBytes(spec, tokens);
+    cost.kept.push_back({budget, tokens, bytes, static_cast<double>(bytes) / whole});
   }
   return cost;
 }

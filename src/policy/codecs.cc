@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "purekv/error.h"
 
 namespace purekv {
@@ -121,6 +122,27 @@ void CheckBasis(const KvOptions& options) {
   if (options.store.kind == StoreOptions::Kind::kFile) {
     FailUsage(basis, ": cannot be joined with ", Field{"kv.store"}, " file: every step makes all entries anew");
   }
+}
+
+// Bytes of the lists that make a head of so many entries.
+struct Lists {
+  int64_t encoded_keys = 0, encoded_values = 0;
+  int64_t plain = 0;  // of keys, and of values
+  int64_t mask = 0;
+};
+
+Lists ListsOf(const KvLayerSpec& spec, int64_t entries) {
+  if (!spec.codec.on()) return {.plain = entries * spec.row_bytes()};
+  const int64_t encoded = entries / spec.codec.residual * spec.codec.residual;
+  KvSide keys(spec.codec.keys, spec.format, spec.head_dim);
+  KvSide values(spec.codec.values, spec.format, spec.head_dim);
+  if (spec.codec.basis != nullptr) {  // all heads have the same ranks
+    keys.basis = spec.codec.basis->keys.front();
+    values.basis = spec.codec.basis->values.front();
+  }
+  keys.channels.resize(static_cast<size_t>(spec.codec.key_channels));  // as many
+  return {keys.Bytes(encoded), values.Bytes(encoded), (entries - encoded) * spec.row_bytes(),
+          spec.codec.key_channels > 0 ? (spec.head_dim + 7) / 8 : 0};
 }
 
 }  // namespace
@@ -249,17 +271,23 @@ Message CodecWarning(const KvOptions& options) {
 }
 
 int64_t EntriesBytes(const KvLayerSpec& spec, int64_t entries) {
-  if (!spec.codec.on()) return entries * spec.entry_bytes();
-  const int64_t encoded = entries / spec.codec.residual * spec.codec.residual;
-  KvSide keys(spec.codec.keys, spec.format, spec.head_dim);
-  KvSide values(spec.codec.values, spec.format, spec.head_dim);
-  if (spec.codec.basis != nullptr) {  // all heads have the same ranks
-    keys.basis = spec.codec.basis->keys.front();
-    values.basis = spec.codec.basis->values.front();
+  const Lists lists = ListsOf(spec, entries);
+  return lists.encoded_keys + lists.encoded_values + 2 * lists.plain + lists.mask;
+}
+
+int64_t CacheBytes(const KvCacheSpec& spec, int64_t entries) {
+  const auto allocated = [](int64_t bytes) {
+    return static_cast<int64_t>(Buffer::Allocation(static_cast<size_t>(bytes)));
+  };
+  int64_t bytes = 0;
+  for (int64_t layer = 0; layer < spec.layers(); ++layer) {
+    const KvLayerSpec& one = spec[layer];
+    if (one.reads_layer >= 0) continue;
+    const Lists lists = ListsOf(one, one.window > 0 ? std::min(entries, one.window) : entries);
+    bytes += one.kv_heads * (allocated(lists.encoded_keys) + allocated(lists.encoded_values) +
+                             2 * allocated(lists.plain) + lists.mask);
   }
-  keys.channels.resize(static_cast<size_t>(spec.codec.key_channels));  // as many
-  const int64_t mask = spec.codec.key_channels > 0 ? (spec.head_dim + 7) / 8 : 0;
-  return keys.Bytes(encoded) + values.Bytes(encoded) + (entries - encoded) * spec.entry_bytes() + mask;
+  return bytes;
 }
 
 }  // namespace purekv

@@ -34,5 +34,8 @@ Message CodecWarning(const KvOptions& options);
 
 // Payload bytes of a head of so many entries, masks included: docs/policies.md.
 int64_t EntriesBytes(const KvLayerSpec& spec, int64_t entries);
+// What a whole cache takes, as it is allocated, when every head holds so many entries and they have been encoded; those
+// with a window at most that many. spec: with codecs.
+int64_t CacheBytes(const KvCacheSpec& spec, int64_t entries);
 
 }  // namespace purekv

@@ -1,7 +1,12 @@
 #include "policy/forms.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "kernels/kv_codec.h"
+#include "policy/codecs.h"
+#include "policy/registry.h"
+#include "purekv/error.h"
 
 namespace purekv {
 namespace {
@@ -23,6 +28,19 @@ FormInfo Integers(int bits, const std::string& summary) {
 }
 
 }  // namespace
+
+void CheckKvForms(const KvOptions& options) {
+  CheckKvOptions(options);
+  if (!options.basis.empty()) {
+    FailUsage(Field{"kv.basis"},
+              ": cannot take effect: what a file of bases makes of keys and values is not predicted");
+  }
+  for (const auto& [name, value] : options.options) {
+    const bool known = std::any_of(CodecOptions().begin(), CodecOptions().end(),
+                                   [&, &key = name](const PolicyOption& one) { return one.name == key; });
+    if (!known) FailUsage(Field{"kv.option." + name}, ": cannot take effect: it says nothing of keys and values");
+  }
+}
 
 const std::vector<FormInfo>& MergeForms() {
   static const std::vector<FormInfo> forms = {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "policy/options.h"
+#include "purekv/options.h"
 
 namespace purekv {
 
@@ -22,5 +23,9 @@ const std::vector<FormInfo>& MergeForms();
 const std::vector<FormInfo>& CodecForms();
 // Of StoreOptions.
 const std::vector<FormInfo>& StoreForms();
+
+// As CheckKvOptions (policy/registry.h) of options that say how keys and values are kept and nothing else: what belongs
+// to anything else cannot take effect.
+void CheckKvForms(const KvOptions& options);
 
 }  // namespace purekv

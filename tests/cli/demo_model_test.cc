@@ -366,6 +366,52 @@ TEST_F(DemoModel, InspectPredictsTheCache) {
   }
 }
 
+// In every form that keys and values may have, within what allocations round.
+TEST_F(DemoModel, InspectPredictsEncodedCaches) {
+  const std::string video = std::string(kModel) + "/eval/medium-01.mp4";  // 100 frames of 112 x 112
+  const std::vector<std::vector<std::string>> all_forms = {
+      {"--kv-keys", "int4", "--kv-values", "int4"},
+      {"--kv-keys", "int8@0-3,int2", "--kv-option", "key_axis=token"},
+      {"--kv-values", "int2", "--kv-option", "residual=64", "--kv-option", "value_group=16"},
+      {"--kv-key-channels", "0.4"},
+      {"--kv-keys", "int4", "--kv-values", "int8", "--kv-key-channels", "0.5", "--kv-option", "key_group=16"}};
+  for (const auto& forms : all_forms) {
+    std::vector<std::string> arguments = {"inspect", "-m",  kModel, "--frames-count", "100",    "--height", "112",
+                                          "--width", "112", "-p",   "What?",          "--json", "-"};
+    arguments.insert(arguments.end(), forms.begin(), forms.end());
+    const CliResult inspect = RunCli(arguments);
+    ASSERT_EQ(inspect.status, 0) << inspect.err;
+    const Json json = Json::parse(inspect.out);
+    double whole = 0;
+    for (const Json& budget : json["video"]["budgets"]) {
+      std::vector<std::string> ask = {"ask", "-m", kModel, "--video", video, "-p", "What?", "-n", "1", "--json", "-"};
+      ask.insert(ask.end(), forms.begin(), forms.end());
+      if (budget["budget"] != 1.0) {
+        ask.insert(ask.end(), {"--kv-policy", "knorm", "--kv-budget", budget["budget"].dump()});
+      }
+      const CliResult asked = RunCli(ask);
+      ASSERT_EQ(asked.status, 0) << asked.err;
+      const Json kv = Json::parse(asked.out)["kv"];
+      EXPECT_EQ(kv["tokens_kept_mean"], budget["tokens"].get<double>());
+      const double heads = json["model"]["kv_heads"].get<double>() * json["model"]["layers"].get<double>();
+      const double entry = json["model"]["kv_bytes_per_token"].get<double>() / heads;
+      const double predicted = budget["kv_bytes"], took = kv["bytes_kept"], room = 16 * entry * heads;
+      EXPECT_LE(took, 1.1 * predicted + room) << forms[1] << budget.dump();
+      EXPECT_GE(took, 0.9 * predicted - room) << forms[1] << budget.dump();
+      // What rounds is no more than pages: it would not say much of a small budget otherwise.
+      EXPECT_NEAR(took, predicted, heads * 16) << forms[1] << budget.dump();
+      whole = kv["bytes_full"];
+      EXPECT_NEAR(budget["share_of_bytes"].get<double>(), predicted / whole, 1e-9);
+      EXPECT_LT(predicted, 0.95 * budget["budget"].get<double>() * whole + room);
+    }
+    EXPECT_GT(whole, 0);
+  }
+  const CliResult text = RunCli({"inspect", "-m", kModel, "--frames-count", "100", "--height", "112", "--width", "112",
+                                 "--kv-keys", "int4", "--kv-option", "residual=64"});
+  EXPECT_THAT(text.out, HasSubstr("kept as     keys int4, values same, residual=64"));
+  EXPECT_THAT(text.out, HasSubstr("% of the whole plain cache"));
+}
+
 TEST_F(DemoModel, CalibratesAndTakesTheProfile) {
   const std::string eval = std::string(kModel) + "/eval/";
   const std::string set = directory_.File("set.jsonl"), profile = directory_.File("p.json");

@@ -285,6 +285,18 @@ TEST(Usage, Inspect) {
     ExpectRefused(flags, says);
   };
   expect({"--frames-count", "8"}, "--height");
+  expect({"--kv-keys", "int4"}, "--kv-keys");
+  const std::vector<std::string> video = {"--frames-count", "8", "--height", "28", "--width", "28"};
+  const auto form = [&](std::vector<std::string> flags, const std::string& says) {
+    flags.insert(flags.begin(), video.begin(), video.end());
+    expect(flags, says);
+  };
+  form({"--kv-keys", "int5"}, "--kv-keys int5");
+  form({"--kv-key-channels", "0"}, "--kv-key-channels");
+  form({"--kv-option", "key_group=16"}, "--kv-option key_group: cannot take effect: keys are not encoded");
+  form({"--kv-keys", "int4", "--kv-option", "n-attn=1"}, "--kv-option n-attn: cannot take effect");
+  form({"--kv-keys", "int4", "--kv-option", "sinks=1"}, "--kv-option sinks: policy full has no such option");
+  form({"--kv-keys", "int4", "--kv-option", "attend_page=8"}, "--kv-option attend_page: cannot take effect");
   expect({"--frames-count", "0", "--height", "28", "--width", "28"}, "--frames-count");
   expect({"--frames-count", "8", "--height", "-28", "--width", "28"}, "--height");
   expect({"--frames-count", "8", "--height", "28", "--width", "1e3"}, "--width");

@@ -225,6 +225,17 @@ TEST(Forms, SayWhatTheyCost) {
   EXPECT_EQ(integers, 3);
 }
 
+TEST(Forms, NothingElseIsAskedOfThem) {
+  KvOptions options;
+  options.keys = "int4";
+  options.options = {{"residual", "64"}};
+  EXPECT_NO_THROW(CheckKvForms(options));
+  options.options = {{"n-attn", "1"}};
+  ExpectUsageError("kv.option.n-attn", "cannot take effect", [&] { CheckKvForms(options); });
+  options.options = {{"key_group", "5"}};
+  ExpectUsageError("kv.option.key_group", "32|8|16", [&] { CheckKvForms(options); });
+}
+
 TEST(Budget, FloorsAreExact) {
   EXPECT_EQ(FloorShare(0.3, 10), 3);
   EXPECT_EQ(FloorShare(0.29, 100), 29);  // 28.999999999999996 in f64
