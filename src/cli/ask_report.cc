@@ -49,6 +49,12 @@ EvalResult Describe(const Answer& answer, const std::string& prompt, const KvOpt
   result.tokens_kept_mean = stats.tokens_kept_mean;
   result.bytes_full = stats.bytes_full;
   result.bytes_kept = stats.bytes_kept;
+  result.form = CacheForm(kv);
+  result.merged = stats.merged;
+  result.bits_keys = stats.bits_keys;
+  result.bits_values = stats.bits_values;
+  result.entries_attended_mean = stats.entries_attended_mean;
+  result.bytes_attended_mean = stats.bytes_attended_mean;
   for (const auto& layer : kept) {
     auto& counts = result.kept_visual.emplace_back();
     for (const auto& head : layer) counts.push_back(CountCommon(visual, head));
@@ -79,7 +85,7 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
   const std::vector<int32_t> visual = VisualTokens(shared.media().layout());
 
   std::vector<EvalResult> results;
-  if (flags.kv.policy != "full") {
+  if (PolicyName(flags.kv) != "full") {
     purekv::Conversation full = shared.Full();
     const KvStats stats = full.kv();
     // Everything is kept: one list serves all heads.

@@ -52,6 +52,8 @@ std::string WhenName(const std::string& when) {
 
 // --- charts with their tables ---
 
+constexpr char kBytesAxis[] = "share of the bytes of the full cache, plain, mean";
+
 using Pick = std::function<double(const SummaryRow&)>;
 
 struct ChartSpec {
@@ -154,6 +156,10 @@ double Budget(const SummaryRow& row) {
   return row.budget;
 }
 
+double ShareOfBytes(const SummaryRow& row) {
+  return row.bytes_share;
+}
+
 double MiBKept(const SummaryRow& row) {
   return row.bytes_kept / kMiB;
 }
@@ -163,7 +169,11 @@ double AnswerMs(const SummaryRow& row) {
   return found == row.seconds.end() ? 0 : found->second * 1000;
 }
 
-ChartSpec QualitySpec(const std::string& when, const std::string& metric, const std::string& y_label) {
+// bytes: settings are compared by what they take, as some of them cannot be by tokens.
+ChartSpec QualitySpec(const std::string& when, const std::string& metric, const std::string& y_label, bool bytes) {
+  if (bytes) {
+    return {y_label + ", " + WhenName(when), kBytesAxis, y_label, metric, true, ShareOfBytes};
+  }
   return {y_label + ", " + WhenName(when), "budget: share of the tokens kept", y_label, metric, true, Budget};
 }
 
@@ -202,10 +212,15 @@ std::string GroupName(const std::pair<std::string, std::string>& group) {
 }
 
 std::string QualitySection(const std::vector<SummaryRow>& rows) {
-  std::string html =
-      "<section id=\"quality\"><h2>Quality against budget</h2><p>Lines are means over questions, bars 95 % "
-      "intervals from a bootstrap over videos, the dashed line the full cache. A budget is what is "
-      "<em>kept</em>.</p><label>Questions <select id=\"group\">";
+  const bool bytes = ComparesBytes(rows);
+  std::string html = StrCat(
+      "<section id=\"quality\"><h2>Quality against budget</h2><p>Lines are means over questions, bars 95 % intervals "
+      "from a bootstrap over videos, the dashed line the full cache. ",
+      bytes
+          ? "Some settings have other number formats, merge entries, or keep an index, so the axis is <em>bytes</em>: "
+            "those allocated when the prompt has been read, over those of the full cache as it would be plain."
+          : "A budget is what is <em>kept</em>: a share of the tokens.",
+      "</p><label>Questions <select id=\"group\">");
   const auto groups = Groups(rows);
   for (const auto& group : groups) {
     html += "<option>" + EscapeHtml(GroupName(group)) + "</option>";
@@ -219,7 +234,7 @@ std::string QualitySection(const std::vector<SummaryRow>& rows) {
        {Metric{"score", "score"}, Metric{"agreement", "agreement with full"}, Metric{"evidence", "evidence recall"}}) {
     for (const std::string& when : Whens(rows)) {
       for (const auto& group : groups) {
-        html += Figure(QualitySpec(when, metric.name, metric.label),
+        html += Figure(QualitySpec(when, metric.name, metric.label, bytes),
                        RowsOf(rows, group.first, group.second, when, metric.name), GroupName(group));
       }
     }
@@ -247,12 +262,14 @@ std::string TypeSection(const std::vector<SummaryRow>& rows) {
   }
   if (types.empty()) return "";
   std::string html = "<section id=\"types\"><h2>Score per question type</h2><div class=\"scroll\"><table><thead><tr>" +
-                     Element("th", "when") + Element("th", "policy") + Element("th", "budget");
+                     Element("th", "when") + Element("th", "policy") + Element("th", "budget") +
+                     Element("th", "share of bytes");
   for (const std::string& type : types) html += Element("th", type);
   html += "</tr></thead><tbody>";
   for (const SummaryRow& row : rows) {
     if (row.by != "all") continue;
-    html += "<tr>" + Element("td", row.when) + Element("td", row.policy) + Element("td", BudgetText(row.budget));
+    html += "<tr>" + Element("td", row.when) + Element("td", row.policy) + Element("td", BudgetText(row.budget)) +
+            Element("td", Number(row.bytes_share, 3));
     for (const std::string& type : types) {
       const auto found = std::find_if(rows.begin(), rows.end(), [&](const SummaryRow& one) {
         return one.by == "type" && one.group == type && one.policy == row.policy && one.budget == row.budget &&
@@ -319,7 +336,7 @@ std::map<std::string, std::string> ReportCharts(const std::vector<SummaryRow>& r
     const auto add = [&](const std::string& name, const ChartSpec& spec) {
       charts[name + "-" + when + ".svg"] = ChartSvg(MakeChart(spec, all), true);
     };
-    add("quality", QualitySpec(when, "score", "score"));
+    add("quality", QualitySpec(when, "score", "score", ComparesBytes(rows)));
     add("bytes", BytesSpec(when));
     add("seconds", SecondsSpec(when));
   }

@@ -159,7 +159,7 @@ if ($("viewer") && data.videos.length) {
     const mib = (n) => (n / 1048576).toFixed(2) + " MiB";
     $("counts").textContent = !answer ? "Nothing was stored for this choice." :
       "Shown: " + kept.toFixed(0) + " of " + total + " visual tokens kept. Whole cache: " + answer[4].toFixed(0) + " of " + answer[5] +
-      " tokens per layer and head, " + mib(answer[6]) + " of " + mib(answer[7]) + ".";
+      " tokens per layer and head, " + mib(answer[6]) + " of " + mib(answer[7]) + "." + answer[8];
     document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn || 0) + 1);
   };
   const settings = () => question().answers.map((a) => data.settings[a[0]]);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "base/error.h"
@@ -19,6 +20,26 @@ constexpr int64_t kMostSide = 1'000'000;           // pixels, cells or tiles
 
 OrderedJson SettingJson(const std::string& policy, double budget, const std::string& when) {
   return {{"policy", policy}, {"budget", budget}, {"when", when}};
+}
+
+// What tokens and bytes do not say of a cache, in sentences; "": it is plain.
+std::string FormText(const EvalResult& one) {
+  std::string text;
+  char part[160];
+  if (one.form.encodes() && one.bits_keys > 0) {
+    std::snprintf(part, sizeof part, " Keys %.2f and values %.2f bits per element.", one.bits_keys, one.bits_values);
+    text += part;
+  }
+  if (one.form.merge != "none" || one.merged > 0) {
+    std::snprintf(part, sizeof part, " Per layer and head %.1f entries were merged into others.", one.merged);
+    text += part;
+  }
+  if (one.form.looks_up()) {
+    std::snprintf(part, sizeof part, " A step read %.1f entries of a head and %.2f MiB in all.",
+                  one.entries_attended_mean, one.bytes_attended_mean / (1 << 20));
+    text += part;
+  }
+  return text;
 }
 
 // A field that is a list.
@@ -141,7 +162,7 @@ OrderedJson ViewerData::Video(const ViewerVideo& video, int64_t* bytes) {
         *bytes += static_cast<int64_t>(one->kept.size());
       }
       answers.push_back({Setting(one->policy, one->budget, one->when), one->answer, one->score, kept->second,
-                         one->tokens_kept_mean, one->tokens_full, one->bytes_kept, one->bytes_full});
+                         one->tokens_kept_mean, one->tokens_full, one->bytes_kept, one->bytes_full, FormText(*one)});
       layers_ = std::max(layers_, one->kept_visual.size());
       if (!one->kept_visual.empty()) heads_ = std::max(heads_, one->kept_visual.front().size());
       *bytes += 200 + static_cast<int64_t>(one->answer.size());

@@ -130,6 +130,27 @@ std::vector<DropLayer> DropLayersOf(const std::string& policy, const std::string
             ": must look like 9@0.5+13@0.2, layers ascending from 1, shares descending in (0, 1]");
 }
 
+// Lines of earlier builds have it in the setting's name alone.
+CacheForm FormOf(const EvalResult& result, const JsonFields& kv) {
+  CacheForm form;
+  if (!kv.Has("keys")) {
+    try {
+      return CacheForm(MakeSetting(result.policy, result.budget, KvOptions::When::kPrompt).kv);
+    } catch (const Error&) {
+      return form;  // of a build that knew other settings
+    }
+  }
+  form.merge = kv.String("merge");
+  form.keys = kv.String("keys");
+  form.values = kv.String("values");
+  form.key_channels = kv.Number("key_channels", 0, 1);
+  form.budget_of = kv.String("budget_of");
+  form.attend = kv.String("attend");
+  form.store = kv.String("store");
+  form.basis = kv.String("basis", "");
+  return form;
+}
+
 template <class T>
 T NumberOf(const std::string& policy, const std::string& key, const std::string& value) {
   T number{};
@@ -221,16 +242,43 @@ std::string ResultLine(const EvalResult& r) {
   for (const std::string& name : MetricNames()) {
     if (const auto found = r.metrics.find(name); found != r.metrics.end()) line["metrics"][name] = found->second;
   }
-  line["kv"] = {{"tokens_full", r.tokens_full},         {"visual_tokens", r.visual_tokens},
-                {"evidence_tokens", r.evidence_tokens}, {"tokens_kept_mean", r.tokens_kept_mean},
-                {"bytes_full", r.bytes_full},           {"bytes_kept", r.bytes_kept},
-                {"bytes_peak", r.bytes_peak},           {"kept_visual", r.kept_visual}};
+  line["kv"] = {{"merge", r.form.merge},
+                {"keys", r.form.keys},
+                {"values", r.form.values},
+                {"key_channels", r.form.key_channels},
+                {"budget_of", r.form.budget_of},
+                {"attend", r.form.attend},
+                {"store", r.form.store},
+                {"tokens_full", r.tokens_full},
+                {"visual_tokens", r.visual_tokens},
+                {"evidence_tokens", r.evidence_tokens},
+                {"tokens_kept_mean", r.tokens_kept_mean},
+                {"merged", r.merged},
+                {"bits_keys", r.bits_keys},
+                {"bits_values", r.bits_values},
+                {"bytes_full", r.bytes_full},
+                {"bytes_kept", r.bytes_kept},
+                {"bytes_peak", r.bytes_peak},
+                {"entries_attended_mean", r.entries_attended_mean},
+                {"bytes_attended_mean", r.bytes_attended_mean},
+                {"kept_visual", r.kept_visual}};
+  if (!r.form.basis.empty()) line["kv"]["basis"] = r.form.basis;
   if (!r.kept_evidence.empty()) line["kv"]["kept_evidence"] = r.kept_evidence;
   if (!r.kept.empty()) line["kv"]["kept"] = r.kept;
   line["time"] = OrderedJson::object();
   for (const auto& [name, value] : r.seconds) line["time"][name] = value;
   return Compact(line) + "\n";
 }
+
+CacheForm::CacheForm(const KvOptions& kv)
+    : merge(MergeRuleOf(kv)),
+      keys(kv.keys),
+      values(kv.values),
+      key_channels(kv.key_channels.value_or(1)),
+      budget_of(kv.budget_of == KvOptions::Of::kBytes ? "bytes" : "tokens"),
+      attend(kv.attend.view),
+      store(kv.store.kind == StoreOptions::Kind::kFile ? "file" : "memory"),
+      basis(kv.basis) {}
 
 EvalResult ParseResultLine(const std::string& line, const std::string& where) {
   const Json object = ParseJson(line, where);
@@ -259,6 +307,12 @@ EvalResult ParseResultLine(const std::string& line, const std::string& where) {
   r.bytes_full = kv.Int("bytes_full", 0, kMost);
   r.bytes_kept = kv.Int("bytes_kept", 0, kMost);
   r.bytes_peak = kv.Int("bytes_peak", 0, kMost);
+  r.form = FormOf(r, kv);
+  r.merged = kv.Number("merged", 0, 1e15, 0);
+  r.bits_keys = kv.Number("bits_keys", 0, 1e15, 0);
+  r.bits_values = kv.Number("bits_values", 0, 1e15, 0);
+  r.entries_attended_mean = kv.Number("entries_attended_mean", 0, 1e15, 0);
+  r.bytes_attended_mean = kv.Number("bytes_attended_mean", 0, 1e15, 0);
   r.kept_visual = Counts(kv, "kept_visual");
   r.kept_evidence = Counts(kv, "kept_evidence");
   r.kept = kv.String("kept", "");

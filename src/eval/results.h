@@ -36,6 +36,19 @@ struct EvalSetting {
 // "purekv:sources=4+9". Throws Error (kUsage) naming what is wrong.
 EvalSetting MakeSetting(const std::string& policy, double budget, KvOptions::When when);
 
+// How a cache is kept beside what a policy evicts, as it was asked for.
+struct CacheForm {
+  std::string merge = "none", keys = "same", values = "same";
+  double key_channels = 1;
+  std::string budget_of = "tokens", attend = "all", store = "memory";
+  std::string basis;  // a file, ""
+  CacheForm() = default;
+  explicit CacheForm(const KvOptions& kv);
+  bool encodes() const { return keys != "same" || values != "same" || key_channels < 1 || !basis.empty(); }
+  bool looks_up() const { return attend != "all"; }
+  bool operator==(const CacheForm&) const = default;
+};
+
 // What stands in one line. Metrics that do not apply are absent.
 struct EvalResult {
   std::string id, video, type, length;
@@ -51,10 +64,22 @@ struct EvalResult {
   int64_t tokens_full = 0, visual_tokens = 0, evidence_tokens = 0;
   double tokens_kept_mean = 0;
   int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;
+  CacheForm form;
+  // KvStats of these names; bits are 0 where an earlier build did not say them.
+  double merged = 0, bits_keys = 0, bits_values = 0, entries_attended_mean = 0, bytes_attended_mean = 0;
   std::map<std::string, double> seconds;            // per stage
   std::vector<std::vector<int64_t>> kept_visual;    // [layers][KV heads] visual tokens kept
   std::vector<std::vector<int64_t>> kept_evidence;  // [layers][KV heads] of the evidence; empty: none known
   std::string kept;  // base64 of bits, [layers][KV heads][visual tokens rounded up to bytes]; of a few videos only
+
+  // Of the whole cache as it would be plain.
+  double bytes_share() const {
+    return bytes_full > 0 ? static_cast<double>(bytes_kept) / static_cast<double>(bytes_full) : 1;
+  }
+  // Whether tokens alone do not say what it takes.
+  bool by_bytes() const {
+    return form.encodes() || form.looks_up() || form.merge != "none" || form.budget_of != "tokens" || merged > 0;
+  }
 
   using Key = std::tuple<std::string, std::string, double, std::string>;
   Key key() const { return {id, policy, budget, when}; }

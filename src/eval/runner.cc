@@ -406,6 +406,10 @@ void Evaluation::Compare(const Video& video, const EvalSetting& setting, const F
   result.bytes_full = stats.bytes_full;
   result.bytes_kept = stats.bytes_kept;
   result.bytes_peak = stats.bytes_peak;
+  result.form = CacheForm(setting.kv);
+  result.merged = stats.merged;
+  result.bits_keys = stats.bits_keys;
+  result.bits_values = stats.bits_values;
 
   if (full == nullptr) {
     result.metrics["kl"] = 0;
@@ -432,6 +436,9 @@ void Evaluation::Compare(const Video& video, const EvalSetting& setting, const F
 void Evaluation::Store(Asked* asked, Answer answer) {
   CheckStopped();  // a cancelled answer is none
   EvalResult& result = asked->result;
+  const KvStats stats = asked->conversation.kv();  // of the answer's steps
+  result.entries_attended_mean = stats.entries_attended_mean;
+  result.bytes_attended_mean = stats.bytes_attended_mean;
   result.answer = std::move(answer.text);
   result.ids = std::move(answer.ids);
   result.finish = answer.finish == Answer::Finish::kStop ? "stop" : "length";

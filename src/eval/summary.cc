@@ -83,6 +83,13 @@ SummaryRow Row(const std::vector<const EvalResult*>& results, const std::string&
     row.bytes_full += static_cast<double>(one->bytes_full) / count;
     row.bytes_kept += static_cast<double>(one->bytes_kept) / count;
     row.bytes_peak += static_cast<double>(one->bytes_peak) / count;
+    row.bytes_share += one->bytes_share() / count;
+    row.bits_keys += one->bits_keys / count;
+    row.bits_values += one->bits_values / count;
+    row.merged += one->merged / count;
+    row.entries_attended += one->entries_attended_mean / count;
+    row.bytes_attended += one->bytes_attended_mean / count;
+    row.by_bytes = row.by_bytes || one->by_bytes();
     for (const auto& [name, value] : one->seconds) row.seconds[name] += value / count;
   }
   row.seconds["answer"] = row.seconds["observe"] + row.seconds["compress"] + row.seconds["decode"];
@@ -95,6 +102,10 @@ std::string BudgetText(double budget) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", budget);
   return text;
+}
+
+bool ComparesBytes(const std::vector<SummaryRow>& rows) {
+  return std::any_of(rows.begin(), rows.end(), [](const SummaryRow& row) { return row.by_bytes; });
 }
 
 std::vector<SummaryRow> Summarise(const std::vector<EvalResult>& results) {
@@ -182,7 +193,9 @@ std::string SummaryCsv(const std::vector<SummaryRow>& rows) {
   }
   std::string text = "when,policy,budget,by,group,questions,videos";
   for (const std::string& name : metrics) text += "," + name + "," + name + "_low," + name + "_high";
-  text += ",tokens_full,tokens_kept,bytes_full,bytes_kept,bytes_peak";
+  text +=
+      ",tokens_full,tokens_kept,bytes_full,bytes_kept,bytes_peak,bytes_share,bits_keys,bits_values,merged,"
+      "entries_attended,bytes_attended";
   for (const std::string& name : stages) text += "," + name + "_s";
   text += "\n";
   for (const SummaryRow& row : rows) {
@@ -200,6 +213,8 @@ std::string SummaryCsv(const std::vector<SummaryRow>& rows) {
     for (const double value : {row.tokens_full, row.tokens_kept, row.bytes_full, row.bytes_kept, row.bytes_peak}) {
       text += "," + Number(value, 1);
     }
+    text += "," + Number(row.bytes_share, 5) + "," + Number(row.bits_keys, 3) + "," + Number(row.bits_values, 3);
+    for (const double value : {row.merged, row.entries_attended, row.bytes_attended}) text += "," + Number(value, 1);
     for (const std::string& name : stages) {
       const auto found = row.seconds.find(name);
       text += "," + (found == row.seconds.end() ? "" : Number(found->second, 6));
@@ -224,9 +239,9 @@ std::string SummaryMarkdown(const std::vector<SummaryRow>& rows) {
     if (row.by != "all" && std::find(names.begin(), names.end(), row.group) == names.end()) names.push_back(row.group);
   }
   std::string text =
-      "| when | policy | budget | score [95 %] | exact | agreement | KL | evidence | tokens kept | MiB kept | MiB peak "
-      "| ms "
-      "compress | ms decode |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "| when | policy | budget | score [95 %] | exact | agreement | KL | evidence | tokens kept | share of bytes | "
+      "MiB "
+      "kept | MiB peak | ms compress | ms decode |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   const auto setting = [](const SummaryRow& row) {
     return StrCat("| ", row.when, " | ", Cell(row.policy), " | ", BudgetText(row.budget), " |");
   };
@@ -241,9 +256,9 @@ std::string SummaryMarkdown(const std::vector<SummaryRow>& rows) {
     text += setting(row);
     text += " " + mean(row, "score", 3, true);
     for (const char* const name : {"exact", "agreement", "kl", "evidence"}) text += " | " + mean(row, name, 3, false);
-    text += " | " + Number(row.tokens_kept, 0) + " | " + Number(row.bytes_kept / kMiB, 2) + " | " +
-            Number(row.bytes_peak / kMiB, 2) + " | " + ms(stage("observe") + stage("compress")) + " | " +
-            ms(stage("decode")) + " |\n";
+    text += " | " + Number(row.tokens_kept, 0) + " | " + Number(row.bytes_share, 3) + " | " +
+            Number(row.bytes_kept / kMiB, 2) + " | " + Number(row.bytes_peak / kMiB, 2) + " | " +
+            ms(stage("observe") + stage("compress")) + " | " + ms(stage("decode")) + " |\n";
   }
   for (const auto& [by, names] : {std::pair("type", types), std::pair("length", lengths)}) {
     if (names.empty()) continue;

@@ -21,6 +21,9 @@ struct SummaryRow {
   std::map<std::string, Interval> metrics;  // "score" and those of MetricNames() that any question has
   // Means over the questions.
   double tokens_full = 0, tokens_kept = 0, bytes_full = 0, bytes_kept = 0, bytes_peak = 0;
+  double bytes_share = 0;  // bytes kept over those of the whole cache as it would be plain
+  double bits_keys = 0, bits_values = 0, merged = 0, entries_attended = 0, bytes_attended = 0;
+  bool by_bytes = false;                  // a codec, a merge or an index: tokens do not say what it takes
   std::map<std::string, double> seconds;  // per stage, and "answer": what the setting adds to the shared prefill
 };
 
@@ -35,6 +38,9 @@ struct HeadShares {
   std::vector<std::vector<double>> visual, evidence;
 };
 std::vector<HeadShares> SharesPerHead(const std::vector<EvalResult>& results);
+
+// Whether some setting is one that tokens do not measure: then all are drawn and compared by their bytes.
+bool ComparesBytes(const std::vector<SummaryRow>& rows);
 
 std::string SummaryCsv(const std::vector<SummaryRow>& rows);
 // The rows of all questions, and a table of the score per type.

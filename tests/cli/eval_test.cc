@@ -103,6 +103,53 @@ class EvalTest : public ::testing::Test {
   TemporaryDirectory directory_;
 };
 
+TEST_F(EvalTest, ComparesOtherFormsByBytes) {
+  const std::string data = directory_.Write("one.jsonl", QuestionsOf({"short-00.mp4"}));
+  const std::string run = directory_.File("run"), page = directory_.File("page.html");
+  const CliResult result = RunCli(Command(
+      data, run,
+      {"--policies",
+       "h2o,h2o:merge=averaged,kvmerger,h2o:keys=int4:values=int8:key_axis=token,full:attend=quest:attend-tokens=40",
+       "--budgets", "0.5", "-n", "8", "--types", "colour", "--viewer-videos", "1"}));
+  ASSERT_EQ(result.status, 0) << result.err;
+  std::map<std::string, Json> kv;
+  for (const std::string& line : Comparable(run)) {
+    const Json one = Json::parse(line);
+    kv[one["policy"]] = one["kv"];
+  }
+  ASSERT_EQ(kv.size(), 6U);
+  const Json full = kv["full"], plain = kv["h2o"], merged = kv["h2o:merge=averaged"], own = kv["kvmerger"],
+             encoded = kv["h2o:keys=int4:values=int8:key_axis=token"],
+             looked = kv["full:attend=quest:attend-tokens=40"];
+  const double bits = full["bits_keys"];
+  EXPECT_TRUE(bits == 16 || bits == 32) << bits;
+  EXPECT_EQ(plain["merged"], 0);
+  EXPECT_EQ(plain["merge"], "none");
+  EXPECT_EQ(merged["merge"], "averaged");
+  EXPECT_GT(merged["merged"], 10);
+  EXPECT_GT(own["merged"], 10);
+  EXPECT_GT(merged["bytes_kept"], plain["bytes_kept"]);  // their counts
+  EXPECT_EQ(encoded["keys"], "int4");
+  EXPECT_EQ(encoded["values"], "int8");
+  EXPECT_LT(encoded["bits_keys"], 0.6 * bits);
+  EXPECT_LT(encoded["bits_values"], 0.75 * bits);
+  EXPECT_LT(encoded["bytes_kept"], 0.75 * plain["bytes_kept"].get<double>());
+  EXPECT_EQ(looked["attend"], "quest");
+  EXPECT_GT(looked["entries_attended_mean"], 8);
+  EXPECT_LE(looked["entries_attended_mean"], 48);
+  EXPECT_LT(looked["bytes_attended_mean"], full["bytes_attended_mean"]);
+  EXPECT_GT(looked["bytes_kept"], full["bytes_kept"]);  // its index
+  for (const auto& [policy, one] : kv) {
+    for (const char* const name : {"merge", "keys", "values", "key_channels", "budget_of", "attend", "store"}) {
+      EXPECT_TRUE(one.contains(name)) << policy << " " << name;
+    }
+  }
+  EXPECT_THAT(ReadText(run + "/summary.md"), HasSubstr("share of bytes"));
+  ASSERT_EQ(RunCli({"report", run, "-o", page}).status, 0);
+  EXPECT_THAT(ReadText(page), AllOf(HasSubstr("share of the bytes of the full cache"), HasSubstr("bits per element."),
+                                    HasSubstr("entries were merged into others."), HasSubstr("A step read ")));
+}
+
 TEST_F(EvalTest, WritesResultsSummaryAndRun) {
   const std::string data = directory_.Write("two.jsonl", QuestionsOf({"short-00.mp4"}));
   const std::string run = directory_.File("run");

@@ -76,6 +76,30 @@ TEST_F(StoredVideosTest, EvidenceIsCountedThroughTheTiles) {
   EXPECT_THAT(videos[0].questions[2].evidence, IsEmpty());
 }
 
+TEST_F(StoredVideosTest, AnswersSayWhatTokensDoNot) {
+  const ViewerVideo video = Read(Sheet().dump())[0];
+  std::vector<EvalResult> results = ResultsOf({"a", "a", "a"});
+  for (EvalResult& one : results) one.kept = "AA==";
+  results[1].policy = "h2o:keys=int4:merge=pivotal";
+  results[1].form.keys = "int4";
+  results[1].form.merge = "pivotal";
+  results[1].bits_keys = 5.125;
+  results[1].bits_values = 16;
+  results[1].merged = 30.25;
+  results[2].policy = "full:attend=quest";
+  results[2].form.attend = "quest";
+  results[2].entries_attended_mean = 64.5;
+  results[2].bytes_attended_mean = 3 << 20;
+  int64_t bytes = 0;
+  const OrderedJson answers = ViewerData(results).Video(video, &bytes)["questions"][0]["answers"];
+  ASSERT_THAT(answers, SizeIs(3));
+  EXPECT_EQ(answers[0][8], "");
+  EXPECT_EQ(answers[1][8],
+            " Keys 5.12 and values 16.00 bits per element. Per layer and head 30.2 entries were merged into "
+            "others.");
+  EXPECT_EQ(answers[2][8], " A step read 64.5 entries of a head and 3.00 MiB in all.");
+}
+
 TEST_F(StoredVideosTest, QuestionsWithoutResultsAreLeftOut) {
   OrderedJson sheet = Sheet();
   sheet["questions"].push_back({{"id", "stopped before"}, {"evidence", {{9, 9, 9}}}});

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,44 @@ TEST(ResultLines, AreReadBackAsTheyWere) {
   for (const std::string& wrong : {std::string("{}"), std::string("[]"), line.substr(0, 50), std::string("\xff")}) {
     EXPECT_THAT(ErrorOf([&] { ParseResultLine(wrong, "f:1"); }), HasSubstr("f:1"));
   }
+}
+
+TEST(ResultLines, SayHowTheCacheIsKept) {
+  const std::string policy =
+      "snapkv:merge=pivotal:keys=int4@0-3+int8:key-channels=0.5:budget-of=bytes:attend=quest:"
+      "attend-budget=0.5";
+  EvalResult result = Result("a1", policy, 0.2, 1);
+  EXPECT_FALSE(result.by_bytes());
+  result.form = CacheForm(MakeSetting(policy, 0.2, KvOptions::When::kPrompt).kv);
+  result.merged = 12.5;
+  result.bits_keys = 5.25;
+  result.bits_values = 16;
+  result.entries_attended_mean = 40.5;
+  result.bytes_attended_mean = 1e6;
+  const std::string line = ResultLine(result);
+  const OrderedJson kv = OrderedJson::parse(line).at("kv");
+  EXPECT_EQ(kv.at("merge"), "pivotal");
+  EXPECT_EQ(kv.at("keys"), "int4@0-3,int8");
+  EXPECT_EQ(kv.at("values"), "same");
+  EXPECT_EQ(kv.at("key_channels"), 0.5);
+  EXPECT_EQ(kv.at("budget_of"), "bytes");
+  EXPECT_EQ(kv.at("attend"), "quest");
+  EXPECT_EQ(kv.at("store"), "memory");
+  const EvalResult back = ParseResultLine(line, "f:1");
+  EXPECT_EQ(back.form, result.form);
+  EXPECT_EQ(ResultLine(back), line);
+  EXPECT_TRUE(back.by_bytes());
+  // A line of an earlier build has the setting's name and no more.
+  OrderedJson older = OrderedJson::parse(line);
+  for (const char* const name : {"merge", "keys", "values", "key_channels", "budget_of", "attend", "store", "merged",
+                                 "bits_keys", "bits_values", "entries_attended_mean", "bytes_attended_mean"}) {
+    older["kv"].erase(name);
+  }
+  const EvalResult read = ParseResultLine(older.dump(), "f:1");
+  EXPECT_EQ(read.form, result.form);
+  EXPECT_EQ(read.bits_keys, 0);
+  older["policy"] = "of another build";
+  EXPECT_EQ(ParseResultLine(older.dump(), "f:1").form, CacheForm());
 }
 
 TEST(ResultStore, GoesOnBehindALineThatWasCutShort) {
@@ -209,6 +248,46 @@ TEST(Summary, MeansPerSettingAndGroup) {
   EXPECT_DOUBLE_EQ(shares[0].evidence[0][0], 1.0 / 4);
 }
 
+TEST(Summary, ComparesBytesWhereTokensDoNotMeasure) {
+  std::vector<EvalResult> results = {Result("a1", "snapkv", 0.5, 1), Result("b1", "snapkv", 0.5, 0)};
+  results[0].bytes_full = 1 << 19;  // half of it is kept, of the other one a quarter
+  std::vector<SummaryRow> rows = Summarise(results);
+  EXPECT_EQ(rows[0].bytes_share, 0.375);
+  EXPECT_FALSE(ComparesBytes(rows));
+  EXPECT_THAT(SummaryCsv(rows), AllOf(HasSubstr(",bytes_peak,bytes_share,bits_keys,"), HasSubstr(",0.37500,0.000,")));
+  const std::string table = SummaryMarkdown(rows);
+  EXPECT_THAT(table, AllOf(HasSubstr("| share of bytes |"), HasSubstr(" | 0.375 | ")));
+  // As many cells in every row of a table.
+  std::istringstream lines(table);
+  for (std::string line, head; std::getline(lines, line); head = line) {
+    if (line.starts_with("|---")) {
+      EXPECT_EQ(std::count(line.begin(), line.end(), '|'), std::count(head.begin(), head.end(), '|'));
+    }
+  }
+  EXPECT_THAT(ReportCharts(rows).at("quality-prompt.svg"), HasSubstr("budget: share of the tokens kept"));
+  const auto other = [&](auto change) {
+    EvalResult one = Result("a1", "h2o", 0.5, 1);
+    change(one);
+    std::vector<EvalResult> with = results;
+    with.push_back(one);
+    return Summarise(with);
+  };
+  for (const std::vector<SummaryRow>& with :
+       {other([](EvalResult& one) { one.form.keys = "int4"; }),
+        other([](EvalResult& one) { one.form.values = "int8"; }),
+        other([](EvalResult& one) { one.form.key_channels = 0.5; }),
+        other([](EvalResult& one) { one.form.basis = "b.safetensors"; }),
+        other([](EvalResult& one) { one.form.merge = "pivotal"; }), other([](EvalResult& one) { one.merged = 3; }),
+        other([](EvalResult& one) { one.form.attend = "quest"; })}) {
+    EXPECT_TRUE(ComparesBytes(with));
+    const std::string chart = ReportCharts(with).at("quality-prompt.svg");
+    EXPECT_THAT(chart, AllOf(HasSubstr("share of the bytes of the full cache"),
+                             HasSubstr("snapkv: 0.5 [0, 1] at 0.375"), Not(HasSubstr("share of the tokens"))));
+  }
+  EXPECT_FALSE(ComparesBytes(other([](EvalResult&) {})));
+  EXPECT_FALSE(ComparesBytes(other([](EvalResult& one) { one.form.store = "file"; })));
+}
+
 TEST(KeptBits, LowestBitFirst) {
   // Visual tokens 3 to 12; a head that kept 0, 3, 4 and 12.
   std::vector<int32_t> visual;
@@ -240,6 +319,21 @@ TEST(Report, HoldsNothingThatRunsOrLoads) {
   WriteFile(directory.File("run.json"), R"({"settings": {}, "complete": "yes"})");
   EXPECT_THAT(ErrorOf([&] { ReportPage(directory.path(), 1000); }),
               AllOf(HasSubstr("run.json"), HasSubstr("complete")));
+}
+
+TEST(Report, SaysWhatItsAxisIs) {
+  const TemporaryDirectory directory("axis");
+  ResultStore store(directory.path(), kSettings);
+  store.Append(Result("a1", "full", 1, 1));
+  store.Append(Result("a1", "snapkv", 0.5, 1));
+  store.WriteRun({{"command", "purekv eval"}}, true);
+  EXPECT_THAT(ReportPage(directory.path(), 20'000'000),
+              AllOf(HasSubstr("a share of the tokens."), Not(HasSubstr("the axis is <em>bytes</em>"))));
+  EvalResult encoded = Result("a1", "snapkv:keys=int4", 0.5, 1);
+  encoded.form.keys = "int4";
+  store.Append(encoded);
+  EXPECT_THAT(ReportPage(directory.path(), 20'000'000),
+              AllOf(HasSubstr("the axis is <em>bytes</em>"), Not(HasSubstr("share of the tokens kept"))));
 }
 
 TEST(Report, OfTextsHasNoPictures) {
