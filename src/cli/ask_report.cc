@@ -11,6 +11,7 @@
 #include "eval/kept_tokens.h"
 #include "eval/metrics.h"
 #include "eval/report.h"
+#include "policy/attend_options.h"
 
 namespace purekv::cli {
 namespace {
@@ -25,7 +26,7 @@ std::string PolicyName(const KvOptions& kv) {
   if (!kv.basis.empty()) name += ":basis";
   if (kv.key_channels) name += StrCat(":key-channels=", *kv.key_channels);
   if (kv.budget_of == KvOptions::Of::kBytes) name += ":budget-of=bytes";
-  if (kv.attend.view != "all") name += StrCat(":attend=", kv.attend.view);
+  if (kv.attend.view != "all") name += StrCat(":attend=", AttendName(kv.attend));
   if (kv.attend.budget) name += StrCat(":attend-budget=", *kv.attend.budget);
   if (kv.attend.tokens) name += StrCat(":attend-tokens=", *kv.attend.tokens);
   for (const auto& [key, value] : kv.attend.options) name += StrCat(":", key, "=", value);

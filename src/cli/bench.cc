@@ -15,6 +15,7 @@
 #include "cli/prefill_report.h"
 #include "cli/profile_flags.h"
 #include "cli/progress.h"
+#include "policy/attend_options.h"
 #include "policy/drop.h"
 
 namespace purekv::cli {
@@ -114,7 +115,7 @@ std::vector<BenchRow> MakeRows(const BenchFlags& flags, const ModelInfo& info, c
     row.prompt_tokens = request.prompt_tokens;
     row.depth = request.depth;
     row.policy = runs.kv.policy;
-    if (runs.kv.attend.view != "all") row.policy += StrCat(":attend=", runs.kv.attend.view);
+    if (runs.kv.attend.view != "all") row.policy += StrCat(":attend=", AttendName(runs.kv.attend));
     // A budget in tokens or bytes is shown as the share that it came to.
     const double full = static_cast<double>(std::max<int64_t>(1, last.kv.tokens_full));
     row.budget = runs.kv.budget.value_or(runs.kv.policy == "full" ? 1.0 : last.kv.tokens_kept_mean / full);

@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/prefill_report.h"
 #include "cli/result_json.h"
+#include "policy/attend_options.h"
 #include "purekv/cache_file.h"
 
 namespace purekv::cli {
@@ -124,6 +125,7 @@ void RegisterFiles(const FlagTable& table, const ConversationFlags& flags, IoChe
   if (flags.prompt.context.given()) io->Input(table.Name("--context"), flags.prompt.context.path());
   if (!flags.cache.empty()) io->Input(table.Name("--cache"), flags.cache);
   if (!flags.profile.file.empty()) io->Input(table.Name("--profile"), flags.profile.file);
+  io->Input(table.Name("--kv-option"), AttendFile(flags.kv.attend));
   if (!flags.outputs.json.empty()) io->Output(table.Name("--json"), flags.outputs.json);
   if (!flags.outputs.kept.empty()) io->Output(table.Name("--kept"), flags.outputs.kept);
   if (!flags.outputs.dump.empty()) io->OutputDirectory(table.Name("--dump"), flags.outputs.dump, {".npy"});

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "cli/conversation.h"
+#include "policy/attend_options.h"
 #include "policy/drop.h"
 #include "policy/registry.h"
 
@@ -76,7 +77,7 @@ OrderedJson KvObject(const KvOptions& options, const KvStats& stats) {
   object["key_channels"] = options.key_channels.value_or(1.0);
   if (!options.basis.empty()) object["basis"] = options.basis;
   object["budget_of"] = options.budget_of == KvOptions::Of::kBytes ? "bytes" : "tokens";
-  object["attend"] = options.attend.view;
+  object["attend"] = AttendName(options.attend);
   if (options.attend.budget) object["attend_budget"] = *options.attend.budget;
   if (options.attend.tokens) object["attend_tokens"] = *options.attend.tokens;
   object["store"] = options.store.kind == StoreOptions::Kind::kFile ? "file" : "memory";

@@ -10,6 +10,7 @@
 #include "engine/basis_file.h"
 #include "engine/context_text.h"
 #include "engine/copying_heads.h"
+#include "engine/page_predictor.h"
 #include "engine/policy_observer.h"
 #include "engine/prefill_pass.h"
 #include "engine/prompt_media.h"
@@ -29,7 +30,10 @@ Conversation::Conversation(std::shared_ptr<const Model> model, SessionOptions op
     : model_(std::move(model)),
       options_(std::move(options)),
       threads_(options_.threads > 0 ? options_.threads : PhysicalCores()),
-      sequence_(CompressionOf(options_.kv, internals(), BasesOf(options_.kv, *model_))),
+      sequence_(CompressionOf(options_.kv, internals(),
+                              {.copying = {},
+                               .bases = BasesOf(options_.kv, *model_),
+                               .predictor = PredictorOf(options_.kv.attend, model_->info())})),
       dialogue_(*model_),
       attention_(MakePrefillAttention(options_.prefill, options_.kv, sequence_.compression(),
                                       internals().decoder().config().layers)),

@@ -130,17 +130,13 @@ const CopyingHeads& CopyingHeadsOf(const LanguageModel& model) {
   return model.copying_heads([&] { return Measure(model); });
 }
 
-Compression CompressionOf(const KvOptions& options, const LanguageModel& model, const KvBases& bases) {
+Compression CompressionOf(const KvOptions& options, const LanguageModel& model, ModelFindings found) {
   const Decoder& decoder = model.decoder();
   const PolicySetup setup = MakePolicy(options, decoder.cache_spec());
   const bool copies =
       setup.by_copying() || (!options.drop_layers.empty() && setup.policy->drops_by() == DropsBy::kCopyingHeads);
-  return {options,
-          decoder.cache_spec(),
-          decoder.config().heads,
-          decoder.config().full_rope(),
-          copies ? CopyingHeadsOf(model) : CopyingHeads(),
-          bases};
+  if (copies) found.copying = CopyingHeadsOf(model);
+  return {options, decoder.cache_spec(), decoder.config().heads, decoder.config().full_rope(), std::move(found)};
 }
 
 }  // namespace purekv

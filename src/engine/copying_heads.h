@@ -5,6 +5,8 @@
 // shared out (RetrievalCounts, policy/budget.h).
 #pragma once
 
+#include <memory>
+
 #include "models/language_model.h"
 #include "policy/compression.h"
 #include "purekv/options.h"
@@ -24,7 +26,8 @@ inline constexpr const char* kCopyingPassage =
 const CopyingHeads& CopyingHeadsOf(const LanguageModel& model);
 
 // What a sequence of this model is compressed with. Measures the heads where the allocator or drop layers ask for it.
-// bases: of the file that the options name (engine/basis_file.h). Throws Error (kUsage) as Compression does.
-Compression CompressionOf(const KvOptions& options, const LanguageModel& model, const KvBases& bases = {});
+// found: what the options' files hold (engine/basis_file.h, engine/page_predictor.h). Throws Error (kUsage) as
+// Compression does.
+Compression CompressionOf(const KvOptions& options, const LanguageModel& model, ModelFindings found = {});
 
 }  // namespace purekv

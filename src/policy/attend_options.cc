@@ -41,9 +41,30 @@ OptionValues AttendValues(const AttendOptions& options) {
   return {valid, options.options, "kv.option"};
 }
 
+std::string AttendName(const AttendOptions& options) {
+  const RetrievalInfo* const info = FindAttend(options.view);
+  if (info == nullptr || info->variant.empty()) return options.view;
+  const std::string word = AttendValues(options).Word(info->variant);
+  const bool plain = std::any_of(info->options.begin(), info->options.end(), [&](const PolicyOption& one) {
+    return one.name == info->variant && one.fallback == word;
+  });
+  return plain ? options.view + ":" + word : options.view;
+}
+
+std::string AttendFile(const AttendOptions& options) {
+  const RetrievalInfo* const info = FindAttend(options.view);
+  if (info == nullptr) return {};
+  const OptionValues values = AttendValues(options);
+  for (const PolicyOption& option : info->options) {
+    if (option.kind != PolicyOption::Kind::kFile || values.Is(option.name, option.fallback)) continue;
+    return values.Word(option.name);
+  }
+  return {};
+}
+
 void CheckAttendOptions(const AttendOptions& options) {
   const RetrievalInfo* const info = FindAttend(options.view);
-  AttendValues(options);
+  const OptionValues values = AttendValues(options);
   if (options.budget && !(*options.budget > 0 && *options.budget <= 1)) {
     FailUsage(Field{"kv.attend_budget"}, " ", *options.budget, ": out of range (0, 1]");
   }
@@ -66,6 +87,7 @@ void CheckAttendOptions(const AttendOptions& options) {
   if (measured && options.options.contains("attend_frames")) {
     FailUsage(Field{"kv.option.attend_frames"}, ": contradicts ", given, "; give one");
   }
+  if (info->check != nullptr) info->check(options.options, values);
 }
 
 std::function<int64_t(int64_t entries)> IndexBytesOf(const AttendOptions& options, const KvCacheSpec& spec,

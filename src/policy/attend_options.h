@@ -17,6 +17,11 @@ const RetrievalInfo* FindAttend(const std::string& view);
 // The options' values. Throws Error (kUsage) naming the field when an option is unknown, out of range or without
 // effect.
 OptionValues AttendValues(const AttendOptions& options);
+// The view as results name it: with the variant that it is where that is not what its paper describes,
+// "attention-predictor:ema". Throws as these.
+std::string AttendName(const AttendOptions& options);
+// The file that an option names, which whoever makes the view must have read; empty: none. Throws as these.
+std::string AttendFile(const AttendOptions& options);
 // Throws as these, and for budgets that cannot take effect.
 void CheckAttendOptions(const AttendOptions& options);
 // Bytes of index and history beside so many entries in one head of a layer; null: none ever.

@@ -11,15 +11,15 @@
 namespace purekv {
 
 Compression::Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
-                         CopyingHeads copying, const KvBases& basis)
+                         ModelFindings found)
     : setup_(MakePolicy(options, spec)),
       options_(options),
-      spec_(WithCodecs(options, spec, basis)),
+      spec_(WithCodecs(options, spec, found.bases)),
       encodes_(spec_.encodes()),
       heads_(heads),
       rope_(std::move(rope)),
-      copying_(std::move(copying)),
-      retrieval_(options, spec_, heads, rope_) {
+      copying_(std::move(found.copying)),
+      retrieval_(options, spec_, heads, rope_, std::move(found.predictor)) {
   if (active() && spec.full_layers() == 0) {
     FailUsage(Field{"kv.policy"}, " ", options.policy,
               ": every layer of this model keeps a window only; there is nothing to evict");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -20,13 +21,19 @@
 
 namespace purekv {
 
+// What was measured of a model, or trained for it; each where the options go by it.
+struct ModelFindings {
+  CopyingHeads copying{};                            // of its heads, for an allocator, or drop layers
+  KvBases bases{};                                   // of its layers (KvOptions::basis)
+  std::shared_ptr<const PageConvolution> predictor;  // of pages to look up (AttendOptions)
+};
+
 class Compression {
  public:
-  // heads: query heads. rope: of the full layers. copying: of the model's heads, where the allocator or the policy's
-  // drop layers go by it. basis: of each layer, where the options name its file. Throws Error (kUsage) as
+  // heads: query heads. rope: of the full layers. found: what the options go by. Throws Error (kUsage) as
   // CheckKvOptions does, and when an option or a drop layer does not fit the model.
   Compression(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
-              CopyingHeads copying = {}, const KvBases& basis = {});
+              ModelFindings found = {});
 
   // The model's layers, with the codecs that the options ask for.
   const KvCacheSpec& spec() const { return spec_; }

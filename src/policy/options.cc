@@ -47,6 +47,8 @@ bool InRange(const PolicyOption& option, const std::string& text) {
     }
     case PolicyOption::Kind::kLayers:
       return ParseLayers(text).has_value();
+    case PolicyOption::Kind::kFile:
+      return !text.empty() && text.find('\0') == std::string::npos;
     case PolicyOption::Kind::kWord:
       return false;
   }
@@ -98,6 +100,10 @@ PolicyOption WordOrIntegerOption(const std::string& name, const std::string& wor
   option.range = word + " or " + option.range;
   option.words = {word};
   return option;
+}
+
+PolicyOption WordOrFileOption(const std::string& name, const std::string& word) {
+  return {name, word, word + " or FILE", PolicyOption::Kind::kFile, 0, 0, false, {word}};
 }
 
 PolicyOption LayersOption(const std::string& name, const std::string& word) {

@@ -22,7 +22,7 @@ struct PolicyOption {
   std::string fallback;  // the default, as one would type it
   std::string range;     // for people
 
-  enum class Kind { kInteger, kReal, kWord, kLayers };
+  enum class Kind { kInteger, kReal, kWord, kLayers, kFile };
   Kind kind = Kind::kWord;
   double low = 0, high = 0;        // of a number, both allowed
   bool odd = false;                // of an integer
@@ -47,6 +47,8 @@ PolicyOption WordOrRealOption(const std::string& name, const std::string& word, 
 PolicyOption WordOption(const std::string& name, const std::vector<std::string>& words);
 // `word` (the default) or an integer.
 PolicyOption WordOrIntegerOption(const std::string& name, const std::string& word, int64_t low, int64_t high);
+// `word` (the default) or the name of a file, which is read where the option is used.
+PolicyOption WordOrFileOption(const std::string& name, const std::string& word);
 // `word` (the default) or layers counted from 0, as in 1,3.
 PolicyOption LayersOption(const std::string& name, const std::string& word);
 

@@ -11,7 +11,8 @@
 
 namespace purekv {
 
-Retrieval::Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope)
+Retrieval::Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
+                     std::shared_ptr<const PageConvolution> predictor)
     : options_(options.attend), spec_(spec), heads_(heads), rope_(std::move(rope)) {
   const RetrievalInfo* const info = FindAttend(options.attend.view);
   if (info == nullptr) return;
@@ -24,7 +25,7 @@ Retrieval::Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t 
               ", and those below ", first_, " (", Field{"kv.option.attend_dense_layers"},
               ") those with a window and those without entries of their own read everything");
   }
-  view_ = info->make(values, {spec_, heads, first_});
+  view_ = info->make(values, {spec_, heads, first_, std::move(predictor)});
 }
 
 Retrieval& Retrieval::operator=(const Retrieval& other) {

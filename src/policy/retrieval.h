@@ -34,9 +34,10 @@ struct PartRows {
 class Retrieval {
  public:
   Retrieval() = default;  // everything is read
-  // spec: with codecs. heads: query heads. Throws Error (kUsage) as CheckAttend does, and when an option does not fit
-  // the model.
-  Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope);
+  // spec: with codecs. heads: query heads. predictor: what the options name, if they do. Throws Error (kUsage) as
+  // CheckAttend does, and when an option does not fit the model.
+  Retrieval(const KvOptions& options, const KvCacheSpec& spec, int64_t heads, RopeSpec rope,
+            std::shared_ptr<const PageConvolution> predictor = nullptr);
   Retrieval(const Retrieval& other) { *this = other; }
   Retrieval& operator=(const Retrieval& other);
   Retrieval(Retrieval&&) noexcept = default;

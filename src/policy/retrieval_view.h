@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "base/matrix.h"
 #include "base/rope_spec.h"
 #include "cache/kv_cache.h"
+#include "kernels/page_convolution.h"
 #include "policy/options.h"
 #include "purekv/token_layout.h"
 
@@ -81,6 +83,8 @@ struct RetrievalContext {
   const KvCacheSpec& spec;
   int64_t heads = 0;  // query heads
   int64_t first = 0;  // layer that looks up
+  // Of the file that attend_model names; null where none is named.
+  std::shared_ptr<const PageConvolution> predictor;
 };
 
 // A view's entry in the list.
@@ -93,6 +97,9 @@ struct RetrievalInfo {
   bool needs_budget = true;  // else it has another measure
   bool one_choice = false;   // one for all heads of a layer, which must have as many entries
   bool by_frames = false;    // needs media
+  std::string variant;       // an option whose default is another method than the paper's, and is named in results
+  // Throws Error (kUsage) for options that do not go together. given: as typed. May be null.
+  void (*check)(const std::map<std::string, std::string>& given, const OptionValues& values) = nullptr;
   std::unique_ptr<RetrievalView> (*make)(const OptionValues& values, const RetrievalContext& context) = nullptr;
   // Index and history of so many entries in one head.
   int64_t (*index_bytes)(const OptionValues& values, const KvLayerSpec& spec, int64_t entries) = nullptr;

@@ -201,7 +201,7 @@ TEST_F(DemoModel, ASavedCacheIsLookedUpIn) {
     ASSERT_EQ(from_file.status, 0) << from_file.err;
     ASSERT_EQ(from_video.status, 0) << from_video.err;
     const Json kv = Json::parse(from_file.out)["kv"];
-    EXPECT_EQ(kv["attend"], view);
+    EXPECT_EQ(kv["attend"], std::string(view) + (std::string(view) == "attention-predictor" ? ":ema" : ""));
     EXPECT_EQ(kv["attend_tokens"], 40);
     EXPECT_GT(kv["entries_attended_mean"], 0);
     EXPECT_LT(kv["entries_attended_mean"], kv["tokens_full"]);

@@ -9,9 +9,12 @@
 #include "policy/retrieval_view.h"
 #include "saved_cache_testing.h"
 #include "support/expect_error.h"
+#include "support/page_predictor.h"
 
 namespace purekv {
 namespace {
+
+constexpr const char* kTrained = "attention-predictor with a file";
 
 class RetrievalTest : public SavedCacheTest, public testing::WithParamInterface<std::string> {
  protected:
@@ -21,14 +24,25 @@ class RetrievalTest : public SavedCacheTest, public testing::WithParamInterface<
     options.threads = 1;
     options.kv.when = KvOptions::When::kContext;
     options.kv.attend.view = view;
+    if (view == kTrained) {
+      options.kv.attend.view = "attention-predictor";
+      options.kv.attend.options["attend_model"] = PredictorPath();
+    }
     options.kv.attend.budget = budget;
     options.kv.attend.options["attend_dense_layers"] = "1";
     if (view != "rekv") options.kv.attend.options["attend_page"] = "4";
-    if (view == "actqkv" || view == "attention-predictor") {
+    if (view == "actqkv" || options.kv.attend.view == "attention-predictor") {
       options.kv.attend.options["attend_sinks"] = "4";
       options.kv.attend.options["attend_local"] = "8";
     }
     return options;
+  }
+  // One of random numbers, for this model.
+  static std::string PredictorPath() {
+    const std::string path = ::testing::TempDir() + "retrieval_test_predictor.safetensors";
+    const std::string metadata = "{\"fingerprint\":\"" + F32()->info().fingerprint + "\"}";
+    WriteFile(path, PredictorFile(TensorsOf(RandomPredictor(1)), metadata));
+    return path;
   }
   static std::shared_ptr<const Model> F32() { return models_[Dtype::kF32]; }
   static Said AskWhole(const SessionOptions& options, Dtype dtype = Dtype::kF32) {
@@ -207,10 +221,11 @@ TEST_P(RetrievalTest, ASavedFileIsAStore) {
 
 class RetrievalRefusal : public RetrievalTest {};
 
-INSTANTIATE_TEST_SUITE_P(Views, RetrievalTest, testing::Values("quest", "actqkv", "attention-predictor", "rekv"),
+INSTANTIATE_TEST_SUITE_P(Views, RetrievalTest,
+                         testing::Values("quest", "actqkv", "attention-predictor", kTrained, "rekv"),
                          [](const auto& name) {
                            std::string text = name.param;
-                           std::erase(text, '-');
+                           std::erase_if(text, [](char c) { return c == '-' || c == ' '; });
                            return text;
                          });
 

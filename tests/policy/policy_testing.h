@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
@@ -124,7 +125,8 @@ class Problem {
   std::vector<float> inv_freq;
   RopeSpec Rope() const { return {inv_freq, axis}; }
   std::vector<uint8_t> axis;
-  CopyingHeads copying;  // [layers][kv_heads]
+  CopyingHeads copying;                              // [layers][kv_heads]
+  std::shared_ptr<const PageConvolution> predictor;  // of pages to look up
 
  private:
   struct CachedRow {
@@ -159,7 +161,8 @@ using Kept = std::vector<std::vector<std::vector<int32_t>>>;  // [layer][KV head
 class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
-      : compression({options, Spec(problem, dtype), problem.heads(), problem.Rope(), problem.copying}),
+      : compression(
+            {options, Spec(problem, dtype), problem.heads(), problem.Rope(), problem.copying, problem.predictor}),
         cache(compression.spec()),
         problem_(problem),
         block_(block) {}

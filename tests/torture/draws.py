@@ -91,6 +91,8 @@ def draw_option(rng, parameter):
     """A value inside the range of a parameter of `purekv policies`, in the words of its `range`."""
     text = parameter["range"]
     numbers = re.search(r"(-?[0-9.]+) \.\. (-?[0-9.]+)", text)
+    if text.endswith(" or FILE"):
+        return parameter["default"]
     if not numbers and "layers counted from 0" not in text:
         return rng.choice(text.split("|"))
     word = re.match(r"(\w+) or ", text)

@@ -14,6 +14,7 @@ import gguf_blocks
 import make_cases
 import make_vision_math
 import media
+import page_predictor
 import text_tokenizers
 import tokenizer_files
 import text_cases
@@ -37,6 +38,7 @@ def main() -> None:
     text_tokenizers.main()
     chat_templates.main()
     gguf_blocks.main()
+    page_predictor.main()
     make_cases.main()
     text_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
