@@ -83,7 +83,8 @@ struct VideoCost {
   MediaInfo media;                // frames, grid and visual tokens
   int64_t height = 0, width = 0;  // after resizing, in pixels
   int64_t prompt_tokens = 0;      // of the whole first turn: template, visual tokens, the question
-  // What a budget, a share of the tokens, keeps of it, and the cache that holds this, in whole pages as it is allocated.
+  // What a budget, a share of the tokens, keeps of it, and the cache that holds this, in whole pages as it is
+  // allocated.
   struct Kept {
     double budget = 1;
     int64_t tokens = 0;  // per layer and KV head

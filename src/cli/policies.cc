@@ -54,7 +54,7 @@ nlohmann::ordered_json FormsJson(const std::vector<FormInfo>& forms) {
 }
 
 std::string PoliciesText() {
-  std::string text = "Policies (--kv-policy NAME, --kv-option KEY=VALUE):\n";
+  std::string text;
   for (const PolicyInfo& policy : Policies()) {
     text +=
         StrCat(policy.name, "  ", policy.summary, policy.paper.empty() ? "" : StrCat(" (", policy.paper, ")"), "\n");

@@ -183,9 +183,9 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
   CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
-  // What an answer ends with is a row of this turn, unless steps do what rows of a prompt do not: evict, count, choose
-  // what they read, have entries encoded.
-  const size_t steps = sequence_.compression().steps_alone() ? dialogue_.generated() : 0;
+  // What an answer ends with is a step, as the tokens before it were, not a row of this turn: steps may evict, count,
+  // choose what they read, have entries encoded.
+  const size_t steps = dialogue_.generated();
   const std::vector<int32_t> said(dialogue_.pending());
   PromptTokens prompt = PlainTokens({said.begin() + static_cast<std::ptrdiff_t>(steps), said.end()}, steps);
   prompt.Append(LayOutTurn(internals(), ids, media, prompt.next_position, context_ids));

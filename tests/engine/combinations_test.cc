@@ -8,9 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
+#include "engine/basis_file.h"
+#include "models/language_model.h"
 #include "policy/registry.h"
 #include "policy/retrieval_view.h"
 #include "purekv/session.h"
+#include "support/broken_model.h"
+#include "support/random_basis.h"
 #include "support/small_model.h"
 
 namespace purekv {
@@ -29,8 +34,26 @@ struct Form {
 
 class Combinations : public testing::Test {
  protected:
-  static void SetUpTestSuite() { small_ = std::make_unique<SmallModel>(Heads{4, 2}); }
-  static void TearDownTestSuite() { small_.reset(); }
+  static void SetUpTestSuite() {
+    small_ = std::make_unique<SmallModel>(Heads{4, 2});
+    folder_ = std::make_unique<TemporaryDirectory>("combinations");
+    const DecoderConfig& config = small_->internals().decoder().config();
+    KvBases bases;
+    for (int64_t layer = 0; layer < config.layers; ++layer) {
+      auto one = std::make_shared<KvLayerBasis>();
+      for (int64_t head = 0; head < config.kv_heads; ++head) {
+        const auto seed = static_cast<uint32_t>(2 * (layer * config.kv_heads + head));
+        one->keys.push_back(RandomBasis(config.head_dim, config.head_dim / 2, seed, config.rope(layer)));
+        one->values.push_back(RandomBasis(config.head_dim, config.head_dim / 2, seed + 1));
+      }
+      bases.push_back(std::move(one));
+    }
+    WriteBases(folder_->File("bases.safetensors"), bases, {{"fingerprint", small_->model()->info().fingerprint}});
+  }
+  static void TearDownTestSuite() {
+    small_.reset();
+    folder_.reset();
+  }
 
   // vnorm scores all there is without any query, never below zero: it goes with every form.
   static KvOptions Base(const std::string& policy = "vnorm") {
@@ -57,6 +80,10 @@ class Combinations : public testing::Test {
               kv.options["residual"] = "16";
             },
             [](const Session& session) { return session.kv().bits_keys < 30; }};
+  }
+  static Form Basis() {
+    return {"basis", [](KvOptions& kv) { kv.basis = folder_->File("bases.safetensors"); },
+            [](const Session& session) { return session.kv().bits_keys < 20 && session.kv().bits_values < 20; }};
   }
   static Form Merge(bool bias) {
     return {bias ? "merge with bias" : "merge",
@@ -204,8 +231,10 @@ class Combinations : public testing::Test {
   }
 
   static std::unique_ptr<SmallModel> small_;
+  static std::unique_ptr<TemporaryDirectory> folder_;
 };
 std::unique_ptr<SmallModel> Combinations::small_;
+std::unique_ptr<TemporaryDirectory> Combinations::folder_;
 
 TEST_F(Combinations, EachFormAlone) {
   for (const Form& form : {Integers("channel"), Integers("token"), Channels(), Merge(false), Merge(true), Prefix(),
@@ -232,6 +261,24 @@ TEST_F(Combinations, CodecsGoWithAllButSingleEvictions) {
     ExpectAnswers({policy, Integers("token")});
     ExpectRefused({policy, Integers("channel")}, "kv.keys", "kv.policy " + policy.name, "kv.option.key_axis");
   }
+}
+
+TEST_F(Combinations, BasesGoWithWhatEvictsWholeEntries) {
+  ExpectAnswersEitherWay({Basis()});
+  const Form values{"merged values", [](KvOptions& kv) { kv.merge = "values"; }, Merge(false).works};
+  for (const Form& other : {values, Prefix(), Drops(), Chunks()}) ExpectAnswers({Basis(), other});
+  for (const Form& policy : Holding()) ExpectAnswers({policy, Basis()});
+  ExpectAnswers({Policy("prefixkv", {{"decode", "fixed"}}), Basis()});
+  ExpectRefused({Basis(), Integers("token")}, "kv.basis", "kv.keys int4", "cannot be joined");
+  ExpectRefused({Basis(), Channels()}, "kv.basis", "kv.key_channels", "cannot be joined");
+  ExpectRefused({Basis(), Merge(false)}, "kv.basis", "kv.merge", "merged keys");
+  for (const char* const policy : {"kvmerger", "elastic", "look-m"}) {
+    ExpectRefused({Policy(policy), Basis()}, "kv.basis", StrCat("policy ", policy), "merged keys");
+  }
+  for (const Form& view : Views()) {
+    ExpectRefused({Basis(), view}, "kv.basis", "kv.attend " + view.name, "no index");
+  }
+  ExpectRefused({Basis(), Store()}, "kv.basis", "kv.store file", "cannot be joined");
 }
 
 TEST_F(Combinations, MergesGoWithAllAndTheirBiasNotEverywhere) {

@@ -66,7 +66,11 @@ Sequence Read(const Decoder& decoder, const KvOptions& kv, int64_t tokens, uint3
   }
   CopyingHeads copying(static_cast<size_t>(config.layers), std::vector<double>(static_cast<size_t>(config.kv_heads)));
   for (size_t layer = 0; layer < copying.size(); ++layer) copying[layer][0] = 0.1 * static_cast<double>(layer);
-  Sequence sequence({kv, decoder.cache_spec(), config.heads, config.rope(0), copying});
+  Sequence sequence({kv,
+                     decoder.cache_spec(),
+                     config.heads,
+                     config.rope(0),
+                     {.copying = copying, .bases = {}, .predictor = nullptr}});
   sequence.compression().SetPrefix(tokens);
   sequence.compression().BeginPrefix(0, tokens);
   sequence.Append(ids, TokenLayout(ids.size()), positions);

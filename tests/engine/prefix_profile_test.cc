@@ -153,9 +153,9 @@ TEST_F(PrefixProfileTest, SurvivesTheFileAndFitsItsModelOnly) {
   broken({"shares[0]", "budget"}, [](Json& json) { json["settings"]["shares"][0]["budget"] = 0; });
   broken({"shares[0]", "budget"}, [](Json& json) { json["settings"]["shares"][0]["budget"] = "0.1"; });
   broken({"shares[1]", "layers"}, [](Json& json) { json["settings"]["shares"][1]["layers"] = 0.3; });
-  broken({"shares[1]", "layers[2]"}, [](Json& json) { json["settings"]["shares"][1]["layers"][2] = 0; });
-  broken({"shares[0]", "layers[5]"}, [](Json& json) { json["settings"]["shares"][0]["layers"][5] = 1.5; });
-  broken({"shares[0]", "layers[1]"}, [](Json& json) { json["settings"]["shares"][0]["layers"][1] = nullptr; });
+  broken({"shares[1]", "\"layers\"[2]"}, [](Json& json) { json["settings"]["shares"][1]["layers"][2] = 0; });
+  broken({"shares[0]", "\"layers\"[5]"}, [](Json& json) { json["settings"]["shares"][0]["layers"][5] = 1.5; });
+  broken({"shares[0]", "\"layers\"[1]"}, [](Json& json) { json["settings"]["shares"][0]["layers"][1] = nullptr; });
   broken({"shares[1]", "5 shares"}, [](Json& json) { json["settings"]["shares"][1]["layers"].erase(0); });
   broken({"shares[0]", "0 shares"}, [](Json& json) { json["settings"]["shares"][0]["layers"] = Json::array(); });
   broken({"shares[0]", "1 to 6"},

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "models/language_model.h"
+#include "policy/codecs.h"
 #include "policy/registry.h"
 #include "purekv/session.h"
 #include "support/expect_error.h"
@@ -193,6 +194,35 @@ TEST_F(SharedLayersModel, CodecsViewsAndStoresWork) {
   EXPECT_GT(encoded.Generate({.max_new_tokens = 12}, nullptr).ids.size(), 0u);
 }
 
+TEST_F(SharedLayersModel, MergesChunksAndSharesOfMassWork) {
+  const auto answers = [&](const SessionOptions& options) {
+    Session session(model(), options);
+    session.Read(Video());
+    const auto kept = session.kept();
+    EXPECT_EQ(kept[2], kept[0]);
+    EXPECT_EQ(kept[5], kept[3]);
+    EXPECT_GT(session.Generate({.max_new_tokens = 12}, nullptr).ids.size(), 0u);
+    return session.kv();
+  };
+  for (const char* const bias : {"0", "1"}) {
+    SessionOptions options = Options("snapkv", 40);
+    options.kv.merge = "averaged";
+    options.kv.options = {{"merge_bias", bias}};
+    EXPECT_GT(answers(options).merged, 1);
+  }
+  SessionOptions options = Options("knorm", 24);
+  options.kv.chunk = 16;
+  const KvStats chunked = answers(options);
+  EXPECT_EQ(chunked.tokens_kept_mean, 24);
+  EXPECT_LT(chunked.bytes_peak, chunked.bytes_full);
+  options = Options("expected-attention", 40);
+  options.kv.allocator = "prefix";
+  EXPECT_EQ(answers(options).tokens_kept_mean, 40);
+  options = Options("snapkv", 24);
+  options.kv.options = {{"decode_every", "4"}};
+  answers(options);
+}
+
 TEST_F(SharedLayersModel, WhatCannotBeIsRefused) {
   SessionOptions options = Options("purekv", 20);
   options.kv.options = {{"sources", "2"}};
@@ -200,6 +230,10 @@ TEST_F(SharedLayersModel, WhatCannotBeIsRefused) {
   options = Options("vnorm", 20);
   options.kv.drop_layers = {{4, 0.5}};
   ExpectUsageError("kv.drop_layers", "layers with a window", [&] { Session(model(), options); });
+  options = Options("full", 0);
+  options.kv.basis = "bases.safetensors";
+  ExpectUsageError("kv.basis", "keep a window",
+                   [&] { WithCodecs(options.kv, files_->internals().decoder().cache_spec()); });
   options = Options("full", 0);
   options.prefill.kind = "st";
   ExpectUsageError("prefill.kind", "layers that read another's cache", [&] { Session(model(), options); });

@@ -1,4 +1,4 @@
-// The end of an answer: its last token is read before the next turn, as a step of its own wherever a step is not a row.
+// The end of an answer: its last token is read before the next turn, as a step of its own.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -25,9 +25,11 @@ class TurnsTest : public testing::Test {
     if (policy != "full") options.kv.tokens = 24;
     return options;
   }
-  // Whatever steps do besides growing.
+  // Whatever steps do: some only grow.
   static std::vector<SessionOptions> Stepping() {
-    std::vector<SessionOptions> all = {Of("h2o"),
+    std::vector<SessionOptions> all = {Of("full"),
+                                       Of("snapkv"),
+                                       Of("h2o"),
                                        Of("tova"),
                                        Of("roco"),
                                        Of("streaming-llm"),
@@ -134,23 +136,6 @@ TEST_F(TurnsTest, HoldersGrowByTheTurnsRowsAlone) {
         for (const auto& head : layer) EXPECT_EQ(head.size(), held) << policy << " turn " << turn;
       }
     }
-  }
-}
-
-// Where steps only grow, the token is a row of the turn, as it always was: one pass less.
-TEST_F(TurnsTest, ARowWhereStepsOnlyGrow) {
-  for (const SessionOptions& options : {Of("full"), Of("snapkv")}) {
-    Conversation said(small_->model(), options);
-    said.ReadTurn(small_->VideoTurn());
-    const Answer answer = said.Generate({.max_new_tokens = kAnswer}, nullptr);
-    const PromptInfo turn = said.ReadTurn(Second());
-    Conversation plain(small_->model(), options);
-    plain.ReadTurn(small_->VideoTurn());
-    for (size_t i = 0; i + 1 < answer.ids.size(); ++i) plain.Step(answer.ids[i]);
-    std::vector<int32_t> rows = {answer.ids.back(), small_->internals().end_of_turn_id()};
-    rows.insert(rows.end(), turn.ids.begin(), turn.ids.end());
-    plain.ReadPrompt(rows, {});
-    EXPECT_EQ(said.Score({3, 4}, true).logits, plain.Score({3, 4}, true).logits) << options.kv.policy;
   }
 }
 

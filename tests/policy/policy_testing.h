@@ -162,7 +162,7 @@ class SmallEngine {
  public:
   SmallEngine(const Problem& problem, const KvOptions& options, int64_t block = 64, Dtype dtype = Dtype::kF32)
       : compression(
-            {options, Spec(problem, dtype), problem.heads(), problem.Rope(), problem.copying, problem.predictor}),
+            {options, Spec(problem, dtype), problem.heads(), problem.Rope(), {problem.copying, {}, problem.predictor}}),
         cache(compression.spec()),
         problem_(problem),
         block_(block) {}
