@@ -151,6 +151,7 @@ Line ChoiceLine() {
   line.shape = "a step's choice among 2,048 pages of 16 in each of 4 KV heads, by the trained predictor";
   line.baseline = "by the average";
   line.unit = Unit::kFlops;
+  line.compare = Compare::kTime;
   line.make = [](const Options& how) {
     const int64_t length = how.tiny ? 1000 : 32768;
     const auto choice = std::make_shared<Choice>(length);

@@ -227,6 +227,44 @@ TEST_F(DemoModel, ASavedCacheIsLookedUpIn) {
   }
 }
 
+// The demo model's own predictor, and files that are none of its.
+TEST_F(DemoModel, ATrainedPredictorChoosesPages) {
+  const std::string trained = std::string(kModel) + "/attention_predictor.safetensors";
+  const auto ask = [&](const std::string& file, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"ask", "-m", kModel, "--video", kVideo, "-p", "Describe the video.", "-n"};
+    arguments.insert(arguments.end(), {"12", "--kv-attend", "attention-predictor", "--kv-attend-tokens", "40"});
+    arguments.insert(arguments.end(), {"--kv-option", "attend_page=4", "--kv-option", "attend_model=" + file});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return RunCli(arguments);
+  };
+  const CliResult result = ask(trained, {"--json", "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Json kv = Json::parse(result.out)["kv"];
+  EXPECT_EQ(kv["attend"], "attention-predictor");
+  EXPECT_EQ(kv["options"]["attend_model"], trained);
+  EXPECT_GT(kv["entries_attended_mean"], 0);
+  EXPECT_LT(kv["entries_attended_mean"], kv["tokens_full"]);
+  const CliResult average = ask("ema", {"--json", "-"});
+  ASSERT_EQ(average.status, 0) << average.err;
+  EXPECT_EQ(Json::parse(average.out)["kv"]["attend"], "attention-predictor:ema");
+  EXPECT_LT(Json::parse(average.out)["kv"]["bytes_now"], kv["bytes_now"]);
+
+  const CliResult other = ask(PUREKV_TEST_DATA "/reference/page_predictor/predictor.safetensors");
+  EXPECT_EQ(other.status, 1);
+  EXPECT_THAT(other.err, HasSubstr("predictor.safetensors: trained with another model than "));
+  const CliResult none = ask(directory_.File("none.safetensors"));
+  EXPECT_EQ(none.status, 1);
+  EXPECT_THAT(none.err, HasSubstr("none.safetensors: "));
+  const CliResult history = ask(trained, {"--kv-option", "attend_history=32"});
+  EXPECT_EQ(history.status, 2);
+  EXPECT_THAT(history.err, HasSubstr("attend_history"));
+  const std::string copy = directory_.File("copy.safetensors");
+  std::filesystem::copy_file(trained, copy);
+  const CliResult replaced = ask(copy, {"--json", copy});
+  EXPECT_EQ(replaced.status, 2);
+  EXPECT_THAT(replaced.err, HasSubstr("--kv-option"));
+}
+
 // --independent reads the media once; its summary and its figures say so.
 TEST_F(DemoModel, IndependentQuestionsCountTheMediaOnce) {
   struct Counts {

@@ -330,6 +330,7 @@ TEST(Usage, Bench) {
   expect({"--shape", "qwen2.5-vl-3b", "--prefill-option", "start=3"}, "--prefill-option start");
   expect({"--shape", "qwen2.5-vl-3b", "--prefill", "block-sparse", "--prefill-option", "threshold=2"}, "0 .. 1");
   expect({"--shape", "qwen2.5-vl-3b", "--kv-when", "media"}, "--kv-when");
+  expect({"-m", "/nonexistent", "--layer-map", "m.json"}, "--layer-map");
   expect({"--shape", "qwen2.5-vl-3b", "--drop-layers", "4:0.5"}, "policy full");
   expect({"--shape", "qwen2.5-vl-3b", "--drop-layers", "4:0.5", "--kv-policy", "purekv", "--kv-budget", "0.2",
           "--depth", "8"},
@@ -355,6 +356,15 @@ TEST(Usage, Calibrate) {
     expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--kv-policy", "prefixkv", flag, "0"}, 2, flag);
   }
   expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", "--kv-policy", "h2o"}, 2, "--kv-policy");
+  for (const std::string flag : {"--basis-error", "--basis-rows"}) {
+    expect({"-m", "/nonexistent", "-o", out, "--set", "a.jsonl", flag, "1"}, 2, flag);
+  }
+  const std::string bases = ::testing::TempDir() + "b.safetensors";
+  for (const std::string flag : {"--output", "--picture", "--budgets", "--max-loss", "--max-new-tokens"}) {
+    expect({"-m", "/nonexistent", "--basis", bases, "--set", "a.jsonl", flag, "0.5"}, 2, flag);
+  }
+  expect({"-m", "/nonexistent", "--basis", bases, "--basis-error", "0", "--set", "a.jsonl"}, 2, "--basis-error");
+  expect({"-m", "/nonexistent", "--basis", bases, "--video", "a.mp4", "-p", "What?"}, 1, "/nonexistent");
   expect({"-m", "/nonexistent", "-o", out, "--video", "a.mp4", "-p", "What?"}, 1, "/nonexistent");
 }
 

@@ -117,5 +117,33 @@ TEST_F(LoadTest, FormatsAreChosenApart) {
   }
 }
 
+// As many layers as the map has; a file that is none is named.
+TEST(Load, ARandomModelTakesALayerMap) {
+  const TemporaryDirectory folder("layer_map");
+  const std::string path = folder.File("map.json");
+  WriteFile(path, R"([{"window": 8}, {}, {"kv": 1}])");
+  const auto model = Model::Random("smollm2-135m", 0, {.activations = Dtype::kF32}, path);
+  EXPECT_EQ(model->info().layers, 3);
+  EXPECT_EQ(model->info().windowed_layers, 1);
+  EXPECT_EQ(model->info().sharing_layers, 1);
+  EXPECT_EQ(model->info().kv_bytes_per_token, 2 * 3 * 64 * 4);
+  Session session(model, {});
+  session.ReadIds({5, 6, 7, 8, 9, 10, 11, 12, 13, 14});
+  EXPECT_EQ(session.kept()[0][0].size(), 8u);
+  EXPECT_EQ(session.kept()[2], session.kept()[1]);
+  const auto refused = [&](const std::string& text, const std::string& part) {
+    WriteFile(path, text);
+    try {
+      Model::Random("smollm2-135m", 0, {}, path);
+      ADD_FAILURE() << "taken: " << text;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  refused("{}", "neither a list");
+  refused("[{}, {\"kv\": 3}]", "kv");
+  refused("{\"purekv_layer_map\": [1]}", "no object");
+}
+
 }  // namespace
 }  // namespace purekv

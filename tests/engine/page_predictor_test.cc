@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "support/arrays.h"
 #include "support/expect_error.h"
 #include "support/page_predictor.h"
+#include "support/reference_model.h"
 
 namespace purekv {
 namespace {
@@ -50,11 +53,11 @@ TEST(PagePredictor, SaysWhatPyTorchSays) {
 
 class PagePredictorFile : public ::testing::Test {
  protected:
-  std::string path_ = ::testing::TempDir() + "page_predictor_test.safetensors";
+  const TemporaryDirectory folder_{"page_predictor"};  // tests run beside one another
+  const std::string path_ = folder_.File("predictor.safetensors");
   std::vector<FileTensor> tensors_ = TensorsOf(RandomPredictor(2));
   std::string metadata_ = "{\"fingerprint\":\"" + kFingerprint + "\"}";
 
-  void TearDown() override { std::remove(path_.c_str()); }
   void ExpectRefused(const std::string& words, const std::string& bytes) {
     WriteFile(path_, bytes);
     try {

@@ -39,7 +39,8 @@ class RetrievalTest : public SavedCacheTest, public testing::WithParamInterface<
   }
   // One of random numbers, for this model.
   static std::string PredictorPath() {
-    const std::string path = ::testing::TempDir() + "retrieval_test_predictor.safetensors";
+    static const TemporaryDirectory folder("retrieval");  // tests run beside one another
+    const std::string path = folder.File("predictor.safetensors");
     const std::string metadata = "{\"fingerprint\":\"" + F32()->info().fingerprint + "\"}";
     WriteFile(path, PredictorFile(TensorsOf(RandomPredictor(1)), metadata));
     return path;
