@@ -95,6 +95,37 @@ BasisCalibration CalibrateBasis(const std::shared_ptr<const Model>& model,
                                 const std::vector<CalibrationSample>& samples, const BasisRequest& request,
                                 const SessionOptions& options, const std::string& path);
 
+// In how many bits keys and values are held, and so how many tokens a share of the bytes holds (arXiv 2412.12706).
+struct BitSplit {
+  std::string keys = "same", values = "same";  // as KvOptions says them
+};
+// Most bits first.
+const std::vector<BitSplit>& TriedSplits();
+
+struct SplitTrial {
+  double budget = 0;  // share of the bytes of a plain cache
+  BitSplit bits;
+  double loss = 0;          // 1 - share of answer tokens on which it and the full cache prefer the same token
+  double log_loss = 0;      // mean over them of what their log-probability fell by, natural
+  double tokens_share = 0;  // kept, of the part's: mean over samples
+};
+
+struct SplitCalibration {
+  Profile profile;
+  int64_t samples = 0, answer_tokens = 0;
+  std::vector<SplitTrial> trials;
+  SplitTrial chosen;
+};
+
+// Searches for the fewest bytes that lose at most max_loss of the agreement under policy purekv: budgets ascending, and
+// of each all splits; the first budget at which one stays under the loss is taken, with the split that loses least
+// (equal: whose log_loss is least). Of the request, budgets, max_loss, answer_tokens and when are used. Throws Error:
+// nothing to measure, a sample that cannot be read, no setting that stays under max_loss; Cancelled.
+SplitCalibration CalibrateSplit(const std::shared_ptr<const Model>& model,
+                                const std::vector<CalibrationSample>& samples, const CalibrationRequest& request,
+                                const SessionOptions& options);
+std::string ProfileJson(const SplitCalibration& calibration);
+
 // How the layers share each budget out under policy prefixkv, whose allocator compares the attention of all of them
 // when the last one has run: known beforehand, no layer waits for another.
 struct PrefixCalibration {

@@ -1,5 +1,5 @@
-// What a calibration found out about one model: which layers to look at, what to keep, where to drop; or, of policy
-// prefixkv, how layers share a budget out (docs/purekv.md).
+// What a calibration found out about one model: which layers to look at, what to keep, where to drop; or how many bytes
+// in which bits; or, of policy prefixkv, how layers share a budget out (docs/purekv.md).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,11 @@ struct Profile {
   std::string fingerprint;  // of the model (ModelInfo): a profile fits no other
   std::string family;
   int64_t layers = 0;
-  double budget = 0;                           // share of tokens kept, (0, 1]
+  double budget = 0;  // share of tokens kept, (0, 1]; of bytes where budget_of says so
+  // kBytes: a split of them into bits and tokens, `keys` and `values` as in KvOptions; nothing else was looked for, and
+  // sources, options and drop_layers are empty.
+  KvOptions::Of budget_of = KvOptions::Of::kTokens;
+  std::string keys = "same", values = "same";
   std::vector<int64_t> sources;                // layers whose attention is observed, ascending
   std::map<std::string, std::string> options;  // further options of purekv, as --kv-option takes them
   std::vector<DropLayer> drop_layers;
@@ -36,6 +40,7 @@ void CheckProfileFits(const Profile& profile, const std::string& path, const Mod
 // Fills in what `kv` leaves open: the policy purekv (Error kUsage when it is another than `full`, which nobody chose,
 // and purekv), the budget, the options, and drop_layers when `drop`. Options given in `kv` win, one by one; with
 // another source than the profile's its other options stay out, as they were found for that source.
+// A split: the budget and what it is a share of where no budget is given, and the bits where none are.
 // A profile of shares: the policy prefixkv, or another one with the allocator prefix (Error kUsage without), and
 // prefix_shares, unless option prefix=online is given.
 KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop);

@@ -34,6 +34,8 @@ asks every question about every video over a full cache, looks at all of its att
 layer, budget and drop layers that agree with it. --set FILE.jsonl reads samples instead: {"video": "a.mp4", "prompt": "...",
 "evidence": [[slice, row, column], ...]} a line, videos beside the file, evidence optional. In place of a video or image, or
 behind it, "text" or "text_file" is a text to ask about, as --context is.
+  purekv calibrate -m Qwen2.5-VL-3B-Instruct --video a.mp4 -p "Describe the video." --kv-budget-of bytes -o split.json
+finds how few bytes will do, and the bits that serve best in them.
   purekv calibrate -m Qwen2.5-VL-3B-Instruct --video a.mp4 -p "Describe the video." --basis bases.safetensors
 finds the few dimensions that keys and values lie in, for --kv-basis.
 Every flag --a-b can also be set by the environment variable PUREKV_A_B.)";
@@ -45,14 +47,16 @@ struct CalibrateFlags {
   int64_t limit = 16;
   CalibrationRequest request;
   bool prefix = false;  // --kv-policy prefixkv
+  bool split = false;   // --kv-budget-of bytes
   std::string output, picture;
   std::string basis;  // not empty: bases are made in place of a profile
   BasisRequest basis_request;
+  bool draws() const { return !prefix && !split; }
 };
 
 // Of a profile alone, and of bases alone.
-constexpr const char* kProfileFlags[] = {"--output",         "--picture", "--budgets",  "--max-loss",
-                                         "--max-new-tokens", "--kv-when", "--kv-policy"};
+constexpr const char* kProfileFlags[] = {"--output",         "--picture", "--budgets",   "--max-loss",
+                                         "--max-new-tokens", "--kv-when", "--kv-policy", "--kv-budget-of"};
 constexpr const char* kBasisFlags[] = {"--basis-error", "--basis-rows", "--basis-keys"};
 
 // A line of --set, and what it reads.
@@ -82,7 +86,7 @@ void CheckFiles(const FlagTable& table, const CalibrateFlags& flags, const std::
     }
   }
   if (flags.basis.empty()) {
-    if (!flags.prefix) io.Output("--picture", PictureName(flags));
+    if (flags.draws()) io.Output("--picture", PictureName(flags));
     io.Output(table.Name("--output"), flags.output);
   } else {
     io.Output("--basis", flags.basis);
@@ -114,9 +118,10 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
       table.Refuse(flag, "the samples of " + table.Name("--set") + " bring their own");
     }
   }
-  for (const char* const flag : {"--max-loss", "--max-new-tokens", "--picture"}) {
+  for (const char* const flag : {"--max-loss", "--max-new-tokens", "--picture", "--kv-budget-of"}) {
     if (flags.prefix) table.Refuse(flag, StrCat("policy ", kPrefixPolicy, " is calibrated without answers"));
   }
+  if (flags.split) table.Refuse("--picture", "a split of bytes has no maps of layers to draw");
   for (size_t i = 1; i < flags.request.budgets.size(); ++i) {
     if (flags.request.budgets[i] <= flags.request.budgets[i - 1]) {
       FailUsage(table.Name("--budgets"), ": ", flags.request.budgets[i], " after ", flags.request.budgets[i - 1],
@@ -128,7 +133,7 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
   if (!flags.set.empty()) CheckReadableFile(flags.set);
   if (!flags.basis.empty()) return CheckWritableFile("--basis", flags.basis);
   CheckWritableFile(table.Name("--output"), flags.output);
-  if (!flags.prefix) CheckWritableFile("--picture", PictureName(flags));
+  if (flags.draws()) CheckWritableFile("--picture", PictureName(flags));
 }
 
 // Every question about every medium, the context behind it; or about the context alone.
@@ -236,6 +241,21 @@ void PrintFindings(const Calibration& result, const CalibrateFlags& flags) {
                flags.output, "\n", PictureName(flags), "\n"));
 }
 
+void PrintSplit(const SplitCalibration& result, const CalibrateFlags& flags) {
+  std::string text;
+  for (const SplitTrial& trial : result.trials) {
+    char row[160];
+    std::snprintf(row, sizeof row, "bytes %.3f  keys %-4s  values %-4s  tokens %.3f  loss %.4f  log loss %.4f\n",
+                  trial.budget, trial.bits.keys.c_str(), trial.bits.values.c_str(), trial.tokens_share, trial.loss,
+                  trial.log_loss);
+    text += row;
+  }
+  Print(StrCat(text, "budget ", result.chosen.budget, " of the bytes, keys ", result.chosen.bits.keys, ", values ",
+               result.chosen.bits.values, ": ", std::round(result.chosen.tokens_share * 1000) / 1000,
+               " of the tokens\nloses ", result.chosen.loss, " of the agreement on ", result.answer_tokens,
+               " answer tokens of ", result.samples, " samples\n", flags.output, "\n"));
+}
+
 void PrintBases(const BasisCalibration& result, const CalibrateFlags& flags) {
   std::string text;
   for (size_t layer = 0; layer < result.layers.size(); ++layer) {
@@ -284,6 +304,13 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
     PrintShares(result, flags);
     return 0;
   }
+  if (flags.split) {
+    const SplitCalibration result = CalibrateSplit(model, samples, flags.request, options);
+    progress.Clear();
+    WriteOutput(flags.output, ProfileJson(result));
+    PrintSplit(result, flags);
+    return 0;
+  }
   const Calibration result = Calibrate(model, samples, flags.request, options);
   progress.Clear();
   WriteOutput(flags.output, ProfileJson(result));
@@ -312,7 +339,15 @@ Command AddCalibrate(CLI::App& parent) {
               [into](const std::string& name, const std::string& text) {
                 into->prefix = ParseChoice(name, text, {CalibratedPolicy().name, kPrefixPolicy}) == 1;
               });
-  table.Value(kGroup, "--budgets", "F,F,...", "shares of the tokens to try, ascending (default 0.1,0.2,0.35,0.5)",
+  table.Value(
+      kGroup, "--kv-budget-of", "tokens|bytes",
+      "tokens (default); bytes: look for the fewest bytes, and for the bits to hold keys and values in, in place "
+      "of sources and drop layers",
+      [into](const std::string& name, const std::string& text) {
+        into->split = ParseChoice(name, text, {"tokens", "bytes"}) == 1;
+      });
+  table.Value(kGroup, "--budgets", "F,F,...",
+              "shares of the tokens, or of the bytes, to try, ascending (default 0.1,0.2,0.35,0.5)",
               [into](const std::string& name, const std::string& text) {
                 into->request.budgets.clear();
                 for (size_t begin = 0; begin <= text.size();) {
@@ -350,8 +385,12 @@ Command AddCalibrate(CLI::App& parent) {
               });
   const std::vector<std::string> own = {"--video",  "--video-start", "--video-end", "--image",
                                         "--frames", "--context",     "--prompt"};
-  table.TypedWins({"--max-loss", "--max-new-tokens", "--picture"}, [into](const FlagTable& all) -> std::string {
-    return all.Typed("--kv-policy") && into->prefix ? StrCat("--kv-policy ", kPrefixPolicy) : "";
+  table.TypedWins({"--max-loss", "--max-new-tokens", "--picture", "--kv-budget-of"},
+                  [into](const FlagTable& all) -> std::string {
+                    return all.Typed("--kv-policy") && into->prefix ? StrCat("--kv-policy ", kPrefixPolicy) : "";
+                  });
+  table.TypedWins({"--picture"}, [into](const FlagTable& all) -> std::string {
+    return all.Typed("--kv-budget-of") && into->split ? "--kv-budget-of bytes" : "";
   });
   table.TypedWins(own, {"--set"});
   table.TypedWins({"--set", "--samples"}, own);

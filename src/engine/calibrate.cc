@@ -218,7 +218,7 @@ class Search {
     }
     int64_t agreeing = 0;
     for (size_t i = 0; i < runs_.size(); ++i) {
-      agreeing += runs_[i].Agreeing(OptionsOf(trial));
+      agreeing += runs_[i].Agree(OptionsOf(trial)).tokens;
       if (options_.progress) {
         options_.progress("search", static_cast<int64_t>(i) + 1, static_cast<int64_t>(runs_.size()));
       }
@@ -268,6 +268,11 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
   CheckCalibration(samples, request);
   const DecoderConfig& config = model->internals().decoder().config();
   if (config.layers < 2) FailUsage("calibrate: the model has one layer; nothing is above a source");
+  if (model->internals().decoder().cache_spec().shares()) {
+    FailUsage(
+        "this model has layers that read another's cache; which layers to observe and where to drop cannot be "
+        "measured on it");
+  }
   Calibration result;
   result.samples = static_cast<int64_t>(samples.size());
   const auto layers = static_cast<size_t>(config.layers);
@@ -302,7 +307,7 @@ Calibration Calibrate(const std::shared_ptr<const Model>& model, const std::vect
   double with_evidence = 0;
   for (CalibrationRun& run : runs) {
     if (!run.has_evidence()) continue;
-    run.Agreeing(OptionsOf(result.chosen));
+    run.Agree(OptionsOf(result.chosen));
     const std::vector<double> kept = run.EvidenceKept();
     result.evidence.resize(layers, 0.0);
     for (size_t l = 0; l < layers; ++l) result.evidence[l] += kept[l];

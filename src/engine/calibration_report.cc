@@ -206,6 +206,35 @@ std::string ProfileJson(const Calibration& calibration) {
   return text + "\n";
 }
 
+std::string ProfileJson(const SplitCalibration& calibration) {
+  const Profile& profile = calibration.profile;
+  OrderedJson json;
+  json["format"] = kProfileFormat;
+  json["version"] = kProfileVersion;
+  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  json["settings"] = {{"policy", CalibratedPolicy().name},
+                      {"budget", profile.budget},
+                      {"budget_of", "bytes"},
+                      {"keys", profile.keys},
+                      {"values", profile.values}};
+  OrderedJson trials = OrderedJson::array();
+  for (const SplitTrial& trial : calibration.trials) {
+    trials.push_back({{"budget", trial.budget},
+                      {"keys", trial.bits.keys},
+                      {"values", trial.bits.values},
+                      {"tokens_share", Round(trial.tokens_share)},
+                      {"loss", Round(trial.loss)},
+                      {"log_loss", Round(trial.log_loss)}});
+  }
+  json["measured"] = {{"samples", calibration.samples},
+                      {"answer_tokens", calibration.answer_tokens},
+                      {"loss", Round(calibration.chosen.loss)},
+                      {"trials", trials}};
+  std::string text;
+  Print(json, "", &text);
+  return text + "\n";
+}
+
 std::string ProfileJson(const PrefixCalibration& calibration) {
   const Profile& profile = calibration.profile;
   OrderedJson json;

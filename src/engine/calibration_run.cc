@@ -116,11 +116,6 @@ CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const Calibra
   options_.threads = options.threads;
   options_.cancel = options.cancel;
   SetThreads(options_.threads > 0 ? options_.threads : PhysicalCores());
-  if (internals_.decoder().cache_spec().shares()) {
-    FailUsage(
-        "this model has layers that read another's cache; which layers to observe and where to drop cannot be "
-        "measured on it");
-  }
   SamplePrompt read = ReadSample(*model_, sample, options_);
   ids_ = std::move(read.ids);
   context_ids_ = read.context_ids;
@@ -144,7 +139,9 @@ CalibrationRun::CalibrationRun(std::shared_ptr<const Model> model, const Calibra
   answer_ = answer.ids;
   Conversation again(model_, options_);  // batched as the runs that it is compared with: the same rounding
   again.ReadPrompt(ids_, media_);
-  top1_ = again.Score(answer_, false).top1;
+  ScoreResult scored = again.Score(answer_, false);
+  top1_ = std::move(scored.top1);
+  logprobs_ = std::move(scored.logprobs);
 }
 
 void CalibrationRun::FindEvidence(const CalibrationSample& sample) {
@@ -263,7 +260,7 @@ void CalibrationRun::AddMass(const AttendedRows& block, SampleObservation* seen)
   }
 }
 
-int64_t CalibrationRun::Agreeing(const KvOptions& kv) {
+CalibrationRun::Agreement CalibrationRun::Agree(const KvOptions& kv) {
   SessionOptions options = options_;
   options.kv = kv;
   options.kv.when = request_.when;
@@ -271,10 +268,17 @@ int64_t CalibrationRun::Agreeing(const KvOptions& kv) {
   Conversation conversation(model_, options);
   conversation.ReadPrompt(ids_, media_, nullptr, context_ids_);
   kept_ = conversation.kept();
-  const std::vector<int32_t> top1 = conversation.Score(answer_, false).top1;
-  int64_t equal = 0;
-  for (size_t i = 0; i < top1.size(); ++i) equal += top1[i] == top1_[i] ? 1 : 0;
-  return equal;
+  const ScoreResult scored = conversation.Score(answer_, false);
+  Agreement agreement;
+  for (size_t i = 0; i < top1_.size(); ++i) {
+    agreement.tokens += scored.top1[i] == top1_[i] ? 1 : 0;
+    agreement.log_loss += static_cast<double>(logprobs_[i]) - static_cast<double>(scored.logprobs[i]);
+  }
+  for (const auto& layer : kept_) {
+    for (const auto& head : layer) agreement.kept_sum += static_cast<int64_t>(head.size());
+    agreement.kept_heads += static_cast<int64_t>(layer.size());
+  }
+  return agreement;
 }
 
 std::vector<double> CalibrationRun::EvidenceKept() const {

@@ -64,13 +64,20 @@ class CalibrationRun {
 
   // One pass with full attention over prompt and answer.
   SampleObservation Observe();
-  // How many answer tokens the run of these options agrees on with the full cache; the last kept lists stay readable.
-  int64_t Agreeing(const KvOptions& kv);
+  struct Agreement {
+    int64_t tokens = 0;    // of the answer's, on which it prefers what the full cache prefers
+    double log_loss = 0;   // what the log-probability of the answer's tokens fell by, summed
+    int64_t kept_sum = 0;  // entries, over all heads of all layers
+    int64_t kept_heads = 0;
+  };
+  // The run of these options beside the full cache; the last kept lists stay readable.
+  Agreement Agree(const KvOptions& kv);
   // Share of the evidence tokens in the last kept lists, per layer, mean over heads.
   std::vector<double> EvidenceKept() const;
 
   bool has_evidence() const { return !evidence_.empty(); }
   int64_t answer_tokens() const { return static_cast<int64_t>(answer_.size()); }
+  int64_t part_tokens() const { return part_; }  // that are compressed
   int64_t prompt_tokens() const { return static_cast<int64_t>(prompt_.ids.size()); }
   int64_t visual_tokens() const { return media_.empty() ? 0 : static_cast<int64_t>(measured_.size()); }
 
@@ -91,6 +98,7 @@ class CalibrationRun {
   std::vector<int32_t> measured_;  // ascending
   std::vector<int32_t> probed_;    // visual queries whose attention mass is measured, ascending
   std::vector<int32_t> answer_, top1_;
+  std::vector<float> logprobs_;    // of the answer's tokens under the full cache
   std::vector<int32_t> evidence_;  // tokens
   std::vector<std::vector<std::vector<int32_t>>> kept_;
 };

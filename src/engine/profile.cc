@@ -10,6 +10,7 @@
 #include "engine/profile_format.h"
 #include "policy/drop.h"
 #include "policy/registry.h"
+#include "purekv/calibrate.h"
 
 namespace purekv {
 namespace {
@@ -21,6 +22,28 @@ KvOptions WithShares(const Profile& profile, KvOptions kv) {
               " prefix, not for ", kv.policy, " with ", Field{"kv.allocator"}, " ", AllocatorOf(kv));
   }
   if (kv.options.emplace("prefix", "profile").first->second != "online") kv.prefix_shares = profile.shares;
+  return kv;
+}
+
+// One of the forms that CalibrateSplit tries.
+std::string ReadBits(const JsonFields& settings, const char* key) {
+  const std::string form = settings.String(key);
+  for (const BitSplit& one : TriedSplits()) {
+    if (form == one.keys || form == one.values) return form;
+  }
+  Fail(settings.where(), ": ", key, ": same, int8, int4 or int2 is expected");
+}
+
+KvOptions WithSplit(const Profile& profile, KvOptions kv) {
+  const KvOptions untouched;
+  if (!kv.budget && !kv.tokens && !kv.bytes) {
+    kv.budget = profile.budget;
+    kv.budget_of = profile.budget_of;
+  }
+  if (kv.keys == untouched.keys && kv.values == untouched.values) {
+    kv.keys = profile.keys;
+    kv.values = profile.values;
+  }
   return kv;
 }
 
@@ -55,6 +78,14 @@ Profile ReadProfile(const std::string& path) {
     Fail(path, ": settings: policy: \"", policy, "\" or \"", kPrefixPolicy, "\" is expected");
   }
   profile.budget = settings.Number("budget", 1e-9, 1);
+  if (settings.Has("budget_of")) {
+    if (settings.String("budget_of") != "bytes") Fail(path, ": settings: budget_of: \"bytes\" is expected");
+    profile.budget_of = KvOptions::Of::kBytes;
+    profile.keys = ReadBits(settings, "keys");
+    profile.values = ReadBits(settings, "values");
+    profile.sparse_from = profile.layers;
+    return profile;
+  }
   profile.sources = settings.Ints("sources", 0, profile.layers - 1);
   if (profile.sources.empty()) Fail(path, ": settings: sources: at least one layer is expected");
   for (size_t i = 1; i < profile.sources.size(); ++i) {
@@ -100,6 +131,7 @@ KvOptions WithProfile(const Profile& profile, KvOptions kv, bool drop) {
   const std::string& policy = CalibratedPolicy().name;
   if (kv.policy == KvOptions().policy) kv.policy = policy;
   if (kv.policy != policy) FailUsage("a profile is for policy ", policy, ", not ", kv.policy);
+  if (profile.budget_of == KvOptions::Of::kBytes) return WithSplit(profile, std::move(kv));
   if (!kv.budget && !kv.tokens && !kv.bytes) kv.budget = profile.budget;
   std::string sources;
   for (const int64_t layer : profile.sources) sources += StrCat(sources.empty() ? "" : ",", layer);
