@@ -108,6 +108,7 @@ struct SplitTrial {
   double loss = 0;          // 1 - share of answer tokens on which it and the full cache prefer the same token
   double log_loss = 0;      // mean over them of what their log-probability fell by, natural
   double tokens_share = 0;  // kept, of the part's: mean over samples
+  double bytes_share = 0;   // allocated for them, plain tails of encoded heads included, of the plain cache's
 };
 
 struct SplitCalibration {

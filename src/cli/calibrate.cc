@@ -245,9 +245,10 @@ void PrintSplit(const SplitCalibration& result, const CalibrateFlags& flags) {
   std::string text;
   for (const SplitTrial& trial : result.trials) {
     char row[160];
-    std::snprintf(row, sizeof row, "bytes %.3f  keys %-4s  values %-4s  tokens %.3f  loss %.4f  log loss %.4f\n",
-                  trial.budget, trial.bits.keys.c_str(), trial.bits.values.c_str(), trial.tokens_share, trial.loss,
-                  trial.log_loss);
+    std::snprintf(row, sizeof row,
+                  "bytes %.3f  keys %-4s  values %-4s  tokens %.3f  allocated %.3f  loss %.4f  log loss %.4f\n",
+                  trial.budget, trial.bits.keys.c_str(), trial.bits.values.c_str(), trial.tokens_share,
+                  trial.bytes_share, trial.loss, trial.log_loss);
     text += row;
   }
   Print(StrCat(text, "budget ", result.chosen.budget, " of the bytes, keys ", result.chosen.bits.keys, ", values ",

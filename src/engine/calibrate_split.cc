@@ -26,6 +26,8 @@ SplitTrial Try(std::vector<CalibrationRun>& runs, double budget, const BitSplit&
     trial.tokens_share += static_cast<double>(one.kept_sum) /
                           static_cast<double>(one.kept_heads * runs[i].part_tokens()) /
                           static_cast<double>(runs.size());
+    trial.bytes_share +=
+        static_cast<double>(one.bytes_kept) / static_cast<double>(one.bytes_full) / static_cast<double>(runs.size());
     if (options.progress) options.progress("search", static_cast<int64_t>(i) + 1, static_cast<int64_t>(runs.size()));
   }
   trial.loss = 1 - static_cast<double>(agreeing) / static_cast<double>(answer_tokens);

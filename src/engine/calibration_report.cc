@@ -223,6 +223,7 @@ std::string ProfileJson(const SplitCalibration& calibration) {
                       {"keys", trial.bits.keys},
                       {"values", trial.bits.values},
                       {"tokens_share", Round(trial.tokens_share)},
+                      {"bytes_share", Round(trial.bytes_share)},
                       {"loss", Round(trial.loss)},
                       {"log_loss", Round(trial.log_loss)}});
   }

@@ -274,6 +274,8 @@ CalibrationRun::Agreement CalibrationRun::Agree(const KvOptions& kv) {
     agreement.tokens += scored.top1[i] == top1_[i] ? 1 : 0;
     agreement.log_loss += static_cast<double>(logprobs_[i]) - static_cast<double>(scored.logprobs[i]);
   }
+  agreement.bytes_kept = conversation.kv().bytes_kept;
+  agreement.bytes_full = conversation.kv().bytes_full;
   for (const auto& layer : kept_) {
     for (const auto& head : layer) agreement.kept_sum += static_cast<int64_t>(head.size());
     agreement.kept_heads += static_cast<int64_t>(layer.size());

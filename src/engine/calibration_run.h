@@ -69,6 +69,7 @@ class CalibrationRun {
     double log_loss = 0;   // what the log-probability of the answer's tokens fell by, summed
     int64_t kept_sum = 0;  // entries, over all heads of all layers
     int64_t kept_heads = 0;
+    int64_t bytes_kept = 0, bytes_full = 0;  // as KvStats
   };
   // The run of these options beside the full cache; the last kept lists stay readable.
   Agreement Agree(const KvOptions& kv);
