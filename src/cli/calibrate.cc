@@ -139,7 +139,7 @@ void CheckCalibrateFlags(const FlagTable& table, const CalibrateFlags& flags) {
 // Every question about every medium, the context behind it; or about the context alone.
 std::vector<CalibrationSample> SamplesOfFlags(const PromptFlags& prompt) {
   std::vector<CalibrationSample> samples;
-  const auto add = [&](const std::string& name, std::vector<MediaSource> media) {
+  const auto add = [&](const std::string& name, const std::vector<MediaSource>& media) {
     for (const std::string& question : prompt.prompts) {
       CalibrationSample& sample = samples.emplace_back();
       sample.name = name;
