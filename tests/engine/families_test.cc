@@ -1,0 +1,212 @@
+// Every family under everything: what works on one works on all, or is refused for a reason that the family has (no
+// videos, no windows of slices). On the tiny models of tests/data/reference.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "models/language_model.h"
+#include "policy/registry.h"
+#include "purekv/session.h"
+#include "support/reference_model.h"
+
+namespace purekv {
+namespace {
+
+struct Family {
+  std::string name;
+  std::unique_ptr<ReferenceModel> files;
+  std::shared_ptr<const Model> model;
+  Turn turn;
+  bool video = false;
+};
+
+// Of each case the prompt with most media, a video among them where there is one.
+const std::vector<Family>& Families() {
+  static const std::vector<Family>* const families = [] {
+    auto* const all = new std::vector<Family>;
+    std::vector<std::string> names = ReferenceCases();
+
+    for (const std::string& name : names) {
+      Family& family = all->emplace_back();
+      family.name = name;
+      family.files = std::make_unique<ReferenceModel>(name);
+      family.model = Model::Load(family.files->directory(), {.activations = Dtype::kF32});
+      size_t best = 0;
+      for (const Json& prompt : family.files->prompts()) {
+        const Turn turn = family.files->FirstTurn(prompt);
+        bool video = false;
+        for (const MediaSource& source : turn.media) video = video || source.kind != MediaSource::Kind::kImage;
+        const size_t value = turn.media.size() + (video ? 100 : 0);
+        if (value <= best) continue;
+        best = value;
+        family.turn = turn;
+        family.video = video;
+      }
+      // Files cut short the lists of frames alone; a rate may be refused.
+      if (!family.video) family.turn.media_options.fps.reset();
+    }
+    return all;
+  }();
+  return *families;
+}
+
+// What a family makes of a setting: "" when it answers, and the message when it refuses.
+std::string Outcome(const Family& family, const SessionOptions& options) {
+  try {
+    Session session(family.model, options);
+    session.Read(family.turn);
+    const Answer answer = session.Generate({.max_new_tokens = 3}, nullptr);
+    EXPECT_GE(answer.ids.size(), 1U);
+    if (options.kv.policy != "full") {
+      EXPECT_LT(session.kv().bytes_kept, session.kv().bytes_full);
+      EXPECT_LT(session.kv().tokens_kept_mean, static_cast<double>(session.kv().tokens_full));
+    }
+    session.Read({.prompt = "And then?"});
+    EXPECT_GE(session.Generate({.max_new_tokens = 2}, nullptr).ids.size(), 1U);
+    return "";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), Error::Kind::kUsage) << error.what();
+    return error.what();
+  }
+}
+
+// All answer, or all refuse in the same words.
+void ExpectAlike(const SessionOptions& options, const std::function<bool(const Family&)>& concerned = nullptr) {
+  std::map<std::string, std::string> outcomes;
+  for (const Family& family : Families()) {
+    if (concerned && !concerned(family)) continue;
+    SCOPED_TRACE(family.name);
+    outcomes[family.name] = Outcome(family, options);
+  }
+  ASSERT_FALSE(outcomes.empty());
+  const bool refused = !outcomes.begin()->second.empty();
+  for (const auto& [name, outcome] : outcomes) {
+    EXPECT_EQ(!outcome.empty(), refused) << name << ": " << outcome << "; " << outcomes.begin()->first << ": "
+                                         << outcomes.begin()->second;
+  }
+}
+
+// Groups that every head's dimension is a multiple of.
+void InIntegers(const char* form, KvOptions& kv) {
+  kv.keys = kv.values = form;
+  kv.options["key_group"] = kv.options["value_group"] = "16";
+  kv.options["residual"] = "16";
+}
+
+SessionOptions With(const std::string& policy) {
+  SessionOptions options;
+  options.kv.policy = policy;
+  if (policy != "full") options.kv.budget = 0.6;
+  return options;
+}
+
+TEST(Families, EveryPolicyAndMomentOnAll) {
+  for (const PolicyInfo& policy : Policies()) {
+    for (const auto when : {KvOptions::When::kPrompt, KvOptions::When::kContext}) {
+      SCOPED_TRACE(policy.name);
+      SessionOptions options = With(policy.name);
+      options.kv.when = when;
+      ExpectAlike(options);
+    }
+  }
+}
+
+TEST(Families, EveryAllocatorOnAll) {
+  for (const std::string& allocator : Allocators()) {
+    for (const char* policy : {"snapkv", "purekv", "keydiff"}) {
+      SCOPED_TRACE(policy + (":" + allocator));
+      SessionOptions options = With(policy);
+      options.kv.allocator = allocator;
+      ExpectAlike(options);
+    }
+  }
+}
+
+TEST(Families, EveryFormOfTheCacheOnAll) {
+  const std::vector<std::pair<const char*, std::function<void(KvOptions&)>>> forms = {
+      {"int8", [](KvOptions& kv) { InIntegers("int8", kv); }},
+      {"int4", [](KvOptions& kv) { InIntegers("int4", kv); }},
+      {"channels", [](KvOptions& kv) { kv.key_channels = 0.5; }},
+      {"bytes", [](KvOptions& kv) { kv.budget_of = KvOptions::Of::kBytes; }},
+      {"chunks", [](KvOptions& kv) { kv.chunk = 40; }},
+      {"merge", [](KvOptions& kv) { kv.merge = "weighted"; }},
+      {"quest", [](KvOptions& kv) { kv.attend.view = "quest", kv.attend.budget = 0.5; }},
+      {"rekv", [](KvOptions& kv) { kv.attend.view = "rekv", kv.attend.budget = 0.5; }},
+      {"file", [](KvOptions& kv) {
+         kv.store.kind = StoreOptions::Kind::kFile;
+         kv.store.directory = testing::TempDir();
+       }}};
+  for (const auto& [name, add] : forms) {
+    for (const char* policy : {"vnorm", "purekv"}) {
+      SCOPED_TRACE(policy + std::string(":") + name);
+      SessionOptions options = With(policy);
+      add(options.kv);
+      ExpectAlike(options);
+    }
+  }
+}
+
+TEST(Families, DroppingOnAll) {
+  for (const char* policy : {"snapkv", "purekv", "csp"}) {
+    SCOPED_TRACE(policy);
+    SessionOptions options = With(policy);
+    options.kv.drop_layers = {{2, 0.6}};
+    ExpectAlike(options);
+  }
+}
+
+TEST(Families, SparsePrefillOnThoseThatSeeVideos) {
+  for (const char* kind : {"st", "block-sparse"}) {
+    for (const char* policy : {"full", "purekv", "snapkv"}) {
+      SCOPED_TRACE(policy + std::string(":") + kind);
+      SessionOptions options = With(policy);
+      options.prefill.kind = kind;
+      ExpectAlike(options, [](const Family& family) { return family.video; });
+    }
+  }
+}
+
+TEST(Families, SavedCachesAnswerAsTheirSessions) {
+  const TemporaryDirectory directory("families");
+  for (const Family& family : Families()) {
+    SCOPED_TRACE(family.name);
+    SessionOptions options = With("purekv");
+    options.kv.when = KvOptions::When::kContext;
+    Session session(family.model, options);
+    Turn media = family.turn;
+    media.prompt.clear();
+    session.ReadMedia(media);
+    const std::string path = directory.File(family.name + ".pkv");
+    session.Save(path);
+    Session opened = Session::Open(family.model, path, {});
+    const Turn question{.prompt = "What happens?"};
+    session.Read(question);
+    opened.Read(question);
+    EXPECT_EQ(session.Generate({.max_new_tokens = 8}, nullptr).ids,
+              opened.Generate({.max_new_tokens = 8}, nullptr).ids);
+  }
+}
+
+TEST(Families, AFullCacheInChunksOfRowsIsTheSame) {
+  for (const Family& family : Families()) {
+    SCOPED_TRACE(family.name);
+    const auto logits = [&](int64_t block_rows) {
+      SessionOptions options;
+      options.block_rows = block_rows;
+      Session session(family.model, options);
+      session.Read(family.turn);
+      return session.Score({3, 4, 5}, true).logits;
+    };
+    const std::vector<float> whole = logits(SessionOptions().block_rows), parts = logits(16);
+    ASSERT_EQ(whole.size(), parts.size());
+    for (size_t i = 0; i < whole.size(); ++i) ASSERT_NEAR(whole[i], parts[i], 2e-3F) << i;
+  }
+}
+
+}  // namespace
+}  // namespace purekv
