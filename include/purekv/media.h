@@ -38,10 +38,11 @@ struct MediaSource {
   static MediaSource Of(Frames frames, std::optional<double> fps = {});
 };
 
-// How frames are picked from a video.
+// How frames are picked from a video; where the two size pictures and videos differently, too (Qwen3-VL), how these
+// are.
 enum class FrameSampling {
   kQwenVlUtils,  // evenly spaced over the whole length, both ends included (qwen-vl-utils)
-  kHuggingFace,  // int(arange(0, total, total / n)) (transformers' Qwen2VLVideoProcessor)
+  kHuggingFace,  // as transformers' processor of the family: int(arange(0, total, total / n)) (Qwen2-VL, Qwen2.5-VL)
 };
 
 // Limits; what is not set comes from the model directory, else from the family's defaults.
@@ -51,7 +52,7 @@ struct MediaOptions {
   std::optional<int64_t> max_frames;
   std::optional<int64_t> min_pixels;  // per frame, height x width after resizing
   std::optional<int64_t> max_pixels;
-  FrameSampling sampling = FrameSampling::kQwenVlUtils;
+  std::optional<FrameSampling> sampling;  // not set: as the family's reference does it
 };
 
 // What was made of a medium: the frames chosen, and what they cost.
@@ -61,6 +62,8 @@ struct MediaInfo {
   std::array<int64_t, 3> grid{};  // t, h, w in patches
   int64_t tokens = 0;
   double sample_fps = 0;
+  // Seconds of the video at which its slices are, where the family writes them into the prompt (Qwen3-VL); else empty.
+  std::vector<double> slice_seconds{};
   // Of a video file (else 0): the frames that it promises, how many of these are not in it (cut off, or lost where its
   // structure is damaged), and how many of the frames that were decoded the decoder refused or marked as damaged.
   int64_t frames_expected = 0, frames_missing = 0, frames_damaged = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <utility>
 
 #include "base/error.h"
 
@@ -62,6 +64,9 @@ void CheckPkvDescription(const PkvContents& contents, const std::string& path) {
       Fail(where, ": media[", item, "]: tokens: ", medium.tokens, "; square cells of a grid of ", slices, " x ", height,
            " x ", width, " patches cannot be so many");
     }
+    if (const size_t times = medium.slice_seconds.size(); times > 0 && static_cast<int64_t>(times) != slices) {
+      Fail(where, ": media[", item, "]: slice_seconds: ", times, " numbers for ", slices, " slices");
+    }
     const bool image = medium.kind == MediaSource::Kind::kImage;
     if (medium.frames < slices || (image && medium.frames != 1)) {
       Fail(where, ": media[", item, "]: frames: ", medium.frames, "; ",
@@ -81,6 +86,62 @@ void CheckPkvDescription(const PkvContents& contents, const std::string& path) {
   }
 }
 
+namespace {
+
+// Walks the tokens of a context from the first to the last.
+class TokenWalk {
+ public:
+  TokenWalk(const PkvContents& contents, std::string where) : contents_(contents), where_(std::move(where)) {}
+
+  size_t token() const { return token_; }
+  size_t item() const { return item_; }
+  bool AtEnd() const { return token_ == static_cast<size_t>(contents_.tokens()); }
+  bool AtText() const { return contents_.records[5 * token_] == kText; }
+  // The next token is text.
+  void Text() {
+    Expect({kText, -1, -1, -1, -1});
+    ++token_;
+  }
+  // The next tokens are the next medium's, slice by slice. between(): called in front of each slice but the first;
+  // cell(token): of each cell.
+  void Medium(const std::function<void()>& between, const std::function<void(size_t token)>& cell) {
+    if (item_ == contents_.media.size()) {
+      Fail(where_, ": token ", token_, " is of medium ", item_, "; there are ", item_);
+    }
+    const MediaInfo& medium = contents_.media[item_];
+    const auto tokens = static_cast<size_t>(contents_.tokens());
+    if (static_cast<uint64_t>(medium.tokens) > tokens - token_) {
+      Fail(where_, ": ", tokens - token_, " tokens from medium ", item_, " on, which has ", medium.tokens);
+    }
+    const Cells cells = CellsOf(medium);
+    const int32_t kind = medium.kind == MediaSource::Kind::kImage ? kImage : kVideo;
+    for (int64_t i = 0; i < medium.tokens; ++i) {
+      const int64_t row = i / cells.columns;
+      if (i > 0 && i % (cells.rows * cells.columns) == 0) between();
+      if (AtEnd()) Fail(where_, ": ", i, " of the ", medium.tokens, " tokens of medium ", item_);
+      Expect({kind, static_cast<int32_t>(item_), static_cast<int32_t>(row / cells.rows),
+              static_cast<int32_t>(row % cells.rows), static_cast<int32_t>(i % cells.columns)});
+      cell(token_++);
+    }
+    ++item_;
+  }
+
+ private:
+  void Expect(const std::array<int32_t, 5>& record) const {
+    const auto found = contents_.records.subspan(5 * token_, 5);
+    if (std::equal(found.begin(), found.end(), record.begin())) return;
+    Fail(where_, ": record of token ", token_, ": kind ", found[0], ", item ", found[1], ", slice ", found[2], ", row ",
+         found[3], ", column ", found[4], "; ", record[0], ", ", record[1], ", ", record[2], ", ", record[3], ", ",
+         record[4], " is expected");
+  }
+
+  const PkvContents& contents_;
+  std::string where_;
+  size_t token_ = 0, item_ = 0;
+};
+
+}  // namespace
+
 void CheckPkvTokens(const PkvContents& contents, const std::string& path) {
   const std::string where = path + ": section tokens";
   const auto tokens = static_cast<size_t>(contents.tokens());
@@ -92,44 +153,37 @@ void CheckPkvTokens(const PkvContents& contents, const std::string& path) {
            contents.next_position, ", is expected");
     }
   }
-  const auto expect = [&](size_t token, const std::array<int32_t, 5>& record) {
-    const auto found = contents.records.subspan(5 * token, 5);
-    if (std::equal(found.begin(), found.end(), record.begin())) return;
-    Fail(where, ": record of token ", token, ": kind ", found[0], ", item ", found[1], ", slice ", found[2], ", row ",
-         found[3], ", column ", found[4], "; ", record[0], ", ", record[1], ", ", record[2], ", ", record[3], ", ",
-         record[4], " is expected");
-  };
-  const auto expect_id = [&](size_t token, int32_t id) {
-    if (contents.ids[token] == id) return;
-    Fail(where, ": id of token ", token, ": ", contents.ids[token], "; the prompt ids have ", id, " there");
-  };
-  size_t token = 0, item = 0;
-  for (const int32_t id : contents.prompt_ids) {
-    if (token == tokens)
-      Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make more than ", tokens, " tokens");
-    if (contents.records[5 * token] == kText) {
-      expect(token, {kText, -1, -1, -1, -1});
-      expect_id(token++, id);
-      continue;
+  TokenWalk walk(contents, where);
+  const bool apart = std::any_of(contents.media.begin(), contents.media.end(),
+                                 [](const MediaInfo& one) { return !one.slice_seconds.empty(); });
+  if (apart) {  // text that is not of the prompt ids stands among the slices: which, the model knows
+    const auto text = [&] {
+      while (!walk.AtEnd() && walk.AtText()) walk.Text();
+    };
+    for (text(); !walk.AtEnd(); text()) walk.Medium(text, [](size_t) {});
+  } else {
+    const auto expect_id = [&](size_t token, int32_t id) {
+      if (contents.ids[token] == id) return;
+      Fail(where, ": id of token ", token, ": ", contents.ids[token], "; the prompt ids have ", id, " there");
+    };
+    for (const int32_t id : contents.prompt_ids) {
+      if (walk.AtEnd()) {
+        Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make more than ", tokens, " tokens");
+      }
+      if (walk.AtText()) {
+        walk.Text();
+        expect_id(walk.token() - 1, id);
+      } else {
+        walk.Medium([] {}, [&](size_t token) { expect_id(token, id); });
+      }
     }
-    if (item == contents.media.size()) Fail(where, ": token ", token, " is of medium ", item, "; there are ", item);
-    const MediaInfo& medium = contents.media[item];
-    if (static_cast<uint64_t>(medium.tokens) > tokens - token) {
-      Fail(where, ": ", tokens - token, " tokens from medium ", item, " on, which has ", medium.tokens);
+    if (!walk.AtEnd()) {
+      Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make ", walk.token(), " of ", tokens, " tokens");
     }
-    const Cells cells = CellsOf(medium);
-    const int32_t kind = medium.kind == MediaSource::Kind::kImage ? kImage : kVideo;
-    for (int64_t i = 0; i < medium.tokens; ++i) {
-      const int64_t row = i / cells.columns;
-      expect(token, {kind, static_cast<int32_t>(item), static_cast<int32_t>(row / cells.rows),
-                     static_cast<int32_t>(row % cells.rows), static_cast<int32_t>(i % cells.columns)});
-      expect_id(token++, id);
-    }
-    ++item;
   }
-  if (token != tokens)
-    Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make ", token, " of ", tokens, " tokens");
-  if (item != contents.media.size()) Fail(where, ": tokens of ", item, " of ", contents.media.size(), " media");
+  if (walk.item() != contents.media.size()) {
+    Fail(where, ": tokens of ", walk.item(), " of ", contents.media.size(), " media");
+  }
 }
 
 void CheckPkvEntries(const PkvContents& contents, const std::string& path) {

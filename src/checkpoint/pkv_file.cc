@@ -346,6 +346,7 @@ class Parser {
       std::copy(grid.begin(), grid.end(), info.grid.begin());
       info.tokens = item.Int("tokens", 1, tokens_);
       info.sample_fps = item.Number("sample_fps", 0, 1e9);
+      if (item.Has("slice_seconds")) info.slice_seconds = item.Numbers("slice_seconds", 0, 1e9);
       info.frames_expected = item.Int("frames_expected", 0, kMaxInt, 0);  // not in files of earlier builds
       info.frames_missing = item.Int("frames_missing", 0, info.frames_expected, 0);
       info.frames_damaged = item.Int("frames_damaged", 0, kMaxInt, 0);

@@ -160,7 +160,8 @@ void AddFrameFlags(FlagTable& table, const std::string& group, const std::string
   table.Value(group, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
               SetInt(&options->max_frames, 2, kMaxFrames));
   AddPixelFlags(table, options);
-  table.Value(group, "--sampling", "qwen|hf", "which frames: as qwen-vl-utils (default) or as transformers picks them",
+  table.Value(group, "--sampling", "qwen|hf",
+              "frames picked, and sized, as by qwen-vl-utils or by transformers (default: the family's)",
               [options](const std::string& name, const std::string& text) {
                 options->sampling = ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils
                                                                                  : FrameSampling::kHuggingFace;

@@ -211,7 +211,8 @@ OrderedJson BindingSettings(const EvalFlags& flags, const Model& model) {
   settings["max_frames"] = optional(flags.media_options.max_frames);
   settings["min_pixels"] = optional(flags.media_options.min_pixels);
   settings["max_pixels"] = optional(flags.media_options.max_pixels);
-  settings["sampling"] = flags.media_options.sampling == FrameSampling::kQwenVlUtils ? "qwen" : "hf";
+  const auto& sampling = flags.media_options.sampling;
+  settings["sampling"] = !sampling ? "default" : *sampling == FrameSampling::kQwenVlUtils ? "qwen" : "hf";
   settings["limit"] = optional(flags.limit);
   settings["types"] = flags.types;
   settings["lengths"] = flags.lengths;

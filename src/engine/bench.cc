@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "engine/conversation.h"
+#include "engine/prompt_media.h"
 #include "models/measuring.h"
 #include "models/registry.h"
 
@@ -16,34 +17,55 @@ namespace {
 
 constexpr int64_t kDefaultSide = 16;  // patches per side of a frame where no grid is asked for: 224 x 224 pixels
 
+// A video of this grid, as far as a prompt needs it.
+PreparedMedia VideoOfGrid(const Grid& grid, int64_t tokens) {
+  PreparedMedia media;
+  media.tiles = {{{}, grid}};
+  media.tokens = tokens;
+  media.frames.count = grid.t * 2;
+  return media;
+}
+
 // The video that the prompt holds; zeros: none.
-Grid ChooseGrid(const BenchRequest& request, const LanguageModel& model, int64_t markers) {
+Grid ChooseGrid(const BenchRequest& request, const LanguageModel& model) {
   const std::array<int64_t, 3> none = {0, 0, 0};
   if (request.grid && *request.grid == none) return {};
   if (request.grid) return {(*request.grid)[0], (*request.grid)[1], (*request.grid)[2]};
   if (!model.sees()) return {};
-  const int64_t per_slice = model.TokensOfGrid({1, kDefaultSide, kDefaultSide});
-  const int64_t slices = (request.prompt_tokens - markers - 1) / per_slice;
+  const auto tokens_of = [&](int64_t slices) {
+    const Grid grid = {slices, kDefaultSide, kDefaultSide};
+    const int64_t visual = model.TokensOfGrid(grid);
+    return visual + model.parts().prompt->MarkerTokens(VideoOfGrid(grid, visual));
+  };
+  // Markers may come with each slice, and grow with its time.
+  const int64_t more = tokens_of(2) - tokens_of(1);
+  int64_t slices = (request.prompt_tokens - 1 - (tokens_of(1) - more)) / more;
+  while (slices >= 1 && tokens_of(slices) + 1 > request.prompt_tokens) --slices;
   return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
 }
 
-// Visual tokens of the grid; it and its markers must leave room in the prompt. preprocessor null: the model reads text
-// alone.
-int64_t CheckGrid(const Grid& grid, const Preprocessor* preprocessor, int64_t markers, int64_t prompt_tokens) {
-  if (grid == Grid{}) return 0;
+struct GridTokens {
+  int64_t visual = 0, markers = 0;
+};
+
+// What the grid takes of the prompt, which must have room for it. preprocessor null: the model reads text alone.
+GridTokens CheckGrid(const Grid& grid, const Preprocessor* preprocessor, const PromptFormat& prompt,
+                     int64_t prompt_tokens) {
+  if (grid == Grid{}) return {};
   const Message name = Say(Field{"bench.grid"}, " ", grid.t, "x", grid.h, "x", grid.w, ": ");
-  int64_t visual = 0;
   if (preprocessor == nullptr) RefuseMedia(Say(Field{"bench.grid"}));
+  GridTokens tokens;
   try {
-    visual = preprocessor->TokensOfGrid(grid);
+    tokens.visual = preprocessor->TokensOfGrid(grid);
   } catch (const Error& error) {
     FailUsage(name, error);
   }
-  if (visual + markers > prompt_tokens) {
-    FailUsage(name, "its ", visual, " tokens and ", markers, " markers exceed ", Field{"bench.prompt_tokens"}, " ",
-              prompt_tokens);
+  tokens.markers = prompt.MarkerTokens(VideoOfGrid(grid, tokens.visual));
+  if (tokens.visual + tokens.markers > prompt_tokens) {
+    FailUsage(name, "its ", tokens.visual, " tokens and ", tokens.markers, " markers exceed ",
+              Field{"bench.prompt_tokens"}, " ", prompt_tokens);
   }
-  return visual;
+  return tokens;
 }
 
 // Text ids that no special meaning hangs on, the same for the same count.
@@ -59,18 +81,19 @@ std::vector<int32_t> TextIds(int64_t count, int64_t vocabulary, const std::vecto
 }
 
 // A video whose embeddings are there already: random, of the size of a tower's (about 1).
-PreparedMedia EmbeddedMedia(const Grid& grid, int64_t tokens, const LanguageModel& model) {
-  PreparedMedia media;
-  media.tiles = {{{}, grid}};
-  media.tokens = tokens;
-  media.frames.count = grid.t * 2;
-  auto embedded = std::make_shared<Matrix<float>>(tokens, model.decoder().config().hidden);
+PreparedMedia EmbeddedVideo(const Grid& grid, int64_t tokens, const LanguageModel& model) {
+  PreparedMedia media = VideoOfGrid(grid, tokens);
+  const auto embedded = RoomForEmbedded(model, tokens);
   uint64_t state = 54321;
-  for (int64_t i = 0; i < embedded->size(); ++i) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    embedded->data()[i] = static_cast<float>(state >> 40) / static_cast<float>(1 << 23) - 1.0F;
-  }
-  media.embedded = std::move(embedded);
+  const auto fill = [&](Matrix<float>& rows) {
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      rows.data()[i] = static_cast<float>(state >> 40) / static_cast<float>(1 << 23) - 1.0F;
+    }
+  };
+  fill(embedded->rows);
+  for (Matrix<float>& set : embedded->deep) fill(set);
+  media.embedded = embedded;
   return media;
 }
 
@@ -78,12 +101,12 @@ PreparedMedia EmbeddedMedia(const Grid& grid, int64_t tokens, const LanguageMode
 
 void CheckBenchGrid(const std::string& directory, const std::string& shape, const BenchRequest& request) {
   if (!request.grid || *request.grid == std::array<int64_t, 3>{}) return;
-  constexpr int64_t kMarkers = 2;
   const auto& [t, h, w] = *request.grid;
   if (!directory.empty() && !DirectoryExists(directory)) return;  // loading says so; a file sees nothing
   const auto files = directory.empty() ? FilesOfShape(shape, PublishedConfig(shape)) : OpenModelConfig(directory);
-  const auto preprocessor = PlanModel(*files)->ReadPreprocessor();
-  CheckGrid({t, h, w}, preprocessor.get(), kMarkers, request.prompt_tokens);
+  const auto plan = PlanModel(*files);
+  const auto preprocessor = plan->ReadPreprocessor();
+  CheckGrid({t, h, w}, preprocessor.get(), *plan->ReadPrompt(), request.prompt_tokens);
 }
 
 BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
@@ -101,9 +124,9 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   const std::vector<int32_t> image_ids = internals.MediaIds(/*video=*/false);
   avoid.insert(avoid.end(), image_ids.begin(), image_ids.end());
 
-  const int64_t markers = std::max<int64_t>(0, static_cast<int64_t>(media_ids.size()) - 1);
-  const Grid grid = ChooseGrid(request, internals, markers);
-  const int64_t visual = CheckGrid(grid, internals.parts().preprocessor.get(), markers, request.prompt_tokens);
+  const FamilyParts& parts = internals.parts();
+  const Grid grid = ChooseGrid(request, internals);
+  const auto [visual, markers] = CheckGrid(grid, parts.preprocessor.get(), *parts.prompt, request.prompt_tokens);
   if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
     FailUsage(Field{"prefill.kind"}, " ", options.prefill.kind, ": cannot take effect: a prompt of ",
               request.prompt_tokens, " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide, " patches; give a ",
@@ -111,8 +134,7 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
   }
   std::vector<PreparedMedia> media;
   if (visual > 0) {
-    media.push_back(request.vision ? RandomMedia(*internals.parts().preprocessor, grid)
-                                   : EmbeddedMedia(grid, visual, internals));
+    media.push_back(request.vision ? RandomMedia(*parts.preprocessor, grid) : EmbeddedVideo(grid, visual, internals));
   }
   Conversation conversation(model, options);
   const bool repeats = request.depth_read > 0 && request.depth_read < request.depth;
@@ -129,7 +151,7 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
 
   BenchResult result;
   result.grid = {grid.t, grid.h, grid.w};
-  const int64_t text = request.prompt_tokens - (visual > 0 ? visual + markers : 0);
+  const int64_t text = request.prompt_tokens - visual - markers;
   std::vector<int32_t> ids = visual > 0 ? media_ids : std::vector<int32_t>{};
   const std::vector<int32_t> tail = TextIds(text, vocabulary, avoid);
   ids.insert(ids.end(), tail.begin(), tail.end());

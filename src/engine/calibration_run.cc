@@ -70,9 +70,9 @@ SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, con
   SamplePrompt read;
   for (const MediaSource& source : sample.turn.media) {
     PreparedMedia media = internals.LoadMedia(source, sample.turn.media_options, {});
-    auto embedded = std::make_shared<Matrix<float>>(media.tokens, internals.decoder().config().hidden);
+    auto embedded = RoomForEmbedded(internals, media.tokens);
     const auto go_on = [&](int64_t, int64_t) { return options.cancel == nullptr || !options.cancel->load(); };
-    if (!internals.Encode(media, embedded->View(), go_on)) throw Cancelled();
+    if (!internals.Encode(media, FeaturesOf(*embedded), go_on)) throw Cancelled();
     media.embedded = std::move(embedded);
     media.source.reset();
     read.media.push_back(std::move(media));
@@ -92,7 +92,7 @@ void ReadFully(const Model& model, const PromptTokens& tokens, std::vector<Prepa
   const Decoder& decoder = model.internals().decoder();
   const DecoderConfig& config = decoder.config();
   StageTimes times;
-  Matrix<float> hidden = EmbedPrompt(model.internals(), tokens, media, {}, &times);
+  EmbeddedPrompt embedded = EmbedPrompt(model.internals(), tokens, media, {}, &times);
   Sequence sequence(Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
   sequence.Append(tokens.ids, tokens.layout, tokens.positions);
   DecoderWorkspace workspace;
@@ -103,8 +103,9 @@ void ReadFully(const Model& model, const PromptTokens& tokens, std::vector<Prepa
                     .sequence = sequence,
                     .attention = *attention,
                     .observers = observers,
-                    .workspace = workspace},
-                   hidden.View(), kBlockRows);
+                    .workspace = workspace,
+                    .deep = std::move(embedded.deep)},
+                   embedded.hidden.View(), kBlockRows);
   while (pass.Step()) {
     if (options.cancel != nullptr && options.cancel->load()) throw Cancelled();
   }

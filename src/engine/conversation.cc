@@ -182,13 +182,14 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   }
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
-  CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
   // What an answer ends with is a step, as the tokens before it were, not a row of this turn: steps may evict, count,
   // choose what they read, have entries encoded.
   const size_t steps = dialogue_.generated();
   const std::vector<int32_t> said(dialogue_.pending());
   PromptTokens prompt = PlainTokens({said.begin() + static_cast<std::ptrdiff_t>(steps), said.end()}, steps);
-  prompt.Append(LayOutTurn(internals(), ids, media, prompt.next_position, context_ids));
+  PromptTokens turn = LayOutTurn(internals(), ids, media, prompt.next_position, context_ids);
+  CheckRoom(static_cast<int64_t>(turn.ids.size()), visual);
+  prompt.Append(std::move(turn));
   if (prompt.ids.empty()) FailUsage("the prompt is empty");
   // Here, so that a budget that does not fit is refused before the vision tower works for it.
   std::optional<RepeatRequest> request;
@@ -219,18 +220,24 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
       if (!CancelRaised()) Progress("vision", done, total);
       return !CancelRaised();
     };
-    Matrix<float> hidden = EmbedPrompt(internals(), prompt, media, show, &times_);
+    EmbeddedPrompt embedded = EmbedPrompt(internals(), prompt, media, show, &times_);
+    Matrix<float>& hidden = embedded.hidden;
     AddMediaInfo(media, &info);
     media.clear();
     if (dump) dump->Vision(std::as_const(hidden).View(), prompt.layout);
+    if (dump && embedded.deep) dump->Deep(*embedded.deep);
     const StageTimer timer(&times_.prefill_s);
     VisualRows visual(sequence_.layout());
-    Reading reading{prompt, hidden.View(), *attention_, recorder, dump ? &*dump : nullptr};
+    Reading reading{prompt, hidden.View(), nullptr, *attention_, recorder, dump ? &*dump : nullptr};
     if (request) {
       reading.visual = &visual;
       reading.request = &*request;
     }
     for (size_t step = 0; step < steps; ++step) Append(said[step]);
+    if (embedded.deep) {
+      embedded.deep->MoveTokens(static_cast<int32_t>(sequence_.size()));
+      reading.deep = std::move(embedded.deep);
+    }
     Extend(reading);
     dialogue_.TakePending();
   }
@@ -319,7 +326,8 @@ void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
                       .sequence = sequence_,
                       .attention = reading.attention,
                       .observers = observers,
-                      .workspace = workspace_},
+                      .workspace = workspace_,
+                      .deep = reading.deep},
                      reading.hidden.Rows(row, rows), BlockRows());
     bool more = true;
     while (more) {

@@ -95,6 +95,7 @@ class Conversation {
   struct Reading {
     const PromptTokens& prompt;
     MatrixView<float> hidden;  // embedded; dropped rows go on the way
+    std::shared_ptr<const DeepRows> deep;
     PrefillAttention& attention;
     LayerObserver* recorder = nullptr;
     Dump* dump = nullptr;

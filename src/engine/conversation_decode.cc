@@ -119,7 +119,7 @@ ScoreResult Conversation::Score(const std::vector<int32_t>& ids, bool keep_logit
     const PromptTokens answer = PlainTokens({ids.begin(), ids.end() - 1});
     Matrix<float> hidden(static_cast<int64_t>(answer.ids.size()), internals().decoder().config().hidden);
     internals().decoder().Embed(answer.ids, hidden.View());
-    Reading reading{answer, hidden.View(), *dense_};
+    Reading reading{answer, hidden.View(), nullptr, *dense_};
     Extend(reading);
     take(std::as_const(hidden).View());
   }

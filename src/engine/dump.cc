@@ -73,6 +73,14 @@ void Dump::Vision(MatrixView<const float> hidden, const TokenLayout& layout) {
   if (count > 0) WriteNpy(JoinPath(directory_, "vision.npy"), std::span<const float>(rows), {count, hidden.cols});
 }
 
+void Dump::Deep(const DeepRows& rows) {
+  for (int64_t layer = 0; layer < rows.layers(); ++layer) {
+    char name[32];
+    std::snprintf(name, sizeof(name), "deep_%02d", static_cast<int>(layer));
+    Write(name, rows.set(layer));
+  }
+}
+
 void Dump::Hidden(int64_t layer, int64_t first_row, int64_t total, MatrixView<const float> rows) {
   if (static_cast<int64_t>(hidden_.size()) <= layer) hidden_.resize(static_cast<size_t>(layer) + 1);
   Matrix<float>& all = hidden_[static_cast<size_t>(layer)];

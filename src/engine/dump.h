@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/matrix.h"
+#include "engine/deep_rows.h"
 #include "engine/layer_observer.h"
 #include "models/language_model.h"
 
@@ -23,6 +24,7 @@ class Dump {
   void Prompt(const PromptTokens& prompt, bool one_axis);
   void Media(std::span<const PreparedMedia> media, const LanguageModel& model);  // pixel_values, grid
   void Vision(MatrixView<const float> hidden, const TokenLayout& layout);        // visual rows of the embedded prompt
+  void Deep(const DeepRows& rows);                                               // what is added behind each layer
   // Input of `layer` (layers = what the final norm gets), rows first_row .. of a prompt of `total` rows.
   void Hidden(int64_t layer, int64_t first_row, int64_t total, MatrixView<const float> rows);
   void Logits(std::span<const float> logits);

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "base/matrix.h"
+#include "engine/deep_rows.h"
 #include "kernels/kv_view.h"
 
 namespace purekv {
@@ -34,6 +36,8 @@ struct AttendedRows {
 class LayerObserver {
  public:
   virtual ~LayerObserver() = default;
+  // A pass begins that adds these behind its first layers; not called where nothing is added. They are never changed.
+  virtual void Deep(const std::shared_ptr<const DeepRows>& /*rows*/) {}
   // Asked when the layer begins; only what was wanted comes.
   virtual LayerWants Wants(int64_t layer) const = 0;
   // The input of `layer`, all rows that it runs; layer == layers: what the final norm gets. hidden [rows, hidden]

@@ -81,12 +81,15 @@ ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
 }
 
 // Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
-int64_t TextTokens(const ModelFiles& files, const std::string& prompt) {
-  const ModelTexts texts = files.ReadTexts();
-  if (!texts.tokenizer) return 2;
+int64_t TextTokens(const ModelPlan& plan, const PreparedMedia& video, const std::string& prompt) {
+  const auto format = plan.ReadPrompt();
+  const int64_t markers = format->MarkerTokens(video);
+  const ChatTexts& texts = format->texts();
+  if (!texts.tokenizer) return markers;
   const std::string text =
       texts.chat_template.FirstTurn({}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
-  return static_cast<int64_t>(texts.tokenizer->Encode(text).size()) - 1;  // one stands for all visual ones
+  const auto ids = static_cast<int64_t>(texts.tokenizer->Encode(text).size());
+  return ids - static_cast<int64_t>(format->MediaIds(/*video=*/true).size()) + markers;
 }
 
 // Tensors that the model does not read: a config.json of fewer layers than the weights, or weights of something else.
@@ -233,7 +236,7 @@ VideoCost Model::CostOfVideo(const std::string& directory, int64_t frames, int64
   cost.media.sample_fps = media.sample_fps;
   cost.height = media.frames.height;
   cost.width = media.frames.width;
-  cost.prompt_tokens = media.tokens + TextTokens(*open.files, prompt);
+  cost.prompt_tokens = media.tokens + TextTokens(*open.plan, media, prompt);
   const KvCacheSpec plain = open.plan->decoder.cache_spec(ChooseFormats({.activations = dtype}).cache);
   const KvCacheSpec spec = WithCodecs(kv, plain);
   const auto whole = static_cast<double>(CacheBytes(plain, cost.prompt_tokens));

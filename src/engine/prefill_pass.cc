@@ -21,6 +21,9 @@ PrefillPass::PrefillPass(const Parts& parts, MatrixView<float> hidden, int64_t b
                hidden.rows, " rows, ", hidden.cols, " columns");
   PUREKV_CHECK(hidden.rows <= parts.sequence.size(), hidden.rows, " rows of ", parts.sequence.size());
   std::iota(tokens_.begin(), tokens_.end(), static_cast<int32_t>(parts.sequence.size() - hidden.rows));
+  if (parts_.deep) {
+    for (LayerObserver* observer : parts_.observers) observer->Deep(parts_.deep);
+  }
   parts_.attention.Begin();
 }
 
@@ -56,6 +59,7 @@ bool PrefillPass::Step() {
     const int64_t count = std::min(block_rows_, rows - row);
     decoder.Finish(layer_, workspace.attended.View().Rows(row, count), hidden.Rows(row, count), workspace);
   }
+  if (parts_.deep) parts_.deep->Add(layer_, tokens, hidden);
   row_ += rows;
   if (row_ < hidden_.rows) return true;
   EndLayer();

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "base/matrix.h"
+#include "engine/deep_rows.h"
 #include "engine/layer_observer.h"
 #include "engine/prefill_attention.h"
 #include "engine/sequence.h"
@@ -24,6 +26,7 @@ class PrefillPass {
     PrefillAttention& attention;
     std::span<LayerObserver* const> observers;  // called in this order
     DecoderWorkspace& workspace;
+    std::shared_ptr<const DeepRows> deep{};  // of tokens of the sequence; null: nothing is added behind a layer
   };
   // hidden: the embedded rows, [rows, hidden], changed in place; the only activation that grows with the prompt. They
   // are the last tokens of the sequence. Each row sees what the cache holds before it. block_rows: rows that pass

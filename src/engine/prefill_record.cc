@@ -124,6 +124,9 @@ class PrefillRecord::Recorder : public LayerObserver {
 class PrefillRecord::MediaRecorder : public Recorder {
  public:
   using Recorder::Recorder;
+  void Deep(const std::shared_ptr<const DeepRows>& rows) override {
+    if (owner_.visual_) owner_.visual_->Deep(rows);
+  }
   void Input(int64_t layer, MatrixView<const float> hidden) override { owner_.visual_->Input(layer, hidden); }
   void Queries(int64_t layer, std::span<const int32_t> tokens, MatrixView<const float> q) override {
     owner_.media_tokens_ = conversation_.cache().tokens();

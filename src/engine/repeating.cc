@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "attention/observer.h"
@@ -201,11 +202,16 @@ RepeatedPart RepeatPart(const Repeating& repeating) {
     const auto attention = MakePrefillAttention({}, repeating.kv, fork.compression(), layers);
     fork.Append(rows.ids, rows.layout, rows.positions);
     Matrix<float> hidden = Embedded(repeating, rows);
+    std::shared_ptr<const DeepRows> deep;
+    if (const DeepRows* const seen = repeating.visual.deep()) {
+      deep = std::make_shared<const DeepRows>(seen->Copied(rows.sources, static_cast<int32_t>(tokens)));
+    }
     PrefillPass pass({.decoder = decoder,
                       .sequence = fork,
                       .attention = *attention,
                       .observers = observers,
-                      .workspace = repeating.workspace},
+                      .workspace = repeating.workspace,
+                      .deep = std::move(deep)},
                      hidden.View(), repeating.block_rows);
     bool more = true;
     while (more) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -23,13 +24,17 @@ class VisualRows : public LayerObserver {
   // layout: of the sequence whose newest tokens the rows are; borrowed while they pass.
   explicit VisualRows(const TokenLayout& layout) : layout_(&layout) {}
   LayerWants Wants(int64_t layer) const override { return {.input = layer == 0, .queries = false, .attended = false}; }
+  void Deep(const std::shared_ptr<const DeepRows>& rows) override { deep_ = rows; }
   void Input(int64_t layer, MatrixView<const float> hidden) override;
 
   // Of a token; empty: it is none of them. [hidden]
   std::span<const float> Row(int32_t token) const;
+  // What they add behind the first layers; null: nothing.
+  const DeepRows* deep() const { return deep_.get(); }
 
  private:
   const TokenLayout* layout_;
+  std::shared_ptr<const DeepRows> deep_;
   std::map<int32_t, Matrix<float>> runs_;  // by the first token of a stretch of visual ones: [tokens, hidden]
 };
 

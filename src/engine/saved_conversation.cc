@@ -64,6 +64,7 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
     medium.tiles = {{{}, {one.grid[0], one.grid[1], one.grid[2]}}};
     medium.tokens = one.tokens;
     medium.sample_fps = one.sample_fps;
+    medium.slice_seconds = one.slice_seconds;
   }
   PromptTokens prompt;
   std::string where = path + ": ";
@@ -89,6 +90,15 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
     Fail(path, ": next_position: ", contents.next_position, "; ", prompt.next_position, " follows the tokens");
   }
   for (size_t i = 0; i < tokens; ++i) {
+    if (contents.ids[i] != prompt.ids[i]) {
+      Fail(path, ": section tokens: id of token ", i, ": ", contents.ids[i], "; this model gives it ", prompt.ids[i]);
+    }
+    const TokenRecord& record = prompt.layout[i];
+    if (contents.records[5 * i] != static_cast<int32_t>(record.kind) || contents.records[5 * i + 2] != record.slice) {
+      Fail(path, ": section tokens: record of token ", i, ": kind ", contents.records[5 * i], ", slice ",
+           contents.records[5 * i + 2], "; this model gives it ", static_cast<int32_t>(record.kind), " and ",
+           record.slice);
+    }
     const auto axes = contents.positions.subspan(3 * i, 3);
     if (prompt.positions[i] == Position{axes[0], axes[1], axes[2]}) continue;
     const Position& right = prompt.positions[i];
@@ -224,10 +234,9 @@ PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
     ids = dialogue_.ContextIds(texts);
   } else {
     ids = dialogue_.FirstTurn(texts);
+    // What follows the media is text, a token an id.
     const PromptTokens prompt = internals().LayOut(ids, media, 0);
-    int64_t repeated = -static_cast<int64_t>(media.size());  // tokens that LayOut added
-    for (const PreparedMedia& one : media) repeated += one.tokens;
-    ids.resize(static_cast<size_t>(prompt.media_end - repeated));
+    ids.resize(ids.size() - (prompt.ids.size() - static_cast<size_t>(prompt.media_end)));
   }
   const int64_t context_ids = turn.context ? static_cast<int64_t>(ids.size()) : 0;
   dialogue_.SetSystem(turn.system);

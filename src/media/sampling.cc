@@ -54,6 +54,17 @@ double RoundTo(double x, int64_t factor) {
   return RoundHalfEven(x / static_cast<double>(factor)) * static_cast<double>(factor);
 }
 
+void CheckChoice(const FrameRange& range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+                 int64_t factor, const std::string& path) {
+  PUREKV_CHECK(factor >= 1, factor);
+  if (!std::isfinite(fps) || fps <= 0) FailUsage("fps ", fps, ": expected a positive number of frames per second");
+  if (min_frames < 1) FailUsage("min_frames ", min_frames, ": expected at least 1");
+  if (max_frames < factor) FailUsage("max_frames ", max_frames, ": expected at least ", factor);
+  if (!std::isfinite(video_fps) || video_fps <= 0)
+    Fail(path, ": its frame rate is ", video_fps, "; expected a positive number");
+  if (range.count < factor) Fail(path, ": has ", range.count, " frame(s); the model needs at least ", factor);
+}
+
 }  // namespace
 
 double RoundHalfEven(double x) {
@@ -108,6 +119,34 @@ Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixe
   return {static_cast<int64_t>(rounded_h), static_cast<int64_t>(rounded_w)};
 }
 
+Size SmartResizeVolume(int64_t frames, int64_t height, int64_t width, int64_t temporal, int64_t factor,
+                       int64_t min_pixels, int64_t max_pixels) {
+  PUREKV_CHECK(factor >= 1 && temporal >= 1, factor, " ", temporal);
+  if (frames < temporal) Fail("a video of ", frames, " frame(s); the model needs at least ", temporal);
+  if (height < factor || width < factor) {
+    Fail("frame size: ", height, " x ", width, " (height x width); both must be at least ", factor);
+  }
+  const auto n = static_cast<double>(frames), h = static_cast<double>(height), w = static_cast<double>(width);
+  if (std::max(h, w) / std::min(h, w) > 200) {
+    Fail("frame size: ", height, " x ", width,
+         ": one side is more than 200 times the other, which the model does not support");
+  }
+  const auto low = static_cast<double>(min_pixels), high = static_cast<double>(max_pixels);
+  double rounded_h = RoundTo(h, factor);
+  double rounded_w = RoundTo(w, factor);
+  const double volume = RoundTo(n, temporal) * rounded_h * rounded_w;
+  if (volume > high) {
+    const double beta = std::sqrt(n * h * w / high);
+    rounded_h = std::max(static_cast<double>(factor), FloorTo(h / beta, factor));
+    rounded_w = std::max(static_cast<double>(factor), FloorTo(w / beta, factor));
+  } else if (volume < low) {
+    const double beta = std::sqrt(low / (n * h * w));
+    rounded_h = CeilTo(h * beta, factor);
+    rounded_w = CeilTo(w * beta, factor);
+  }
+  return {static_cast<int64_t>(rounded_h), static_cast<int64_t>(rounded_w)};
+}
+
 FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> start, std::optional<double> end,
                          int64_t factor, const std::string& path) {
   if (!start && !end) return {0, total};
@@ -128,14 +167,8 @@ FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> 
 
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path) {
-  PUREKV_CHECK(factor >= 1, factor);
-  if (!std::isfinite(fps) || fps <= 0) FailUsage("fps ", fps, ": expected a positive number of frames per second");
-  if (min_frames < 1) FailUsage("min_frames ", min_frames, ": expected at least 1");
-  if (max_frames < factor) FailUsage("max_frames ", max_frames, ": expected at least ", factor);
-  if (!std::isfinite(video_fps) || video_fps <= 0)
-    Fail(path, ": its frame rate is ", video_fps, "; expected a positive number");
+  CheckChoice(range, video_fps, fps, min_frames, max_frames, factor, path);
   const int64_t total = range.count;
-  if (total < factor) Fail(path, ": has ", total, " frame(s); the model needs at least ", factor);
   const auto frames = static_cast<double>(total);
   const double low = CeilTo(static_cast<double>(min_frames), factor);
   const double high = FloorTo(std::min(static_cast<double>(max_frames), frames), factor);
@@ -150,6 +183,35 @@ FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t
   }
   choice.sample_fps = static_cast<double>(count) / frames * video_fps;
   return choice;
+}
+
+FrameChoice ChooseFramesEvenly(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+                               int64_t factor, const std::string& path) {
+  CheckChoice(range, video_fps, fps, min_frames, max_frames, factor, path);
+  const auto total = static_cast<double>(range.count);
+  const double wanted = std::max(std::trunc(total / video_fps * fps), static_cast<double>(min_frames));
+  const auto count = static_cast<int64_t>(std::min({wanted, static_cast<double>(max_frames), total}));
+  FrameChoice choice;
+  const double step = count > 1 ? (total - 1) / static_cast<double>(count - 1) : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double at = i > 0 && i == count - 1 ? total - 1 : static_cast<double>(i) * step;
+    choice.indices.push_back(range.first + static_cast<int64_t>(RoundHalfEven(at)));
+  }
+  choice.sample_fps = static_cast<double>(count) / total * video_fps;
+  return choice;
+}
+
+std::vector<double> SliceSeconds(const std::vector<int64_t>& indices, double video_fps, int64_t temporal) {
+  PUREKV_CHECK(temporal >= 1 && video_fps > 0, temporal, " ", video_fps);
+  const auto count = static_cast<int64_t>(indices.size());
+  const auto seconds = [&](int64_t frame) {
+    return static_cast<double>(indices[static_cast<size_t>(std::min(frame, count - 1))]) / video_fps;
+  };
+  std::vector<double> slices;
+  for (int64_t first = 0; first < count; first += temporal) {
+    slices.push_back((seconds(first) + seconds(first + temporal - 1)) / 2);
+  }
+  return slices;
 }
 
 }  // namespace purekv

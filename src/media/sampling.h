@@ -31,6 +31,12 @@ double RoundHalfEven(double x);
 // within [min_pixels, max_pixels]. Throws Error when one side is more than 200 times the other.
 Size SmartResize(int64_t height, int64_t width, int64_t factor, int64_t min_pixels, int64_t max_pixels);
 
+// The same for a whole video at once, as transformers' Qwen3VLVideoProcessor has it: `frames`, rounded to a multiple of
+// `temporal`, times the area lies within the limits. Throws Error for fewer frames than `temporal`, and for a side
+// below `factor`.
+Size SmartResizeVolume(int64_t frames, int64_t height, int64_t width, int64_t temporal, int64_t factor,
+                       int64_t min_pixels, int64_t max_pixels);
+
 // How many frames, and which (ascending, may repeat only when the video is shorter than asked).
 struct FrameChoice {
   std::vector<int64_t> indices;
@@ -53,5 +59,15 @@ FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> 
 // `factor`. Throws Error naming `path` when the range has fewer than `factor` frames.
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path);
+
+// The same as transformers' Qwen3VLVideoProcessor chooses: `fps` of them, rounded down, any count from `min_frames` to
+// `max_frames`, evenly spaced from the first to the last as numpy.linspace has it. Throws Error naming `path` when the
+// range has fewer than `factor` frames.
+FrameChoice ChooseFramesEvenly(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
+                               int64_t factor, const std::string& path);
+
+// When each slice of `temporal` frames is: the mean of its first and its last frame's index over `video_fps`, the last
+// frame repeated where frames are missing. Seconds.
+std::vector<double> SliceSeconds(const std::vector<int64_t>& indices, double video_fps, int64_t temporal);
 
 }  // namespace purekv

@@ -109,8 +109,13 @@ class PromptFormat {
 
   const ChatTexts& texts() const { return texts_; }
   virtual MediaMarkers Markers(bool video) const = 0;
+  // The placeholder for one medium with its markers around it, where there is no tokenizer to write them.
+  std::vector<int32_t> MediaIds(bool video) const;
+  // Tokens beside the visual ones that LayOut makes of those ids.
+  virtual int64_t MarkerTokens(const PreparedMedia& medium) const;
   // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. Throws Error
-  // (kUsage) when placeholders and media do not match.
+  // (kUsage) when placeholders and media do not match. What stands behind the last medium and its markers becomes one
+  // token an id.
   virtual PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
                               int32_t next_position) const = 0;
 

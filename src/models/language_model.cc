@@ -86,15 +86,6 @@ StorageTotals LanguageModel::storage() const {
   return totals;
 }
 
-std::vector<int32_t> LanguageModel::MediaIds(bool video) const {
-  const MediaMarkers markers = parts_.prompt->Markers(video);
-  std::vector<int32_t> ids;
-  if (markers.before) ids.push_back(*markers.before);
-  if (markers.placeholder >= 0) ids.push_back(markers.placeholder);
-  if (markers.after) ids.push_back(*markers.after);
-  return ids;
-}
-
 const Preprocessor& LanguageModel::NeedPreprocessor(const std::string& path) const {
   if (!sees()) RefuseMedia(Say(path));
   return *parts_.preprocessor;

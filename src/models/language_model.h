@@ -40,8 +40,8 @@ class LanguageModel final {
   }
   // The token that stands for one medium where ids are laid out; -1: there is none.
   int32_t PlaceholderId(bool video) const { return parts_.prompt->Markers(video).placeholder; }
-  // The placeholder for one medium with its markers around it, where there is no tokenizer to write them.
-  std::vector<int32_t> MediaIds(bool video) const;
+  // As PromptFormat.
+  std::vector<int32_t> MediaIds(bool video) const { return parts_.prompt->MediaIds(video); }
 
   // As Preprocessor.
   PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress) const;

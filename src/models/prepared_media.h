@@ -28,6 +28,12 @@ struct Tile {
   Grid grid;          // in patches
 };
 
+// What a connector has made of a medium.
+struct EmbeddedMedia {
+  Matrix<float> rows;               // [tokens, decoder hidden]
+  std::vector<Matrix<float>> deep;  // further sets of as many (MediaFeatures::deep)
+};
+
 // One video or image whose frames have been chosen; they are decoded and resized when the tower asks for them.
 struct PreparedMedia {
   MediaSource::Kind kind = MediaSource::Kind::kVideo;
@@ -37,8 +43,10 @@ struct PreparedMedia {
   std::vector<Tile> tiles;              // at least one, of patches in the same number of rows and columns
   int64_t tokens = 0;
   double sample_fps = 2.0;
-  // Visual embeddings that need no tower any more (read again, or made up to measure speed). [tokens, decoder hidden]
-  std::shared_ptr<const Matrix<float>> embedded;
+  // Of a video: when each slice of `grid()` is, in seconds, where its prompt says so; empty: as sample_fps has it.
+  std::vector<double> slice_seconds{};
+  // Visual embeddings that need no tower any more (read again, or made up to measure speed).
+  std::shared_ptr<const EmbeddedMedia> embedded;
 
   bool is_video() const { return kind != MediaSource::Kind::kImage; }
   // The tiles one after another, as one: slices of all, rows and columns of each.

@@ -1,4 +1,4 @@
-// config.json of Qwen2-VL and Qwen2.5-VL, as published and as later transformers versions re-save it.
+// config.json of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, as published and as later transformers versions re-save it.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "checkpoint/json.h"
+#include "kernels/elementwise.h"
 #include "models/decoder.h"
 
 namespace purekv {
 
-enum class QwenVersion { kQwen2, kQwen2_5 };
+enum class QwenVersion { kQwen2, kQwen2_5, kQwen3 };
 
 struct QwenVisionConfig {
   QwenVersion version = QwenVersion::kQwen2_5;
@@ -25,7 +26,13 @@ struct QwenVisionConfig {
   int64_t merge_size = 2;
   int64_t window_size = 0;              // pixels; 0: every block attends over its whole slice
   std::vector<int64_t> full_attention;  // blocks that attend over the whole slice
-  double tokens_per_second = 0;         // position steps per second; 0: one step per slice (Qwen2-VL)
+  bool layer_norms = false;             // norms are LayerNorm, with a bias; else RMSNorm
+  bool gated = true;                    // the feed-forward has a gate; else two layers with `activation` between them
+  Activation activation = Activation::kSilu;
+  bool patch_bias = false;
+  int64_t position_side = 0;     // of the square table of learned positions; 0: there is none
+  std::vector<int64_t> taps;     // blocks whose output the connector takes, too, ascending (Qwen3-VL)
+  double tokens_per_second = 0;  // position steps per second; 0: one step per slice (Qwen2-VL), or no time (Qwen3-VL)
   int64_t head_dim() const { return hidden / heads; }
   int64_t patch_values() const { return 3 * temporal_patch_size * patch_size * patch_size; }
 };

@@ -15,11 +15,12 @@ struct QwenPlan final : ModelPlan {
   std::unique_ptr<const Preprocessor> ReadPreprocessor() const override {
     return QwenPreprocessor::Read(config, files.directory());
   }
+  std::unique_ptr<const PromptFormat> ReadPrompt() const override { return QwenPrompt::Read(config, files); }
   FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
     // The small files come before the weights: what is wrong with them shows at once.
     FamilyParts parts;
     parts.preprocessor = ReadPreprocessor();
-    parts.prompt = QwenPrompt::Read(config, files);
+    parts.prompt = ReadPrompt();
     parts.tower = std::make_unique<const QwenVisionTower>(config.vision, source, formats);
     parts.connector = std::make_unique<const QwenPatchMerger>(config.vision, source, formats);
     return parts;

@@ -1,4 +1,4 @@
-// From config.json to the parts of a Qwen-VL model, and the sizes in which it was published. Used by the two family
+// From config.json to the parts of a Qwen-VL model, and the sizes in which it was published. Used by the family
 // files.
 #pragma once
 
@@ -20,6 +20,7 @@ struct QwenShape {
   bool tied;
   int64_t vision_intermediate = 3420;  // Qwen2.5-VL
 };
+// Of Qwen2-VL and Qwen2.5-VL.
 Json QwenPublishedConfig(const QwenShape& shape, QwenVersion version, const ModelFamily& family);
 
 }  // namespace purekv

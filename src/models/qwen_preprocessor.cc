@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -15,14 +16,13 @@
 namespace purekv {
 namespace {
 
-// Constants of qwen-vl-utils, in pixels at patch 14, merge 2.
-constexpr double kFps = 2.0;
+constexpr double kFps = 2.0;  // of frames whose rate nobody says
 constexpr int64_t kFrameFactor = 2;
-constexpr int64_t kMinFrames = 4;
-constexpr int64_t kMaxFrames = 768;
-constexpr int64_t kVideoMinPixels = 128 * 28 * 28;
-constexpr int64_t kVideoMaxPixels = 768 * 28 * 28;
-constexpr double kVideoTotalPixels = 90316800;  // int(128000 * 28 * 28 * 0.9)
+// qwen-vl-utils' limits in tokens, of each frame and of a video's all.
+constexpr int64_t kMinFrameTokens = 128;
+constexpr int64_t kMaxFrameTokens = 768;
+constexpr double kVideoTokens = 128000 * 0.9;
+constexpr PixelLimits kImageTokens = {4, 16384};
 
 constexpr int64_t kMaxPixelCount = int64_t{1} << 31;  // in files
 
@@ -35,19 +35,6 @@ PixelLimits Override(PixelLimits limits, const MediaOptions& options) {
     // A minimum next to the maximum would be rounded up beyond it, so a smaller maximum takes the minimum away.
     (options.max_pixels ? limits.min_pixels : limits.max_pixels) = options.max_pixels ? 1 : limits.min_pixels;
   }
-  return limits;
-}
-
-PixelLimits VideoLimits(const QwenPixelLimits& limits_of, int64_t frames, const MediaOptions& options) {
-  PixelLimits limits;
-  if (limits_of.video) return Override(*limits_of.video, options);
-  limits.min_pixels = options.min_pixels.value_or(kVideoMinPixels);
-  const double per_frame = kVideoTotalPixels / static_cast<double>(frames) * kFrameFactor;
-  limits.max_pixels = std::max(static_cast<int64_t>(std::min(static_cast<double>(kVideoMaxPixels), per_frame)),
-                               static_cast<int64_t>(static_cast<double>(limits.min_pixels) * 1.05));
-  if (options.max_pixels) limits.max_pixels = std::min(limits.max_pixels, *options.max_pixels);  // it can only lower
-  // qwen-vl-utils stops here with an assertion; a caller who names only the smaller maximum means it.
-  if (limits.min_pixels > limits.max_pixels) limits.min_pixels = 1;
   return limits;
 }
 
@@ -107,6 +94,25 @@ void CheckSteps(const JsonFields& fields) {
   }
 }
 
+// size_of(), and what it throws with the file in front.
+Size Naming(const std::string& path, const auto& size_of) {
+  try {
+    return size_of();
+  } catch (const Error& error) {
+    throw Error(error.kind(), Say(path, ": ", error));
+  }
+}
+
+void ReadFrameCounts(const JsonFields& fields, QwenPixelLimits* limits) {
+  if (!fields.Bool("do_sample_frames", true)) {
+    Fail(fields.where(), ": do_sample_frames false is not supported; true is");
+  }
+  if (fields.Has("num_frames")) Fail(fields.where(), ": num_frames is not supported; fps is");
+  limits->fps = fields.Number("fps", 1e-3, 1000, limits->fps);
+  limits->min_frames = fields.Int("min_frames", 1, 1 << 20, limits->min_frames);
+  limits->max_frames = fields.Int("max_frames", kFrameFactor, 1 << 20, limits->max_frames);
+}
+
 }  // namespace
 
 std::unique_ptr<const QwenPreprocessor> QwenPreprocessor::Read(const QwenConfig& config, const std::string& dir) {
@@ -119,7 +125,14 @@ std::unique_ptr<const QwenPreprocessor> QwenPreprocessor::Read(const QwenConfig&
   // CLIP's constants, and the limits of the published preprocessor_config.json.
   patches.mean = {0.48145466F, 0.4578275F, 0.40821073F};
   patches.std = {0.26862954F, 0.26130258F, 0.27577711F};
-  limits.image = {4 * 28 * 28, 16384 * 28 * 28};
+  limits.image = {kImageTokens.min_pixels * 28 * 28, kImageTokens.max_pixels * 28 * 28};
+  const bool qwen3 = config.vision.version == QwenVersion::kQwen3;
+  PixelLimits video_limits = {kMinFrameTokens * 28 * 28, kMaxFrameTokens * 28 * 28};
+  if (qwen3) {
+    patches.mean = patches.std = {0.5F, 0.5F, 0.5F};
+    limits.image = {65536, 16777216};
+    limits.video = video_limits = {4096, 25165824};  // of all frames
+  }
   const auto check = [&](const JsonFields& fields) {
     CheckEqual(fields, "patch_size", vision.patch_size);
     CheckEqual(fields, "temporal_patch_size", vision.temporal_patch_size);
@@ -137,9 +150,10 @@ std::unique_ptr<const QwenPreprocessor> QwenPreprocessor::Read(const QwenConfig&
     const Json json = ReadJson(path);
     const JsonFields fields(json, path);
     check(fields);
-    limits.video = ReadLimits(fields, {128 * 28 * 28, 768 * 28 * 28});
+    limits.video = ReadLimits(fields, video_limits);
+    if (qwen3) ReadFrameCounts(fields, &limits);
   }
-  return std::make_unique<const QwenPreprocessor>(patches, limits, config.decoder.max_positions);
+  return std::make_unique<const QwenPreprocessor>(patches, limits, config.decoder.max_positions, vision.version);
 }
 
 Grid QwenPreprocessor::GridOfSize(int64_t frames, const Size& size) const {
@@ -151,8 +165,49 @@ int64_t QwenPreprocessor::CellsOf(const Grid& grid) const {
   return grid.patches() / (patches().merge_size * patches().merge_size);
 }
 
-Size QwenPreprocessor::ResizeTo(int64_t height, int64_t width, const PixelLimits& limits) const {
-  return SmartResize(height, width, patches().patch_size * patches().merge_size, limits.min_pixels, limits.max_pixels);
+bool QwenPreprocessor::ByVolume(const MediaOptions& options) const {
+  return version_ == QwenVersion::kQwen3 && options.sampling != FrameSampling::kQwenVlUtils;
+}
+
+Size QwenPreprocessor::ImageSize(int64_t height, int64_t width, const MediaOptions& options) const {
+  PixelLimits limits = limits_.image;
+  if (version_ == QwenVersion::kQwen3 && !ByVolume(options)) {
+    const int64_t token = factor() * factor();
+    limits = {kImageTokens.min_pixels * token, kImageTokens.max_pixels * token};
+  }
+  limits = Override(limits, options);
+  return SmartResize(height, width, factor(), limits.min_pixels, limits.max_pixels);
+}
+
+PixelLimits QwenPreprocessor::FrameLimits(int64_t frames, const MediaOptions& options) const {
+  if (limits_.video && version_ != QwenVersion::kQwen3) return Override(*limits_.video, options);
+  const int64_t token = factor() * factor();
+  PixelLimits limits;
+  limits.min_pixels = options.min_pixels.value_or(kMinFrameTokens * token);
+  const double per_frame =
+      std::trunc(kVideoTokens * static_cast<double>(token)) / static_cast<double>(frames) * kFrameFactor;
+  limits.max_pixels = std::max(static_cast<int64_t>(std::min(static_cast<double>(kMaxFrameTokens * token), per_frame)),
+                               static_cast<int64_t>(static_cast<double>(limits.min_pixels) * 1.05));
+  if (options.max_pixels) limits.max_pixels = std::min(limits.max_pixels, *options.max_pixels);  // it can only lower
+  // qwen-vl-utils stops here with an assertion; a caller who names only the smaller maximum means it.
+  if (limits.min_pixels > limits.max_pixels) limits.min_pixels = 1;
+  return limits;
+}
+
+Size QwenPreprocessor::VideoSize(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const {
+  if (!ByVolume(options)) {
+    const PixelLimits limits = FrameLimits(frames, options);
+    return SmartResize(height, width, factor(), limits.min_pixels, limits.max_pixels);
+  }
+  Size size = SmartResizeVolume(frames, height, width, patches().temporal_patch_size, factor(),
+                                limits_.video->min_pixels, limits_.video->max_pixels);
+  // What the caller asks for is of each frame, whatever the family.
+  if (options.max_pixels && size.height * size.width > *options.max_pixels) {
+    size = SmartResize(height, width, factor(), 1, *options.max_pixels);
+  } else if (options.min_pixels && size.height * size.width < *options.min_pixels) {
+    size = SmartResize(height, width, factor(), *options.min_pixels, std::max(kMaxPixelCount, *options.min_pixels));
+  }
+  return size;
 }
 
 void QwenPreprocessor::SetTile(PreparedMedia* media) const {
@@ -161,14 +216,7 @@ void QwenPreprocessor::SetTile(PreparedMedia* media) const {
   media->tokens = CellsOf(grid);
 }
 
-Size QwenPreprocessor::ResizedSize(const std::string& path, int64_t frames, int64_t height, int64_t width,
-                                   const PixelLimits& limits) const {
-  Size size;
-  try {
-    size = ResizeTo(height, width, limits);
-  } catch (const Error& error) {
-    throw Error(error.kind(), Say(path, ": ", error));
-  }
+Size QwenPreprocessor::Checked(const std::string& path, int64_t frames, const Size& size) const {
   // Known before a pixel is resized: such a prompt would be refused later anyway, after taking any amount of memory.
   const int64_t tokens = CellsOf(GridOfSize(frames, size));
   if (tokens > max_positions_) {
@@ -179,51 +227,70 @@ Size QwenPreprocessor::ResizedSize(const std::string& path, int64_t frames, int6
   return size;
 }
 
+FrameChoice QwenPreprocessor::ChooseFrom(const VideoInfo& info, const MediaSource& source,
+                                         const MediaOptions& options) const {
+  const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, kFrameFactor, source.path);
+  const double fps = options.fps.value_or(limits_.fps);
+  const int64_t most = options.max_frames.value_or(limits_.max_frames);
+  if (ByVolume(options)) {
+    return ChooseFramesEvenly(range, info.fps, fps, limits_.min_frames, most, kFrameFactor, source.path);
+  }
+  return ChooseFrames(range, info.fps, fps, limits_.min_frames, most, kFrameFactor,
+                      options.sampling.value_or(FrameSampling::kQwenVlUtils), source.path);
+}
+
 PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptions& options,
                                      const FrameProgress& progress) const {
   CheckMediaOptions(options);
   PreparedMedia media;
   media.kind = source.kind;
   media.path = source.path;
+  std::vector<int64_t> indices;  // of the frames, at `source_fps`
+  double source_fps = 0;
+  const auto sized = [&](int64_t count, const auto& size_of) {
+    return Checked(source.path, count, Naming(source.path, size_of));
+  };
   if (source.kind == MediaSource::Kind::kImage) {
-    const PixelLimits limits = Override(limits_.image, options);
     Frames image = ReadImage(source.path);
-    const Size size = ResizedSize(source.path, 1, image.height, image.width, limits);
+    const Size size = sized(1, [&] { return ImageSize(image.height, image.width, options); });
     media.source = StreamOf(ResizePicture(std::move(image), size));
     media.sample_fps = 0;
   } else if (source.kind == MediaSource::Kind::kFrames) {
     const auto choose = [&](int64_t count, int64_t height, int64_t width) {
-      return ResizedSize(source.path, count, height, width, VideoLimits(limits_, count, options));
+      return sized(count, [&] { return VideoSize(count, height, width, options); });
     };
     media.source = source.frames ? StreamFrames(source.frames, source.path, ResizeTorchvision, choose)
                                  : StreamNpy(source.path, ResizeTorchvision, choose);
-    media.sample_fps = source.fps.value_or(options.fps.value_or(kFps));
+    media.sample_fps = source_fps = source.fps.value_or(options.fps.value_or(kFps));
+    indices.resize(static_cast<size_t>(media.source->count()));
+    std::iota(indices.begin(), indices.end(), int64_t{0});
   } else {
     auto video = std::make_unique<VideoReader>(source.path);
     const VideoInfo info = video->info();
-    const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, kFrameFactor, source.path);
-    FrameChoice choice =
-        ChooseFrames(range, info.fps, options.fps.value_or(kFps), kMinFrames, options.max_frames.value_or(kMaxFrames),
-                     kFrameFactor, options.sampling, source.path);
+    FrameChoice choice = ChooseFrom(info, source, options);
     const auto count = static_cast<int64_t>(choice.indices.size());
-    const Size size =
-        ResizedSize(source.path, count, info.size.height, info.size.width, VideoLimits(limits_, count, options));
+    const Size size = sized(count, [&] { return VideoSize(count, info.size.height, info.size.width, options); });
+    indices = choice.indices;
+    source_fps = info.fps;
     media.source = StreamVideo(std::move(video), std::move(choice.indices), size, progress);
     media.sample_fps = choice.sample_fps;
   }
   media.frames = {media.source->count(), media.source->size().height, media.source->size().width};
   SetTile(&media);
+  if (version_ == QwenVersion::kQwen3 && media.is_video()) {
+    media.slice_seconds = SliceSeconds(indices, source_fps, patches().temporal_patch_size);
+  }
   return media;
 }
 
 PreparedMedia QwenPreprocessor::PlanVideo(int64_t frames, int64_t height, int64_t width,
                                           const MediaOptions& options) const {
   CheckMediaOptions(options);
-  const Size size = ResizeTo(height, width, VideoLimits(limits_, frames, options));
+  const Size size = VideoSize(frames, height, width, options);
   PreparedMedia media;
   media.kind = MediaSource::Kind::kFrames;
   media.frames = {frames, size.height, size.width};
-  media.sample_fps = options.fps.value_or(kFps);
+  media.sample_fps = options.fps.value_or(limits_.fps);
   SetTile(&media);
   return media;
 }

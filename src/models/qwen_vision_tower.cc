@@ -26,6 +26,30 @@ std::string BlockName(int64_t block, const char* rest) {
   return StrCat("visual.blocks.", block, ".", rest);
 }
 
+// The two layers of a feed-forward without a gate.
+const char* UpName(const QwenVisionConfig& config) {
+  return config.version == QwenVersion::kQwen3 ? "mlp.linear_fc1" : "mlp.fc1";
+}
+const char* DownName(const QwenVisionConfig& config) {
+  return config.version == QwenVersion::kQwen3 ? "mlp.linear_fc2" : "mlp.fc2";
+}
+
+constexpr char kPatchBias[] = "visual.patch_embed.proj.bias";
+constexpr char kPositionTable[] = "visual.pos_embed.weight";
+
+// torch.linspace(0, side - 1, count) in f32, as its kernel computes it: the second half from the end.
+std::vector<float> Spread(int64_t side, int64_t count) {
+  const auto end = static_cast<float>(side - 1);
+  const float step = count > 1 ? end / static_cast<float>(count - 1) : 0.0F;
+  std::vector<float> values;
+  for (int64_t i = 0; i < count; ++i) {
+    values.push_back(i < count / 2 ? step * static_cast<float>(i)
+                                   : std::fma(-step, static_cast<float>(count - 1 - i), end));
+  }
+  if (count == 1) values[0] = 0;
+  return values;
+}
+
 }  // namespace
 
 WindowPlan PlanWindows(const Grid& grid, const QwenVisionConfig& config) {
@@ -54,13 +78,34 @@ WindowPlan PlanWindows(const Grid& grid, const QwenVisionConfig& config) {
   return plan;
 }
 
+std::vector<PositionTaps> InterpolatePositions(const Grid& grid, int64_t side, int64_t merge) {
+  const std::vector<float> down = Spread(side, grid.h), across = Spread(side, grid.w);
+  std::vector<PositionTaps> taps;
+  taps.reserve(static_cast<size_t>(grid.h * grid.w));
+  const auto add = [&](int64_t row, int64_t column) {
+    const float y = down[static_cast<size_t>(row)], x = across[static_cast<size_t>(column)];
+    const auto top = static_cast<int64_t>(y), left = static_cast<int64_t>(x);
+    const int64_t bottom = std::min(top + 1, side - 1), right = std::min(left + 1, side - 1);
+    const float dy = y - static_cast<float>(top), dx = x - static_cast<float>(left);
+    taps.push_back({{top * side + left, top * side + right, bottom * side + left, bottom * side + right},
+                    {(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx}});
+  };
+  for (int64_t y = 0; y < grid.h; y += merge) {
+    for (int64_t x = 0; x < grid.w; x += merge) {
+      for (int64_t inside = 0; inside < merge * merge; ++inside) add(y + inside / merge, x + inside % merge);
+    }
+  }
+  return taps;
+}
+
 std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config) {
   const int64_t d = config.hidden;
   const int64_t i = config.intermediate;
-  const bool newer = config.version == QwenVersion::kQwen2_5;
   std::vector<TensorSpec> specs = {
       {"visual.patch_embed.proj.weight", {d, 3, config.temporal_patch_size, config.patch_size, config.patch_size}}};
-  const auto norm = [&](const std::string& name) { Norm::AddSpecs(name, d, !newer, &specs); };
+  if (config.patch_bias) specs.push_back({kPatchBias, {d}});
+  if (config.position_side > 0) specs.push_back({kPositionTable, {config.position_side * config.position_side, d}});
+  const auto norm = [&](const std::string& name) { Norm::AddSpecs(name, d, config.layer_norms, &specs); };
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
     specs.push_back({name + ".weight", {out, in}});
     specs.push_back({name + ".bias", {out}});
@@ -70,13 +115,13 @@ std::vector<TensorSpec> QwenVisionTower::Tensors(const QwenVisionConfig& config)
     norm(BlockName(block, "norm2"));
     linear(BlockName(block, "attn.qkv"), 3 * d, d);
     linear(BlockName(block, "attn.proj"), d, d);
-    if (newer) {
+    if (config.gated) {
       linear(BlockName(block, "mlp.gate_proj"), i, d);
       linear(BlockName(block, "mlp.up_proj"), i, d);
       linear(BlockName(block, "mlp.down_proj"), d, i);
     } else {
-      linear(BlockName(block, "mlp.fc1"), i, d);
-      linear(BlockName(block, "mlp.fc2"), d, i);
+      linear(BlockName(block, UpName(config)), i, d);
+      linear(BlockName(block, DownName(config)), d, i);
     }
   }
   return specs;
@@ -96,24 +141,25 @@ QwenVisionTower::QwenVisionTower(const QwenVisionConfig& config, const TensorSou
     return linear;
   };
   // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
-  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, {}, formats, WeightRole::kVision);
+  const Names patch_bias = config.patch_bias ? Names{kPatchBias} : Names{};
+  patch_embed_ = ReadLinear(source, Names{"visual.patch_embed.proj.weight"}, patch_bias, formats, WeightRole::kVision);
   storage_.Add(patch_embed_, patch_embed_.in() * patch_embed_.out());
-  const bool with_bias = config.version == QwenVersion::kQwen2;
+  if (config.position_side > 0) positions_ = ReadFloats(source, kPositionTable);
   blocks_.resize(static_cast<size_t>(config.depth));
   for (int64_t i = 0; i < config.depth; ++i) {
     Block& block = blocks_[static_cast<size_t>(i)];
-    block.norm1 = Norm::Read(source, BlockName(i, "norm1"), with_bias);
-    block.norm2 = Norm::Read(source, BlockName(i, "norm2"), with_bias);
+    block.norm1 = Norm::Read(source, BlockName(i, "norm1"), config.layer_norms);
+    block.norm2 = Norm::Read(source, BlockName(i, "norm2"), config.layer_norms);
     block.qkv = read({BlockName(i, "attn.qkv")});
     block.proj = read({BlockName(i, "attn.proj")});
-    if (config.version == QwenVersion::kQwen2_5) {
+    if (config.gated) {
       block.gate_up = ReadGatedLinear(source, BlockName(i, "mlp.gate_proj"), BlockName(i, "mlp.up_proj"), true, formats,
                                       WeightRole::kVision);
       storage_.Add(block.gate_up, 2 * block.gate_up.in() * block.gate_up.out());
       block.down = read({BlockName(i, "mlp.down_proj")});
     } else {
-      block.up = read({BlockName(i, "mlp.fc1")});
-      block.down = read({BlockName(i, "mlp.fc2")});
+      block.up = read({BlockName(i, UpName(config))});
+      block.down = read({BlockName(i, DownName(config))});
     }
   }
 }
@@ -186,6 +232,7 @@ std::optional<std::vector<Matrix<float>>> QwenVisionTower::Encode(MatrixView<con
     });
     patch_embed_.Run(view, scratch.x.View());
   }
+  AddPositions(grid, scratch.x.View());
   std::vector<Position> positions(static_cast<size_t>(rows));
   const int64_t width = grid.w / merge;
   const int64_t per_slice = (grid.h / merge) * width;
@@ -197,22 +244,27 @@ std::optional<std::vector<Matrix<float>>> QwenVisionTower::Encode(MatrixView<con
   }
   RopeTables(VisionRope(dim), positions, scratch.cos.View(), scratch.sin.View());
 
+  std::vector<Matrix<float>> sets(1);
   for (int64_t i = 0; i < config_.depth; ++i) {
     const auto& full = config_.full_attention;
     const bool windowed = config_.window_size > 0 && std::find(full.begin(), full.end(), i) == full.end();
     for (const RowGroup& group : windowed ? windows : slices) {
       RunBlock(blocks_[static_cast<size_t>(i)], group, scratch);
     }
+    if (std::find(config_.taps.begin(), config_.taps.end(), i) != config_.taps.end()) {
+      Matrix<float>& tapped = sets.emplace_back(rows, config_.hidden);
+      std::memcpy(tapped.data(), scratch.x.data(), static_cast<size_t>(tapped.size()) * sizeof(float));
+    }
     if (keep_going && !keep_going()) return std::nullopt;
   }
-  std::vector<Matrix<float>> sets;
   if (config_.window_size == 0) {
-    sets.push_back(std::move(scratch.x));
+    sets.front() = std::move(scratch.x);
     return sets;
   }
+  PUREKV_CHECK(config_.taps.empty(), "taps of rows in window order");
   const Matrix<float> ordered = std::move(scratch.x);
   scratch = {};  // before as much again is taken
-  Matrix<float>& x = sets.emplace_back(rows, config_.hidden);
+  Matrix<float>& x = sets.front() = Matrix<float>(rows, config_.hidden);
   const auto unit_values = static_cast<size_t>(unit_rows * config_.hidden);
   ParallelForRanges(rows / unit_rows, 8, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -221,6 +273,24 @@ std::optional<std::vector<Matrix<float>>> QwenVisionTower::Encode(MatrixView<con
     }
   });
   return sets;
+}
+
+void QwenVisionTower::AddPositions(const Grid& grid, MatrixView<float> x) const {
+  if (positions_.empty()) return;
+  const std::vector<PositionTaps> taps = InterpolatePositions(grid, config_.position_side, config_.merge_size);
+  const auto per_slice = static_cast<int64_t>(taps.size());
+  ParallelForRanges(x.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto& [rows, weights] = taps[static_cast<size_t>(row % per_slice)];
+      std::array<const float*, 4> table{};
+      for (size_t i = 0; i < 4; ++i) table[i] = positions_.data() + rows[i] * config_.hidden;
+      float* const to = x.Row(row);
+      for (int64_t c = 0; c < config_.hidden; ++c) {
+        to[c] +=
+            table[0][c] * weights[0] + table[1][c] * weights[1] + table[2][c] * weights[2] + table[3][c] * weights[3];
+      }
+    }
+  });
 }
 
 // Queries and keys, rotated, and values in the compute dtype: what the product makes in f32 is rounded once.
@@ -268,10 +338,10 @@ void QwenVisionTower::RunBlock(const Block& block, const RowGroup& group, Scratc
   for (int64_t row = 0; row < x.rows; row += kBlockRows) {
     const int64_t count = std::min(kBlockRows, x.rows - row);
     const AnyMatrixView activated = scratch.activated.View().Rows(0, count);
-    if (config_.version == QwenVersion::kQwen2_5) {
-      block.gate_up.Run(Activation::kSilu, normed.Rows(row, count), activated);
+    if (config_.gated) {
+      block.gate_up.Run(config_.activation, normed.Rows(row, count), activated);
     } else {
-      block.up.RunActivated(Activation::kQuickGelu, normed.Rows(row, count), activated);
+      block.up.RunActivated(config_.activation, normed.Rows(row, count), activated);
     }
     block.down.Run(activated, x.Rows(row, count), /*accumulate=*/true);
   }

@@ -33,6 +33,8 @@ struct ModelPlan {
 
   // Null: the family reads text alone. Throws Error.
   virtual std::unique_ptr<const Preprocessor> ReadPreprocessor() const { return nullptr; }
+  // The prompt format alone: how long prompts are can be told without weights. Throws Error.
+  virtual std::unique_ptr<const PromptFormat> ReadPrompt() const = 0;
   // Small files first, then weights. Throws Error.
   virtual FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const = 0;
 
@@ -74,6 +76,7 @@ Json PublishedConfig(const std::string& shape);
 // The families' own files.
 extern const ModelFamily kQwen2VlFamily;
 extern const ModelFamily kQwen25VlFamily;
+extern const ModelFamily kQwen3VlFamily;
 extern const ModelFamily kQwen2Family;
 extern const ModelFamily kQwen3Family;
 extern const ModelFamily kLlamaFamily;

@@ -45,6 +45,16 @@ RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> 
   return spec;
 }
 
+RopeSpec InterleavedRope(int64_t head_dim, double theta, std::span<const int64_t> sections) {
+  RopeSpec spec = SectionedRope(head_dim, theta, sections);
+  for (int64_t f = 0; f < head_dim / 2; ++f) {
+    const int64_t axis = f % 3;
+    const bool lasts = f < 3 * sections[static_cast<size_t>(axis)];
+    spec.axis[static_cast<size_t>(f)] = lasts ? static_cast<uint8_t>(axis) : 0;
+  }
+  return spec;
+}
+
 RopeSpec PlainRope(int64_t head_dim, double theta, const RopeScaling& scaling) {
   RopeSpec spec;
   spec.axis.assign(static_cast<size_t>(head_dim / 2), 0);

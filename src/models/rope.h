@@ -16,6 +16,10 @@ namespace purekv {
 // frequencies theta^(-2f / head_dim). The sections sum to head_dim / 2.
 RopeSpec SectionedRope(int64_t head_dim, double theta, std::span<const int64_t> sections);
 
+// Interleaved M-RoPE (Qwen3-VL): pairs turn by t, h, w, t, h, w .. while the sections of h and w last, the rest by t;
+// frequencies and the sum of the sections as above.
+RopeSpec InterleavedRope(int64_t head_dim, double theta, std::span<const int64_t> sections);
+
 // How the frequencies of a text model were changed for longer texts ("rope_scaling" of config.json).
 struct RopeScaling {
   enum class Kind { kNone, kLinear, kLlama3, kFactors };

@@ -15,9 +15,12 @@ struct TextPlan final : ModelPlan {
   using ModelPlan::ModelPlan;
   std::vector<int32_t> eos_ids;
 
+  std::unique_ptr<const PromptFormat> ReadPrompt() const override {
+    return std::make_unique<const TextPrompt>(ReadChatTexts(files, eos_ids, decoder.vocabulary));
+  }
   FamilyParts ReadParts(const TensorSource&, const NumberFormats&) const override {
     FamilyParts parts;
-    parts.prompt = std::make_unique<const TextPrompt>(ReadChatTexts(files, eos_ids, decoder.vocabulary));
+    parts.prompt = ReadPrompt();
     return parts;
   }
 };

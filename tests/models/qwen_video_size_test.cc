@@ -37,7 +37,7 @@ TEST(QwenVideoSize, ALimitThatWasNamedWinsOverOneThatWasNot) {
   const auto published = QwenPreprocessor::Read(config, "");
   QwenPixelLimits limits = published->limits();
   limits.video = PixelLimits{28 * 28 * 20, 28 * 28 * 30};
-  const QwenPreprocessor limited(published->patches(), limits, config.decoder.max_positions);
+  const QwenPreprocessor limited(published->patches(), limits, config.decoder.max_positions, QwenVersion::kQwen2_5);
   MediaOptions small;
   small.max_pixels = 28 * 28 * 10;  // below qwen-vl-utils' minimum for video
   EXPECT_LE(published->PlanVideo(8, 20, 30, small).tokens, 4 * 10);

@@ -48,7 +48,7 @@ inline std::string ReferencePath(const std::string& rest) {
 }
 
 inline std::vector<std::string> ReferenceCases() {
-  return {"qwen2_5_vl_flat", "qwen2_5_vl_nested", "qwen2_vl", "qwen2_5_vl_v5"};
+  return {"qwen2_5_vl_flat", "qwen2_5_vl_nested", "qwen2_vl", "qwen2_5_vl_v5", "qwen3_vl", "qwen3_vl_v5"};
 }
 
 // Those that read text alone.

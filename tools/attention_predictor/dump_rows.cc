@@ -138,8 +138,8 @@ void DumpRows(const Asked& asked) {
   std::vector<PreparedMedia> media;
   for (const MediaSource& source : turn.media) {
     PreparedMedia one = internals.LoadMedia(source, turn.media_options, {});
-    auto embedded = std::make_shared<Matrix<float>>(one.tokens, internals.decoder().config().hidden);
-    internals.Encode(one, embedded->View(), [](int64_t, int64_t) { return true; });
+    auto embedded = RoomForEmbedded(internals, one.tokens);
+    internals.Encode(one, FeaturesOf(*embedded), [](int64_t, int64_t) { return true; });
     one.embedded = std::move(embedded);
     one.source.reset();
     media.push_back(std::move(one));
@@ -156,7 +156,7 @@ void DumpRows(const Asked& asked) {
   const auto prompt_tokens = static_cast<int64_t>(all.ids.size());
   for (size_t i = 0; i + 1 < answer.ids.size(); ++i) all.AddText(answer.ids[i]);
   StageTimes times;
-  Matrix<float> hidden = EmbedPrompt(internals, all, media, {}, &times);
+  EmbeddedPrompt embedded = EmbedPrompt(internals, all, media, {}, &times);
   const Decoder& decoder = internals.decoder();
   const DecoderConfig& config = decoder.config();
   Sequence sequence(Compression({}, decoder.cache_spec(), config.heads, config.full_rope()));
@@ -169,8 +169,9 @@ void DumpRows(const Asked& asked) {
                     .sequence = sequence,
                     .attention = *attention,
                     .observers = observers,
-                    .workspace = workspace},
-                   hidden.View(), 512);
+                    .workspace = workspace,
+                    .deep = std::move(embedded.deep)},
+                   embedded.hidden.View(), 512);
   while (pass.Step()) {
   }
 

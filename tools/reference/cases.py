@@ -1,4 +1,4 @@
-"""The four tiny models: config.json in the forms found in the wild, how the weights are stored, which prompts are run.
+"""The six tiny models that see: config.json in the forms found in the wild, how the weights are stored, which prompts are run.
 
 Together they cover: flat, nested and 5.x configs; published and in-memory tensor names; one file and shards; tied and
 untied heads; bf16, f16 and f32 files; head dims 128, 64, 96, 80; 1, 2 and 4 KV heads; windowed and plain towers.
@@ -7,6 +7,8 @@ Two of them have a small rope_theta: with the published 1e6 the last section's a
 for it changes the logits by 1e-4 or less, and a test would not see it.
 """
 import copy
+
+import qwen3_vl
 
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
@@ -116,7 +118,10 @@ def for_transformers_4(config: dict) -> dict:
     if "rope_parameters" in text:
         rope = text.pop("rope_parameters")
         text["rope_theta"] = rope["rope_theta"]
-        text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+        kind = {"rope_type": "default"} if config["model_type"] == "qwen3_vl" else {"type": "mrope"}
+        text["rope_scaling"] = {**kind, "mrope_section": rope["mrope_section"]}
+    if config["model_type"] == "qwen3_vl":  # the root's word counts, and transformers looks inside
+        text["tie_word_embeddings"] = config["tie_word_embeddings"]
     return config
 
 
@@ -162,4 +167,18 @@ CASES = [
      "prompts": [
          prompt("image_video", "What is shown?", ["button.png", "walk.npy"], then="Why?", **SMALL),
          prompt("video_default_limits", "Describe the video.", ["run.npy"])]},
+    {"name": "qwen3_vl",
+     "about": "Qwen3-VL as published: q_proj wider than the hidden state, three deep sets for four layers, tower heads of 72 dims, a table of 7 x 7 positions; two images and a video of five frames",
+     "config": qwen3_vl.published, "way": qwen3_vl, "seed": 51, "dtype": "bf16", "layout": "language_model", "shards": 1,
+     "tokenizer": "tokenizer", "preprocessor": qwen3_vl.IMAGE_JSON, "video_preprocessor": qwen3_vl.VIDEO_JSON,
+     "prompts": [
+         prompt("text", "What is shown in this picture?", then="And what happens at the end?"),
+         prompt("images_video", "Is the picture from the video?", ["street.png", "tower.png", "run.npy"], system="You answer in short sentences.",
+                then="Go on.", min_pixels=6144, max_pixels=20480)]},
+    {"name": "qwen3_vl_v5",
+     "about": "Qwen3-VL with a transformers 5.x config (rope_parameters), tied by the root's word, one deep set, head dim 48, sections that interleave in full; the model's own limits",
+     "config": qwen3_vl.version5, "way": qwen3_vl, "seed": 52, "dtype": "f32", "layout": "language_model", "shards": 2,
+     "tokenizer": "tokenizer_pairs", "preprocessor": qwen3_vl.IMAGE_JSON, "video_preprocessor": qwen3_vl.VIDEO_JSON,
+     "prompts": [
+         prompt("video_image", "Describe the video.", ["walk.npy", "street.png"], then="Why?")]},
 ]

@@ -1,4 +1,4 @@
-"""Golden data of the four tiny models of cases.py: one folder each, one sub-folder per prompt."""
+"""Golden data of the tiny models of cases.py: one folder each, one sub-folder per prompt."""
 import tempfile
 import warnings
 from pathlib import Path
@@ -41,16 +41,24 @@ def read_media(case: dict, prompt: dict) -> list:
     return result
 
 
-def encode_prompt(tokenizer, prompt: dict, clips: list) -> tuple[str, list[int]]:
-    """The rendered template, and its ids with every pad repeated once per merged unit."""
-    rendered = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
+def encode_prompt(tokenizer, rendered: str, clips: list) -> list[int]:
+    """Ids of the rendered template, with every pad repeated once per merged unit."""
     text = rendered
     for kind, _, (gt, gh, gw) in clips:
         text = text.replace(f"<|{kind}_pad|>", "<|place|>" * (gt * gh * gw // 4), 1)
         text = text.replace("<|place|>", f"<|{kind}_done|>")
     for kind in ("image", "video"):
         text = text.replace(f"<|{kind}_done|>", f"<|{kind}_pad|>")
-    return rendered, tokenizer(text)["input_ids"]
+    return tokenizer(text)["input_ids"]
+
+
+class Qwen2Way:
+    """How Qwen2-VL and Qwen2.5-VL read media and write prompts; a case of another family has a module with the same names."""
+    read_media, encode_prompt, Prompt = staticmethod(read_media), staticmethod(encode_prompt), ref.Prompt
+
+    @staticmethod
+    def vision_stages(model, prompt: ref.Prompt) -> dict:
+        return {"vision": ref.vision_rows(model, prompt)}
 
 
 class Stage:
@@ -88,21 +96,24 @@ def second_turn(model, tokenizer, cache, ids, generated, delta, text, stops, pro
     known = len(ids) + len(generated) - 1  # the last generated id has not been fed yet
     logits = ref.extend(model, cache, generated[-1:] + tail, known, delta)[-1]
     whole = ids + generated + tail
-    _, again, _ = ref.prefill(model, ref.Prompt(model, whole, prompt.media))
+    _, again, _ = ref.prefill(model, type(prompt)(model, whole, prompt.media))
     assert (again[-1] - logits).abs().max() < 1e-3 * logits.std(), "cache and recomputation differ"
     out = ref.greedy(model, cache, logits, len(whole), delta, SECOND, stops)
     return {"text": text, "appended_ids": tail, "answer": tokenizer.decode(out["ids"], skip_special_tokens=True), **out}
 
 
 def run_prompt(case: dict, prompt: dict, model, half, tokenizer, folder: Path) -> float:
-    clips = read_media(case, prompt)
-    rendered, ids = encode_prompt(tokenizer, prompt, clips)
-    reference = ref.Prompt(model, ids, clips)
+    way = case.get("way", Qwen2Way)
+    clips = way.read_media(case, prompt)
+    rendered = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
+    ids = way.encode_prompt(tokenizer, rendered, clips)
+    reference = way.Prompt(model, ids, clips)
     stops = {tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")}
     norms = {}
     if clips:
         norms["pixel_values"] = save_stage(folder, "pixel_values", torch.cat([c[1] for c in clips]))
-        norms["vision"] = save_stage(folder, "vision", ref.vision_rows(model, reference))
+        for name, tensor in way.vision_stages(model, reference).items():
+            norms[name] = save_stage(folder, name, tensor)
     hidden, logits, cache = ref.prefill(model, reference)
     for i, tensor in enumerate(hidden):
         norms[f"hidden_{i:02d}"] = save_stage(folder, f"hidden_{i:02d}", tensor)

@@ -90,7 +90,7 @@ def projection(hidden: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which tensors a Qwen2-VL / Qwen2.5-VL directory has
+# Which tensors a Qwen2-VL / Qwen2.5-VL / Qwen3-VL directory has
 
 
 def text_fields(config: dict) -> dict:
@@ -99,13 +99,15 @@ def text_fields(config: dict) -> dict:
 
 
 def is_tied(config: dict) -> bool:
+    if config["model_type"] == "qwen3_vl" and "tie_word_embeddings" in config:
+        return config["tie_word_embeddings"]
     return bool(text_fields(config).get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
 
 
 def tensor_shapes(config: dict) -> dict[str, tuple]:
     """Published tensor name -> shape, in model order."""
     text, vision = text_fields(config), config["vision_config"]
-    windowed = config["model_type"] == "qwen2_5_vl"
+    windowed, newest = config["model_type"] == "qwen2_5_vl", config["model_type"] == "qwen3_vl"
     shapes: dict[str, tuple] = {}
 
     def linear(name, out_features, in_features, bias=True):
@@ -119,11 +121,14 @@ def tensor_shapes(config: dict) -> dict[str, tuple]:
             shapes[name + ".bias"] = (size,)
 
     # In Qwen2-VL's vision_config `hidden_size` is the output width and `embed_dim` the tower's own.
-    width = vision["hidden_size"] if windowed else vision["embed_dim"]
-    out_width = vision["out_hidden_size"] if windowed else vision["hidden_size"]
+    width = vision["hidden_size"] if windowed or newest else vision["embed_dim"]
+    out_width = vision["out_hidden_size"] if windowed or newest else vision["hidden_size"]
     channels = vision.get("in_channels", vision.get("in_chans", 3))
     merge = vision["spatial_merge_size"] ** 2
     shapes["visual.patch_embed.proj.weight"] = (width, channels, vision["temporal_patch_size"], vision["patch_size"], vision["patch_size"])
+    if newest:
+        shapes["visual.patch_embed.proj.bias"] = (width,)
+        shapes["visual.pos_embed.weight"] = (vision["num_position_embeddings"], width)
     for i in range(vision["depth"]):
         block = f"visual.blocks.{i}."
         norm(block + "norm1", width, not windowed)
@@ -135,25 +140,36 @@ def tensor_shapes(config: dict) -> dict[str, tuple]:
             linear(block + "mlp.gate_proj", inner, width)
             linear(block + "mlp.up_proj", inner, width)
             linear(block + "mlp.down_proj", width, inner)
+        elif newest:
+            linear(block + "mlp.linear_fc1", vision["intermediate_size"], width)
+            linear(block + "mlp.linear_fc2", width, vision["intermediate_size"])
         else:
             inner = int(width * vision["mlp_ratio"])
             linear(block + "mlp.fc1", inner, width)
             linear(block + "mlp.fc2", width, inner)
-    norm("visual.merger.ln_q", width, not windowed)
-    linear("visual.merger.mlp.0", merge * width, merge * width)
-    linear("visual.merger.mlp.2", out_width, merge * width)
+    mergers = {"visual.merger": width}
+    if newest:
+        mergers.update({f"visual.deepstack_merger_list.{i}": merge * width for i in range(len(vision["deepstack_visual_indexes"]))})
+    for merger, normed in mergers.items():
+        norm(merger + (".norm" if newest else ".ln_q"), normed, not windowed)
+        linear(merger + (".linear_fc1" if newest else ".mlp.0"), merge * width, merge * width)
+        linear(merger + (".linear_fc2" if newest else ".mlp.2"), out_width, merge * width)
 
     hidden, inner = text["hidden_size"], text["intermediate_size"]
-    kv_width = hidden // text["num_attention_heads"] * text["num_key_value_heads"]
+    dim = text["head_dim"] if newest else hidden // text["num_attention_heads"]
+    q_width, kv_width = dim * text["num_attention_heads"], dim * text["num_key_value_heads"]
     shapes["model.embed_tokens.weight"] = (text["vocab_size"], hidden)
     for i in range(text["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         norm(layer + "input_layernorm", hidden, False)
         norm(layer + "post_attention_layernorm", hidden, False)
-        linear(layer + "self_attn.q_proj", hidden, hidden)
-        linear(layer + "self_attn.k_proj", kv_width, hidden)
-        linear(layer + "self_attn.v_proj", kv_width, hidden)
-        linear(layer + "self_attn.o_proj", hidden, hidden, bias=False)
+        linear(layer + "self_attn.q_proj", q_width, hidden, bias=not newest)
+        linear(layer + "self_attn.k_proj", kv_width, hidden, bias=not newest)
+        linear(layer + "self_attn.v_proj", kv_width, hidden, bias=not newest)
+        if newest:
+            norm(layer + "self_attn.q_norm", dim, False)
+            norm(layer + "self_attn.k_norm", dim, False)
+        linear(layer + "self_attn.o_proj", hidden, q_width, bias=False)
         linear(layer + "mlp.gate_proj", inner, hidden, bias=False)
         linear(layer + "mlp.up_proj", inner, hidden, bias=False)
         linear(layer + "mlp.down_proj", hidden, inner, bias=False)

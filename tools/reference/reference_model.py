@@ -96,7 +96,9 @@ def prefill(model, prompt: Prompt):
 
     for module in [*model.model.language_model.layers, model.model.language_model.norm]:
         hooks.append(module.register_forward_pre_hook(keep, with_kwargs=True))
-    out = model(input_ids=prompt.ids, position_ids=prompt.positions[:, None], use_cache=True, **prompt.inputs())
+    # Without a mask, Qwen3-VL's text model takes jumps of T for the borders of packed sequences.
+    mask = torch.ones_like(prompt.ids)
+    out = model(input_ids=prompt.ids, attention_mask=mask, position_ids=prompt.positions[:, None], use_cache=True, **prompt.inputs())
     for hook in hooks:
         hook.remove()
     return hidden, out.logits[0], out.past_key_values
