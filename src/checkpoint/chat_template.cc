@@ -45,8 +45,9 @@ void CheckUserText(std::string_view text, const char* field) {
   }
 }
 
-ChatTemplate ChatTemplate::Load(const std::string& dir, const std::vector<std::string>& added_tokens) {
-  ChatTemplateSource source = ReadChatTemplate(dir, added_tokens);
+ChatTemplate ChatTemplate::Load(const std::string& dir, const std::vector<std::string>& added_tokens,
+                                const std::string& default_template) {
+  ChatTemplateSource source = ReadChatTemplate(dir, added_tokens, default_template);
   return FromText(std::move(source.text), source.where + ": chat template", ReadSpecialTokens(dir), added_tokens);
 }
 
@@ -176,7 +177,7 @@ std::string ChatTemplate::NextTurn(const std::optional<std::string>& system,
                                    const std::vector<ContentPart>& user) const {
   CheckUserTexts(system, user);
   const std::string after = AfterAnswer(system, user);
-  if (!end_of_turn_ || end_of_turn_->empty()) return after;
+  if (!end_of_turn_) return after;
   const std::string_view closing = WithoutSpace(after);
   if (!closing.starts_with(*end_of_turn_)) {
     Fail(where(), ": closes an answer with ", Quote(closing), " here, and with ", *end_of_turn_, " elsewhere");

@@ -31,10 +31,11 @@ class ChatTemplate {
  public:
   ChatTemplate() = default;  // to be assigned from Load or FromText
 
-  // Reads the template of `dir` (chat_template_files.h: without any, a default). `added_tokens`: the texts of the
-  // tokenizer's added tokens, among which end_of_turn() is found. Throws Error naming the file, and the template's line
-  // where it has one.
-  static ChatTemplate Load(const std::string& dir, const std::vector<std::string>& added_tokens = {});
+  // Reads the template of `dir` (chat_template_files.h: without any, `default_template`, or where that is empty a
+  // default of its own). `added_tokens`: the texts of the tokenizer's added tokens, among which end_of_turn() is found.
+  // Throws Error naming the file, and the template's line where it has one.
+  static ChatTemplate Load(const std::string& dir, const std::vector<std::string>& added_tokens = {},
+                           const std::string& default_template = "");
 
   // A template that stands elsewhere, as in a GGUF file. `where` is for messages; `special_tokens`: the variables
   // bos_token, eos_token, ... Throws Error as Load.
@@ -56,7 +57,8 @@ class ChatTemplate {
   // rendering [system,] user, assistant, user with a made-up answer that must appear exactly once. Throws as FirstTurn.
   std::string NextTurn(const std::optional<std::string>& system, const std::vector<ContentPart>& user) const;
 
-  // The added token that the template writes right behind an answer. "": it writes none there; nullopt: it does not
+  // The added token that the template writes right behind an answer. "": it writes none there, and NextTurn begins with
+  // what is no space; nullopt: it does not
   // write answers as they are, so that there can be one turn only.
   const std::optional<std::string>& end_of_turn() const { return end_of_turn_; }
   // What stands behind an answer, its beginning in quotation marks: for messages.

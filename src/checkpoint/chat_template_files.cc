@@ -115,14 +115,16 @@ ChatTemplateSource DefaultTemplate(const std::string& where, const std::vector<s
   return {chats ? kQwenTemplate : kPlainTemplate, where + ": no chat template is there; the default"};
 }
 
-ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens) {
+ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens,
+                                    const std::string& default_template) {
   if (auto found = FromJsonFile(JoinPath(dir, "chat_template.json"), true)) return *found;
   const std::string jinja = JoinPath(dir, "chat_template.jinja");
   if (FileExists(jinja)) return {ReadFile(jinja, kMaxFile), jinja};
   for (const char* name : {"processor_config.json", "tokenizer_config.json"}) {
     if (auto found = FromJsonFile(JoinPath(dir, name), false)) return *found;
   }
-  return DefaultTemplate(dir, added_tokens);
+  if (default_template.empty()) return DefaultTemplate(dir, added_tokens);
+  return {default_template, dir + ": no chat template is there; the family's own"};
 }
 
 jinja::Variables ReadSpecialTokens(const std::string& dir) {

@@ -14,8 +14,10 @@ struct ChatTemplateSource {
 };
 
 // The template that transformers 4.57.1 takes: chat_template.json, chat_template.jinja, processor_config.json, then
-// tokenizer_config.json; of a list of named ones "default". Without any: DefaultTemplate. Throws Error.
-ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens);
+// tokenizer_config.json; of a list of named ones "default". Without any: `default_template`, or where that is empty
+// DefaultTemplate. Throws Error.
+ChatTemplateSource ReadChatTemplate(const std::string& dir, const std::vector<std::string>& added_tokens,
+                                    const std::string& default_template);
 // What stands for a template that is not there. Tokenizers with <|im_end|> among the added tokens (or with none, which
 // are not known): ChatML with Qwen's default system message and vision markers. Others, of base models: the texts alone
 // behind bos_token, a system message apart by a blank line, answers closed by eos_token.

@@ -118,7 +118,7 @@ class GgufModel final : public ModelFiles {
     }
     return list;
   }
-  ModelTexts ReadTexts() const override {
+  ModelTexts ReadTexts(const std::string&) const override {
     ModelTexts texts;
     if (!file_->Has("tokenizer.ggml.model")) return texts;
     GgufTokenizer read = ReadGgufTokenizer(*file_);

@@ -55,11 +55,11 @@ class DirectoryFiles final : public ModelFiles {
   }
   std::vector<StoredTensorInfo> ListTensors() const override { return ListSafetensors(where()); }
 
-  ModelTexts ReadTexts() const override {
+  ModelTexts ReadTexts(const std::string& default_template) const override {
     ModelTexts texts;
     if (!Tokenizer::Exists(where())) return texts;
     texts.tokenizer = Tokenizer::Load(where());
-    texts.chat_template = ChatTemplate::Load(where(), texts.tokenizer->added_tokens());
+    texts.chat_template = ChatTemplate::Load(where(), texts.tokenizer->added_tokens(), default_template);
     return texts;
   }
   std::optional<Json> ReadGenerationConfig() const override {

@@ -39,8 +39,11 @@ class ModelFiles {
   bool Has(const std::string& tensor) const { return tensors() != nullptr && tensors()->Find(tensor).has_value(); }
   virtual std::vector<StoredTensorInfo> ListTensors() const { return {}; }
 
-  // Throws Error.
-  virtual ModelTexts ReadTexts() const { return {}; }
+  // default_template: stands for a chat template that is not there; "": that of chat_template_files.h. Throws Error.
+  virtual ModelTexts ReadTexts(const std::string& default_template) const {
+    (void)default_template;
+    return {};
+  }
   // generation_config.json. nullopt: there is none. Throws Error.
   virtual std::optional<Json> ReadGenerationConfig() const { return std::nullopt; }
   std::string generation_config_path() const;

@@ -29,6 +29,8 @@ std::string PublishedName(const std::string& name) {
   static constexpr Alias kAliases[] = {{"model.language_model.", "model."},
                                        {"language_model.model.", "model."},
                                        {"model.visual.", "visual."},
+                                       {"model.vision_tower.vision_model.", "vision_tower.vision_model."},
+                                       {"model.multi_modal_projector.", "multi_modal_projector."},
                                        {"language_model.lm_head.", "lm_head."}};
   for (const Alias& alias : kAliases) {
     if (name.starts_with(alias.prefix)) return std::string(alias.published) + name.substr(alias.prefix.size());
@@ -157,6 +159,19 @@ void CheckPlainName(const std::string& file, const std::string& where) {
   }
 }
 
+// PyTorch's own files run code when they are opened, so they are not read; their tensors alone can be written anew.
+void RefusePickle(const std::string& dir) {
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"}) {
+    if (!FileExists(JoinPath(dir, name))) continue;
+    Fail(
+        JoinPath(dir, name), ": pickled weights are not read, safetensors are; in that folder, with torch and ",
+        "safetensors installed, this converts them: python3 -c \"import glob, torch; from safetensors.torch import ",
+        "save_file; tensors = {}; [tensors.update(torch.load(f, map_location='cpu', weights_only=True)) for f in ",
+        "sorted(glob.glob('pytorch_model*.bin'))]; save_file({n: t.clone().contiguous() for n, t in tensors.items()}, ",
+        "'model.safetensors')\"");
+  }
+}
+
 std::unique_ptr<DirectorySource> OpenDirectory(const std::string& dir) {
   if (!DirectoryExists(dir)) Fail(dir, ": no such directory");
   const std::string single = JoinPath(dir, "model.safetensors");
@@ -168,6 +183,7 @@ std::unique_ptr<DirectorySource> OpenDirectory(const std::string& dir) {
 
   const std::string index_path = JoinPath(dir, "model.safetensors.index.json");
   if (!FileExists(index_path)) {
+    RefusePickle(dir);
     Fail(dir, ": no weights: neither model.safetensors nor model.safetensors.index.json is there");
   }
   const Json index = ReadJson(index_path, int64_t{64} << 20);

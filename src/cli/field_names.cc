@@ -37,6 +37,7 @@ const std::vector<FieldName>& FieldNames() {
       {"media.kind.frames", "--frames"},
       {"media.end", "--video-end"},
       {"media.fps", "--fps"},
+      {"media.sampling", "--sampling"},
       {"media.max_frames", "--max-frames"},
       {"media.min_pixels", "--min-pixels"},
       {"media.max_pixels", "--max-pixels"},

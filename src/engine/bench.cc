@@ -15,11 +15,22 @@
 namespace purekv {
 namespace {
 
-constexpr int64_t kDefaultSide = 16;  // patches per side of a frame where no grid is asked for: 224 x 224 pixels
+// What of a prompt is media: one video of a grid, or, where the family sees images alone, an image for each slice.
+struct MediaShape {
+  Grid grid;          // zeros: none
+  int64_t items = 1;  // each of this grid, or of a slice of it
 
-// A video of this grid, as far as a prompt needs it.
-PreparedMedia VideoOfGrid(const Grid& grid, int64_t tokens) {
+  Grid item() const { return items == 1 ? grid : Grid{1, grid.h, grid.w}; }
+};
+
+MediaShape ShapeOf(const Grid& grid, bool videos) {
+  return {grid, videos || grid == Grid{} ? 1 : grid.t};
+}
+
+// A video, or an image, of this grid, as far as a prompt needs it.
+PreparedMedia MediumOfGrid(const Grid& grid, int64_t tokens, bool video) {
   PreparedMedia media;
+  if (!video) media.kind = MediaSource::Kind::kImage;
   media.tiles = {{{}, grid}};
   media.tokens = tokens;
   media.frames.count = grid.t * 2;
@@ -27,43 +38,53 @@ PreparedMedia VideoOfGrid(const Grid& grid, int64_t tokens) {
 }
 
 // The video that the prompt holds; zeros: none.
-Grid ChooseGrid(const BenchRequest& request, const LanguageModel& model) {
+Grid ChooseGrid(const BenchRequest& request, const LanguageModel& model, bool videos) {
   const std::array<int64_t, 3> none = {0, 0, 0};
   if (request.grid && *request.grid == none) return {};
   if (request.grid) return {(*request.grid)[0], (*request.grid)[1], (*request.grid)[2]};
   if (!model.sees()) return {};
-  const auto tokens_of = [&](int64_t slices) {
-    const Grid grid = {slices, kDefaultSide, kDefaultSide};
-    const int64_t visual = model.TokensOfGrid(grid);
-    return visual + model.parts().prompt->MarkerTokens(VideoOfGrid(grid, visual));
+  // As often the slices of the smallest video as fit.
+  const Grid smallest = model.parts().preprocessor->SmallestGrid();
+  const auto times = [&](int64_t count) { return Grid{smallest.t * count, smallest.h, smallest.w}; };
+  const auto fits = [&](int64_t count) {
+    const MediaShape shape = ShapeOf(times(count), videos);
+    const int64_t visual = model.TokensOfGrid(shape.item());
+    const int64_t markers = model.parts().prompt->MarkerTokens(MediumOfGrid(shape.item(), visual, videos));
+    return shape.items * (visual + markers) < request.prompt_tokens;
   };
-  // Markers may come with each slice, and grow with its time.
-  const int64_t more = tokens_of(2) - tokens_of(1);
-  int64_t slices = (request.prompt_tokens - 1 - (tokens_of(1) - more)) / more;
-  while (slices >= 1 && tokens_of(slices) + 1 > request.prompt_tokens) --slices;
-  return slices >= 1 ? Grid{slices, kDefaultSide, kDefaultSide} : Grid{};
+  int64_t most = 0, too_many = 1;
+  while (fits(too_many)) {
+    most = too_many;
+    too_many *= 2;
+  }
+  while (too_many - most > 1) {
+    const int64_t middle = (most + too_many) / 2;
+    (fits(middle) ? most : too_many) = middle;
+  }
+  return most > 0 ? times(most) : Grid{};
 }
 
 struct GridTokens {
   int64_t visual = 0, markers = 0;
 };
 
-// What the grid takes of the prompt, which must have room for it. preprocessor null: the model reads text alone.
-GridTokens CheckGrid(const Grid& grid, const Preprocessor* preprocessor, const PromptFormat& prompt,
+// What each item takes of the prompt, which must have room for all. preprocessor null: the model reads text alone.
+GridTokens CheckGrid(const MediaShape& shape, bool videos, const Preprocessor* preprocessor, const PromptFormat& prompt,
                      int64_t prompt_tokens) {
+  const Grid& grid = shape.grid;
   if (grid == Grid{}) return {};
   const Message name = Say(Field{"bench.grid"}, " ", grid.t, "x", grid.h, "x", grid.w, ": ");
   if (preprocessor == nullptr) RefuseMedia(Say(Field{"bench.grid"}));
   GridTokens tokens;
   try {
-    tokens.visual = preprocessor->TokensOfGrid(grid);
+    tokens.visual = preprocessor->TokensOfGrid(shape.item());
   } catch (const Error& error) {
     FailUsage(name, error);
   }
-  tokens.markers = prompt.MarkerTokens(VideoOfGrid(grid, tokens.visual));
-  if (tokens.visual + tokens.markers > prompt_tokens) {
-    FailUsage(name, "its ", tokens.visual, " tokens and ", tokens.markers, " markers exceed ",
-              Field{"bench.prompt_tokens"}, " ", prompt_tokens);
+  tokens.markers = prompt.MarkerTokens(MediumOfGrid(shape.item(), tokens.visual, videos));
+  if (shape.items > prompt_tokens || shape.items * (tokens.visual + tokens.markers) > prompt_tokens) {
+    FailUsage(name, "its ", shape.items * tokens.visual, " tokens and ", shape.items * tokens.markers,
+              " markers exceed ", Field{"bench.prompt_tokens"}, " ", prompt_tokens);
   }
   return tokens;
 }
@@ -81,8 +102,8 @@ std::vector<int32_t> TextIds(int64_t count, int64_t vocabulary, const std::vecto
 }
 
 // A video whose embeddings are there already: random, of the size of a tower's (about 1).
-PreparedMedia EmbeddedVideo(const Grid& grid, int64_t tokens, const LanguageModel& model) {
-  PreparedMedia media = VideoOfGrid(grid, tokens);
+PreparedMedia EmbeddedOfGrid(const Grid& grid, int64_t tokens, const LanguageModel& model) {
+  PreparedMedia media = MediumOfGrid(grid, tokens, /*video=*/true);
   const auto embedded = RoomForEmbedded(model, tokens);
   uint64_t state = 54321;
   const auto fill = [&](Matrix<float>& rows) {
@@ -106,7 +127,9 @@ void CheckBenchGrid(const std::string& directory, const std::string& shape, cons
   const auto files = directory.empty() ? FilesOfShape(shape, PublishedConfig(shape)) : OpenModelConfig(directory);
   const auto plan = PlanModel(*files);
   const auto preprocessor = plan->ReadPreprocessor();
-  CheckGrid({t, h, w}, preprocessor.get(), *plan->ReadPrompt(), request.prompt_tokens);
+  const auto prompt = plan->ReadPrompt();
+  const bool videos = prompt->Markers(/*video=*/true).placeholder >= 0;
+  CheckGrid(ShapeOf({t, h, w}, videos), videos, preprocessor.get(), *prompt, request.prompt_tokens);
 }
 
 BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchRequest& request,
@@ -119,22 +142,29 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
     FailUsage(Field{"bench.decode_tokens"}, " ", request.decode_tokens, ": must be at least 0");
   }
   const int64_t vocabulary = model->info().vocabulary;
-  std::vector<int32_t> media_ids = internals.MediaIds(/*video=*/true);
+  const bool videos = internals.PlaceholderId(/*video=*/true) >= 0;
+  const std::vector<int32_t> media_ids = internals.MediaIds(videos);
   std::vector<int32_t> avoid = media_ids;
   const std::vector<int32_t> image_ids = internals.MediaIds(/*video=*/false);
   avoid.insert(avoid.end(), image_ids.begin(), image_ids.end());
 
   const FamilyParts& parts = internals.parts();
-  const Grid grid = ChooseGrid(request, internals);
-  const auto [visual, markers] = CheckGrid(grid, parts.preprocessor.get(), *parts.prompt, request.prompt_tokens);
+  const Grid grid = ChooseGrid(request, internals, videos);
+  const MediaShape shape = ShapeOf(grid, videos);
+  const auto [of_item, markers] =
+      CheckGrid(shape, videos, parts.preprocessor.get(), *parts.prompt, request.prompt_tokens);
+  const int64_t visual = of_item * shape.items;
   if (visual == 0 && FindPrefillKind(options.prefill.kind).needs_media) {
+    const Grid one = internals.sees() ? internals.parts().preprocessor->SmallestGrid() : Grid{};
     FailUsage(Field{"prefill.kind"}, " ", options.prefill.kind, ": cannot take effect: a prompt of ",
-              request.prompt_tokens, " tokens holds no frame of ", kDefaultSide, "x", kDefaultSide, " patches; give a ",
+              request.prompt_tokens, " tokens holds no frame of ", one.h, "x", one.w, " patches; give a ",
               Field{"bench.grid"}, " that fits");
   }
   std::vector<PreparedMedia> media;
-  if (visual > 0) {
-    media.push_back(request.vision ? RandomMedia(*parts.preprocessor, grid) : EmbeddedVideo(grid, visual, internals));
+  for (int64_t item = 0; visual > 0 && item < shape.items; ++item) {
+    media.push_back(request.vision ? RandomMedia(*parts.preprocessor, shape.item())
+                                   : EmbeddedOfGrid(shape.item(), of_item, internals));
+    if (!videos) media.back().kind = MediaSource::Kind::kImage;
   }
   Conversation conversation(model, options);
   const bool repeats = request.depth_read > 0 && request.depth_read < request.depth;
@@ -151,8 +181,9 @@ BenchResult RunBench(const std::shared_ptr<const Model>& model, const BenchReque
 
   BenchResult result;
   result.grid = {grid.t, grid.h, grid.w};
-  const int64_t text = request.prompt_tokens - visual - markers;
-  std::vector<int32_t> ids = visual > 0 ? media_ids : std::vector<int32_t>{};
+  const int64_t text = request.prompt_tokens - (visual > 0 ? visual + shape.items * markers : 0);
+  std::vector<int32_t> ids;
+  for (size_t item = 0; item < media.size(); ++item) ids.insert(ids.end(), media_ids.begin(), media_ids.end());
   const std::vector<int32_t> tail = TextIds(text, vocabulary, avoid);
   ids.insert(ids.end(), tail.begin(), tail.end());
   const StageTimes before = conversation.times();

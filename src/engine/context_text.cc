@@ -36,14 +36,14 @@ std::string ReadContextFile(const std::string& path) {
   return text;
 }
 
-std::vector<int32_t> IdsOfContext(const Tokenizer& tokenizer, const std::vector<std::string>& rendered,
+std::vector<int32_t> IdsOfContext(const PromptFormat& prompt, const std::vector<std::string>& rendered,
                                   const std::vector<std::vector<int32_t>>& encoded) {
   const std::string& first = rendered.front();
   size_t same = first.size();
   for (size_t i = 1; i < rendered.size(); ++i) same = std::min(same, Common(first, rendered[i]));
   const std::string_view before = std::string_view(first).substr(0, same);
   if (!before.ends_with(kContextEnd)) return {};
-  std::vector<int32_t> ids = tokenizer.Encode(before.substr(0, same - kContextEnd.size()));
+  std::vector<int32_t> ids = prompt.EncodeFirst(before.substr(0, same - kContextEnd.size()));
   for (const std::vector<int32_t>& one : encoded) ids.resize(Common(ids, one));
   return ids;
 }

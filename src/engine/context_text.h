@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "checkpoint/tokenizer.h"
+#include "models/family.h"
 
 namespace purekv {
 
@@ -29,7 +29,7 @@ constexpr std::string_view kProbes[] = {"1", "\n2"};
 // that holds the context's last character and the line break behind it (".\n\n") is of the question. `rendered` and
 // `encoded`: the turn's text and ids with each of kProbes as its question. Empty where the template does not write
 // context, kContextEnd and question one after the other.
-std::vector<int32_t> IdsOfContext(const Tokenizer& tokenizer, const std::vector<std::string>& rendered,
+std::vector<int32_t> IdsOfContext(const PromptFormat& prompt, const std::vector<std::string>& rendered,
                                   const std::vector<std::vector<int32_t>>& encoded);
 
 }  // namespace purekv

@@ -121,8 +121,7 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
   if (total <= limit || repeated_) return;
   for (const TokenRecord& one : layout()) visual += one.kind == TokenRecord::Kind::kText ? 0 : 1;
   const Message shorter = Say(tokens() > 0 ? "fewer turns or a shorter text help" : "a shorter text helps");
-  const Message smaller = Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
-                              Field{"media.max_pixels"}, ") help");
+  const Message smaller = internals().sees() ? internals().parts().preprocessor->FewerTokens() : shorter;
   const Message& advice = visual == 0 || total - visual > limit ? shorter : smaller;
   Fail("the prompt makes ", total, " tokens, ", total - visual, " of text and ", visual,
        " visual; the model takes at most ", limit, " (config.json: max_position_embeddings); ", advice,

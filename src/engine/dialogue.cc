@@ -38,30 +38,27 @@ Dialogue::FirstTexts Dialogue::TextsOf(const Turn& turn) {
 
 std::string Dialogue::Rendered(const FirstTexts& texts) const {
   tokenizer();  // a directory without one has no template either
-  std::vector<ContentPart> parts;
-  parts.reserve(texts.media.size() + 1);
-  for (const MediaSource::Kind kind : texts.media) {
-    parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
-  }
-  std::string text = texts.context ? *texts.context + std::string(kContextEnd) : "";
-  parts.push_back({ContentPart::Kind::kText, text + texts.prompt});
-  return model_->internals().chat_template().FirstTurn(texts.system, parts, texts.now);
+  const std::string context = texts.context ? *texts.context + std::string(kContextEnd) : "";
+  const LanguageModel& model = model_->internals();
+  return model.chat_template().FirstTurn(texts.system, model.prompt().UserMessage(texts.media, context + texts.prompt),
+                                         texts.now);
 }
 
 std::vector<int32_t> Dialogue::FirstTurn(const FirstTexts& texts) const {
-  return Encoded(Rendered(texts), texts);
+  return Checked(model_->internals().prompt().EncodeFirst(Rendered(texts)), texts);
 }
 
 std::vector<int32_t> Dialogue::ContextIds(const FirstTexts& texts) const {
   std::vector<std::string> rendered;
   std::vector<std::vector<int32_t>> encoded;
+  const PromptFormat& prompt = model_->internals().prompt();
   FirstTexts probe = texts;
-  for (const std::string_view prompt : kProbes) {
-    probe.prompt = prompt;
+  for (const std::string_view one : kProbes) {
+    probe.prompt = one;
     rendered.push_back(Rendered(probe));
-    encoded.push_back(Encoded(rendered.back(), probe));
+    encoded.push_back(Checked(prompt.EncodeFirst(rendered.back()), probe));
   }
-  std::vector<int32_t> ids = IdsOfContext(tokenizer(), rendered, encoded);
+  std::vector<int32_t> ids = IdsOfContext(prompt, rendered, encoded);
   if (ids.empty()) {
     Fail(model_->internals().chat_template().where(), ": does not write a user's text as it is, a blank line in it; a ",
          "context could not be told from its question");
@@ -78,10 +75,18 @@ int64_t Dialogue::CountContextIds(const FirstTexts& texts, const std::vector<int
   FailPrompt();
 }
 
-std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const FirstTexts& texts) const {
+void Dialogue::RefuseMarkers(const Field& field, const std::string& text) const {
+  const LanguageModel& model = model_->internals();
+  const int32_t image = model.PlaceholderId(false), video = model.PlaceholderId(true);
+  for (const int32_t id : model.prompt().Encode(text)) {
+    if (id < 0 || (id != image && id != video)) continue;
+    FailUsage(field, ": holds ", model.prompt().MarkerText(id), ", a marker reserved for media");
+  }
+}
+
+std::vector<int32_t> Dialogue::Checked(std::vector<int32_t> ids, const FirstTexts& texts) const {
   const int32_t image = model_->internals().PlaceholderId(false);
   const int32_t video = model_->internals().PlaceholderId(true);
-  std::vector<int32_t> ids = tokenizer().Encode(rendered);
   std::vector<int32_t> expected;
   expected.reserve(texts.media.size());
   for (const MediaSource::Kind kind : texts.media)
@@ -90,30 +95,32 @@ std::vector<int32_t> Dialogue::Encoded(const std::string& rendered, const FirstT
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
-  for (const auto& [field, text] :
-       {std::pair{Field{"turn.system"}, texts.system.value_or("")},
-        std::pair{Field{"turn.context"}, texts.context.value_or("")}, std::pair{Field{"turn.prompt"}, texts.prompt}}) {
-    for (const int32_t id : tokenizer().Encode(text)) {
-      if (id != image && id != video) continue;
-      FailUsage(field, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
-    }
-  }
+  RefuseMarkers(Field{"turn.system"}, texts.system.value_or(""));
+  RefuseMarkers(Field{"turn.context"}, texts.context.value_or(""));
+  RefuseMarkers(Field{"turn.prompt"}, texts.prompt);
   Fail(model_->internals().chat_template().where(), ": writes ", found.size(), " of the ", expected.size(),
        " places that images and videos need, or others");
 }
 
 void Dialogue::CheckPrompt(const std::string& prompt) const {
-  const int32_t image = model_->internals().PlaceholderId(false), video = model_->internals().PlaceholderId(true);
-  for (const int32_t id : tokenizer().Encode(prompt)) {
-    if (id < 0 || (id != image && id != video)) continue;
-    FailUsage(Field{"turn.prompt"}, ": holds ", tokenizer().Decode({&id, 1}, false), ", a marker reserved for media");
-  }
+  tokenizer();
+  RefuseMarkers(Field{"turn.prompt"}, prompt);
 }
 
 std::vector<int32_t> Dialogue::NextTurn(const std::string& prompt) const {
   const std::vector<ContentPart> question = {{ContentPart::Kind::kText, prompt}};
-  return Encoded(model_->internals().chat_template().NextTurn(system_, question),
-                 {.system = system_, .media = {}, .context = {}, .prompt = prompt});
+  const LanguageModel& model = model_->internals();
+  const std::string text = model.chat_template().NextTurn(system_, question);
+  // It goes on behind the token that closes an answer: what some tokenizers put before a text belongs to its beginning.
+  const int32_t end = model.end_of_turn_id();
+  const std::string closing = end >= 0 ? tokenizer().Decode({&end, 1}, false) : "";
+  std::vector<int32_t> ids = model.prompt().Encode(closing + text);
+  if (end >= 0 && !ids.empty() && ids.front() == end) {
+    ids.erase(ids.begin());
+  } else {
+    ids = model.prompt().Encode(text);
+  }
+  return Checked(std::move(ids), {.system = system_, .media = {}, .context = {}, .prompt = prompt});
 }
 
 std::vector<int32_t> Dialogue::Question(const std::string& prompt, const std::string& file) const {

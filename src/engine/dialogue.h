@@ -83,7 +83,10 @@ class Dialogue {
 
  private:
   std::string Rendered(const FirstTexts& texts) const;
-  std::vector<int32_t> Encoded(const std::string& rendered, const FirstTexts& texts) const;
+  // `ids`, of a rendered turn of these texts, whose placeholders must be those of its media. Throws Error.
+  std::vector<int32_t> Checked(std::vector<int32_t> ids, const FirstTexts& texts) const;
+  // Of a text of the user's: throws Error (kUsage) naming `field` where it holds a marker.
+  void RefuseMarkers(const Field& field, const std::string& text) const;
 
   const Model* model_;
   std::optional<std::string> system_;

@@ -81,14 +81,14 @@ ModelInfo Describe(const ModelPlan& plan, const NumberFormats& formats) {
 }
 
 // Tokens of a first turn with one video beside the visual ones: template, markers, `prompt`.
-int64_t TextTokens(const ModelPlan& plan, const PreparedMedia& video, const std::string& prompt) {
+int64_t TextTokens(const ModelPlan& plan, const PreparedMedia& medium, const std::string& prompt) {
   const auto format = plan.ReadPrompt();
-  const int64_t markers = format->MarkerTokens(video);
+  const int64_t markers = format->MarkerTokens(medium);
   const ChatTexts& texts = format->texts();
   if (!texts.tokenizer) return markers;
-  const std::string text =
-      texts.chat_template.FirstTurn({}, {{ContentPart::Kind::kVideo, ""}, {ContentPart::Kind::kText, prompt}});
-  const auto ids = static_cast<int64_t>(texts.tokenizer->Encode(text).size());
+  const MediaSource::Kind video = MediaSource::Kind::kVideo;
+  const std::string text = texts.chat_template.FirstTurn({}, format->UserMessage({&video, 1}, prompt));
+  const auto ids = static_cast<int64_t>(format->EncodeFirst(text).size());
   return ids - static_cast<int64_t>(format->MediaIds(/*video=*/true).size()) + markers;
 }
 
@@ -108,6 +108,8 @@ void WarnOfUnused(const TensorSource& tensors, const ModelPlan& plan, ModelInfo*
   for (const std::string& name : tensors.Names()) {
     // Rotary tables were once saved with the weights; a head beside tied embeddings is the embeddings again.
     if (used.contains(name) || name.ends_with(".inv_freq") || name == "lm_head.weight") continue;
+    const auto begins = [&](const std::string& with) { return name.starts_with(with); };
+    if (std::any_of(plan.unread.begin(), plan.unread.end(), begins)) continue;
     if (count++ == 0) first = name;
   }
   if (count == 0) return;

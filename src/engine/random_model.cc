@@ -20,7 +20,7 @@ namespace {
 
 std::string StoredName(const std::string& name, bool language_model_names) {
   if (!language_model_names || name.starts_with("lm_head.")) return name;
-  if (name.starts_with("visual.")) return "model." + name;
+  if (!name.starts_with("model.")) return "model." + name;
   return "model.language_model." + name.substr(std::string("model.").size());
 }
 

@@ -41,7 +41,7 @@ RepeatRequest MakeRepeatRequest(const LanguageModel& model, const std::optional<
   bool ends_answer = false;
   const Tokenizer& tokenizer = *model.tokenizer();
   const auto first_turn = Split(chat.FirstTurn(system, user));
-  if (first_turn) request.system_tokens = static_cast<int64_t>(tokenizer.Encode(first_turn->before).size());
+  if (first_turn) request.system_tokens = static_cast<int64_t>(model.prompt().EncodeFirst(first_turn->before).size());
   if (place == RepeatPlace::kBehindTurn && chat.end_of_turn()) {
     if (const auto around = Split(chat.NextTurn(system, user))) {
       before = around->before;

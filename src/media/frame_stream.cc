@@ -16,55 +16,76 @@ int64_t BytesOf(const Size& size) {
   return size.height * size.width * 3;
 }
 
-// One frame, resized where its size is another.
-void Copy(const uint8_t* frame, const Size& from, uint8_t* to, const Size& size, Resizer* resize) {
-  if (from == size) {
-    std::copy_n(frame, BytesOf(size), to);
-  } else {
-    resize(frame, from.height, from.width, to, size.height, size.width, 0);
+// Frame `i`, or, behind the last one, a black one.
+class FrameSource {
+ public:
+  FrameSource(const Size& size, Resizer resize) : size_(size), resize_(std::move(resize)) {}
+
+  // frame null: black.
+  void Copy(const uint8_t* frame, uint8_t* to, const Size& size) {
+    if (frame == nullptr) {
+      black_.resize(static_cast<size_t>(BytesOf(size_)), 0);
+      frame = black_.data();
+    }
+    if (resize_) {
+      resize_(frame, size_.height, size_.width, to, size.height, size.width, 0);
+    } else {
+      PUREKV_CHECK(size == size_, size.height, " x ", size.width);
+      std::copy_n(frame, BytesOf(size), to);
+    }
   }
-}
+
+ private:
+  Size size_;
+  Resizer resize_;
+  std::vector<uint8_t> black_;
+};
 
 class MemoryStream : public FrameStream {
  public:
-  MemoryStream(std::shared_ptr<const Frames> frames, const Size& size, Resizer* resize)
-      : FrameStream(frames->count, size, {}), frames_(std::move(frames)), resize_(resize) {}
+  MemoryStream(std::shared_ptr<const Frames> frames, const FrameUse& use, Resizer resize)
+      : FrameStream(std::max(frames->count, use.least), use.size, {}),
+        frames_(std::move(frames)),
+        source_({frames_->height, frames_->width}, std::move(resize)) {}
 
  private:
   void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) override {
-    const Size from{frames_->height, frames_->width};
+    const int64_t bytes = BytesOf({frames_->height, frames_->width});
     for (int64_t i = first; i < first + count; ++i, to += BytesOf(size())) {
-      Copy(frames_->rgb.data() + i * BytesOf(from), from, to, size(), resize_);
+      source_.Copy(i < frames_->count ? frames_->rgb.data() + i * bytes : nullptr, to, size());
       done();
     }
   }
   std::shared_ptr<const Frames> frames_;
-  Resizer* resize_;
+  FrameSource source_;
 };
 
 class NpyStream : public FrameStream {
  public:
-  NpyStream(NpyFrames frames, const Size& size, Resizer* resize)
-      : FrameStream(frames.count(), size, {}), frames_(std::move(frames)), resize_(resize) {}
+  NpyStream(NpyFrames frames, const FrameUse& use, Resizer resize)
+      : FrameStream(std::max(frames.count(), use.least), use.size, {}),
+        frames_(std::move(frames)),
+        source_(frames_.size(), std::move(resize)) {}
 
  private:
   void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) override {
     for (int64_t i = first; i < first + count; ++i, to += BytesOf(size())) {
-      Copy(frames_.Frame(i).data(), frames_.size(), to, size(), resize_);
-      frames_.Drop(i);
+      const bool there = i < frames_.count();
+      source_.Copy(there ? frames_.Frame(i).data() : nullptr, to, size());
+      if (there) frames_.Drop(i);
       done();
     }
   }
   NpyFrames frames_;
-  Resizer* resize_;
+  FrameSource source_;
 };
 
 class VideoStream : public FrameStream {
  public:
   VideoStream(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices, const Size& size,
-              FrameProgress progress)
+              FrameProgress progress, Resizer resize)
       : FrameStream(static_cast<int64_t>(indices.size()), size, std::move(progress)), video_(std::move(video)) {
-    video_->Choose(std::move(indices), size);
+    video_->Choose(std::move(indices), size, std::move(resize));
   }
   VideoCondition condition() const override { return video_->condition(); }
 
@@ -110,27 +131,26 @@ void FrameStream::Read(int64_t first, int64_t count, Frames* out) {
 
 std::unique_ptr<FrameStream> StreamOf(Frames frames) {
   const Size size{frames.height, frames.width};
-  return std::make_unique<MemoryStream>(std::make_shared<const Frames>(std::move(frames)), size, nullptr);
+  return std::make_unique<MemoryStream>(std::make_shared<const Frames>(std::move(frames)), FrameUse{size}, nullptr);
 }
 
-std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name,
-                                          Resizer* resize,
-                                          const std::function<Size(int64_t, int64_t, int64_t)>& choose) {
+std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name, Resizer resize,
+                                          const ChooseUse& choose) {
   CheckPixels(*frames, name);
-  const Size size = choose(frames->count, frames->height, frames->width);
-  return std::make_unique<MemoryStream>(std::move(frames), size, resize);
+  const FrameUse use = choose(frames->count, frames->height, frames->width);
+  return std::make_unique<MemoryStream>(std::move(frames), use, std::move(resize));
 }
 
-std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer* resize,
-                                       const std::function<Size(int64_t, int64_t, int64_t)>& choose) {
+std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer resize, const ChooseUse& choose) {
   NpyFrames frames(path);
-  const Size size = choose(frames.count(), frames.size().height, frames.size().width);
-  return std::make_unique<NpyStream>(std::move(frames), size, resize);
+  const FrameUse use = choose(frames.count(), frames.size().height, frames.size().width);
+  return std::make_unique<NpyStream>(std::move(frames), use, std::move(resize));
 }
 
 std::unique_ptr<FrameStream> StreamVideo(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices,
-                                         const Size& size, FrameProgress progress) {
-  return std::make_unique<VideoStream>(std::move(video), std::move(indices), size, std::move(progress));
+                                         const Size& size, FrameProgress progress, Resizer resize) {
+  return std::make_unique<VideoStream>(std::move(video), std::move(indices), size, std::move(progress),
+                                       std::move(resize));
 }
 
 }  // namespace purekv

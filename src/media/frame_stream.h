@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "media/resize.h"
 #include "media/sampling.h"
 #include "media/video.h"
 #include "purekv/media.h"
@@ -17,10 +18,6 @@ namespace purekv {
 
 // progress(frames read, of how many), after each frame; may be empty, may throw.
 using FrameProgress = std::function<void(int64_t done, int64_t total)>;
-
-// What a resizer of media/resize.h is.
-using Resizer = void(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out, int64_t out_height,
-                     int64_t out_width, int64_t in_stride);
 
 class FrameStream {
  public:
@@ -53,19 +50,25 @@ class FrameStream {
 // Pictures in memory, as they are.
 std::unique_ptr<FrameStream> StreamOf(Frames frames);
 
+// What is made of frames that are there: resized to this size; where there are fewer than `least`, black ones follow.
+struct FrameUse {
+  FrameUse(const Size& to, int64_t at_least = 0) : size(to), least(at_least) {}  // NOLINT(google-explicit-constructor)
+  Size size;
+  int64_t least;
+};
+// Gets frames, height and width.
+using ChooseUse = std::function<FrameUse(int64_t count, int64_t height, int64_t width)>;
+
 // Frames in memory, resized by `resize` when they are read; otherwise as StreamNpy. `name` stands for the file in
 // messages. Throws Error (kUsage) when count, height and width do not fit the pixels.
-std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name,
-                                          Resizer* resize,
-                                          const std::function<Size(int64_t, int64_t, int64_t)>& choose);
+std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, const std::string& name, Resizer resize,
+                                          const ChooseUse& choose);
 
-// uint8 [T, H, W, 3] of a .npy file, mapped and read slice by slice, resized by `resize`. `choose` gets the file's
-// frames, height and width and says the size to resize to.
-std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer* resize,
-                                       const std::function<Size(int64_t, int64_t, int64_t)>& choose);
+// uint8 [T, H, W, 3] of a .npy file, mapped and read slice by slice, resized by `resize`.
+std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer resize, const ChooseUse& choose);
 
-// Frames `indices` (ascending) of a video, resized as VideoReader does.
+// Frames `indices` (ascending) of a video, resized by `resize`.
 std::unique_ptr<FrameStream> StreamVideo(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices,
-                                         const Size& size, FrameProgress progress);
+                                         const Size& size, FrameProgress progress, Resizer resize = ResizeTorchvision);
 
 }  // namespace purekv

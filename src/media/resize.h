@@ -3,10 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "purekv/media.h"
 
 namespace purekv {
+
+// What makes a picture of the size that is wanted: in [in_height, in_width, 3], rows in_stride bytes apart (0: no gap);
+// out [out_height, out_width, 3] without gaps. Called for every picture, one of that size already included.
+using Resizer = std::function<void(const uint8_t* in, int64_t in_height, int64_t in_width, uint8_t* out,
+                                   int64_t out_height, int64_t out_width, int64_t in_stride)>;
 
 // As Pillow's Image.resize(BICUBIC) on RGB, bit for bit: 8-bit fixed point (22-bit coefficients), uint8 between the
 // passes. Horizontal pass first, except, as Pillow does since version 13, when the height shrinks by more than twice

@@ -71,6 +71,7 @@ struct VideoReader::Impl {
   VideoCondition condition;
   std::vector<int64_t> chosen;
   Size size;
+  Resizer resize = ResizeTorchvision;
   int64_t next = 0;            // of the chosen ones, where the finder stands
   int64_t behind_the_end = 0;  // chosen ones that the stream ended before: the last frame stands in for them
   std::unique_ptr<FrameFinder> finder;
@@ -83,8 +84,7 @@ struct VideoReader::Impl {
       Turn(orientation, picture, &turned);
       upright = &turned;
     }
-    ResizeTorchvision(upright->bytes.data(), upright->height, upright->width, out, size.height, size.width,
-                      upright->stride);
+    resize(upright->bytes.data(), upright->height, upright->width, out, size.height, size.width, upright->stride);
   }
 };
 
@@ -120,7 +120,7 @@ const VideoCondition& VideoReader::condition() const {
   return impl_->condition;
 }
 
-void VideoReader::Choose(std::vector<int64_t> indices, Size size) {
+void VideoReader::Choose(std::vector<int64_t> indices, Size size, Resizer resize) {
   PUREKV_CHECK(size.height >= 1 && size.width >= 1, size.height, " x ", size.width);
   for (size_t i = 0; i < indices.size(); ++i) {
     PUREKV_CHECK(indices[i] >= 0 && indices[i] < impl_->info.frames, indices[i], " of ", impl_->info.frames);
@@ -128,6 +128,7 @@ void VideoReader::Choose(std::vector<int64_t> indices, Size size) {
   }
   impl_->chosen = std::move(indices);
   impl_->size = size;
+  impl_->resize = std::move(resize);
   impl_->next = 0;
   impl_->finder.reset();
 }

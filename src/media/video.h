@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "media/resize.h"
 #include "media/sampling.h"
 #include "purekv/media.h"
 
@@ -35,8 +36,8 @@ class VideoReader {
   const VideoInfo& info() const;
   const VideoCondition& condition() const;
 
-  // Frames `indices` (ascending) are to be read, each resized to `size` as torchvision does.
-  void Choose(std::vector<int64_t> indices, Size size);
+  // Frames `indices` (ascending) are to be read, each resized to `size`.
+  void Choose(std::vector<int64_t> indices, Size size, Resizer resize = ResizeTorchvision);
   // The i-th of them into to[size.height, size.width, 3]: memory holds one full frame and what the decoder needs. In
   // ascending order each frame is decoded once; going back starts anew, and counts damaged frames anew. Seeks to key
   // frames when that skips decoding. Where a stream ends early its last frame stands in for the chosen ones behind it,

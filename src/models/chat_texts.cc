@@ -7,12 +7,18 @@
 
 namespace purekv {
 
-ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary) {
+ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary,
+                        const ChatHabits& habits) {
   std::vector<int32_t> stop_ids = ReadStopIds(files, config_eos, vocabulary);
-  ChatTexts texts{files.ReadTexts(), std::move(stop_ids)};
+  ChatTexts texts{files.ReadTexts(habits.chat_template), std::move(stop_ids)};
   // Weights alone can be measured; who wants text is told what is missing (Conversation::tokenizer).
   if (!texts.tokenizer) return texts;
+  if (habits.encodes_as_text) texts.before_text = texts.tokenizer->before_text();
   if (const auto& end = texts.chat_template.end_of_turn(); end) {
+    if (end->empty() && habits.stop_closes && !texts.stop_ids.empty()) {
+      texts.end_of_turn_id = texts.stop_ids.front();
+      return texts;
+    }
     if (end->empty()) {
       Fail(texts.chat_template.where(), ": writes no added token of the tokenizer right behind an answer (",
            texts.chat_template.behind_answer(), "); one must close it");

@@ -18,11 +18,23 @@ struct ChatTexts : ModelTexts {
   // The token with which the chat template closes an answer; -1: it does not write earlier answers as they are, and
   // ChatTemplate::NextTurn says so.
   int32_t end_of_turn_id = -1;
+  std::vector<int32_t> before_text{};  // in front of a rendered first turn (PromptFormat::EncodeFirst)
+};
+
+// What a family does where its files do not say it.
+struct ChatHabits {
+  std::string chat_template{};  // stands for one that is not there; "": that of ModelFiles::ReadTexts
+  // A rendered first turn is tokenised as any text, with what the tokenizer puts before one: the template writes no
+  // BOS.
+  bool encodes_as_text = false;
+  // The first stop id closes an answer where the template writes nothing behind one.
+  bool stop_closes = false;
 };
 
 // config_eos: what config.json says ends an answer, where
 // generation_config.json does not; ids lie in [0, vocabulary). Throws Error naming the file.
-ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary);
+ChatTexts ReadChatTexts(const ModelFiles& files, const std::vector<int32_t>& config_eos, int64_t vocabulary,
+                        const ChatHabits& habits = {});
 
 // The id of an added token that the model needs. Throws Error naming `dir` when the tokenizer lacks it, or config.json
 // leaves no row for it.

@@ -1,5 +1,9 @@
 #include "models/family.h"
 
+#include <algorithm>
+
+#include "base/error.h"
+
 namespace purekv {
 
 std::vector<int32_t> PromptFormat::MediaIds(bool video) const {
@@ -14,6 +18,29 @@ std::vector<int32_t> PromptFormat::MediaIds(bool video) const {
 int64_t PromptFormat::MarkerTokens(const PreparedMedia& medium) const {
   const MediaMarkers markers = Markers(medium.is_video());
   return (markers.before ? 1 : 0) + (markers.after ? 1 : 0);
+}
+
+Message Preprocessor::FewerTokens() const {
+  return Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
+             Field{"media.max_pixels"}, ") help");
+}
+
+std::vector<ContentPart> PromptFormat::UserMessage(std::span<const MediaSource::Kind> media, std::string text) const {
+  std::vector<ContentPart> parts;
+  parts.reserve(media.size() + 1);
+  for (const MediaSource::Kind kind : media) {
+    parts.push_back({kind == MediaSource::Kind::kImage ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+  }
+  parts.push_back({ContentPart::Kind::kText, std::move(text)});
+  return parts;
+}
+
+std::vector<int32_t> PromptFormat::EncodeFirst(std::string_view text) const {
+  std::vector<int32_t> ids = Encode(text);
+  const std::vector<int32_t>& before = texts_.before_text;
+  const bool there = ids.size() >= before.size() && std::equal(before.begin(), before.end(), ids.begin());
+  if (!there) ids.insert(ids.begin(), before.begin(), before.end());
+  return ids;
 }
 
 }  // namespace purekv

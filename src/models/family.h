@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -90,6 +92,10 @@ class Preprocessor {
   virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
   // Visual tokens of a video of one tile. Throws Error (kUsage) naming the grid when no video makes it.
   virtual int64_t TokensOfGrid(const Grid& grid) const = 0;
+  // The shortest video that makes tokens, of the size that speed is measured with where nobody says it.
+  virtual Grid SmallestGrid() const { return {1, 16, 16}; }
+  // What helps where media make too many tokens: "fewer frames (...) help".
+  virtual Message FewerTokens() const;
 
  private:
   PatchSpec patches_;
@@ -113,6 +119,16 @@ class PromptFormat {
   std::vector<int32_t> MediaIds(bool video) const;
   // Tokens beside the visual ones that LayOut makes of those ids.
   virtual int64_t MarkerTokens(const PreparedMedia& medium) const;
+  // A user's message as the chat template gets it: the media, then `text`.
+  virtual std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::string text) const;
+  // Ids of a rendered text, with one placeholder per medium. There must be a tokenizer.
+  virtual std::vector<int32_t> Encode(std::string_view text) const { return texts_.tokenizer->Encode(text); }
+  // The same of a text that a sequence begins with: behind ChatTexts::before_text, unless it begins with them.
+  std::vector<int32_t> EncodeFirst(std::string_view text) const;
+  // How a placeholder is written in a text, for messages.
+  virtual std::string MarkerText(int32_t placeholder) const {
+    return texts_.tokenizer->Decode({&placeholder, 1}, false);
+  }
   // Lays out ids that hold one placeholder per medium, in order; positions start at `next_position`. Throws Error
   // (kUsage) when placeholders and media do not match. What stands behind the last medium and its markers becomes one
   // token an id.

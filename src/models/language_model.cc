@@ -17,8 +17,16 @@ struct Piece {
   int64_t first = 0;
   int64_t count = 0;
   int64_t rows_before = 0;
+  int64_t times = 1;  // that its rows stand one behind the other: those of a still, which the tower sees once
 
   Grid grid() const { return {count, tile->grid.h, tile->grid.w}; }
+  // Copies of its first rows behind them.
+  void Repeat(MatrixView<float> rows) const {
+    const int64_t own = rows.rows / times;
+    for (int64_t row = own; row < rows.rows; ++row) {
+      std::memcpy(rows.Row(row), rows.Row(row - own), static_cast<size_t>(rows.cols) * sizeof(float));
+    }
+  }
 };
 
 std::vector<Piece> PiecesOf(const PreparedMedia& media) {
@@ -26,6 +34,11 @@ std::vector<Piece> PiecesOf(const PreparedMedia& media) {
   int64_t rows = 0;
   for (const Tile& tile : media.tiles) {
     const Grid& grid = tile.grid;
+    if (tile.still()) {
+      pieces.push_back({&tile, 0, 1, rows, grid.t});
+      rows += grid.patches();
+      continue;
+    }
     const int64_t at_a_time = std::clamp<int64_t>(kTowerRows / (grid.h * grid.w), 1, grid.t);
     for (int64_t first = 0; first < grid.t; first += at_a_time) {
       pieces.push_back({&tile, first, std::min(at_a_time, grid.t - first), rows});
@@ -112,7 +125,9 @@ Matrix<float> LanguageModel::Pixels(const PreparedMedia& media) const {
   Matrix<float> pixels(media.grid().patches(), spec.values());
   Frames frames;
   for (const Piece& piece : PiecesOf(media)) {
-    ReadPatches(media, piece, spec, &frames, pixels.View().Rows(piece.rows_before, piece.grid().patches()));
+    const int64_t rows = piece.grid().patches();
+    ReadPatches(media, piece, spec, &frames, pixels.View().Rows(piece.rows_before, rows));
+    piece.Repeat(pixels.View().Rows(piece.rows_before, rows * piece.times));
   }
   return pixels;
 }
@@ -146,7 +161,7 @@ bool LanguageModel::Encode(const PreparedMedia& media, const MediaFeatures& out,
     int64_t blocks = 0;
     const auto keep_going = [&] {
       ++blocks;
-      const int64_t done = piece.rows_before + grid.patches() * blocks / tower.blocks();
+      const int64_t done = piece.rows_before + piece.times * grid.patches() * blocks / tower.blocks();
       return !progress || progress(done, all.patches());
     };
     const std::optional<std::vector<Matrix<float>>> sets = tower.Encode(taken, grid, keep_going);
@@ -158,12 +173,14 @@ bool LanguageModel::Encode(const PreparedMedia& media, const MediaFeatures& out,
     for (size_t set = 0; set < kept.size(); ++set) {
       const Matrix<float>& rows = (*sets)[set];
       std::memcpy(kept[set].Row(piece.rows_before), rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
+      piece.Repeat(kept[set].View().Rows(piece.rows_before, rows.rows() * piece.times));
     }
     if (!kept.empty()) continue;
     const int64_t tokens = grid.t * (media.tokens / all.t);
     const Tile part{{piece.tile->frames.first + piece.first * spec.temporal_patch_size, frames.count}, grid};
-    connector.Connect(ViewsOf(*sets), {&part, 1}, out.Rows(written, tokens));
-    written += tokens;
+    for (int64_t time = 0; time < piece.times; ++time, written += tokens) {
+      connector.Connect(ViewsOf(*sets), {&part, 1}, out.Rows(written, tokens));
+    }
   }
   if (!kept.empty()) connector.Connect(ViewsOf(kept), media.tiles, out);
   return true;

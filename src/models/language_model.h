@@ -22,6 +22,7 @@ class LanguageModel final {
 
   const Decoder& decoder() const { return decoder_; }
   const FamilyParts& parts() const { return parts_; }
+  const PromptFormat& prompt() const { return *parts_.prompt; }
   // Whether it takes images and videos; false: a family of text alone, whose media functions throw Error (kUsage).
   bool sees() const { return parts_.tower != nullptr; }
   // Of all parts.

@@ -24,8 +24,9 @@ struct FrameShape {
 // What the tower sees as one picture or clip: some of the medium's frames, and the patches that they make. A family
 // that cuts a large image into pieces gives each its frame in the medium's stream, and its tile.
 struct Tile {
-  FrameRange frames;  // of PreparedMedia::source
+  FrameRange frames;  // of PreparedMedia::source; one alone for several slices: a still that is shown in each
   Grid grid;          // in patches
+  bool still() const { return frames.count == 1 && grid.t > 1; }
 };
 
 // What a connector has made of a medium.

@@ -30,6 +30,7 @@ struct ModelPlan {
   ModelSummary::Vision vision;             // `parameters` not filled in
   std::vector<TensorSpec> tensors;         // all, the decoder's first
   std::vector<TensorSpec> vision_tensors;  // of them, those of tower and connector
+  std::vector<std::string> unread;         // beginnings of the names of others that published files have
 
   // Null: the family reads text alone. Throws Error.
   virtual std::unique_ptr<const Preprocessor> ReadPreprocessor() const { return nullptr; }
@@ -81,5 +82,7 @@ extern const ModelFamily kQwen2Family;
 extern const ModelFamily kQwen3Family;
 extern const ModelFamily kLlamaFamily;
 extern const ModelFamily kGemma3Family;
+extern const ModelFamily kLlavaFamily;
+extern const ModelFamily kOriginalLlavaFamily;
 
 }  // namespace purekv

@@ -30,7 +30,7 @@ const std::vector<Family>& Families() {
   static const std::vector<Family>* const families = [] {
     auto* const all = new std::vector<Family>;
     std::vector<std::string> names = ReferenceCases();
-
+    for (const std::string& name : OneAxisReferenceCases()) names.push_back(name);
     for (const std::string& name : names) {
       Family& family = all->emplace_back();
       family.name = name;

@@ -28,6 +28,7 @@ struct Place {
 std::vector<Place> AllPrompts() {
   std::vector<Place> places;
   std::vector<std::string> names = ReferenceCases();
+  for (const std::string& name : OneAxisReferenceCases()) names.push_back(name);
   for (const std::string& name : TextReferenceCases()) names.push_back(name);
   for (const std::string& name : names) {
     const Json json = ReadJson(ReferencePath(name) + "/case.json");

@@ -167,6 +167,37 @@ TEST(Family, TilesAreEncodedOneAfterAnother) {
   }
 }
 
+// One frame for several slices: read once, seen by the tower once, and in its place in each.
+TEST(Family, AStillIsShownInEverySlice) {
+  PreparedMedia media = ThreeTiles();
+  media.tiles = {{{2, 1}, {3, 30, 60}}, {{0, 2}, {2, 30, 60}}};
+  media.tokens = 5 * 30 * 60;
+  for (const bool mixes : {false, true}) {
+    SCOPED_TRACE(mixes);
+    const LanguageModel model = Seeing(mixes);
+    const Matrix<float> pixels = model.Pixels(media);
+    Matrix<float> out(media.tokens, kHidden), deep(media.tokens, kHidden);
+    int64_t last = 0, calls = 0;
+    ASSERT_TRUE(model.Encode(media, {out.View(), {deep.View()}}, [&](int64_t now, int64_t total) {
+      EXPECT_EQ(total, 9000);
+      last = now;
+      return ++calls > 0;
+    }));
+    EXPECT_EQ(last, 9000);
+    EXPECT_EQ(calls, 4);
+    for (int64_t row = 0; row < media.tokens; ++row) {
+      const int64_t slice = row / 1800, frame = slice < 3 ? 2 : slice - 3;
+      for (int64_t c = 0; c < 3; ++c) {
+        const auto value = static_cast<float>(((frame * 1800 + row % 1800) * 3 + c) * 7 % 253) / 255;
+        ASSERT_NEAR(out.Row(row)[c], value, 1e-6F) << row;
+        ASSERT_EQ(out.Row(row)[c], pixels.Row(row)[c]) << row;
+      }
+      ASSERT_EQ(out.Row(row)[3], slice < 3 ? 1.0F : 2.0F);
+      ASSERT_EQ(deep.Row(row)[4], out.Row(row)[4]);
+    }
+  }
+}
+
 // Rows for deeper layers must not be forgotten by who asks for the first ones alone.
 TEST(FamilyDeathTest, DeepSetsAreNotForgotten) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");

@@ -51,6 +51,11 @@ inline std::vector<std::string> ReferenceCases() {
   return {"qwen2_5_vl_flat", "qwen2_5_vl_nested", "qwen2_vl", "qwen2_5_vl_v5", "qwen3_vl", "qwen3_vl_v5"};
 }
 
+// Those that see images or videos and have one position for each token.
+inline std::vector<std::string> OneAxisReferenceCases() {
+  return {"llava", "llava_original"};
+}
+
 // Those that read text alone.
 inline std::vector<std::string> TextReferenceCases() {
   return {"qwen2", "qwen2_windows", "qwen3", "llama", "gemma3"};
@@ -62,7 +67,9 @@ class ReferenceModel {
       : directory_(name), path_(ReferencePath(name)), json_(ReadJson(path_ + "/case.json")) {
     const auto copy = [&](const std::string& from, const Json& files) {
       for (const Json& file : files) {
-        std::filesystem::copy_file(from + "/" + file.get<std::string>(), directory_.File(file.get<std::string>()));
+        const std::filesystem::path to = directory_.File(file.get<std::string>());
+        std::filesystem::create_directories(to.parent_path());
+        std::filesystem::copy_file(from + "/" + file.get<std::string>(), to);
       }
     };
     copy(path_, json_.at("model_files"));

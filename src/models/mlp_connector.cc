@@ -1,0 +1,60 @@
+#include "models/mlp_connector.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/any_matrix.h"
+#include "base/error.h"
+#include "models/weights.h"
+
+namespace purekv {
+namespace {
+
+constexpr int64_t kBlockRows = 1024;  // that pass through together
+
+Linear ReadLayer(const TensorSource& source, const std::string& name, bool bias, const NumberFormats& formats) {
+  const std::string weight = name + ".weight";
+  const std::string bias_name = name + ".bias";
+  return ReadLinear(source, {&weight, 1}, std::span(&bias_name, bias ? 1 : 0), formats, WeightRole::kVision);
+}
+
+}  // namespace
+
+std::vector<TensorSpec> MlpConnector::Tensors(const MlpConnectorConfig& config) {
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, in] : {std::pair{config.first, config.in}, std::pair{config.second, config.out}}) {
+    specs.push_back({name + ".weight", {config.out, in}});
+    if (config.bias) specs.push_back({name + ".bias", {config.out}});
+  }
+  return specs;
+}
+
+MlpConnector::MlpConnector(const MlpConnectorConfig& config, const TensorSource& source, const NumberFormats& formats)
+    : compute_(formats.activations),
+      in_(ReadLayer(source, config.first, config.bias, formats)),
+      out_(ReadLayer(source, config.second, config.bias, formats)) {}
+
+StorageTotals MlpConnector::storage() const {
+  StorageTotals totals;
+  for (const Linear* layer : {&in_, &out_}) totals.Add(*layer, layer->in() * layer->out());
+  return totals;
+}
+
+void MlpConnector::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>,
+                           const MediaFeatures& features) const {
+  const MatrixView<const float> rows = sets.front();
+  const MatrixView<float> out = features.rows;
+  PUREKV_CHECK(rows.rows == out.rows && rows.cols == in_.in() && out.cols == out_.out(), rows.rows, " x ", rows.cols,
+               " to ", out.rows, " x ", out.cols);
+  const int64_t block = std::min(out.rows, kBlockRows);
+  AnyMatrix converted(compute_, block, rows.cols);
+  AnyMatrix activated(compute_, block, in_.out());
+  for (int64_t first = 0; first < out.rows; first += block) {
+    const int64_t count = std::min(block, out.rows - first);
+    Convert(rows.Rows(first, count), converted.View().Rows(0, count));
+    in_.RunActivated(Activation::kGeluErf, converted.View().Rows(0, count), activated.View().Rows(0, count));
+    out_.Run(activated.View().Rows(0, count), out.Rows(first, count));
+  }
+}
+
+}  // namespace purekv

@@ -1,0 +1,108 @@
+#include "models/one_axis_prompt.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace purekv {
+
+int32_t FreeTokenId(const ChatTexts& texts, int64_t vocabulary, const std::string& where) {
+  if (!texts.tokenizer) return 0;
+  if (texts.tokenizer->size() < vocabulary) return static_cast<int32_t>(texts.tokenizer->size());
+  return NeededTokenId(*texts.tokenizer, "<unk>", vocabulary, where);
+}
+
+MediaMarkers OneAxisPrompt::Markers(bool video) const {
+  const std::optional<int32_t> placeholder = video ? config_.video : config_.image;
+  if (!placeholder) return {};
+  return {*placeholder, config_.before, config_.after};
+}
+
+std::vector<ContentPart> OneAxisPrompt::UserMessage(std::span<const MediaSource::Kind> media, std::string text) const {
+  if (!by_words()) return PromptFormat::UserMessage(media, std::move(text));
+  std::string words;
+  for (const MediaSource::Kind kind : media) {
+    words += (kind == MediaSource::Kind::kImage ? config_.image_word : config_.video_word) + "\n";
+  }
+  return {{ContentPart::Kind::kText, words + text}};
+}
+
+std::vector<int32_t> OneAxisPrompt::Encode(std::string_view text) const {
+  if (!by_words()) return PromptFormat::Encode(text);
+  std::vector<int32_t> ids;
+  const auto add = [&](std::string_view piece) {
+    const std::vector<int32_t> more = PromptFormat::Encode(piece);
+    ids.insert(ids.end(), more.begin(), more.end());
+  };
+  const std::pair<std::string_view, std::optional<int32_t>> words[] = {{config_.image_word, config_.image},
+                                                                       {config_.video_word, config_.video}};
+  while (true) {
+    size_t at = text.npos;
+    std::pair<std::string_view, std::optional<int32_t>> found;
+    for (const auto& one : words) {
+      const size_t place = one.first.empty() ? text.npos : text.find(one.first);
+      if (place < at) {
+        at = place;
+        found = one;
+      }
+    }
+    add(text.substr(0, at));
+    if (at == text.npos) return ids;
+    if (found.second) ids.push_back(*found.second);
+    text.remove_prefix(at + found.first.size());
+  }
+}
+
+std::string OneAxisPrompt::MarkerText(int32_t placeholder) const {
+  if (!by_words()) return PromptFormat::MarkerText(placeholder);
+  std::string text;
+  for (const std::string& word : {config_.image_word, config_.video_word, PromptFormat::MarkerText(placeholder)}) {
+    if (!word.empty()) text += (text.empty() ? "" : " or ") + word;
+  }
+  return text;
+}
+
+void OneAxisPrompt::AddMedium(int32_t id, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const {
+  const TokenRecord::Kind kind = medium.is_video() ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage;
+  int32_t slice = 0;
+  for (const Tile& tile : medium.tiles) {
+    const Grid cells = config_.cells(tile.grid);
+    for (int64_t t = 0; t < cells.t; ++t, ++slice) {
+      for (int64_t y = 0; y < cells.h; ++y) {
+        for (int64_t x = 0; x < cells.w; ++x) {
+          prompt->AddText(id);
+          prompt->layout.back() = {kind, item, slice, static_cast<int32_t>(y), static_cast<int32_t>(x)};
+        }
+      }
+    }
+  }
+}
+
+PromptTokens OneAxisPrompt::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                                   int32_t next_position) const {
+  PromptTokens prompt;
+  prompt.next_position = next_position;
+  size_t item = 0;
+  for (const int32_t id : ids) {
+    if (!IsPlaceholder(id)) {
+      prompt.AddText(id);
+      if (item > 0 && item == media.size() && prompt.media_end == 0) {
+        // Right behind the last medium: its closing marker, when it is there, still belongs to it.
+        prompt.media_end = static_cast<int64_t>(prompt.ids.size()) - (id == config_.after ? 0 : 1);
+      }
+      continue;
+    }
+    if (item >= media.size() || (media[item].is_video() ? config_.video : config_.image) != id) {
+      FailUsage("the prompt holds ", texts().tokenizer ? MarkerText(id) : StrCat("token ", id),
+                ", a marker reserved for media");
+    }
+    AddMedium(id, media[item], static_cast<int32_t>(item), &prompt);
+    ++item;
+  }
+  if (item != media.size()) FailUsage("the prompt has places for ", item, " of ", media.size(), " media items");
+  if (item > 0 && prompt.media_end == 0) prompt.media_end = static_cast<int64_t>(prompt.ids.size());
+  return prompt;
+}
+
+}  // namespace purekv

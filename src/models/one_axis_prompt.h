@@ -1,0 +1,54 @@
+// Prompts of families whose tokens have one position each and whose media are runs of one placeholder token: LLaVA,
+// VideoLLaMA2.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/family.h"
+
+namespace purekv {
+
+struct OneAxisPromptConfig {
+  // Unset: the family does not see them. The same where the tokenizer knows neither.
+  std::optional<int32_t> image, video;
+  std::optional<int32_t> before, after;  // markers around each run
+  // Where the tokenizer has no token for media: what a text holds in its place. Each stands in front of the user's
+  // message, on a line of its own, and a rendered text is tokenised in the pieces between them. "": there are tokens.
+  std::string image_word, video_word;
+  // Of a tile's patches to the tokens that they become: slices, rows and columns.
+  std::function<Grid(const Grid& patches)> cells;
+};
+
+// A row of the embedding table that no text gives, for media of a tokenizer without tokens for them: the first that no
+// token has, else the unknown token's. 0 without a tokenizer. Throws Error naming `where` when there is none.
+int32_t FreeTokenId(const ChatTexts& texts, int64_t vocabulary, const std::string& where);
+
+class OneAxisPrompt final : public PromptFormat {
+ public:
+  OneAxisPrompt(OneAxisPromptConfig config, ChatTexts texts)
+      : PromptFormat(std::move(texts)), config_(std::move(config)) {}
+
+  MediaMarkers Markers(bool video) const override;
+  std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::string text) const override;
+  std::vector<int32_t> Encode(std::string_view text) const override;
+  std::string MarkerText(int32_t placeholder) const override;
+  // A token, a position.
+  PromptTokens LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
+                      int32_t next_position) const override;
+
+ private:
+  bool by_words() const { return !config_.image_word.empty() || !config_.video_word.empty(); }
+  bool IsPlaceholder(int32_t id) const { return id == config_.image || id == config_.video; }
+  void AddMedium(int32_t id, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const;
+
+  OneAxisPromptConfig config_;
+};
+
+}  // namespace purekv
