@@ -30,6 +30,8 @@ std::string PublishedName(const std::string& name) {
                                        {"language_model.model.", "model."},
                                        {"model.visual.", "visual."},
                                        {"model.vision_tower.vision_model.", "vision_tower.vision_model."},
+                                       {"model.vision_tower.embeddings.", "vision_tower.embeddings."},
+                                       {"model.vision_tower.encoder.", "vision_tower.encoder."},
                                        {"model.multi_modal_projector.", "multi_modal_projector."},
                                        {"language_model.lm_head.", "lm_head."}};
   for (const Alias& alias : kAliases) {

@@ -47,9 +47,9 @@ class SafetensorsSource : public TensorSource {
 
 // `dir`/model.safetensors, or the files of `dir`/model.safetensors.index.json. Tensor names are normalised to the
 // published ones: model.language_model.* and language_model.model.* -> model.*, model.visual.* -> visual.*,
-// language_model.lm_head.* -> lm_head.*, model.vision_tower.vision_model.* and model.multi_modal_projector.* without
-// "model.". Throws Error naming file and tensor. Unsupported dtypes are an error only when
-// the tensor is read as numbers.
+// language_model.lm_head.* -> lm_head.*, model.vision_tower.{vision_model,embeddings,encoder}.* and
+// model.multi_modal_projector.* without "model.". Throws Error naming file and tensor. Unsupported dtypes are an error
+// only when the tensor is read as numbers.
 std::unique_ptr<SafetensorsSource> OpenSafetensors(const std::string& dir);
 
 // Every tensor of the files of OpenSafetensors(dir), by published name. Throws Error.

@@ -160,7 +160,7 @@ PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOpti
       if (count > config_.most_frames) {
         FailUsage(source.path, ": ", count, " frames; this model looks at ", config_.most_frames, " at most");
       }
-      return FrameUse(framing.size, config_.frames);
+      return FrameUse(framing.size, config_.pads ? config_.frames : 0);
     };
     media.source = source.frames ? StreamFrames(source.frames, source.path, ResizerOf(framing), choose)
                                  : StreamNpy(source.path, ResizerOf(framing), choose);

@@ -33,6 +33,7 @@ struct FixedPreprocessorConfig {
   // Frames of a video; 0: the family sees images alone. An image is a video of so many equal frames.
   int64_t frames = 0;
   int64_t most_frames = 0;  // that can be asked for
+  bool pads = true;         // decoded frames that are fewer than `frames` are followed by black ones
   FrameRule rule = nullptr;
 };
 
@@ -47,11 +48,12 @@ class FixedPreprocessor final : public Preprocessor {
   int64_t TokensOfGrid(const Grid& grid) const override;
   Grid SmallestGrid() const override;
   Message FewerTokens() const override;
+  // Throws Error (kUsage) for options that cannot take effect.
+  void CheckOptions(const MediaOptions& options) const;
 
  private:
   // Throws Error (kUsage) naming `path` where the family sees no videos.
   void NeedVideos(const std::string& path) const;
-  void CheckOptions(const MediaOptions& options) const;
   int64_t FrameCount(const MediaOptions& options) const;
   Grid GridOfFrames(int64_t frames) const;
   // shown: frames that are looked at, of which the source has `frames` alone where an image is repeated.

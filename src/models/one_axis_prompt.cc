@@ -16,13 +16,17 @@ int32_t FreeTokenId(const ChatTexts& texts, int64_t vocabulary, const std::strin
 MediaMarkers OneAxisPrompt::Markers(bool video) const {
   const std::optional<int32_t> placeholder = video ? config_.video : config_.image;
   if (!placeholder) return {};
+  if (config_.writes_markers) return {*placeholder, std::nullopt, std::nullopt};
   return {*placeholder, config_.before, config_.after};
 }
 
 std::vector<ContentPart> OneAxisPrompt::UserMessage(std::span<const MediaSource::Kind> media, std::string text) const {
   if (!by_words()) return PromptFormat::UserMessage(media, std::move(text));
   std::string words;
+  const bool numbered = config_.numbers_images && std::count(media.begin(), media.end(), MediaSource::Kind::kImage) > 1;
+  int image = 0;
   for (const MediaSource::Kind kind : media) {
+    if (numbered && kind == MediaSource::Kind::kImage) words += StrCat("Image-", ++image, ": ");
     words += (kind == MediaSource::Kind::kImage ? config_.image_word : config_.video_word) + "\n";
   }
   return {{ContentPart::Kind::kText, words + text}};
@@ -63,20 +67,51 @@ std::string OneAxisPrompt::MarkerText(int32_t placeholder) const {
   return text;
 }
 
-void OneAxisPrompt::AddMedium(int32_t id, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const {
+std::vector<int32_t> OneAxisPrompt::SliceIds(int64_t slice) const {
+  if (!texts().tokenizer) return {};
+  return texts().tokenizer->Encode(config_.slice_text(slice));
+}
+
+int64_t OneAxisPrompt::MarkerTokens(const PreparedMedia& medium) const {
+  const int64_t around = (config_.before ? 1 : 0) + (config_.after ? 1 : 0);
+  if (!sliced(medium)) return around;
+  int64_t tokens = 0;
+  int64_t slice = 0;
+  for (const Tile& tile : medium.tiles) {
+    for (int64_t t = config_.cells(tile.grid).t; t > 0; --t, ++slice) {
+      tokens += around + static_cast<int64_t>(SliceIds(slice).size());
+    }
+  }
+  return tokens;
+}
+
+void OneAxisPrompt::AddMedium(int32_t placeholder, const PreparedMedia& medium, int32_t item,
+                              PromptTokens* prompt) const {
   const TokenRecord::Kind kind = medium.is_video() ? TokenRecord::Kind::kVideo : TokenRecord::Kind::kImage;
+  const int32_t id = config_.written.value_or(placeholder);
+  const bool by_slice = sliced(medium);
+  const auto marker = [&](const std::optional<int32_t>& one) {
+    if (config_.writes_markers && one) prompt->AddText(*one);
+  };
+  if (!by_slice) marker(config_.before);
   int32_t slice = 0;
   for (const Tile& tile : medium.tiles) {
     const Grid cells = config_.cells(tile.grid);
     for (int64_t t = 0; t < cells.t; ++t, ++slice) {
+      if (by_slice) {
+        for (const int32_t one : SliceIds(slice)) prompt->AddText(one);
+        marker(config_.before);
+      }
       for (int64_t y = 0; y < cells.h; ++y) {
         for (int64_t x = 0; x < cells.w; ++x) {
           prompt->AddText(id);
           prompt->layout.back() = {kind, item, slice, static_cast<int32_t>(y), static_cast<int32_t>(x)};
         }
       }
+      if (by_slice) marker(config_.after);
     }
   }
+  if (!by_slice) marker(config_.after);
 }
 
 PromptTokens OneAxisPrompt::LayOut(const std::vector<int32_t>& ids, std::span<const PreparedMedia> media,
@@ -89,7 +124,8 @@ PromptTokens OneAxisPrompt::LayOut(const std::vector<int32_t>& ids, std::span<co
       prompt.AddText(id);
       if (item > 0 && item == media.size() && prompt.media_end == 0) {
         // Right behind the last medium: its closing marker, when it is there, still belongs to it.
-        prompt.media_end = static_cast<int64_t>(prompt.ids.size()) - (id == config_.after ? 0 : 1);
+        const bool closing = !config_.writes_markers && id == config_.after;
+        prompt.media_end = static_cast<int64_t>(prompt.ids.size()) - (closing ? 0 : 1);
       }
       continue;
     }

@@ -1,5 +1,5 @@
 // Prompts of families whose tokens have one position each and whose media are runs of one placeholder token: LLaVA,
-// VideoLLaMA2.
+// VideoLLaMA2, InternVL.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,14 @@ struct OneAxisPromptConfig {
   // Where the tokenizer has no token for media: what a text holds in its place. Each stands in front of the user's
   // message, on a line of its own, and a rendered text is tokenised in the pieces between them. "": there are tokens.
   std::string image_word, video_word;
+  // What stands for every visual token of the ids that the decoder gets; unset: the medium's placeholder.
+  std::optional<int32_t> written;
+  // The template writes the placeholder alone: the markers are put around each run here.
+  bool writes_markers = false;
+  // Of a video: text in front of each slice, which makes the slice a run of its own; null: its slices are one run.
+  // Encoded by itself, and left out without a tokenizer.
+  std::string (*slice_text)(int64_t slice) = nullptr;
+  bool numbers_images = false;  // where there are several in a message, "Image-1: " and so on stand before their words
   // Of a tile's patches to the tokens that they become: slices, rows and columns.
   std::function<Grid(const Grid& patches)> cells;
 };
@@ -36,6 +44,7 @@ class OneAxisPrompt final : public PromptFormat {
       : PromptFormat(std::move(texts)), config_(std::move(config)) {}
 
   MediaMarkers Markers(bool video) const override;
+  int64_t MarkerTokens(const PreparedMedia& medium) const override;
   std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::string text) const override;
   std::vector<int32_t> Encode(std::string_view text) const override;
   std::string MarkerText(int32_t placeholder) const override;
@@ -46,7 +55,11 @@ class OneAxisPrompt final : public PromptFormat {
  private:
   bool by_words() const { return !config_.image_word.empty() || !config_.video_word.empty(); }
   bool IsPlaceholder(int32_t id) const { return id == config_.image || id == config_.video; }
-  void AddMedium(int32_t id, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const;
+  // Whether each slice of a medium is a run of its own.
+  bool sliced(const PreparedMedia& medium) const { return medium.is_video() && config_.slice_text != nullptr; }
+  // In front of a slice; empty without a tokenizer.
+  std::vector<int32_t> SliceIds(int64_t slice) const;
+  void AddMedium(int32_t placeholder, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const;
 
   OneAxisPromptConfig config_;
 };

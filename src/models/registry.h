@@ -82,6 +82,8 @@ extern const ModelFamily kQwen2Family;
 extern const ModelFamily kQwen3Family;
 extern const ModelFamily kLlamaFamily;
 extern const ModelFamily kGemma3Family;
+extern const ModelFamily kInternVlFamily;
+extern const ModelFamily kInternVlChatFamily;
 extern const ModelFamily kLlavaFamily;
 extern const ModelFamily kOriginalLlavaFamily;
 

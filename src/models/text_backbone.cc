@@ -41,8 +41,13 @@ TextConfig ParseBackbone(const JsonFields& given, const std::string& kind) {
     config = ParseTextConfig(fields, silu);
     config.decoder.qkv_bias = true;
     ParseQwenWindows(fields, &config.decoder);
+  } else if (kind == "qwen3") {
+    config = ParseTextConfig(fields, silu);
+    config.decoder.qkv_bias = config.decoder.output_bias = fields.Bool("attention_bias", false);
+    for (LayerConfig& layer : config.decoder.per_layer) layer.qk_norm = true;
+    ParseQwenWindows(fields, &config.decoder);
   } else {
-    Fail(given.where(), ": model_type \"", kind, "\" is not supported; llama, mistral and qwen2 are");
+    Fail(given.where(), ": model_type \"", kind, "\" is not supported; llama, mistral, qwen2 and qwen3 are");
   }
   ParseLayerMap(fields, &config.decoder);
   return config;

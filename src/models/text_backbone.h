@@ -1,4 +1,5 @@
-// The text models on which vision-language families are built, as those name them: "llama", "mistral", "qwen2".
+// The text models on which vision-language families are built, as those name them: "llama", "mistral", "qwen2",
+// "qwen3".
 #pragma once
 
 #include <string>

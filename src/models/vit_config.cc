@@ -33,7 +33,7 @@ PatchSpec VitConfig::patch_spec() const {
   PatchSpec spec;
   spec.patch_size = patch_size;
   spec.temporal_patch_size = 1;
-  spec.merge_size = 1;
+  spec.merge_size = merge_size;
   return spec;
 }
 
@@ -45,8 +45,31 @@ ModelSummary::Vision VitConfig::summary() const {
   vision.intermediate = intermediate;
   vision.patch = patch_size;
   vision.temporal_patch = 1;
-  vision.merge = 1;
+  vision.merge = merge_size;
   return vision;
+}
+
+VitConfig ParseVitSizes(const JsonFields& fields) {
+  VitConfig config;
+  config.layers = fields.Int("num_hidden_layers", 1, kMaxVitLayers);
+  config.hidden = fields.Int("hidden_size", 1, kMaxWidth);
+  config.heads = fields.Int("num_attention_heads", 1, kMaxDepth);
+  config.intermediate = fields.Int("intermediate_size", 1, kMaxWidth);
+  config.image_size = fields.Int("image_size", 1, kMaxSide);
+  config.patch_size = fields.Int("patch_size", 1, 256);
+  config.activation = ParseActivation(fields);
+  config.eps = static_cast<float>(fields.Number("layer_norm_eps", 0, 1));
+  if (const int64_t channels = fields.Int("num_channels", 1, 64); channels != 3) {
+    Fail(fields.where(), ": num_channels ", channels, " is not supported; 3 is");
+  }
+  if (config.hidden % config.heads != 0 || config.head_dim() % 2 != 0) {
+    Fail(fields.where(), ": hidden_size ", config.hidden, " over num_attention_heads ", config.heads,
+         " is not supported; the head dim must be even and whole");
+  }
+  if (config.side() < 1) {
+    Fail(fields.where(), ": patch_size ", config.patch_size, " exceeds image_size ", config.image_size);
+  }
+  return config;
 }
 
 VitConfig ParseVitConfig(const JsonFields& given) {
@@ -62,27 +85,9 @@ VitConfig ParseVitConfig(const JsonFields& given) {
                          : Json{{"patch_size", 32}, {"hidden_act", "quick_gelu"}, {"layer_norm_eps", 1e-5}});
   const Json merged = Over(given.raw(), std::move(defaults));
   const JsonFields fields(merged, given.where());
-  VitConfig config;
-  config.layers = fields.Int("num_hidden_layers", 1, kMaxVitLayers);
-  config.hidden = fields.Int("hidden_size", 1, kMaxWidth);
-  config.heads = fields.Int("num_attention_heads", 1, kMaxDepth);
-  config.intermediate = fields.Int("intermediate_size", 1, kMaxWidth);
-  config.image_size = fields.Int("image_size", 1, kMaxSide);
-  config.patch_size = fields.Int("patch_size", 1, 256);
-  config.activation = ParseActivation(fields);
-  config.eps = static_cast<float>(fields.Number("layer_norm_eps", 0, 1));
+  VitConfig config = ParseVitSizes(fields);
   config.class_token = config.pre_norm = !siglip;
   config.patch_bias = siglip;
-  if (const int64_t channels = fields.Int("num_channels", 1, 64); channels != 3) {
-    Fail(fields.where(), ": num_channels ", channels, " is not supported; 3 is");
-  }
-  if (config.hidden % config.heads != 0 || config.head_dim() % 2 != 0) {
-    Fail(fields.where(), ": hidden_size ", config.hidden, " over num_attention_heads ", config.heads,
-         " is not supported; the head dim must be even and whole");
-  }
-  if (config.side() < 1) {
-    Fail(fields.where(), ": patch_size ", config.patch_size, " exceeds image_size ", config.image_size);
-  }
   return config;
 }
 

@@ -21,7 +21,21 @@ constexpr int64_t kBlockRows = 1024;
 using Names = std::vector<std::string>;
 
 std::string LayerName(const VitConfig& config, int64_t layer, const std::string& rest) {
-  return StrCat(config.prefix, "encoder.layers.", layer, ".", rest);
+  return StrCat(config.prefix, config.names.layers, layer, ".", rest);
+}
+
+// The patch of each row of the tower, in raster order, where cells of patches lie one after another.
+std::vector<int64_t> RasterPlaces(const VitConfig& config) {
+  const int64_t side = config.side(), merge = config.merge_size;
+  std::vector<int64_t> places;
+  for (int64_t block_y = 0; block_y < side; block_y += merge) {
+    for (int64_t block_x = 0; block_x < side; block_x += merge) {
+      for (int64_t y = block_y; y < block_y + merge; ++y) {
+        for (int64_t x = block_x; x < block_x + merge; ++x) places.push_back(y * side + x);
+      }
+    }
+  }
+  return places;
 }
 
 AnyMatrixView InF32(MatrixView<float> x) {
@@ -32,27 +46,43 @@ AnyMatrixView InF32(MatrixView<float> x) {
 
 std::vector<TensorSpec> VitTower::Tensors(const VitConfig& config) {
   const int64_t d = config.hidden;
-  const std::string embeddings = config.prefix + "embeddings.";
+  const VitNames& names = config.names;
   std::vector<TensorSpec> specs;
-  if (config.class_token) specs.push_back({embeddings + "class_embedding", {d}});
-  specs.push_back({embeddings + "patch_embedding.weight", {d, 3, config.patch_size, config.patch_size}});
-  if (config.patch_bias) specs.push_back({embeddings + "patch_embedding.bias", {d}});
-  const int64_t rows = config.patches() + (config.class_token ? 1 : 0);
-  specs.push_back({embeddings + "position_embedding.weight", {rows, d}});
+  const auto own = [&](const std::string& name, std::vector<int64_t> shape) {
+    if (names.leading_ones) {
+      const size_t ones = 3 - shape.size();
+      shape.insert(shape.begin(), ones, 1);
+    }
+    specs.push_back({config.prefix + name, std::move(shape)});
+  };
+  if (config.class_token) own(names.class_embedding, {d});
+  specs.push_back({config.prefix + names.patch + ".weight", {d, 3, config.patch_size, config.patch_size}});
+  if (config.patch_bias) specs.push_back({config.prefix + names.patch + ".bias", {d}});
+  own(names.positions, {config.patches() + (config.class_token ? 1 : 0), d});
   // Published under this name.
   if (config.pre_norm) Norm::AddSpecs(config.prefix + "pre_layrnorm", d, true, &specs);
   for (int64_t layer = 0; layer < config.run; ++layer) {
-    const auto linear = [&](const char* rest, int64_t out, int64_t in) {
-      specs.push_back({LayerName(config, layer, StrCat(rest, ".weight")), {out, in}});
-      specs.push_back({LayerName(config, layer, StrCat(rest, ".bias")), {out}});
+    const auto name = [&](const std::string& rest) { return LayerName(config, layer, rest); };
+    const auto linear = [&](const std::string& rest, int64_t out, int64_t in, bool bias = true) {
+      specs.push_back({name(rest) + ".weight", {out, in}});
+      if (bias) specs.push_back({name(rest) + ".bias", {out}});
     };
-    Norm::AddSpecs(LayerName(config, layer, "layer_norm1"), d, true, &specs);
-    Norm::AddSpecs(LayerName(config, layer, "layer_norm2"), d, true, &specs);
-    for (const char* one : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"}) {
-      linear(one, d, d);
+    Norm::AddSpecs(name(names.norm1), d, !config.rms_norms, &specs);
+    Norm::AddSpecs(name(names.norm2), d, !config.rms_norms, &specs);
+    for (const std::string& one : names.qkv) {
+      linear(one, 3 * d / static_cast<int64_t>(names.qkv.size()), d, config.qkv_bias);
     }
-    linear("mlp.fc1", config.intermediate, d);
-    linear("mlp.fc2", d, config.intermediate);
+    if (config.qk_norm) {
+      Norm::AddSpecs(name(names.q_norm), d, false, &specs);
+      Norm::AddSpecs(name(names.k_norm), d, false, &specs);
+    }
+    linear(names.out, d, d);
+    linear(names.up, config.intermediate, d);
+    linear(names.down, d, config.intermediate);
+    if (config.layer_scale) {
+      specs.push_back({name(names.scale1), {d}});
+      specs.push_back({name(names.scale2), {d}});
+    }
   }
   return specs;
 }
@@ -76,25 +106,41 @@ VitTower::VitTower(const VitConfig& config, const TensorSource& source, const Nu
     storage_.Add(linear, linear.in() * linear.out());
     return linear;
   };
-  const std::string embeddings = config.prefix + "embeddings.";
+  const VitNames& names = config.names;
   // The convolution has the patch's own shape: it is a product with the flattened patch, weights flattened as they are.
-  patch_embed_ = read({embeddings + "patch_embedding"}, config.patch_bias);
-  if (config.class_token) class_embedding_ = ReadFloats(source, embeddings + "class_embedding");
-  const std::vector<float> positions = ReadFloats(source, embeddings + "position_embedding.weight");
+  patch_embed_ = read({config.prefix + names.patch}, config.patch_bias);
+  if (config.class_token) class_embedding_ = ReadFloats(source, config.prefix + names.class_embedding);
+  const std::vector<float> positions = ReadFloats(source, config.prefix + names.positions);
   positions_ = Matrix<float>(picture_rows(), config.hidden);
   PUREKV_CHECK(static_cast<int64_t>(positions.size()) == positions_.size(), positions.size(), " positions");
-  std::copy(positions.begin(), positions.end(), positions_.data());
+  const int64_t first = picture_rows() - config.patches();
+  std::copy_n(positions.begin(), first * config.hidden, positions_.data());
+  const std::vector<int64_t> places = RasterPlaces(config);
+  for (int64_t row = 0; row < config.patches(); ++row) {
+    const int64_t at = first + places[static_cast<size_t>(row)];
+    std::copy_n(positions.begin() + at * config.hidden, config.hidden, positions_.Row(first + row));
+  }
   if (config.pre_norm) pre_norm_ = Norm::Read(source, config.prefix + "pre_layrnorm", true);
   blocks_.resize(static_cast<size_t>(config.run));
   for (int64_t i = 0; i < config.run; ++i) {
     Block& block = blocks_[static_cast<size_t>(i)];
-    const auto name = [&](const char* rest) { return LayerName(config, i, rest); };
-    block.norm1 = Norm::Read(source, name("layer_norm1"), true);
-    block.norm2 = Norm::Read(source, name("layer_norm2"), true);
-    block.qkv = read({name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")});
-    block.proj = read({name("self_attn.out_proj")});
-    block.up = read({name("mlp.fc1")});
-    block.down = read({name("mlp.fc2")});
+    const auto name = [&](const std::string& rest) { return LayerName(config, i, rest); };
+    block.norm1 = Norm::Read(source, name(names.norm1), !config.rms_norms);
+    block.norm2 = Norm::Read(source, name(names.norm2), !config.rms_norms);
+    Names qkv;
+    for (const std::string& one : names.qkv) qkv.push_back(name(one));
+    block.qkv = read(qkv, config.qkv_bias);
+    if (config.qk_norm) {
+      block.q_norm = Norm::Read(source, name(names.q_norm), false);
+      block.k_norm = Norm::Read(source, name(names.k_norm), false);
+    }
+    block.proj = read({name(names.out)});
+    block.up = read({name(names.up)});
+    block.down = read({name(names.down)});
+    if (config.layer_scale) {
+      block.scale1 = ReadFloats(source, name(names.scale1));
+      block.scale2 = ReadFloats(source, name(names.scale2));
+    }
   }
 }
 
@@ -103,6 +149,7 @@ struct VitTower::Scratch {
   AnyMatrix normed;               // [rows, hidden], compute dtype; attention's output too
   AnyMatrix qkv;                  // [rows, 3 * hidden], compute dtype
   Matrix<float> qkv_block;        // [rows, 3 * hidden], as the product makes them; bf16 only
+  Matrix<float> half;             // [rows, hidden], what a half of a layer adds, where that is scaled
   AnyMatrix activated;            // [rows, intermediate]
   std::vector<int64_t> segments;  // cumulative rows of the pictures, from 0
   AttentionWorkspace attention;
@@ -139,6 +186,7 @@ std::optional<std::vector<Matrix<float>>> VitTower::Encode(MatrixView<const floa
   scratch.qkv = AnyMatrix(compute_, together * rows, 3 * config_.hidden);
   if (compute_ != Dtype::kF32) scratch.qkv_block = Matrix<float>(together * rows, 3 * config_.hidden);
   scratch.activated = AnyMatrix(compute_, together * rows, config_.intermediate);
+  if (config_.layer_scale) scratch.half = Matrix<float>(together * rows, config_.hidden);
   Matrix<float> x(pictures * rows, config_.hidden);
   Embed(patches, pictures, x.View());
   for (const Block& block : blocks_) {
@@ -168,13 +216,15 @@ void VitTower::RunBlock(const Block& block, MatrixView<float> x, Scratch& scratc
   const AnyMatrixView normed = scratch.normed.View().Rows(0, x.rows);
   const AnyMatrixView qkv = scratch.qkv.View().Rows(0, x.rows);
   block.norm1.Apply(x, config_.eps, normed);
-  if (compute_ == Dtype::kF32) {
-    block.qkv.Run(normed, {static_cast<float*>(qkv.data), x.rows, 3 * d, 3 * d});
-  } else {
-    const MatrixView<float> made = scratch.qkv_block.View().Rows(0, x.rows);
-    block.qkv.Run(normed, made);
-    Convert(made, qkv);
+  const bool in_place = compute_ == Dtype::kF32;
+  const MatrixView<float> made = in_place ? MatrixView<float>{static_cast<float*>(qkv.data), x.rows, 3 * d, 3 * d}
+                                          : scratch.qkv_block.View().Rows(0, x.rows);
+  block.qkv.Run(normed, made);
+  if (config_.qk_norm) {
+    block.q_norm.Apply(made.Cols(0, d), config_.eps, InF32(made.Cols(0, d)));
+    block.k_norm.Apply(made.Cols(d, d), config_.eps, InF32(made.Cols(d, d)));
   }
+  if (!in_place) Convert(made, qkv);
   SegmentAttentionArgs attention;
   attention.q = qkv.Cols(0, d);
   attention.k = qkv.Cols(d, d);
@@ -186,12 +236,26 @@ void VitTower::RunBlock(const Block& block, MatrixView<float> x, Scratch& scratc
   attention.out = normed;
   attention.workspace = &scratch.attention;
   SegmentAttention(attention);
-  block.proj.Run(normed, x, /*accumulate=*/true);
+  Add(block.proj, normed, block.scale1, x, scratch);
 
   block.norm2.Apply(x, config_.eps, normed);
   const AnyMatrixView activated = scratch.activated.View().Rows(0, x.rows);
   block.up.RunActivated(config_.activation, normed, activated);
-  block.down.Run(activated, x, /*accumulate=*/true);
+  Add(block.down, activated, block.scale2, x, scratch);
+}
+
+void VitTower::Add(const Linear& last, AnyMatrixView in, const std::vector<float>& scale, MatrixView<float> x,
+                   Scratch& scratch) const {
+  if (scale.empty()) return last.Run(in, x, /*accumulate=*/true);
+  const MatrixView<float> half = scratch.half.View().Rows(0, x.rows);
+  last.Run(in, half);
+  ParallelForRanges(x.rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* from = half.Row(row);
+      float* to = x.Row(row);
+      for (int64_t c = 0; c < x.cols; ++c) to[c] += scale[static_cast<size_t>(c)] * from[c];
+    }
+  });
 }
 
 }  // namespace purekv

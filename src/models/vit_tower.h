@@ -1,5 +1,5 @@
 // A plain vision transformer: patches and learned positions, LayerNorm before attention over one picture and before a
-// feed-forward of two layers (CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343).
+// feed-forward of two layers (CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343; InternViT, arXiv 2312.14238).
 #pragma once
 
 #include <cstdint>
@@ -36,6 +36,8 @@ class VitTower final : public VisionTower {
  private:
   struct Block {
     Norm norm1, norm2;
+    Norm q_norm, k_norm;                // of all heads together; empty: none
+    std::vector<float> scale1, scale2;  // [hidden], of what each half adds; empty: none
     Linear qkv, proj, up, down;
   };
   struct Scratch;
@@ -43,6 +45,9 @@ class VitTower final : public VisionTower {
   int64_t picture_rows() const { return config_.patches() + (config_.class_token ? 1 : 0); }
   void Embed(MatrixView<const float> patches, int64_t pictures, MatrixView<float> x) const;
   void RunBlock(const Block& block, MatrixView<float> x, Scratch& scratch) const;
+  // Adds what a half of a layer makes of `in` to x, channel by channel times `scale`.
+  void Add(const Linear& last, AnyMatrixView in, const std::vector<float>& scale, MatrixView<float> x,
+           Scratch& scratch) const;
 
   VitConfig config_;
   Dtype compute_;

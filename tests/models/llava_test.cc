@@ -214,9 +214,15 @@ TEST(Llava, VideosAndOptionsWithoutEffectAreRefused) {
   ExpectError({"walk.npy", "no videos", "media.kind.image"}, [&] { load(MediaSource::Kind::kFrames, "walk.npy", {}); });
   ExpectError({"cat.mp4", "no videos"}, [&] { load(MediaSource::Kind::kVideo, "cat.mp4", {}); });
   ExpectError({"no videos"}, [&] { Model::CostOfVideo(model.directory(), 8, 56, 56, {}, "", {}, {}); });
-  ExpectError({"media.max_pixels", "56 x 56"},
-              [&] { load(MediaSource::Kind::kImage, "tower.png", {.max_pixels = 3136}); });
-  ExpectError({"media.min_pixels"}, [&] { load(MediaSource::Kind::kImage, "tower.png", {.min_pixels = 1}); });
+  MediaOptions options;
+  options.max_pixels = 3136;
+  ExpectError({"media.max_pixels", "56 x 56"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
+  options = {};
+  options.min_pixels = 1;
+  ExpectError({"media.min_pixels"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
+  options = {};
+  options.sampling = FrameSampling::kHuggingFace;
+  ExpectError({"media.sampling"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
   ExpectError({"2x4x5", "4x4"}, [&] { loaded->internals().TokensOfGrid({2, 4, 5}); });
 }
 

@@ -11,6 +11,7 @@ import PIL
 
 import chat_templates
 import gguf_blocks
+import internvl_cases
 import llava_cases
 import make_cases
 import make_vision_math
@@ -43,6 +44,7 @@ def main() -> None:
     make_cases.main()
     text_cases.main()
     llava_cases.main()
+    internvl_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
     print(f"{len(files)} files, {total} bytes")
