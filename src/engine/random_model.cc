@@ -57,17 +57,18 @@ void WriteRandomWeights(const std::string& dir, const RandomModelOptions& option
 
 Json ConfigOfShape(const std::string& shape, int64_t layers, const std::string& layer_map) {
   Json config = PublishedConfig(shape);
+  Json& text = config.contains("text_config") ? config["text_config"] : config;
   if (!layer_map.empty()) {
     const Json file = ReadJson(layer_map);
     const Json& map = file.is_object() && file.contains(kLayerMapKey) ? file.at(kLayerMapKey) : file;
     if (!map.is_array()) Fail(layer_map, ": neither a list nor an object with \"", kLayerMapKey, "\"");
     if (layers == 0) layers = static_cast<int64_t>(map.size());
-    config[kLayerMapKey] = map;
+    text[kLayerMapKey] = map;
   }
-  const auto all = config.at("num_hidden_layers").get<int64_t>();
+  const auto all = text.at("num_hidden_layers").get<int64_t>();
   if (layers < 0 || layers > all)
     FailUsage(Field{"layers"}, " ", layers, ": out of range 0 (all) .. ", all, " for ", shape);
-  if (layers > 0) config["num_hidden_layers"] = layers;
+  if (layers > 0) text["num_hidden_layers"] = layers;
   return config;
 }
 
