@@ -44,8 +44,10 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
   FrameSheet sheet;
   std::vector<std::pair<int64_t, int64_t>> frames;  // item, frame
   std::map<std::pair<int32_t, int32_t>, std::array<int64_t, 2>> cells;
+  std::map<int32_t, int64_t> slices;  // by item: those that tokens know, whatever the tower's patches have
   for (const TokenRecord& token : layout) {
     if (token.kind == TokenRecord::Kind::kText) continue;
+    slices[token.item] = std::max<int64_t>(slices[token.item], token.slice + 1);
     auto& grid = cells[{token.item, token.slice}];
     grid[0] = std::max<int64_t>(grid[0], token.row + 1);
     grid[1] = std::max<int64_t>(grid[1], token.column + 1);
@@ -54,7 +56,8 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
   int64_t width = 1;
   for (const auto& [slice, grid] : cells) {
     const PreparedMedia& one = media.at(static_cast<size_t>(slice.first));
-    const int64_t per_slice = std::max<int64_t>(1, one.frames.count / std::max<int64_t>(1, one.grid().t));
+    const int64_t of_item = slices.at(slice.first);
+    const int64_t per_slice = (one.frames.count + of_item - 1) / of_item;
     frames.emplace_back(slice.first, std::min(slice.second * per_slice, one.frames.count - 1));
     sheet.cells.push_back(grid);
     height = std::max(height, one.frames.height);

@@ -165,6 +165,18 @@ FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> 
   return {first, count};
 }
 
+std::vector<int64_t> SegmentMiddles(FrameRange range, int64_t count) {
+  PUREKV_CHECK(range.count >= 1 && count >= 1, range.count, " frames, ", count);
+  const double part = static_cast<double>(range.count - 1) / static_cast<double>(count);
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < count; ++i) {
+    const double begin = part * static_cast<double>(i), end = part * static_cast<double>(i + 1);
+    const auto middle = static_cast<int64_t>(RoundHalfEven((begin + end) / 2 + 1e-6));
+    indices.push_back(range.first + std::clamp<int64_t>(middle, 0, range.count - 1));
+  }
+  return indices;
+}
+
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path) {
   CheckChoice(range, video_fps, fps, min_frames, max_frames, factor, path);

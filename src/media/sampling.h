@@ -55,6 +55,10 @@ struct FrameRange {
 FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> start, std::optional<double> end,
                          int64_t factor, const std::string& path);
 
+// The frame in the middle of each of `count` equal parts of `range`, as VideoLLaMA2's frame_sample ("uniform") picks
+// them; a range of fewer frames repeats some.
+std::vector<int64_t> SegmentMiddles(FrameRange range, int64_t count);
+
 // Of the frames of `range` at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of
 // `factor`. Throws Error naming `path` when the range has fewer than `factor` frames.
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,

@@ -172,6 +172,9 @@ PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOpti
       FailUsage(Field{"media.fps"}, ": this model looks at a number of frames (", Field{"media.max_frames"},
                 "), whatever the length of a video");
     }
+    if (options.sampling != FrameSampling::kQwenVlUtils) {
+      FailUsage(Field{"media.sampling"}, ": this model's frames are those in the middle of equal parts of a video");
+    }
     const int64_t count = FrameCount(options);
     auto video = std::make_unique<VideoReader>(source.path);
     const VideoInfo info = video->info();

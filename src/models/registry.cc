@@ -35,9 +35,19 @@ std::unique_ptr<const LanguageModel> ModelPlan::Load(const TensorSource& source,
 
 // A list and not self-registration: a linker drops files of a static library that nothing names.
 const std::vector<ModelFamily>& ModelFamilies() {
-  static const std::vector<ModelFamily> families = {
-      kQwen25VlFamily, kQwen2VlFamily, kQwen3VlFamily,       kQwen2Family,    kQwen3Family,       kLlamaFamily,
-      kGemma3Family,   kLlavaFamily,   kOriginalLlavaFamily, kInternVlFamily, kInternVlChatFamily};
+  static const std::vector<ModelFamily> families = {kQwen25VlFamily,
+                                                    kQwen2VlFamily,
+                                                    kQwen3VlFamily,
+                                                    kQwen2Family,
+                                                    kQwen3Family,
+                                                    kLlamaFamily,
+                                                    kGemma3Family,
+                                                    kLlavaFamily,
+                                                    kOriginalLlavaFamily,
+                                                    kVideoLlama2MistralFamily,
+                                                    kVideoLlama2Qwen2Family,
+                                                    kInternVlFamily,
+                                                    kInternVlChatFamily};
   return families;
 }
 

@@ -57,6 +57,20 @@ TEST(SmartResize, RefusesWhatTheModelCannotTake) {
   EXPECT_THROW(SmartResize(10, 10, 28, 5000, 4000), Error);
 }
 
+// From running the published function.
+TEST(SegmentMiddles, EqualsVideoLlama2) {
+  const auto of = [](int64_t total, int64_t count) { return SegmentMiddles({0, total}, count); };
+  using Indices = std::vector<int64_t>;
+  EXPECT_EQ(of(300, 8), (Indices{19, 56, 93, 131, 168, 206, 243, 280}));
+  EXPECT_EQ(of(300, 16), (Indices{9, 28, 47, 65, 84, 103, 121, 140, 159, 178, 196, 215, 234, 252, 271, 290}));
+  EXPECT_EQ(of(100, 8), (Indices{6, 19, 31, 43, 56, 68, 80, 93}));
+  EXPECT_EQ(of(17, 16), (Indices{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}));
+  EXPECT_EQ(of(8, 8), (Indices{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(of(5, 8), (Indices{0, 1, 1, 2, 2, 3, 3, 4}));
+  EXPECT_EQ(of(1, 3), (Indices{0, 0, 0}));
+  EXPECT_EQ(SegmentMiddles({40, 300}, 2), (Indices{115, 264}));
+}
+
 TEST(ChooseFrames, EqualsQwenVlUtils) {
   struct Vector {
     int64_t total;

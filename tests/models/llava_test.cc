@@ -41,6 +41,12 @@ Json Sparse() {
           {"vocab_size", 32064}};
 }
 
+MediaOptions With(std::optional<int64_t> MediaOptions::*limit, int64_t value) {
+  MediaOptions options;
+  options.*limit = value;
+  return options;
+}
+
 double Billions(const std::vector<TensorSpec>& specs) {
   return static_cast<double>(ParameterCount(specs)) / 1e9;
 }
@@ -214,13 +220,11 @@ TEST(Llava, VideosAndOptionsWithoutEffectAreRefused) {
   ExpectError({"walk.npy", "no videos", "media.kind.image"}, [&] { load(MediaSource::Kind::kFrames, "walk.npy", {}); });
   ExpectError({"cat.mp4", "no videos"}, [&] { load(MediaSource::Kind::kVideo, "cat.mp4", {}); });
   ExpectError({"no videos"}, [&] { Model::CostOfVideo(model.directory(), 8, 56, 56, {}, "", {}, {}); });
+  ExpectError({"media.max_pixels", "56 x 56"},
+              [&] { load(MediaSource::Kind::kImage, "tower.png", With(&MediaOptions::max_pixels, 3136)); });
+  ExpectError({"media.min_pixels"},
+              [&] { load(MediaSource::Kind::kImage, "tower.png", With(&MediaOptions::min_pixels, 1)); });
   MediaOptions options;
-  options.max_pixels = 3136;
-  ExpectError({"media.max_pixels", "56 x 56"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
-  options = {};
-  options.min_pixels = 1;
-  ExpectError({"media.min_pixels"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
-  options = {};
   options.sampling = FrameSampling::kHuggingFace;
   ExpectError({"media.sampling"}, [&] { load(MediaSource::Kind::kImage, "tower.png", options); });
   ExpectError({"2x4x5", "4x4"}, [&] { loaded->internals().TokensOfGrid({2, 4, 5}); });

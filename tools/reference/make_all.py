@@ -21,9 +21,10 @@ import text_tokenizers
 import tokenizer_files
 import text_cases
 import tokenizer_strings
+import videollama2_cases
 from layout import OUT
 
-LIMIT = 5_000_000  # bytes; the data lives in git
+LIMIT = 6_000_000  # bytes; the data lives in git
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     text_cases.main()
     llava_cases.main()
     internvl_cases.main()
+    videollama2_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
     print(f"{len(files)} files, {total} bytes")
