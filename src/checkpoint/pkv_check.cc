@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -12,23 +11,6 @@ namespace purekv {
 namespace {
 
 constexpr int32_t kText = 0, kImage = 1, kVideo = 2;
-
-// A medium's tokens: one per cell of merge x merge patches, slice by slice, row by row.
-struct Cells {
-  int64_t rows = 0, columns = 0;  // 0: the grid has no such cells
-};
-
-// Any merge that fits; how large it is in truth, the model knows. The grid's sides are at most 2^30.
-Cells CellsOf(const MediaInfo& medium) {
-  const auto [slices, height, width] = medium.grid;
-  if (medium.tokens % slices != 0) return {};
-  const int64_t cells = medium.tokens / slices;
-  if (height * width % cells != 0) return {};
-  const int64_t patches = height * width / cells;
-  const auto merge = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(patches))));
-  if (merge * merge != patches || height % merge != 0 || width % merge != 0) return {};
-  return {height / merge, width / merge};
-}
 
 template <class Word>
 bool AllFinite(std::span<const std::byte> bytes, Word exponent) {
@@ -60,17 +42,20 @@ void CheckPkvDescription(const PkvContents& contents, const std::string& path) {
   for (size_t item = 0; item < contents.media.size(); ++item) {
     const MediaInfo& medium = contents.media[item];
     const auto [slices, height, width] = medium.grid;
-    if (CellsOf(medium).rows == 0) {
-      Fail(where, ": media[", item, "]: tokens: ", medium.tokens, "; square cells of a grid of ", slices, " x ", height,
-           " x ", width, " patches cannot be so many");
+    // The sides are at most 2^30 each: their product may be more than a number holds.
+    if ((medium.tokens - 1) / slices / height / width > 0) {
+      Fail(where, ": media[", item, "]: tokens: ", medium.tokens, "; a grid of ", slices, " x ", height, " x ", width,
+           " patches cannot make so many");
     }
     if (const size_t times = medium.slice_seconds.size(); times > 0 && static_cast<int64_t>(times) != slices) {
       Fail(where, ": media[", item, "]: slice_seconds: ", times, " numbers for ", slices, " slices");
     }
+    // A still that is shown in every slice is one frame; a large one in tiles has one for each.
     const bool image = medium.kind == MediaSource::Kind::kImage;
-    if (medium.frames < slices || (image && medium.frames != 1)) {
+    if (image ? medium.frames != 1 && medium.frames != slices : medium.frames < slices) {
       Fail(where, ": media[", item, "]: frames: ", medium.frames, "; ",
-           image ? "an image is one" : StrCat(slices, " slices take at least as many"));
+           image ? StrCat("an image is one, or one for each of its ", slices, " slices")
+                 : StrCat(slices, " slices take at least as many"));
     }
   }
   const KvStats& stats = contents.stats;
@@ -86,65 +71,12 @@ void CheckPkvDescription(const PkvContents& contents, const std::string& path) {
   }
 }
 
-namespace {
-
-// Walks the tokens of a context from the first to the last.
-class TokenWalk {
- public:
-  TokenWalk(const PkvContents& contents, std::string where) : contents_(contents), where_(std::move(where)) {}
-
-  size_t token() const { return token_; }
-  size_t item() const { return item_; }
-  bool AtEnd() const { return token_ == static_cast<size_t>(contents_.tokens()); }
-  bool AtText() const { return contents_.records[5 * token_] == kText; }
-  // The next token is text.
-  void Text() {
-    Expect({kText, -1, -1, -1, -1});
-    ++token_;
-  }
-  // The next tokens are the next medium's, slice by slice. between(): called in front of each slice but the first;
-  // cell(token): of each cell.
-  void Medium(const std::function<void()>& between, const std::function<void(size_t token)>& cell) {
-    if (item_ == contents_.media.size()) {
-      Fail(where_, ": token ", token_, " is of medium ", item_, "; there are ", item_);
-    }
-    const MediaInfo& medium = contents_.media[item_];
-    const auto tokens = static_cast<size_t>(contents_.tokens());
-    if (static_cast<uint64_t>(medium.tokens) > tokens - token_) {
-      Fail(where_, ": ", tokens - token_, " tokens from medium ", item_, " on, which has ", medium.tokens);
-    }
-    const Cells cells = CellsOf(medium);
-    const int32_t kind = medium.kind == MediaSource::Kind::kImage ? kImage : kVideo;
-    for (int64_t i = 0; i < medium.tokens; ++i) {
-      const int64_t row = i / cells.columns;
-      if (i > 0 && i % (cells.rows * cells.columns) == 0) between();
-      if (AtEnd()) Fail(where_, ": ", i, " of the ", medium.tokens, " tokens of medium ", item_);
-      Expect({kind, static_cast<int32_t>(item_), static_cast<int32_t>(row / cells.rows),
-              static_cast<int32_t>(row % cells.rows), static_cast<int32_t>(i % cells.columns)});
-      cell(token_++);
-    }
-    ++item_;
-  }
-
- private:
-  void Expect(const std::array<int32_t, 5>& record) const {
-    const auto found = contents_.records.subspan(5 * token_, 5);
-    if (std::equal(found.begin(), found.end(), record.begin())) return;
-    Fail(where_, ": record of token ", token_, ": kind ", found[0], ", item ", found[1], ", slice ", found[2], ", row ",
-         found[3], ", column ", found[4], "; ", record[0], ", ", record[1], ", ", record[2], ", ", record[3], ", ",
-         record[4], " is expected");
-  }
-
-  const PkvContents& contents_;
-  std::string where_;
-  size_t token_ = 0, item_ = 0;
-};
-
-}  // namespace
-
 void CheckPkvTokens(const PkvContents& contents, const std::string& path) {
   const std::string where = path + ": section tokens";
   const auto tokens = static_cast<size_t>(contents.tokens());
+  for (size_t i = 0; i < contents.prompt_ids.size(); ++i) {
+    if (contents.prompt_ids[i] < 0) Fail(where, ": prompt id ", i, ": ", contents.prompt_ids[i], " is none");
+  }
   for (size_t i = 0; i < tokens; ++i) {
     if (contents.ids[i] < 0) Fail(where, ": id of token ", i, ": ", contents.ids[i], " is none");
     for (const int32_t axis : contents.positions.subspan(3 * i, 3)) {
@@ -153,36 +85,32 @@ void CheckPkvTokens(const PkvContents& contents, const std::string& path) {
            contents.next_position, ", is expected");
     }
   }
-  TokenWalk walk(contents, where);
-  const bool apart = std::any_of(contents.media.begin(), contents.media.end(),
-                                 [](const MediaInfo& one) { return !one.slice_seconds.empty(); });
-  if (apart) {  // text that is not of the prompt ids stands among the slices: which, the model knows
-    const auto text = [&] {
-      while (!walk.AtEnd() && walk.AtText()) walk.Text();
+  // Media stand in their order, text may stand among their tokens; which place is whose, the model knows.
+  std::vector<int64_t> found(contents.media.size());
+  size_t item = 0;
+  for (size_t i = 0; i < tokens; ++i) {
+    const auto record = contents.records.subspan(5 * i, 5);
+    if (record[0] != kText && item < found.size() && found[item] == contents.media[item].tokens) ++item;
+    const bool text =
+        record[0] == kText && std::all_of(record.begin() + 1, record.end(), [](int32_t x) { return x == -1; });
+    const auto visual = [&] {
+      if (item == found.size() || record[1] != static_cast<int32_t>(item)) return false;
+      const MediaInfo& medium = contents.media[item];
+      if (record[0] != (medium.kind == MediaSource::Kind::kImage ? kImage : kVideo)) return false;
+      const auto [slices, height, width] = medium.grid;
+      const auto within = [](int32_t place, int64_t count) { return place >= 0 && place < count; };
+      return within(record[2], slices) && within(record[3], height) && within(record[4], width);
     };
-    for (text(); !walk.AtEnd(); text()) walk.Medium(text, [](size_t) {});
-  } else {
-    const auto expect_id = [&](size_t token, int32_t id) {
-      if (contents.ids[token] == id) return;
-      Fail(where, ": id of token ", token, ": ", contents.ids[token], "; the prompt ids have ", id, " there");
-    };
-    for (const int32_t id : contents.prompt_ids) {
-      if (walk.AtEnd()) {
-        Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make more than ", tokens, " tokens");
-      }
-      if (walk.AtText()) {
-        walk.Text();
-        expect_id(walk.token() - 1, id);
-      } else {
-        walk.Medium([] {}, [&](size_t token) { expect_id(token, id); });
-      }
+    if (text) continue;
+    if (!visual()) {
+      Fail(where, ": record of token ", i, ": kind ", record[0], ", item ", record[1], ", slice ", record[2], ", row ",
+           record[3], ", column ", record[4], ": neither text nor a place of medium ", item, " of ", found.size());
     }
-    if (!walk.AtEnd()) {
-      Fail(where, ": ", contents.prompt_ids.size(), " prompt ids make ", walk.token(), " of ", tokens, " tokens");
-    }
+    ++found[item];
   }
-  if (walk.item() != contents.media.size()) {
-    Fail(where, ": tokens of ", walk.item(), " of ", contents.media.size(), " media");
+  for (size_t one = 0; one < found.size(); ++one) {
+    if (found[one] == contents.media[one].tokens) continue;
+    Fail(where, ": ", found[one], " of the ", contents.media[one].tokens, " tokens of medium ", one);
   }
 }
 

@@ -11,8 +11,8 @@ namespace purekv {
 // Of the description alone: media grids and their token counts, statistics. Nothing is allocated.
 void CheckPkvDescription(const PkvContents& contents, const std::string& path);
 
-// Of description and section tokens: ids are the prompt ids with each medium's placeholder repeated once per token, and
-// each of these tokens has the record of its cell. Call behind CheckPkvDescription.
+// Of description and section tokens: each token is text or has a place in the grid of its medium, the media in their
+// order; whose place it is, and which ids prompt and media make, the model knows. Call behind CheckPkvDescription.
 void CheckPkvTokens(const PkvContents& contents, const std::string& path);
 
 // Of heads and sums: counts as the statistics say, and no number that is not finite. Reads every entry once.

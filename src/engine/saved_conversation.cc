@@ -93,11 +93,14 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
     if (contents.ids[i] != prompt.ids[i]) {
       Fail(path, ": section tokens: id of token ", i, ": ", contents.ids[i], "; this model gives it ", prompt.ids[i]);
     }
-    const TokenRecord& record = prompt.layout[i];
-    if (contents.records[5 * i] != static_cast<int32_t>(record.kind) || contents.records[5 * i + 2] != record.slice) {
-      Fail(path, ": section tokens: record of token ", i, ": kind ", contents.records[5 * i], ", slice ",
-           contents.records[5 * i + 2], "; this model gives it ", static_cast<int32_t>(record.kind), " and ",
-           record.slice);
+    const TokenRecord& right_one = prompt.layout[i];
+    const std::array<int32_t, 5> record = {static_cast<int32_t>(right_one.kind), right_one.item, right_one.slice,
+                                           right_one.row, right_one.column};
+    const auto found = contents.records.subspan(5 * i, 5);
+    if (!std::equal(found.begin(), found.end(), record.begin())) {
+      Fail(path, ": section tokens: record of token ", i, ": kind ", found[0], ", item ", found[1], ", slice ",
+           found[2], ", row ", found[3], ", column ", found[4], "; this model gives it ", record[0], ", ", record[1],
+           ", ", record[2], ", ", record[3], ", ", record[4]);
     }
     const auto axes = contents.positions.subspan(3 * i, 3);
     if (prompt.positions[i] == Position{axes[0], axes[1], axes[2]}) continue;

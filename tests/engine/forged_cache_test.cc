@@ -83,8 +83,21 @@ TEST_F(ForgedCacheTest, ForgeriesAreRefused) {
     c.ids = ids;
     c.prompt_ids = prompt;
   });
-  refused("id of token", [&](PkvContents& c) { c.ids = ids; });
-  refused("id of token", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  refused("vocabulary", [&](PkvContents& c) { c.ids = ids; });
+  refused("vocabulary", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  ids.assign(sound.ids.begin(), sound.ids.end());
+  prompt.assign(sound.prompt_ids.begin(), sound.prompt_ids.end());
+  ids[0] ^= 1;
+  prompt[1] ^= 1;
+  refused("id of token 0", [&](PkvContents& c) { c.ids = ids; });
+  refused("id of token 1", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  prompt = {prompt[0]};
+  refused("section tokens", [&](PkvContents& c) { c.prompt_ids = prompt; });
+  std::vector<int32_t> records(sound.records.begin(), sound.records.end());
+  const size_t cell = static_cast<size_t>(
+      std::find_if(records.begin(), records.end(), [](int32_t kind) { return kind > 0; }) - records.begin());
+  std::swap(records[cell + 4], records[cell + 9]);  // two cells of a row in each other's place
+  refused("record of token", [&](PkvContents& c) { c.records = records; });
   // What the model makes of media and prompt ids.
   refused("media[0]", [](PkvContents& c) {  // cells of 1 x 1 patch, as many
     c.media[0].grid[1] /= 2;

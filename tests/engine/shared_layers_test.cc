@@ -170,7 +170,7 @@ TEST_F(SharedLayersModel, CodecsViewsAndStoresWork) {
   const Answer right = full.Generate({.max_new_tokens = 12}, nullptr);
   // A file holds what memory would.
   SessionOptions options = Options("full", 0);
-  options.kv.store = {.kind = StoreOptions::Kind::kFile};
+  options.kv.store.kind = StoreOptions::Kind::kFile;
   Session stored(model(), options);
   stored.Read(Video());
   EXPECT_EQ(stored.Generate({.max_new_tokens = 12}, nullptr).logprobs, right.logprobs);
