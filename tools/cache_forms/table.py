@@ -86,6 +86,8 @@ def frontier(kept):
 def cell(pairs, digits):
     if not pairs:
         return "-"
+    if len({unit for unit, _ in pairs}) == 1:  # of one video or text there is nothing to draw from
+        return f"{mean(pairs):.{digits}f}"
     middle, low, high = intervals.bootstrap(pairs)
     return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 

@@ -16,7 +16,7 @@ import tokenizer_files as files
 from cases import prompt
 from layout import OUT, write_json
 from make_cases import MIN_MARGIN
-from vlm_cases import Runner, in_bf16, stored, write_prompt
+from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
 
 SIDE, PATCH = 56, 14
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -172,9 +172,9 @@ def build(config: dict, case: dict, image_id: int):
 
 def tiles_of(image: Image.Image, most: int) -> list:
     columns, rows = get_optimal_tiled_canvas((image.size[1], image.size[0]), (SIDE, SIDE), 1, most)
-    whole = image.resize((SIDE * columns, SIDE * rows), Image.BICUBIC)
+    whole = resized(image, SIDE * columns, SIDE * rows)
     tiles = [whole.crop((SIDE * (i % columns), SIDE * (i // columns), SIDE * (i % columns + 1), SIDE * (i // columns + 1))) for i in range(rows * columns)]
-    return tiles + ([image.resize((SIDE, SIDE), Image.BICUBIC)] if len(tiles) > 1 else [])
+    return tiles + ([resized(image, SIDE, SIDE)] if len(tiles) > 1 else [])
 
 
 def pixels_of(pictures: list) -> torch.Tensor:
@@ -248,7 +248,7 @@ def make_case(case: dict) -> float:
             if kind == "image":
                 pictures.append(tiles_of(Image.open(OUT / "media" / name).convert("RGB"), case["most"]))
             else:
-                pictures.append([Image.fromarray(frame).resize((SIDE, SIDE), Image.BICUBIC) for frame in np.load(OUT / "media" / name)])
+                pictures.append([resized(Image.fromarray(frame), SIDE, SIDE) for frame in np.load(OUT / "media" / name)])
         pixels = pixels_of([p for group in pictures for p in group]) if pictures else None
         rendered = render(one, media)
         ids = tokenizer(expand(rendered, media, [len(group) for group in pictures]))["input_ids"]
