@@ -298,23 +298,24 @@ int RunCalibrate(const FlagTable& table, const CalibrateFlags& flags) {
     PrintBases(bases, flags);
     return 0;
   }
-  if (flags.prefix) {
-    const PrefixCalibration result = CalibratePrefix(model, samples, flags.request, options);
+  const auto write = [&](const auto& result) {
     progress.Clear();
     WriteOutput(flags.output, ProfileJson(result));
+  };
+  if (flags.prefix) {
+    const PrefixCalibration result = CalibratePrefix(model, samples, flags.request, options);
+    write(result);
     PrintShares(result, flags);
     return 0;
   }
   if (flags.split) {
     const SplitCalibration result = CalibrateSplit(model, samples, flags.request, options);
-    progress.Clear();
-    WriteOutput(flags.output, ProfileJson(result));
+    write(result);
     PrintSplit(result, flags);
     return 0;
   }
   const Calibration result = Calibrate(model, samples, flags.request, options);
-  progress.Clear();
-  WriteOutput(flags.output, ProfileJson(result));
+  write(result);
   WriteOutput(PictureName(flags), CalibrationSvg(result));
   PrintFindings(result, flags);
   return 0;

@@ -59,6 +59,15 @@ OrderedJson Trials(const std::vector<CalibrationTrial>& trials) {
   return list;
 }
 
+// What every profile begins with.
+OrderedJson Beginning(const Profile& profile) {
+  OrderedJson json;
+  json["format"] = kProfileFormat;
+  json["version"] = kProfileVersion;
+  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  return json;
+}
+
 bool OnOneLine(const OrderedJson& value) {
   if (!value.is_structured() || value.empty()) return true;
   if (value.is_object()) return false;
@@ -85,6 +94,12 @@ void Print(const OrderedJson& value, const std::string& indent, std::string* tex
     }
   }
   *text += "\n" + indent + (value.is_object() ? "}" : "]");
+}
+
+std::string Written(const OrderedJson& profile) {
+  std::string text;
+  Print(profile, "", &text);
+  return text + "\n";
 }
 
 // ---- the picture ----
@@ -176,10 +191,7 @@ std::string Curves(double left, double top, double width, const std::string& tit
 
 std::string ProfileJson(const Calibration& calibration) {
   const Profile& profile = calibration.profile;
-  OrderedJson json;
-  json["format"] = kProfileFormat;
-  json["version"] = kProfileVersion;
-  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  OrderedJson json = Beginning(profile);
   json["settings"] = {{"policy", CalibratedPolicy().name},
                       {"budget", profile.budget},
                       {"sources", profile.sources},
@@ -201,17 +213,12 @@ std::string ProfileJson(const Calibration& calibration) {
                       {"drop_losses", Trials(calibration.drop_losses)},
                       {"trials", Trials(calibration.trials)}};
   if (!calibration.evidence.empty()) json["measured"]["evidence_kept"] = Rounded(calibration.evidence);
-  std::string text;
-  Print(json, "", &text);
-  return text + "\n";
+  return Written(json);
 }
 
 std::string ProfileJson(const SplitCalibration& calibration) {
   const Profile& profile = calibration.profile;
-  OrderedJson json;
-  json["format"] = kProfileFormat;
-  json["version"] = kProfileVersion;
-  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  OrderedJson json = Beginning(profile);
   json["settings"] = {{"policy", CalibratedPolicy().name},
                       {"budget", profile.budget},
                       {"budget_of", "bytes"},
@@ -231,26 +238,19 @@ std::string ProfileJson(const SplitCalibration& calibration) {
                       {"answer_tokens", calibration.answer_tokens},
                       {"loss", Round(calibration.chosen.loss)},
                       {"trials", trials}};
-  std::string text;
-  Print(json, "", &text);
-  return text + "\n";
+  return Written(json);
 }
 
 std::string ProfileJson(const PrefixCalibration& calibration) {
   const Profile& profile = calibration.profile;
-  OrderedJson json;
-  json["format"] = kProfileFormat;
-  json["version"] = kProfileVersion;
-  json["model"] = {{"fingerprint", profile.fingerprint}, {"family", profile.family}, {"layers", profile.layers}};
+  OrderedJson json = Beginning(profile);
   OrderedJson shares = OrderedJson::array();
   for (const LayerShares& one : profile.shares) shares.push_back({{"budget", one.budget}, {"layers", one.layers}});
   json["settings"] = {{"policy", kPrefixPolicy}, {"shares", shares}};
   json["measured"] = {{"samples", calibration.samples},
                       {"part_tokens_mean", Round(calibration.part_tokens)},
                       {"share_deviations", Rows(calibration.deviations)}};
-  std::string text;
-  Print(json, "", &text);
-  return text + "\n";
+  return Written(json);
 }
 
 std::string CalibrationSvg(const Calibration& calibration) {

@@ -11,7 +11,7 @@
 #include "models/one_axis_prompt.h"
 #include "models/preprocessor_fields.h"
 #include "models/registry.h"
-#include "models/vit_tower.h"
+#include "models/vit_plan.h"
 
 namespace purekv {
 namespace {
@@ -76,8 +76,9 @@ std::string FrameText(int64_t frame) {
   return StrCat(frame == 0 ? "" : "\n", "Frame", frame + 1, ": ");
 }
 
-struct InternVlPlan final : ModelPlan {
-  using ModelPlan::ModelPlan;
+struct InternVlPlan final : VitPlan {
+  using VitPlan::Set;
+  using VitPlan::VitPlan;
   InternVlConfig config;
 
   bool by_authors() const { return !config.image_id; }
@@ -112,7 +113,6 @@ struct InternVlPlan final : ModelPlan {
       const JsonFields size = fields.Object("size");
       for (const char* side : {"height", "width"}) CheckEqual(size, side, tiling->side);
     }
-    constexpr int64_t kMostTiles = 64;
     tiling->least = fields.Int("min_patches", 1, kMostTiles, tiling->least);
     tiling->most = fields.Int("max_patches", tiling->least, kMostTiles, std::max(tiling->least, tiling->most));
     if (!fields.Bool("crop_to_patches", true)) tiling->least = tiling->most = 1;
@@ -164,67 +164,43 @@ struct InternVlPlan final : ModelPlan {
     return std::make_unique<const OneAxisPrompt>(std::move(prompt), std::move(texts));
   }
 
-  FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
-    // The small files come before the weights: what is wrong with them shows at once.
-    FamilyParts parts;
-    parts.preprocessor = ReadPreprocessor();
-    parts.prompt = ReadPrompt();
-    parts.tower = std::make_unique<const VitTower>(config.vision, source, formats);
-    parts.connector = std::make_unique<const MlpConnector>(config.connector, source, formats);
-    return parts;
+  std::unique_ptr<const Connector> ReadConnector(const TensorSource& source,
+                                                 const NumberFormats& formats) const override {
+    return std::make_unique<const MlpConnector>(config.connector, source, formats);
   }
 };
 
 std::unique_ptr<ModelPlan> PlanInternVl(const ModelFiles& files, const ModelFamily& family, InternVlConfig config) {
   auto plan = std::make_unique<InternVlPlan>(files);
-  plan->family = family.name;
-  plan->decoder = config.text.decoder;
-  plan->SetTied(config.text.tied);
-  plan->rope_theta = config.text.rope_theta;
-  plan->vision = config.vision.summary();
-  plan->SetTensors(VitTower::Tensors(config.vision), MlpConnector::Tensors(config.connector));
-  plan->unread = VitTower::Unread(config.vision);
+  plan->Set(family, config.text, config.vision, MlpConnector::Tensors(config.connector));
   plan->config = std::move(config);
   return plan;
 }
 
-// What a published config.json says beside what all say.
+// From the published config.json files.
 struct Shape {
-  const char* name;
   const char* text;  // model_type
-  int64_t hidden, layers, heads, kv_heads, intermediate, vocabulary, head_dim;
+  TextShape sizes;
 };
 const Shape kShapes[] = {
-    {"internvl3-1b", "qwen2", 896, 24, 14, 2, 4864, 151674, 64},
-    {"internvl3-2b", "qwen2", 1536, 28, 12, 2, 8960, 151674, 128},
-    {"internvl3-8b", "qwen2", 3584, 28, 28, 4, 18944, 151674, 128},
-    {"internvl3.5-1b", "qwen3", 1024, 28, 16, 8, 3072, 151936, 128},
-    {"internvl3.5-4b", "qwen3", 2560, 36, 32, 8, 9728, 151936, 128},
-    {"internvl3.5-8b", "qwen3", 4096, 36, 32, 8, 12288, 151936, 128},
+    {"qwen2", {"internvl3-1b", 896, 24, 14, 2, 64, 4864, 151674, 32768, 1e6, 1e-6, false}},
+    {"qwen2", {"internvl3-2b", 1536, 28, 12, 2, 128, 8960, 151674, 32768, 1e6, 1e-6, false}},
+    {"qwen2", {"internvl3-8b", 3584, 28, 28, 4, 128, 18944, 151674, 32768, 1e6, 1e-6, false}},
+    {"qwen3", {"internvl3.5-1b", 1024, 28, 16, 8, 128, 3072, 151936, 40960, 1e6, 1e-6, false}},
+    {"qwen3", {"internvl3.5-4b", 2560, 36, 32, 8, 128, 9728, 151936, 40960, 1e6, 1e-6, false}},
+    {"qwen3", {"internvl3.5-8b", 4096, 36, 32, 8, 128, 12288, 151936, 40960, 1e6, 1e-6, false}},
 };
 
 std::vector<PublishedShape> PublishedShapes(const ModelFamily& family) {
   std::vector<PublishedShape> published;
   for (const Shape& shape : kShapes) {
     const bool newer = std::string(shape.text) == "qwen3";
-    const Json text = {{"model_type", shape.text},
-                       {"hidden_act", "silu"},
-                       {"hidden_size", shape.hidden},
-                       {"num_hidden_layers", shape.layers},
-                       {"num_attention_heads", shape.heads},
-                       {"num_key_value_heads", shape.kv_heads},
-                       {"head_dim", shape.head_dim},
-                       {"intermediate_size", shape.intermediate},
-                       {"vocab_size", shape.vocabulary},
-                       {"max_position_embeddings", newer ? 40960 : 32768},
-                       {"rms_norm_eps", 1e-6},
-                       {"rope_theta", 1e6},
-                       {"eos_token_id", 151645},
-                       {"tie_word_embeddings", false}};
+    Json text = TextFields(shape.sizes);
+    text.update({{"model_type", shape.text}, {"hidden_act", "silu"}, {"eos_token_id", 151645}});
     const Json vision = {{"model_type", "internvl_vision"}, {"hidden_size", 1024},       {"num_hidden_layers", 24},
                          {"num_attention_heads", 16},       {"intermediate_size", 4096}, {"attention_bias", true},
                          {"image_size", {448, 448}},        {"patch_size", {14, 14}}};
-    published.push_back({shape.name,
+    published.push_back({shape.sizes.name,
                          {{"architectures", {family.architecture}},
                           {"model_type", family.name},
                           {"downsample_ratio", 0.5},

@@ -8,8 +8,6 @@
 namespace purekv {
 namespace {
 
-constexpr int64_t kMostTiles = 64;
-
 // The text model's fields without a scaling that has no effect within the positions that the model takes: "dynamic"
 // moves theta beyond them alone.
 Json WithoutDynamicScaling(const JsonFields& fields) {

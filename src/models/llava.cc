@@ -7,7 +7,7 @@
 #include "models/llava_config.h"
 #include "models/one_axis_prompt.h"
 #include "models/registry.h"
-#include "models/vit_tower.h"
+#include "models/vit_plan.h"
 
 namespace purekv {
 namespace {
@@ -43,8 +43,9 @@ Grid PatchesAsTokens(const Grid& patches) {
   return patches;
 }
 
-struct LlavaPlan final : ModelPlan {
-  using ModelPlan::ModelPlan;
+struct LlavaPlan final : VitPlan {
+  using VitPlan::Set;
+  using VitPlan::VitPlan;
   LlavaConfig config;
 
   std::unique_ptr<const Preprocessor> ReadPreprocessor() const override {
@@ -75,26 +76,15 @@ struct LlavaPlan final : ModelPlan {
     }
     return std::make_unique<const OneAxisPrompt>(std::move(prompt), std::move(texts));
   }
-  FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
-    // The small files come before the weights: what is wrong with them shows at once.
-    FamilyParts parts;
-    parts.preprocessor = ReadPreprocessor();
-    parts.prompt = ReadPrompt();
-    parts.tower = std::make_unique<const VitTower>(config.vision, source, formats);
-    parts.connector = std::make_unique<const MlpConnector>(config.connector, source, formats);
-    return parts;
+  std::unique_ptr<const Connector> ReadConnector(const TensorSource& source,
+                                                 const NumberFormats& formats) const override {
+    return std::make_unique<const MlpConnector>(config.connector, source, formats);
   }
 };
 
 std::unique_ptr<ModelPlan> PlanLlava(const ModelFiles& files, const ModelFamily& family, LlavaConfig config) {
   auto plan = std::make_unique<LlavaPlan>(files);
-  plan->family = family.name;
-  plan->decoder = config.text.decoder;
-  plan->SetTied(config.text.tied);
-  plan->rope_theta = config.text.rope_theta;
-  plan->vision = config.vision.summary();
-  plan->SetTensors(VitTower::Tensors(config.vision), MlpConnector::Tensors(config.connector));
-  plan->unread = VitTower::Unread(config.vision);
+  plan->Set(family, config.text, config.vision, MlpConnector::Tensors(config.connector));
   plan->config = std::move(config);
   return plan;
 }

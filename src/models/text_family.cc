@@ -151,23 +151,21 @@ std::unique_ptr<ModelPlan> PlanText(const ModelFiles& files, const ModelFamily& 
   return plan;
 }
 
+Json TextFields(const TextShape& shape) {
+  return {{"hidden_size", shape.hidden},        {"num_hidden_layers", shape.layers},
+          {"num_attention_heads", shape.heads}, {"num_key_value_heads", shape.kv_heads},
+          {"head_dim", shape.head_dim},         {"intermediate_size", shape.intermediate},
+          {"vocab_size", shape.vocabulary},     {"max_position_embeddings", shape.positions},
+          {"rms_norm_eps", shape.eps},          {"rope_theta", shape.rope_theta},
+          {"tie_word_embeddings", shape.tied}};
+}
+
 std::vector<PublishedShape> PublishedTextShapes(std::span<const TextShape> shapes, const ModelFamily& family,
                                                 const Json& more) {
   std::vector<PublishedShape> published;
   for (const TextShape& shape : shapes) {
-    Json config = {{"architectures", {family.architecture}},
-                   {"model_type", family.name},
-                   {"hidden_size", shape.hidden},
-                   {"num_hidden_layers", shape.layers},
-                   {"num_attention_heads", shape.heads},
-                   {"num_key_value_heads", shape.kv_heads},
-                   {"head_dim", shape.head_dim},
-                   {"intermediate_size", shape.intermediate},
-                   {"vocab_size", shape.vocabulary},
-                   {"max_position_embeddings", shape.positions},
-                   {"rms_norm_eps", shape.eps},
-                   {"rope_theta", shape.rope_theta},
-                   {"tie_word_embeddings", shape.tied}};
+    Json config = TextFields(shape);
+    config.update({{"architectures", {family.architecture}}, {"model_type", family.name}});
     config.update(more);
     published.push_back({shape.name, std::move(config)});
   }

@@ -48,6 +48,8 @@ struct TextShape {
   double eps;
   bool tied;
 };
+// Its fields of a text model, without the names of architecture and type.
+Json TextFields(const TextShape& shape);
 // more: what the family's own say beside. [shapes]
 std::vector<PublishedShape> PublishedTextShapes(std::span<const TextShape> shapes, const ModelFamily& family,
                                                 const Json& more = Json::object());

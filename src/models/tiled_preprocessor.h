@@ -10,6 +10,8 @@
 
 namespace purekv {
 
+constexpr int64_t kMostTiles = 64;  // of an image, whatever a file says
+
 struct TilingConfig {
   int64_t side = 0;              // pixels of a tile's
   int64_t least = 1, most = 12;  // tiles of an image

@@ -7,7 +7,7 @@
 #include "models/one_axis_prompt.h"
 #include "models/registry.h"
 #include "models/videollama2_config.h"
-#include "models/vit_tower.h"
+#include "models/vit_plan.h"
 
 namespace purekv {
 namespace {
@@ -25,8 +25,9 @@ constexpr char kMistralTemplate[] =
 {%- endif -%}
 {%- endfor -%})";
 
-struct VideoLlama2Plan final : ModelPlan {
-  using ModelPlan::ModelPlan;
+struct VideoLlama2Plan final : VitPlan {
+  using VitPlan::Set;
+  using VitPlan::VitPlan;
   VideoLlama2Config config;
   std::string chat_template;  // where the directory has none; "": ChatML
 
@@ -53,29 +54,18 @@ struct VideoLlama2Plan final : ModelPlan {
     prompt.cells = Cells();
     return std::make_unique<const OneAxisPrompt>(std::move(prompt), std::move(texts));
   }
-  FamilyParts ReadParts(const TensorSource& source, const NumberFormats& formats) const override {
-    // The small files come before the weights: what is wrong with them shows at once.
-    FamilyParts parts;
-    parts.preprocessor = ReadPreprocessor();
-    parts.prompt = ReadPrompt();
-    parts.tower = std::make_unique<const VitTower>(config.tower.vision, source, formats);
-    parts.connector = std::make_unique<const StcConnector>(config.connector, source, formats);
-    return parts;
+  std::unique_ptr<const Connector> ReadConnector(const TensorSource& source,
+                                                 const NumberFormats& formats) const override {
+    return std::make_unique<const StcConnector>(config.connector, source, formats);
   }
 };
 
 std::unique_ptr<ModelPlan> PlanVideoLlama2(const ModelFiles& files, const ModelFamily& family, const char* backbone,
                                            const char* chat_template) {
   auto plan = std::make_unique<VideoLlama2Plan>(files);
-  plan->family = family.name;
   plan->config = ParseVideoLlama2Config(files.config(), backbone, files.config_path(), files.directory());
   const VideoLlama2Config& config = plan->config;
-  plan->decoder = config.text.decoder;
-  plan->SetTied(config.text.tied);
-  plan->rope_theta = config.text.rope_theta;
-  plan->vision = config.tower.vision.summary();
-  plan->SetTensors(VitTower::Tensors(config.tower.vision), StcConnector::Tensors(config.connector));
-  plan->unread = VitTower::Unread(config.tower.vision);
+  plan->Set(family, config.text, config.tower.vision, StcConnector::Tensors(config.connector));
   plan->chat_template = chat_template;
   return plan;
 }
