@@ -181,6 +181,8 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   }
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
+  // What media alone are too many for is refused before a token of it is laid out; markers come on top.
+  CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
   // What an answer ends with is a step, as the tokens before it were, not a row of this turn: steps may evict, count,
   // choose what they read, have entries encoded.
   const size_t steps = dialogue_.generated();

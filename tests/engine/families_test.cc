@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/conversation.h"
+#include "engine/shared_prefill.h"
 #include "policy/registry.h"
+#include "purekv/calibrate.h"
 #include "purekv/session.h"
 #include "support/reference_model.h"
 
@@ -196,6 +199,59 @@ TEST(Families, SavedCachesAnswerAsTheirSessions) {
     opened.Read(question);
     EXPECT_EQ(session.Generate({.max_new_tokens = 8}, nullptr).ids,
               opened.Generate({.max_new_tokens = 8}, nullptr).ids);
+  }
+}
+
+// What eval does: the full cache is read once, and compressed for every setting.
+TEST(Families, OnePrefillServesManySettings) {
+  for (const Family& family : Families()) {
+    SCOPED_TRACE(family.name);
+    std::vector<KvOptions> settings;
+    for (const char* policy : {"snapkv", "purekv", "keydiff"}) settings.push_back(With(policy).kv);
+    SharedPrefill shared(family.model, {}, settings);
+    Turn media = family.turn;
+    media.prompt.clear();
+    shared.ReadMedia(media);
+    shared.ReadQuestion(family.turn.prompt);
+    for (size_t i = 0; i < settings.size(); ++i) {
+      SessionOptions options;
+      options.kv = settings[i];
+      Session alone(family.model, options);
+      alone.Read(family.turn);
+      EXPECT_EQ(shared.Compress(i).kept(), alone.kept()) << settings[i].policy;
+    }
+  }
+}
+
+TEST(Families, CalibrationRunsOnAll) {
+  for (const Family& family : Families()) {
+    SCOPED_TRACE(family.name);
+    CalibrationSample sample;
+    sample.name = family.name;
+    sample.turn = family.turn;
+    CalibrationRequest request;
+    request.budgets = {1};
+    request.max_loss = 0.99;
+    request.answer_tokens = 3;
+    const Calibration result = Calibrate(family.model, {sample}, request, {});
+    EXPECT_EQ(result.own.size(), static_cast<size_t>(family.model->info().layers));
+    EXPECT_GT(result.visual_tokens, 0);
+  }
+}
+
+TEST(Families, InspectSaysWhatAVideoTakes) {
+  for (const Family& family : Families()) {
+    if (!family.video) continue;
+    SCOPED_TRACE(family.name);
+    Frames frames{8, 96, 128, std::vector<uint8_t>(static_cast<size_t>(8 * 96 * 128 * 3), 77)};
+    const VideoCost cost = Model::CostOfVideo(family.files->directory(), 8, 96, 128, {}, "What happens?");
+    Session session(family.model, {});
+    Turn turn;
+    turn.media = {MediaSource::Of(std::move(frames))};
+    turn.prompt = "What happens?";
+    const PromptInfo read = session.Read(turn);
+    EXPECT_EQ(cost.media.tokens, read.visual_tokens);
+    EXPECT_EQ(cost.prompt_tokens, session.tokens());
   }
 }
 
