@@ -1,5 +1,6 @@
 """Random command lines: what can be combined with what is for the program to say, so that little is held back here."""
 import json
+import random
 import re
 
 import materials
@@ -73,6 +74,10 @@ class Catalogue:
         self.policies = {policy["name"]: policy for policy in listed["policies"]}
         self.common = listed["common_parameters"]
         self.prefill = {kind["name"]: kind for kind in listed["prefill"]}
+        # A range in words that nobody here reads must fail every run, not the one that happens to draw it.
+        for owner in [*listed["policies"], *listed["prefill"], {"parameters": self.common}]:
+            for parameter in owner["parameters"]:
+                draw_option(random.Random(0), parameter)
 
 
 def draw_number(rng, low, high, real):
@@ -100,7 +105,10 @@ def draw_option(rng, parameter):
         return word.group(1)
     if not numbers:
         return ",".join(str(layer) for layer in sorted(rng.sample(range(8), rng.choice([1, 1, 2]))))
-    value = draw_number(rng, int(numbers.group(1)), int(numbers.group(2)), "." in parameter["default"])
+    bounds = numbers.groups()
+    if "." in "".join(bounds) + parameter["default"]:
+        return draw_number(rng, *map(float, bounds), real=True)
+    value = draw_number(rng, *map(int, bounds), real=False)
     return value | 1 if text.startswith("odd") else value
 
 
