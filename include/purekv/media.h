@@ -60,6 +60,9 @@ struct MediaInfo {
   MediaSource::Kind kind = MediaSource::Kind::kVideo;
   int64_t frames = 0;
   std::array<int64_t, 3> grid{};  // t, h, w in patches
+  // Of an image whose tiles are put together again behind a first one that shows all of it (LLaVA-OneVision): rows and
+  // columns of tokens that they become; else 0.
+  std::array<int64_t, 2> map{};
   int64_t tokens = 0;
   double sample_fps = 0;
   // Seconds of the video at which its slices are, where the family writes them into the prompt (Qwen3-VL); else empty.

@@ -18,7 +18,9 @@ struct Position {
 struct TokenRecord {
   enum class Kind : uint8_t { kText, kImage, kVideo };
   Kind kind = Kind::kText;
-  int32_t item = -1;   // media item, in prompt order; -1 for text
+  // Media item, in prompt order; -1 for text, but for the newlines that a family puts between the rows of a medium
+  // (LLaVA-OneVision): these are text that belongs to it, and no id gives their embedding.
+  int32_t item = -1;
   int32_t slice = -1;  // temporal slice inside the item
   int32_t row = -1;    // merged cell
   int32_t column = -1;

@@ -91,13 +91,20 @@ void CheckPkvTokens(const PkvContents& contents, const std::string& path) {
   for (size_t i = 0; i < tokens; ++i) {
     const auto record = contents.records.subspan(5 * i, 5);
     if (record[0] != kText && item < found.size() && found[item] == contents.media[item].tokens) ++item;
-    const bool text =
-        record[0] == kText && std::all_of(record.begin() + 1, record.end(), [](int32_t x) { return x == -1; });
+    // Of nothing, or a newline of the medium whose tokens it follows.
+    const bool newline = item < found.size() && found[item] > 0 && record[1] == static_cast<int32_t>(item);
+    const bool text = record[0] == kText && (record[1] == -1 || newline) &&
+                      std::all_of(record.begin() + 2, record.end(), [](int32_t x) { return x == -1; });
     const auto visual = [&] {
       if (item == found.size() || record[1] != static_cast<int32_t>(item)) return false;
       const MediaInfo& medium = contents.media[item];
       if (record[0] != (medium.kind == MediaSource::Kind::kImage ? kImage : kVideo)) return false;
-      const auto [slices, height, width] = medium.grid;
+      auto [slices, height, width] = medium.grid;
+      if (medium.map[0] > 0) {  // behind one tile that shows all of the image
+        slices = 2;
+        if (record[2] == 1) height = medium.map[0];
+        if (record[2] == 1) width = medium.map[1];
+      }
       const auto within = [](int32_t place, int64_t count) { return place >= 0 && place < count; };
       return within(record[2], slices) && within(record[3], height) && within(record[4], width);
     };

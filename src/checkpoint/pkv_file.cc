@@ -344,6 +344,11 @@ class Parser {
       const std::vector<int64_t> grid = item.Ints("grid", 1, kMaxTokens);
       if (grid.size() != info.grid.size()) Fail(item.where(), ": grid: three numbers are expected");
       std::copy(grid.begin(), grid.end(), info.grid.begin());
+      if (item.Has("map")) {
+        const std::vector<int64_t> map = item.Ints("map", 1, tokens_);
+        if (map.size() != info.map.size()) Fail(item.where(), ": map: two numbers are expected");
+        std::copy(map.begin(), map.end(), info.map.begin());
+      }
       info.tokens = item.Int("tokens", 1, tokens_);
       info.sample_fps = item.Number("sample_fps", 0, 1e9);
       if (item.Has("slice_seconds")) info.slice_seconds = item.Numbers("slice_seconds", 0, 1e9);

@@ -79,6 +79,7 @@ std::string Description(const PkvContents& contents) {
                 {"grid", item.grid},
                 {"tokens", item.tokens},
                 {"sample_fps", item.sample_fps}};
+    if (item.map[0] > 0) one["map"] = item.map;
     if (!item.slice_seconds.empty()) one["slice_seconds"] = item.slice_seconds;
     if (item.frames_expected > 0) {  // a video file
       one["frames_expected"] = item.frames_expected;

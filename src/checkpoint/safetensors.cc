@@ -33,6 +33,7 @@ std::string PublishedName(const std::string& name) {
                                        {"model.vision_tower.embeddings.", "vision_tower.embeddings."},
                                        {"model.vision_tower.encoder.", "vision_tower.encoder."},
                                        {"model.multi_modal_projector.", "multi_modal_projector."},
+                                       {"model.image_newline", "image_newline"},
                                        {"language_model.lm_head.", "lm_head."}};
   for (const Alias& alias : kAliases) {
     if (name.starts_with(alias.prefix)) return std::string(alias.published) + name.substr(alias.prefix.size());

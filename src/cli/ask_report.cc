@@ -105,13 +105,10 @@ void WriteAskReport(const Conversation& conversation, const std::string& path) {
 
   ViewerVideo video;
   for (const MediaSource& source : flags.prompt.media) video.name += (video.name.empty() ? "" : " ") + source.path;
-  std::vector<PreparedMedia> media;
-  for (const MediaSource& source : flags.prompt.media) {
-    media.push_back(
-        conversation.model()->internals().LoadMedia(source, flags.prompt.media_options, [](int64_t, int64_t) {
-          if (CancelOnInterrupt()) throw Cancelled();
-        }));
-  }
+  const std::vector<PreparedMedia> media =
+      conversation.model()->internals().LoadMedia(flags.prompt.media, flags.prompt.media_options, [](int64_t, int64_t) {
+        if (CancelOnInterrupt()) throw Cancelled();
+      });
   const FrameSheet sheet = MakeFrameSheet(media, shared.media().layout());
   video.jpeg = sheet.jpeg;
   video.sheet = SheetJson(sheet);

@@ -33,15 +33,16 @@ OrderedJson PromptObject(const std::vector<Exchange>& exchanges) {
   const PromptInfo info = exchanges.empty() ? PromptInfo() : exchanges.front().info;
   OrderedJson media = OrderedJson::array();
   for (const MediaInfo& item : info.media) {
-    media.push_back({{"kind", KindName(item.kind)},
-                     {"frames", item.frames},
-                     {"grid", item.grid},
-                     {"tokens", item.tokens},
-                     {"sample_fps", item.sample_fps},
-                     {"frames_expected", item.frames_expected},
-                     {"frames_missing", item.frames_missing},
-                     {"frames_damaged", item.frames_damaged},
-                     {"cut_off", item.cut_off}});
+    OrderedJson& one = media.emplace_back(OrderedJson{{"kind", KindName(item.kind)},
+                                                      {"frames", item.frames},
+                                                      {"grid", item.grid},
+                                                      {"tokens", item.tokens},
+                                                      {"sample_fps", item.sample_fps},
+                                                      {"frames_expected", item.frames_expected},
+                                                      {"frames_missing", item.frames_missing},
+                                                      {"frames_damaged", item.frames_damaged},
+                                                      {"cut_off", item.cut_off}});
+    if (item.map[0] > 0) one["map"] = item.map;
   }
   return {{"tokens", info.ids.size()}, {"visual_tokens", info.visual_tokens}, {"ids", info.ids}, {"media", media}};
 }

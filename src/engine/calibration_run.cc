@@ -68,14 +68,13 @@ SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, con
   if (internals.tokenizer() == nullptr) Fail(model.info().directory, ": no tokenizer: questions cannot be read");
   if (sample.turn.context) CheckContext(*sample.turn.context);
   SamplePrompt read;
-  for (const MediaSource& source : sample.turn.media) {
-    PreparedMedia media = internals.LoadMedia(source, sample.turn.media_options, {});
+  read.media = internals.LoadMedia(sample.turn.media, sample.turn.media_options, {});
+  for (PreparedMedia& media : read.media) {
     auto embedded = RoomForEmbedded(internals, media.tokens);
     const auto go_on = [&](int64_t, int64_t) { return options.cancel == nullptr || !options.cancel->load(); };
     if (!internals.Encode(media, FeaturesOf(*embedded), go_on)) throw Cancelled();
     media.embedded = std::move(embedded);
     media.source.reset();
-    read.media.push_back(std::move(media));
   }
   const Dialogue dialogue(model);
   const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);

@@ -130,15 +130,11 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
 }
 
 std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
-  std::vector<PreparedMedia> media;
   const StageTimer timer(&times_.media_s);
-  for (const MediaSource& source : turn.media) {
-    media.push_back(internals().LoadMedia(source, turn.media_options, [&](int64_t done, int64_t total) {
-      if (CancelRaised()) throw Cancelled();
-      Progress("media", done, total);
-    }));
-  }
-  return media;
+  return internals().LoadMedia(turn.media, turn.media_options, [&](int64_t done, int64_t total) {
+    if (CancelRaised()) throw Cancelled();
+    Progress("media", done, total);
+  });
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {

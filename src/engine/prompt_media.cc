@@ -67,6 +67,7 @@ void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
     added.kind = one.kind;
     added.frames = one.frames.count;
     added.grid = {one.grid().t, one.grid().h, one.grid().w};
+    if (one.mosaic) added.map = {one.mosaic->cells.height, one.mosaic->cells.width};
     added.tokens = one.tokens;
     added.sample_fps = one.sample_fps;
     added.slice_seconds = one.slice_seconds;
@@ -93,8 +94,15 @@ EmbeddedPrompt EmbedPrompt(const LanguageModel& model, const PromptTokens& promp
   std::vector<std::vector<int32_t>> rows_of(media.size());
   std::vector<int32_t> visual;
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t item = prompt.layout[static_cast<size_t>(i)].item;
+    const TokenRecord& token = prompt.layout[static_cast<size_t>(i)];
+    const int32_t item = token.item;
     if (item < 0) continue;
+    if (token.kind == TokenRecord::Kind::kText) {
+      const std::span<const float> newline = model.newline();
+      PUREKV_CHECK(static_cast<int64_t>(newline.size()) == hidden.cols(), newline.size(), " columns of a newline");
+      std::copy(newline.begin(), newline.end(), hidden.Row(i));
+      continue;
+    }
     rows_of.at(static_cast<size_t>(item)).push_back(i);
     visual.push_back(i);
   }

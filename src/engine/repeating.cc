@@ -129,9 +129,9 @@ Matrix<float> Embedded(const Repeating& repeating, const ChunkRows& rows) {
   repeating.decoder.Embed(rows.ids, hidden.View());
   for (size_t i = 0; i < rows.sources.size(); ++i) {
     const int32_t source = rows.sources[i];
-    if (source < 0 || !IsVisual(repeating.part.layout()[static_cast<size_t>(source)])) continue;
+    if (source < 0 || repeating.part.layout()[static_cast<size_t>(source)].item < 0) continue;
     const std::span<const float> seen = repeating.visual.Row(source);
-    PUREKV_CHECK(static_cast<int64_t>(seen.size()) == hidden.cols(), "no embedding of visual token ", source);
+    PUREKV_CHECK(static_cast<int64_t>(seen.size()) == hidden.cols(), "no embedding of token ", source);
     std::copy(seen.begin(), seen.end(), hidden.Row(static_cast<int64_t>(i)));
   }
   return hidden;
@@ -158,7 +158,7 @@ void VisualRows::Input(int64_t layer, MatrixView<const float> hidden) {
   const int64_t first = static_cast<int64_t>(layout.size()) - hidden.rows;
   for (int64_t row = 0; row < hidden.rows;) {
     int64_t end = row;
-    while (end < hidden.rows && IsVisual(layout[static_cast<size_t>(first + end)])) ++end;
+    while (end < hidden.rows && layout[static_cast<size_t>(first + end)].item >= 0) ++end;
     if (end > row) {
       Matrix<float> run(end - row, hidden.cols);
       for (int64_t i = row; i < end; ++i) {

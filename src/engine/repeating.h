@@ -18,7 +18,7 @@
 
 namespace purekv {
 
-// The embeddings of the visual tokens that pass the first layer, so that no tower runs again.
+// The embeddings of the tokens that pass the first layer and that media brought, so that no tower runs again.
 class VisualRows : public LayerObserver {
  public:
   // layout: of the sequence whose newest tokens the rows are; borrowed while they pass.
@@ -35,7 +35,7 @@ class VisualRows : public LayerObserver {
  private:
   const TokenLayout* layout_;
   std::shared_ptr<const DeepRows> deep_;
-  std::map<int32_t, Matrix<float>> runs_;  // by the first token of a stretch of visual ones: [tokens, hidden]
+  std::map<int32_t, Matrix<float>> runs_;  // by the first token of a stretch of them: [tokens, hidden]
 };
 
 struct RepeatedPart {

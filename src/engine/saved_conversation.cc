@@ -62,6 +62,7 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
     PreparedMedia& medium = media.emplace_back();
     medium.kind = one.kind;
     medium.tiles = {{{}, {one.grid[0], one.grid[1], one.grid[2]}}};
+    if (one.map[0] > 0) medium.mosaic = {.tiles = {}, .covered = {}, .cells = {one.map[0], one.map[1]}};
     medium.tokens = one.tokens;
     medium.sample_fps = one.sample_fps;
     medium.slice_seconds = one.slice_seconds;
@@ -71,7 +72,7 @@ void CheckLayout(const PkvContents& contents, const LanguageModel& model, const 
   try {
     for (size_t item = 0; item < media.size(); ++item) {
       where = StrCat(path, ": media[", item, "]: ");
-      const int64_t tokens = model.TokensOfGrid(media[item].grid());
+      const int64_t tokens = model.TokensOf(media[item]);
       if (tokens != media[item].tokens)
         Fail("tokens: ", media[item].tokens, "; the model makes ", tokens, " of its grid");
     }

@@ -58,7 +58,9 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
     const PreparedMedia& one = media.at(static_cast<size_t>(slice.first));
     const int64_t of_item = slices.at(slice.first);
     const int64_t per_slice = (one.frames.count + of_item - 1) / of_item;
-    frames.emplace_back(slice.first, std::min(slice.second * per_slice, one.frames.count - 1));
+    // What a map of tiles covers is the image, which the first tile shows.
+    const int64_t frame = one.mosaic ? 0 : std::min(slice.second * per_slice, one.frames.count - 1);
+    frames.emplace_back(slice.first, frame);
     sheet.cells.push_back(grid);
     height = std::max(height, one.frames.height);
     width = std::max(width, one.frames.width);

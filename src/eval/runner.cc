@@ -210,10 +210,8 @@ void Evaluation::StoreSheet(const Video& video, const SharedPrefill& shared) con
   if (FileExists(base + ".json")) return;
   std::error_code ignored;
   std::filesystem::create_directories(store_.File("frames"), ignored);
-  std::vector<PreparedMedia> media;
-  for (const MediaSource& source : video.questions.front()->media) {
-    media.push_back(model_->internals().LoadMedia(source, plan_.media_options, {}));
-  }
+  const std::vector<PreparedMedia> media =
+      model_->internals().LoadMedia(video.questions.front()->media, plan_.media_options, {});
   const FrameSheet sheet = MakeFrameSheet(media, shared.media().layout());
   OrderedJson json = SheetJson(sheet);
   json["video"] = video.name;

@@ -20,6 +20,13 @@ int64_t PromptFormat::MarkerTokens(const PreparedMedia& medium) const {
   return (markers.before ? 1 : 0) + (markers.after ? 1 : 0);
 }
 
+int64_t Preprocessor::TokensOf(const PreparedMedia& medium) const {
+  if (medium.mosaic)
+    FailUsage("a map of ", medium.mosaic->cells.height, " x ", medium.mosaic->cells.width,
+              " tokens: this model makes none");
+  return TokensOfGrid(medium.grid());
+}
+
 Message Preprocessor::FewerTokens() const {
   return Say("fewer frames (", Field{"media.max_frames"}, ", ", Field{"media.fps"}, ") or pixels (",
              Field{"media.max_pixels"}, ") help");

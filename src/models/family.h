@@ -64,14 +64,16 @@ class Connector {
   virtual StorageTotals storage() const = 0;
   // False: a slice's rows depend on that slice alone, and every slice makes the same number: a few slices of one tile
   // come at a time, so that a long video's features never lie in memory together. True (pooling over time, tiles put
-  // together as one picture): all slices of all tiles of a medium come in one call.
-  virtual bool MixesSlices() const = 0;
+  // together as one picture): all slices of all tiles of the medium come in one call.
+  virtual bool MixesSlices(const PreparedMedia& medium) const = 0;
   // MediaFeatures::deep of its output.
   virtual int64_t deep_sets() const { return 0; }
+  // Of the newlines between a medium's rows (TokenRecord::item). [decoder hidden]; empty: the family has none.
+  virtual std::span<const float> newline() const { return {}; }
   // sets: the tower's, each [patches of `tiles`, tower hidden], tile after tile, in the patches' order; all of `out` is
-  // written. The tokens of a medium are the Preprocessor's to say (PreparedMedia::tokens).
+  // written. The tokens of a medium are the Preprocessor's to say (PreparedMedia::tokens). medium: whose they are.
   virtual void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
-                       const MediaFeatures& out) const = 0;
+                       const PreparedMedia& medium, const MediaFeatures& out) const = 0;
 };
 
 // Files to frames of the right size: which frames, resized how, cut into which tiles. Knows no weights: what a video
@@ -84,14 +86,16 @@ class Preprocessor {
   // How frames become patches.
   const PatchSpec& patches() const { return patches_; }
   // Opens the file, chooses frames, and knows size and tokens; pixels come later, through PreparedMedia::source, which
-  // calls progress(done, total frames) as they do: what it refers to must live as long. It may be empty. Throws Error
-  // naming the file.
-  virtual PreparedMedia Load(const MediaSource& source, const MediaOptions& options,
+  // calls progress(done, total frames) as they do: what it refers to must live as long. It may be empty. images: how
+  // many the prompt has, this one included if it is one. Throws Error naming the file.
+  virtual PreparedMedia Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                              const FrameProgress& progress) const = 0;
   // Tiles, tokens and size of a video of already sampled frames. Throws Error.
   virtual PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const = 0;
   // Visual tokens of a video of one tile. Throws Error (kUsage) naming the grid when no video makes it.
   virtual int64_t TokensOfGrid(const Grid& grid) const = 0;
+  // The same of a medium of which tiles, kind and map are known, and nothing else. Throws Error (kUsage).
+  virtual int64_t TokensOf(const PreparedMedia& medium) const;
   // The shortest video that makes tokens, of the size that speed is measured with where nobody says it.
   virtual Grid SmallestGrid() const { return {1, 16, 16}; }
   // What helps where media make too many tokens: "fewer frames (...) help".

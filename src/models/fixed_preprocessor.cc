@@ -133,10 +133,10 @@ Grid FixedPreprocessor::GridOfFrames(int64_t frames) const {
 
 void FixedPreprocessor::SetTile(int64_t shown, PreparedMedia* media) const {
   media->tiles = {{{0, media->frames.count}, GridOfFrames(shown)}};
-  media->tokens = config_.cells(GridOfFrames(shown)).patches();
+  media->tokens = config_.cells(GridOfFrames(shown), media->is_video()).patches();
 }
 
-PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOptions& options,
+PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOptions& options, int64_t,
                                       const FrameProgress& progress) const {
   CheckOptions(options);
   const Framing& framing = config_.pictures.framing;
@@ -214,12 +214,12 @@ int64_t FixedPreprocessor::TokensOfGrid(const Grid& grid) const {
     FailUsage("a grid of ", grid.t, "x", grid.h, "x", grid.w, " patches: this model sees ", one.h, "x", one.w,
               " in each of ", least, " to ", kMost, " frames");
   }
-  return config_.cells(grid).patches();
+  return config_.cells(grid, config_.frames > 0).patches();
 }
 
 Grid FixedPreprocessor::SmallestGrid() const {
   for (int64_t frames = 1;; ++frames) {
-    if (config_.cells(GridOfFrames(frames)).patches() > 0) return GridOfFrames(frames);
+    if (config_.cells(GridOfFrames(frames), config_.frames > 0).patches() > 0) return GridOfFrames(frames);
     PUREKV_CHECK(frames < 16, "frames without tokens");
   }
 }

@@ -28,8 +28,7 @@ using FrameRule = std::vector<int64_t> (*)(FrameRange range, int64_t count);
 
 struct FixedPreprocessorConfig {
   PictureSpec pictures;
-  // Of patches to the tokens that they become: slices, rows and columns.
-  std::function<Grid(const Grid& patches)> cells;
+  CellsOfPatches cells;
   // Frames of a video; 0: the family sees images alone. An image is a video of so many equal frames.
   int64_t frames = 0;
   int64_t most_frames = 0;  // that can be asked for
@@ -42,7 +41,7 @@ class FixedPreprocessor final : public Preprocessor {
   explicit FixedPreprocessor(FixedPreprocessorConfig config);
 
   // Throws Error (kUsage) for videos where there are no frames, and for options that cannot take effect.
-  PreparedMedia Load(const MediaSource& source, const MediaOptions& options,
+  PreparedMedia Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                      const FrameProgress& progress) const override;
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const override;
   int64_t TokensOfGrid(const Grid& grid) const override;

@@ -46,7 +46,7 @@ constexpr char kChatTemplate[] =
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%})";
 
-Grid CellsOf(const Grid& patches) {
+Grid CellsOf(const Grid& patches, bool) {
   return {patches.t, patches.h / 2, patches.w / 2};
 }
 

@@ -104,11 +104,17 @@ const Preprocessor& LanguageModel::NeedPreprocessor(const std::string& path) con
   return *parts_.preprocessor;
 }
 
-PreparedMedia LanguageModel::LoadMedia(const MediaSource& source, const MediaOptions& options,
-                                       const FrameProgress& progress) const {
-  const Preprocessor& preprocessor = NeedPreprocessor(source.path);
-  CheckSource(source);
-  return preprocessor.Load(source, options, progress);
+std::vector<PreparedMedia> LanguageModel::LoadMedia(std::span<const MediaSource> sources, const MediaOptions& options,
+                                                    const FrameProgress& progress) const {
+  const int64_t images = std::count_if(sources.begin(), sources.end(),
+                                       [](const MediaSource& one) { return one.kind == MediaSource::Kind::kImage; });
+  std::vector<PreparedMedia> media;
+  for (const MediaSource& source : sources) {
+    const Preprocessor& preprocessor = NeedPreprocessor(source.path);
+    CheckSource(source);
+    media.push_back(preprocessor.Load(source, options, images, progress));
+  }
+  return media;
 }
 
 PreparedMedia LanguageModel::PlanVideo(int64_t frames, int64_t height, int64_t width,
@@ -118,6 +124,10 @@ PreparedMedia LanguageModel::PlanVideo(int64_t frames, int64_t height, int64_t w
 
 int64_t LanguageModel::TokensOfGrid(const Grid& grid) const {
   return NeedPreprocessor("video").TokensOfGrid(grid);
+}
+
+int64_t LanguageModel::TokensOf(const PreparedMedia& medium) const {
+  return NeedPreprocessor(medium.path).TokensOf(medium);
 }
 
 Matrix<float> LanguageModel::Pixels(const PreparedMedia& media) const {
@@ -144,13 +154,14 @@ bool LanguageModel::Encode(const PreparedMedia& media, const MediaFeatures& out,
   check(out.rows);
   PUREKV_CHECK(static_cast<int64_t>(out.deep.size()) == connector.deep_sets(), out.deep.size(), " deep sets");
   for (const MatrixView<float>& set : out.deep) check(set);
-  PUREKV_CHECK(connector.MixesSlices() || media.tokens % all.t == 0, media.tokens, " tokens of ", all.t, " slices");
+  const bool mixes = connector.MixesSlices(media);
+  PUREKV_CHECK(mixes || media.tokens % all.t == 0, media.tokens, " tokens of ", all.t, " slices");
   int64_t most = 0;
   for (const Piece& piece : pieces) most = std::max(most, piece.grid().patches());
   Frames frames;
   Matrix<float> patches(most, spec.values());
   std::vector<Matrix<float>> kept;  // the tower's rows of all pieces, where the connector wants them together
-  for (int64_t set = 0; set < tower.sets() && connector.MixesSlices(); ++set) {
+  for (int64_t set = 0; set < tower.sets() && mixes; ++set) {
     kept.emplace_back(all.patches(), tower.hidden());
   }
   int64_t written = 0;  // rows of out
@@ -179,10 +190,10 @@ bool LanguageModel::Encode(const PreparedMedia& media, const MediaFeatures& out,
     const int64_t tokens = grid.t * (media.tokens / all.t);
     const Tile part{{piece.tile->frames.first + piece.first * spec.temporal_patch_size, frames.count}, grid};
     for (int64_t time = 0; time < piece.times; ++time, written += tokens) {
-      connector.Connect(ViewsOf(*sets), {&part, 1}, out.Rows(written, tokens));
+      connector.Connect(ViewsOf(*sets), {&part, 1}, media, out.Rows(written, tokens));
     }
   }
-  if (!kept.empty()) connector.Connect(ViewsOf(kept), media.tiles, out);
+  if (!kept.empty()) connector.Connect(ViewsOf(kept), media.tiles, media, out);
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "models/decoder.h"
@@ -44,10 +45,18 @@ class LanguageModel final {
   // As PromptFormat.
   std::vector<int32_t> MediaIds(bool video) const { return parts_.prompt->MediaIds(video); }
 
-  // As Preprocessor.
-  PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress) const;
+  // As Preprocessor; the media of one prompt.
+  std::vector<PreparedMedia> LoadMedia(std::span<const MediaSource> sources, const MediaOptions& options,
+                                       const FrameProgress& progress) const;
+  // The same of a medium that is alone in its prompt.
+  PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress) const {
+    return std::move(LoadMedia({&source, 1}, options, progress).front());
+  }
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const;
   int64_t TokensOfGrid(const Grid& grid) const;
+  int64_t TokensOf(const PreparedMedia& medium) const;
+  // As Connector.
+  std::span<const float> newline() const { return sees() ? parts_.connector->newline() : std::span<const float>(); }
 
   // Normalised patches of a medium, as the reference processor gives them. [patches of its tiles, patch values]
   Matrix<float> Pixels(const PreparedMedia& media) const;

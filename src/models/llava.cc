@@ -39,7 +39,7 @@ constexpr char kOriginalTemplate[] =
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%})";
 
-Grid PatchesAsTokens(const Grid& patches) {
+Grid PatchesAsTokens(const Grid& patches, bool) {
   return patches;
 }
 

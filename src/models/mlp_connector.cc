@@ -45,10 +45,12 @@ StorageTotals MlpConnector::storage() const {
   return totals;
 }
 
-void MlpConnector::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>,
+void MlpConnector::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>, const PreparedMedia&,
                            const MediaFeatures& features) const {
-  const MatrixView<const float> patches = sets.front();
-  const MatrixView<float> out = features.rows;
+  Run(sets.front(), features.rows);
+}
+
+void MlpConnector::Run(MatrixView<const float> patches, MatrixView<float> out) const {
   PUREKV_CHECK(patches.rows == out.rows * cell_rows_ && patches.cols * cell_rows_ == in_.in() && out.cols == out_.out(),
                patches.rows, " x ", patches.cols, " to ", out.rows, " x ", out.cols);
   PUREKV_CHECK(cell_rows_ == 1 || patches.stride == patches.cols, patches.stride, " a row of ", patches.cols);

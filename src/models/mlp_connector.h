@@ -28,10 +28,12 @@ class MlpConnector final : public Connector {
   MlpConnector(const MlpConnectorConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   StorageTotals storage() const override;
-  bool MixesSlices() const override { return false; }
+  bool MixesSlices(const PreparedMedia&) const override { return false; }
   // A row for a cell.
-  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles, const PreparedMedia& medium,
                const MediaFeatures& features) const override;
+  // The same for connectors that have these layers within. patches [cells * cell_rows, in]; out [cells, out].
+  void Run(MatrixView<const float> patches, MatrixView<float> out) const;
 
  private:
   Dtype compute_;

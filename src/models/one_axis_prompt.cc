@@ -72,15 +72,28 @@ std::vector<int32_t> OneAxisPrompt::SliceIds(int64_t slice) const {
   return texts().tokenizer->Encode(config_.slice_text(slice));
 }
 
+std::vector<Grid> OneAxisPrompt::Runs(const PreparedMedia& medium) const {
+  std::vector<Grid> runs;
+  for (const Tile& tile : medium.tiles) {
+    runs.push_back(config_.cells(tile.grid, medium.is_video()));
+    if (!medium.mosaic) continue;
+    runs.front().t = 1;
+    runs.push_back({1, medium.mosaic->cells.height, medium.mosaic->cells.width});
+    break;
+  }
+  return runs;
+}
+
 int64_t OneAxisPrompt::MarkerTokens(const PreparedMedia& medium) const {
   const int64_t around = (config_.before ? 1 : 0) + (config_.after ? 1 : 0);
-  if (!sliced(medium)) return around;
+  if (!sliced(medium)) {
+    const int64_t rows = medium.mosaic ? medium.mosaic->cells.height : 1;
+    return around + (config_.newlines ? rows : 0);
+  }
   int64_t tokens = 0;
   int64_t slice = 0;
-  for (const Tile& tile : medium.tiles) {
-    for (int64_t t = config_.cells(tile.grid).t; t > 0; --t, ++slice) {
-      tokens += around + static_cast<int64_t>(SliceIds(slice).size());
-    }
+  for (const Grid& run : Runs(medium)) {
+    for (int64_t t = run.t; t > 0; --t, ++slice) tokens += around + static_cast<int64_t>(SliceIds(slice).size());
   }
   return tokens;
 }
@@ -93,10 +106,13 @@ void OneAxisPrompt::AddMedium(int32_t placeholder, const PreparedMedia& medium, 
   const auto marker = [&](const std::optional<int32_t>& one) {
     if (config_.writes_markers && one) prompt->AddText(*one);
   };
+  const auto newline = [&] {
+    prompt->AddText(id);
+    prompt->layout.back().item = item;
+  };
   if (!by_slice) marker(config_.before);
   int32_t slice = 0;
-  for (const Tile& tile : medium.tiles) {
-    const Grid cells = config_.cells(tile.grid);
+  for (const Grid& cells : Runs(medium)) {
     for (int64_t t = 0; t < cells.t; ++t, ++slice) {
       if (by_slice) {
         for (const int32_t one : SliceIds(slice)) prompt->AddText(one);
@@ -107,10 +123,12 @@ void OneAxisPrompt::AddMedium(int32_t placeholder, const PreparedMedia& medium, 
           prompt->AddText(id);
           prompt->layout.back() = {kind, item, slice, static_cast<int32_t>(y), static_cast<int32_t>(x)};
         }
+        if (config_.newlines && medium.mosaic && slice == 1) newline();
       }
       if (by_slice) marker(config_.after);
     }
   }
+  if (config_.newlines && !medium.mosaic) newline();
   if (!by_slice) marker(config_.after);
 }
 

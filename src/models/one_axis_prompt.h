@@ -1,5 +1,5 @@
 // Prompts of families whose tokens have one position each and whose media are runs of one placeholder token: LLaVA,
-// VideoLLaMA2, InternVL.
+// LLaVA-OneVision, VideoLLaMA2, InternVL.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,10 @@ struct OneAxisPromptConfig {
   // Encoded by itself, and left out without a tokenizer.
   std::string (*slice_text)(int64_t slice) = nullptr;
   bool numbers_images = false;  // where there are several in a message, "Image-1: " and so on stand before their words
-  // Of a tile's patches to the tokens that they become: slices, rows and columns.
-  std::function<Grid(const Grid& patches)> cells;
+  // A newline (Connector::newline) stands behind each row of a map (PreparedMedia::mosaic), and behind every medium
+  // that has none.
+  bool newlines = false;
+  CellsOfPatches cells;
 };
 
 // A row of the embedding table that no text gives, for media of a tokenizer without tokens for them: the first that no
@@ -59,6 +61,8 @@ class OneAxisPrompt final : public PromptFormat {
   bool sliced(const PreparedMedia& medium) const { return medium.is_video() && config_.slice_text != nullptr; }
   // In front of a slice; empty without a tokenizer.
   std::vector<int32_t> SliceIds(int64_t slice) const;
+  // Its tokens in order: what each tile becomes, or its first tile and then its map.
+  std::vector<Grid> Runs(const PreparedMedia& medium) const;
   void AddMedium(int32_t placeholder, const PreparedMedia& medium, int32_t item, PromptTokens* prompt) const;
 
   OneAxisPromptConfig config_;

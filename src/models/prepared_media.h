@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include "media/frame_stream.h"
 #include "media/patches.h"
 #include "media/sampling.h"
+#include "media/tiling.h"
 #include "purekv/media.h"
 
 namespace purekv {
@@ -29,6 +32,17 @@ struct Tile {
   bool still() const { return frames.count == 1 && grid.t > 1; }
 };
 
+// An image whose tiles, behind a first one that shows all of it, are put together again as one map of patches
+// (LLaVA-OneVision's "anyres", arXiv 2408.03326).
+struct Mosaic {
+  TileGrid tiles;  // behind the first
+  Size covered;    // rows and columns of the map, in its middle, that show the image and not what surrounds it
+  Size cells;      // that these are scaled to: a token each
+};
+
+// Of a tile's patches to the tokens that they become: slices, rows and columns.
+using CellsOfPatches = std::function<Grid(const Grid& patches, bool video)>;
+
 // What a connector has made of a medium.
 struct EmbeddedMedia {
   Matrix<float> rows;               // [tokens, decoder hidden]
@@ -42,7 +56,8 @@ struct PreparedMedia {
   FrameShape frames;
   std::shared_ptr<FrameStream> source;  // of these frames; null where no tower and no viewer will ask for them
   std::vector<Tile> tiles;              // at least one, of patches in the same number of rows and columns
-  int64_t tokens = 0;
+  std::optional<Mosaic> mosaic;
+  int64_t tokens = 0;  // visual ones
   double sample_fps = 2.0;
   // Of a video: when each slice of `grid()` is, in seconds, where its prompt says so; empty: as sample_fps has it.
   std::vector<double> slice_seconds{};

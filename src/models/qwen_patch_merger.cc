@@ -72,7 +72,7 @@ StorageTotals QwenPatchMerger::storage() const {
 }
 
 void QwenPatchMerger::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile>,
-                              const MediaFeatures& features) const {
+                              const PreparedMedia&, const MediaFeatures& features) const {
   PUREKV_CHECK(sets.size() == mergers_.size() && features.deep.size() + 1 == sets.size(), sets.size(), " sets, ",
                features.deep.size(), " deep");
   for (size_t i = 0; i < sets.size(); ++i) Merge(mergers_[i], sets[i], i == 0 ? features.rows : features.deep[i - 1]);

@@ -21,10 +21,10 @@ class QwenPatchMerger final : public Connector {
   QwenPatchMerger(const QwenVisionConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   StorageTotals storage() const override;
-  bool MixesSlices() const override { return false; }
+  bool MixesSlices(const PreparedMedia&) const override { return false; }
   int64_t deep_sets() const override { return static_cast<int64_t>(mergers_.size()) - 1; }
   // Cells in raster order (t, y, x).
-  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles, const PreparedMedia& medium,
                const MediaFeatures& features) const override;
 
  private:

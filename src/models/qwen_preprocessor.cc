@@ -207,7 +207,7 @@ FrameChoice QwenPreprocessor::ChooseFrom(const VideoInfo& info, const MediaSourc
                       options.sampling.value_or(FrameSampling::kQwenVlUtils), source.path);
 }
 
-PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptions& options,
+PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptions& options, int64_t,
                                      const FrameProgress& progress) const {
   CheckMediaOptions(options);
   PreparedMedia media;

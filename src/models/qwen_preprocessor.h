@@ -39,7 +39,7 @@ class QwenPreprocessor final : public Preprocessor {
       : Preprocessor(patches), limits_(limits), max_positions_(max_positions), version_(version) {}
 
   const QwenPixelLimits& limits() const { return limits_; }
-  PreparedMedia Load(const MediaSource& source, const MediaOptions& options,
+  PreparedMedia Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                      const FrameProgress& progress) const override;
   // Throws Error (kUsage) when the pixel options contradict one another.
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const override;

@@ -44,6 +44,7 @@ const std::vector<ModelFamily>& ModelFamilies() {
                                                     kGemma3Family,
                                                     kLlavaFamily,
                                                     kOriginalLlavaFamily,
+                                                    kLlavaOnevisionFamily,
                                                     kVideoLlama2MistralFamily,
                                                     kVideoLlama2Qwen2Family,
                                                     kInternVlFamily,

@@ -86,6 +86,7 @@ extern const ModelFamily kInternVlFamily;
 extern const ModelFamily kInternVlChatFamily;
 extern const ModelFamily kLlavaFamily;
 extern const ModelFamily kOriginalLlavaFamily;
+extern const ModelFamily kLlavaOnevisionFamily;
 extern const ModelFamily kVideoLlama2MistralFamily;
 extern const ModelFamily kVideoLlama2Qwen2Family;
 

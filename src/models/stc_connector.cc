@@ -274,13 +274,12 @@ void StcConnector::ConnectTile(MatrixView<const float> rows, const Tile& tile, M
       halve_.RunActivated(Activation::kSilu, input, InF32(x.View().Rows(begin, taken)));
     }
     for (const Block& block : second_) RunBlock(block, count, cells.h, cells.w, &x, scratch);
-    const MatrixView<const float> made_rows = std::as_const(x).View();
-    readout_.Connect({&made_rows, 1}, {&tile, 1}, {out.Rows(first * cell_rows, x.rows()), {}});
+    readout_.Run(std::as_const(x).View(), out.Rows(first * cell_rows, x.rows()));
   }
 }
 
 void StcConnector::Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
-                           const MediaFeatures& features) const {
+                           const PreparedMedia&, const MediaFeatures& features) const {
   const MatrixView<const float> rows = sets.front();
   PUREKV_CHECK(rows.cols == config_.in && features.rows.cols == config_.out, rows.cols, " to ", features.rows.cols);
   Scratch scratch;

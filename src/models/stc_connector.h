@@ -32,9 +32,9 @@ class StcConnector final : public Connector {
   StcConnector(const StcConfig& config, const TensorSource& source, const NumberFormats& formats);
 
   StorageTotals storage() const override { return storage_; }
-  bool MixesSlices() const override { return true; }
+  bool MixesSlices(const PreparedMedia&) const override { return true; }
   // Tokens in raster order (t, y, x) of StcConfig::cells, tile after tile.
-  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles, const PreparedMedia& medium,
                const MediaFeatures& features) const override;
 
  private:

@@ -14,18 +14,12 @@ namespace {
 
 // The tiles row by row, side x side pixels each, then the thumbnail.
 Frames CutUp(const Frames& image, const TileGrid& grid, int64_t side, bool thumbnail) {
-  const int64_t row_bytes = side * 3, bytes = side * row_bytes;
+  const int64_t bytes = side * side * 3;
   Frames tiles{grid.count() + (thumbnail ? 1 : 0), side, side, {}};
   tiles.rgb.resize(static_cast<size_t>(tiles.count * bytes));
   std::vector<uint8_t> whole(static_cast<size_t>(grid.count() * bytes));
   ResizePillow(image.rgb.data(), image.height, image.width, whole.data(), grid.rows * side, grid.columns * side, 0);
-  for (int64_t tile = 0; tile < grid.count(); ++tile) {
-    const int64_t top = tile / grid.columns * side, left = tile % grid.columns * row_bytes;
-    for (int64_t y = 0; y < side; ++y) {
-      std::copy_n(whole.data() + (top + y) * grid.columns * row_bytes + left, row_bytes,
-                  tiles.rgb.data() + tile * bytes + y * row_bytes);
-    }
-  }
+  CutTiles(whole.data(), grid, side, side, tiles.rgb.data());
   if (thumbnail) {
     ResizePillow(image.rgb.data(), image.height, image.width, tiles.rgb.data() + grid.count() * bytes, side, side, 0);
   }
@@ -37,9 +31,9 @@ Frames CutUp(const Frames& image, const TileGrid& grid, int64_t side, bool thumb
 TiledPreprocessor::TiledPreprocessor(const TilingConfig& tiling, FixedPreprocessorConfig pictures)
     : Preprocessor(pictures.pictures.patches), tiling_(tiling), pictures_(std::move(pictures)), videos_(pictures_) {}
 
-PreparedMedia TiledPreprocessor::Load(const MediaSource& source, const MediaOptions& options,
+PreparedMedia TiledPreprocessor::Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                                       const FrameProgress& progress) const {
-  if (source.kind != MediaSource::Kind::kImage) return videos_.Load(source, options, progress);
+  if (source.kind != MediaSource::Kind::kImage) return videos_.Load(source, options, images, progress);
   videos_.CheckOptions(options);
   const Frames image = ReadImage(source.path);
   pictures_.pictures.framing.Check(source.path, image.height, image.width);
@@ -52,7 +46,7 @@ PreparedMedia TiledPreprocessor::Load(const MediaSource& source, const MediaOpti
   media.frames = {media.source->count(), tiling_.side, tiling_.side};
   const Grid patches{1, tiling_.side / this->patches().patch_size, tiling_.side / this->patches().patch_size};
   for (int64_t i = 0; i < media.frames.count; ++i) media.tiles.push_back({{i, 1}, patches});
-  media.tokens = media.frames.count * pictures_.cells(patches).patches();
+  media.tokens = media.frames.count * pictures_.cells(patches, false).patches();
   return media;
 }
 

@@ -23,7 +23,7 @@ class TiledPreprocessor final : public Preprocessor {
   // `pictures` says how frames of videos are looked at.
   TiledPreprocessor(const TilingConfig& tiling, FixedPreprocessorConfig pictures);
 
-  PreparedMedia Load(const MediaSource& source, const MediaOptions& options,
+  PreparedMedia Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                      const FrameProgress& progress) const override;
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const override {
     return videos_.PlanVideo(frames, height, width, options);

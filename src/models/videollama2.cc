@@ -31,8 +31,8 @@ struct VideoLlama2Plan final : VitPlan {
   VideoLlama2Config config;
   std::string chat_template;  // where the directory has none; "": ChatML
 
-  std::function<Grid(const Grid&)> Cells() const {
-    return [connector = config.connector](const Grid& patches) { return connector.cells(patches); };
+  CellsOfPatches Cells() const {
+    return [connector = config.connector](const Grid& patches, bool) { return connector.cells(patches); };
   }
   std::unique_ptr<const Preprocessor> ReadPreprocessor() const override {
     FixedPreprocessorConfig fixed;

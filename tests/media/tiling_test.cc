@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
 
 namespace purekv {
 namespace {
@@ -42,6 +43,48 @@ TEST(NearestTiles, StaysWithinItsBoundsAndNearestOfAll) {
           }
         }
       }
+    }
+  }
+}
+
+std::vector<Size> Pinpoints() {
+  std::vector<Size> canvases;
+  for (int64_t i = 1; i <= 6; ++i) {
+    for (int64_t j = 1; j <= 6; ++j) canvases.push_back({384 * i, 384 * j});
+  }
+  return canvases;
+}
+
+TEST(BestCanvas, AsLlavaOneVisionLaysThemOut) {
+  const struct {
+    Size image, canvas, fitted, map;
+  } cases[] = {
+      {{384, 384}, {384, 384}, {384, 384}, {27, 27}},         {{480, 640}, {768, 768}, {576, 768}, {40, 54}},
+      {{640, 480}, {768, 768}, {768, 576}, {54, 40}},         {{720, 1280}, {768, 1536}, {768, 1366}, {54, 96}},
+      {{1080, 1920}, {1152, 1920}, {1080, 1920}, {75, 135}},  {{1920, 1080}, {1920, 1152}, {1920, 1080}, {135, 75}},
+      {{899, 1024}, {1152, 1152}, {1012, 1152}, {71, 81}},    {{2160, 3840}, {1536, 2304}, {1296, 2304}, {92, 162}},
+      {{100, 1000}, {384, 1152}, {116, 1152}, {9, 81}},       {{1000, 100}, {1152, 384}, {1152, 116}, {81, 9}},
+      {{2304, 2304}, {2304, 2304}, {2304, 2304}, {162, 162}}, {{200, 3000}, {384, 2304}, {154, 2304}, {11, 162}},
+      {{336, 1008}, {384, 1152}, {384, 1152}, {27, 81}}};
+  const std::vector<Size> canvases = Pinpoints();
+  for (const auto& one : cases) {
+    const Size canvas = BestCanvas(one.image, canvases);
+    EXPECT_EQ(canvas, one.canvas) << one.image.height << " x " << one.image.width;
+    EXPECT_EQ(FitInto(one.image, canvas), one.fitted) << one.image.height << " x " << one.image.width;
+    const Size map{27 * canvas.height / 384, 27 * canvas.width / 384};
+    EXPECT_EQ(Unpadded(one.image, map), one.map) << one.image.height << " x " << one.image.width;
+  }
+}
+
+TEST(BestCanvas, FitsInsideWhateverTheShape) {
+  const std::vector<Size> canvases = Pinpoints();
+  for (int64_t height = 1; height < 5000; height += 331) {
+    for (int64_t width = 1; width < 5000; width += 353) {
+      const Size canvas = BestCanvas({height, width}, canvases);
+      const Size fitted = FitInto({height, width}, canvas);
+      EXPECT_TRUE(fitted.height >= 1 && fitted.height <= canvas.height);
+      EXPECT_TRUE(fitted.width >= 1 && fitted.width <= canvas.width);
+      EXPECT_TRUE(fitted.height == canvas.height || fitted.width == canvas.width);
     }
   }
 }

@@ -47,7 +47,9 @@ PatchSpec Patches() {
 class PixelPreprocessor final : public Preprocessor {
  public:
   PixelPreprocessor() : Preprocessor(Patches()) {}
-  PreparedMedia Load(const MediaSource&, const MediaOptions&, const FrameProgress&) const override { return {}; }
+  PreparedMedia Load(const MediaSource&, const MediaOptions&, int64_t, const FrameProgress&) const override {
+    return {};
+  }
   PreparedMedia PlanVideo(int64_t, int64_t, int64_t, const MediaOptions&) const override { return {}; }
   int64_t TokensOfGrid(const Grid& grid) const override { return MergedTokens(grid, 1); }
 };
@@ -79,9 +81,9 @@ class PlainConnector final : public Connector {
  public:
   explicit PlainConnector(bool mixes) : mixes_(mixes) {}
   StorageTotals storage() const override { return {{{"w8c", 100}}, 0, 100, {}}; }
-  bool MixesSlices() const override { return mixes_; }
+  bool MixesSlices(const PreparedMedia&) const override { return mixes_; }
   int64_t deep_sets() const override { return 1; }
-  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles,
+  void Connect(std::span<const MatrixView<const float>> sets, std::span<const Tile> tiles, const PreparedMedia&,
                const MediaFeatures& out) const override {
     ASSERT_EQ(sets.size(), 2u);
     ASSERT_EQ(out.deep.size(), 1u);

@@ -53,7 +53,8 @@ inline std::vector<std::string> ReferenceCases() {
 
 // Those that see images or videos and have one position for each token.
 inline std::vector<std::string> OneAxisReferenceCases() {
-  return {"llava", "llava_original", "videollama2", "videollama2_qwen2", "internvl", "internvl_chat"};
+  return {"llava",    "llava_original", "videollama2",    "videollama2_qwen2",
+          "internvl", "internvl_chat",  "llava_onevision"};
 }
 
 // Those that read text alone.

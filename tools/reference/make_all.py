@@ -16,6 +16,7 @@ import llava_cases
 import make_cases
 import make_vision_math
 import media
+import onevision_cases
 import page_predictor
 import text_tokenizers
 import tokenizer_files
@@ -46,6 +47,7 @@ def main() -> None:
     text_cases.main()
     llava_cases.main()
     internvl_cases.main()
+    onevision_cases.main()
     videollama2_cases.main()
     files = [p for p in OUT.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)

@@ -57,6 +57,7 @@ class Runner:
 
     def __init__(self, decoder, rows: torch.Tensor, places: list):
         self.decoder, self.rows, self.places = decoder, rows, places
+        self.visual = rows  # of them those of visual tokens, where newlines stand between
 
     @torch.no_grad()
     def run(self, ids: list):
@@ -101,7 +102,7 @@ def write_prompt(folder: Path, prompt: dict, rendered: str, ids: list, pixels, g
     norms = {}
     if grids:
         norms["pixel_values"] = save_stage(folder, "pixel_values", pixels)
-        norms["vision"] = save_stage(folder, "vision", runner.rows)
+        norms["vision"] = save_stage(folder, "vision", runner.visual)
     hidden, logits = runner.run(ids)
     for i, tensor in enumerate(hidden):
         norms[f"hidden_{i:02d}"] = save_stage(folder, f"hidden_{i:02d}", tensor)
