@@ -148,7 +148,8 @@ std::shared_ptr<const Model> Model::Load(const std::string& directory, const Loa
   const CancelScope cancel(options.cancel);
   auto internals = open.plan->Load(WatchedTensors(tensors, info.parameters, options), formats);
   // Behind the packing, which has just read these bytes.
-  info.fingerprint = Fingerprint(open.files->identity() + WeightIdentity(info.weights), open.plan->tensors, &tensors);
+  info.fingerprint = Fingerprint(open.files->identity() + open.plan->identity + WeightIdentity(info.weights),
+                                 open.plan->tensors, &tensors);
   AddStorage(*internals, &info.weights);
   info.weight_bytes = internals->storage().total_bytes();
   return std::shared_ptr<const Model>(new Model(std::move(info), std::move(internals)));

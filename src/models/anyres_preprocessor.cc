@@ -29,11 +29,8 @@ std::vector<uint8_t> OnCanvas(const Frames& image, const Size& canvas) {
 
 }  // namespace
 
-AnyresPreprocessor::AnyresPreprocessor(AnyresConfig anyres, PictureSpec pictures, FixedPreprocessorConfig videos)
-    : Preprocessor(pictures.patches),
-      anyres_(std::move(anyres)),
-      pictures_(std::move(pictures)),
-      videos_(std::move(videos)) {}
+AnyresPreprocessor::AnyresPreprocessor(AnyresConfig anyres, const PictureSpec& pictures, FixedPreprocessorConfig videos)
+    : Preprocessor(pictures.patches), anyres_(std::move(anyres)), pictures_(pictures), videos_(std::move(videos)) {}
 
 Mosaic AnyresPreprocessor::MosaicOf(const Size& image, const std::string& path) const {
   const Size canvas = BestCanvas(image, anyres_.canvases);

@@ -21,7 +21,7 @@ struct AnyresConfig {
 class AnyresPreprocessor final : public Preprocessor {
  public:
   // `pictures` says how one of several images is looked at, `videos` how frames are.
-  AnyresPreprocessor(AnyresConfig anyres, PictureSpec pictures, FixedPreprocessorConfig videos);
+  AnyresPreprocessor(AnyresConfig anyres, const PictureSpec& pictures, FixedPreprocessorConfig videos);
 
   PreparedMedia Load(const MediaSource& source, const MediaOptions& options, int64_t images,
                      const FrameProgress& progress) const override;

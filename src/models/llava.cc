@@ -85,6 +85,7 @@ struct LlavaPlan final : VitPlan {
 std::unique_ptr<ModelPlan> PlanLlava(const ModelFiles& files, const ModelFamily& family, LlavaConfig config) {
   auto plan = std::make_unique<LlavaPlan>(files);
   plan->Set(family, config.text, config.vision, MlpConnector::Tensors(config.connector));
+  plan->identity = config.tower_config;
   plan->config = std::move(config);
   return plan;
 }

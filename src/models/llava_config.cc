@@ -81,6 +81,7 @@ LlavaConfig ParseOriginalLlavaConfig(const Json& json, const std::string& path, 
   config.text = ParseBackbone(root, "llama");
   const NamedTower tower = ReadNamedTower(root, directory);
   config.vision = tower.vision;
+  config.tower_config = tower.config;
   config.tower_directory = tower.directory;
   config.pad = tower.pad;
   if (const std::string type = root.String("mm_projector_type"); type != "mlp2x_gelu") {

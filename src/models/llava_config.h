@@ -17,6 +17,7 @@ struct LlavaConfig {
   VitConfig vision;
   MlpConnectorConfig connector;
   std::optional<int32_t> image_id;  // unset: the tokenizer has no token for images (the original layout)
+  std::string tower_config;         // NamedTower::config
   std::string tower_directory;      // whose preprocessor_config.json counts; "": none
   bool pad = false;                 // pictures are laid on a square, whatever the preprocessor's file says
 };

@@ -29,6 +29,7 @@ NamedTower ReadNamedTower(const JsonFields& root, const std::string& directory) 
   } else {
     const std::string path = JoinPath(tower.directory, "config.json");
     const Json json = ReadJson(path);
+    tower.config = json.dump();
     tower.vision = ParseVitConfig(JsonFields(json, path));
   }
   tower.vision.prefix = "model.vision_tower.vision_tower.vision_model.";

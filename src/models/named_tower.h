@@ -12,6 +12,7 @@ namespace purekv {
 struct NamedTower {
   VitConfig vision;
   std::string directory;  // with its config.json, and maybe its preprocessor_config.json; "": there is none
+  std::string config;     // that config.json, without its spaces; "": there is none
   bool pad = false;       // "image_aspect_ratio": pictures are laid on a square
 };
 

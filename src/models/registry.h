@@ -24,6 +24,7 @@ struct ModelPlan {
   virtual ~ModelPlan() = default;
   const ModelFiles& files;
   std::string family;     // "qwen2_5_vl"
+  std::string identity;   // what tells it from others beside config.json and the weights (models/fingerprint.h)
   DecoderConfig decoder;  // tied_embeddings decided
   double rope_theta = 0;
   std::vector<int64_t> mrope_sections;

@@ -66,6 +66,7 @@ std::unique_ptr<ModelPlan> PlanVideoLlama2(const ModelFiles& files, const ModelF
   plan->config = ParseVideoLlama2Config(files.config(), backbone, files.config_path(), files.directory());
   const VideoLlama2Config& config = plan->config;
   plan->Set(family, config.text, config.tower.vision, StcConnector::Tensors(config.connector));
+  plan->identity = config.tower.config;
   plan->chat_template = chat_template;
   return plan;
 }

@@ -199,6 +199,15 @@ TEST(Llava, EveryPublishedNamingOfTensorsIsRead) {
   EXPECT_FALSE(unread("model.layers.3.mlp.up_proj.weight"));
 }
 
+// What the tower is, its own config.json says: files made with one model are not another's.
+TEST(LlavaOriginal, TheTowersOwnConfigIsPartOfTheFingerprint) {
+  const ReferenceModel model("llava_original");
+  const std::string before = Model::Load(model.directory(), {})->info().fingerprint;
+  EXPECT_EQ(Model::Load(model.directory(), {})->info().fingerprint, before);
+  EditJson(model.directory() + "/tower/config.json", [](Json& json) { json["layer_norm_eps"] = 0.01; });
+  EXPECT_NE(Model::Load(model.directory(), {})->info().fingerprint, before);
+}
+
 TEST(Llava, PickledWeightsAreRefusedWithTheConversion) {
   const ReferenceModel model("llava_original");
   const TemporaryDirectory directory("llava_bin");
