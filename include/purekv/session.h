@@ -43,6 +43,10 @@ struct SessionOptions {
 struct Turn {
   std::optional<std::string> system{};
   std::vector<MediaSource> media{};
+  // Texts among the media, in the same message: [i], UTF-8, maybe empty, stands in front of media[i]. As many as media;
+  // or none: then all media stand in front of the text. A list of content parts is a turn in this way: what is behind
+  // the last medium is `prompt`.
+  std::vector<std::string> media_texts{};
   MediaOptions media_options{};
   // A text that the question is about, UTF-8, not empty: it stands behind the media and before the prompt, in the same
   // message, with a blank line ("\n\n") between.

@@ -84,6 +84,15 @@ bool ChatTemplate::Shows(const std::string& text) const {
   }
 }
 
+bool ChatTemplate::KeepsOrder() const {
+  const ContentPart text{ContentPart::Kind::kText, Unused({})}, image{ContentPart::Kind::kImage, ""};
+  try {
+    return Render({{"user", {image, text}}}, true) != Render({{"user", {text, image}}}, true);
+  } catch (const Error&) {  // FirstTurn says why
+    return true;
+  }
+}
+
 // A text that occurs neither in the template nor in `messages`, and that a template will not change: digits have no
 // case and no space around them.
 std::string ChatTemplate::Unused(const std::vector<ChatMessage>& messages) const {

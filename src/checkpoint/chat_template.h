@@ -70,6 +70,9 @@ class ChatTemplate {
                      const jinja::Variables& more = {}) const;
   std::string Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt, const jinja::Variables& more,
                      std::time_t now) const;
+  // Whether images and texts of a message are written in the order in which they are given. Templates of some
+  // vision-language models write all images first.
+  bool KeepsOrder() const;
   // Messages as transformers' callers give them. `now` is the time that strftime_now tells.
   std::string Render(const jinja::Value& messages, bool add_generation_prompt, const jinja::Variables& more,
                      std::time_t now) const;

@@ -359,6 +359,15 @@ class Parser {
       out_.media.push_back(info);
     }
     if (out_.media.empty() && !out_.context) Fail(where, ": media: the list is empty, and there is no context");
+    if (!fields.Has("media_texts")) return;
+    const Json& texts = fields.raw()["media_texts"];
+    if (!texts.is_array() || texts.empty() || texts.size() != out_.media.size()) {
+      Fail(where, ": media_texts: a list of ", out_.media.size(), " texts is expected, one for each medium");
+    }
+    for (const Json& text : texts) {
+      if (!text.is_string()) Fail(where, ": media_texts[", out_.media_texts.size(), "]: a text is expected");
+      out_.media_texts.push_back(text.get<std::string>());
+    }
   }
 
   // Entries that are encoded, and the bytes of their keys and values, of each head.

@@ -52,6 +52,7 @@ struct PkvContents {
   KvStats stats;
   int64_t merged = 0;  // entries that were folded into others
   std::optional<std::string> system;
+  std::vector<std::string> media_texts;  // in front of each medium; empty: none
   std::optional<std::string> context;
   std::optional<int64_t> time;  // that the chat template told, seconds since 1970; where it tells one
   std::vector<MediaInfo> media;

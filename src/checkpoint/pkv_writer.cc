@@ -136,6 +136,7 @@ std::string Description(const PkvContents& contents) {
     json["key_channels"] = std::move(channels);
   }
   if (contents.system) json["system"] = *contents.system;
+  if (!contents.media_texts.empty()) json["media_texts"] = contents.media_texts;
   if (contents.context) json["context"] = *contents.context;
   if (contents.time) json["time"] = *contents.time;
   return json.dump();

@@ -67,6 +67,7 @@ SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, con
   CheckSample(sample);
   if (internals.tokenizer() == nullptr) Fail(model.info().directory, ": no tokenizer: questions cannot be read");
   if (sample.turn.context) CheckContext(*sample.turn.context);
+  const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);
   SamplePrompt read;
   read.media = internals.LoadMedia(sample.turn.media, sample.turn.media_options, {});
   for (PreparedMedia& media : read.media) {
@@ -77,7 +78,6 @@ SamplePrompt ReadSample(const Model& model, const CalibrationSample& sample, con
     media.source.reset();
   }
   const Dialogue dialogue(model);
-  const Dialogue::FirstTexts texts = Dialogue::TextsOf(sample.turn);
   read.ids = dialogue.FirstTurn(texts);
   read.context_ids = dialogue.CountContextIds(texts, read.ids);
   read.tokens = LayOutTurn(internals, read.ids, read.media, 0, read.context_ids);

@@ -140,7 +140,7 @@ std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
 PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
   Begin();
   const bool first = !started();
-  if (!first && (turn.system || !turn.media.empty() || turn.context)) {
+  if (!first && (turn.system || !turn.media.empty() || !turn.media_texts.empty() || turn.context)) {
     FailUsage("a later turn cannot bring a system message or media, nor a context: they belong to the first");
   }
   CheckUserText(turn.prompt, "prompt");  // before minutes are spent on a video
@@ -152,8 +152,8 @@ PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
     dialogue_.SetSystem(dialogue_.open()->system);
     return ReadPrompt(dialogue_.Question(turn.prompt, file_), {}, recorder);
   }
-  std::vector<PreparedMedia> media = LoadMedia(turn);
   const Dialogue::FirstTexts texts = Dialogue::TextsOf(turn);
+  std::vector<PreparedMedia> media = LoadMedia(turn);
   const std::vector<int32_t> ids = first ? dialogue_.FirstTurn(texts) : dialogue_.NextTurn(turn.prompt);
   const bool split = first && options_.kv.when == KvOptions::When::kContext;
   const int64_t context_ids = split ? dialogue_.CountContextIds(texts, ids) : 0;

@@ -33,15 +33,25 @@ Dialogue::OpenTurn Dialogue::Close() {
 }
 
 Dialogue::FirstTexts Dialogue::TextsOf(const Turn& turn) {
-  return {.system = turn.system, .media = KindsOf(turn.media), .context = turn.context, .prompt = turn.prompt};
+  const size_t texts = turn.media_texts.size();
+  if (texts > 0 && texts != turn.media.size()) {
+    FailUsage("media_texts: ", texts, " texts for ", turn.media.size(),
+              " media; one in front of each is needed, or none");
+  }
+  for (const std::string& text : turn.media_texts) CheckUserText(text, "media_texts");
+  return {.system = turn.system,
+          .media = KindsOf(turn.media),
+          .media_texts = turn.media_texts,
+          .context = turn.context,
+          .prompt = turn.prompt};
 }
 
 std::string Dialogue::Rendered(const FirstTexts& texts) const {
   tokenizer();  // a directory without one has no template either
   const std::string context = texts.context ? *texts.context + std::string(kContextEnd) : "";
   const LanguageModel& model = model_->internals();
-  return model.chat_template().FirstTurn(texts.system, model.prompt().UserMessage(texts.media, context + texts.prompt),
-                                         texts.now);
+  return model.chat_template().FirstTurn(
+      texts.system, model.prompt().UserMessage(texts.media, texts.media_texts, context + texts.prompt), texts.now);
 }
 
 std::vector<int32_t> Dialogue::FirstTurn(const FirstTexts& texts) const {
@@ -75,7 +85,7 @@ int64_t Dialogue::CountContextIds(const FirstTexts& texts, const std::vector<int
   FailPrompt();
 }
 
-void Dialogue::RefuseMarkers(const Field& field, const std::string& text) const {
+void Dialogue::RefuseMarkers(const Message& field, const std::string& text) const {
   const LanguageModel& model = model_->internals();
   const int32_t image = model.PlaceholderId(false), video = model.PlaceholderId(true);
   for (const int32_t id : model.prompt().Encode(text)) {
@@ -95,16 +105,17 @@ std::vector<int32_t> Dialogue::Checked(std::vector<int32_t> ids, const FirstText
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
-  RefuseMarkers(Field{"turn.system"}, texts.system.value_or(""));
-  RefuseMarkers(Field{"turn.context"}, texts.context.value_or(""));
-  RefuseMarkers(Field{"turn.prompt"}, texts.prompt);
+  RefuseMarkers(Say(Field{"turn.system"}), texts.system.value_or(""));
+  for (const std::string& text : texts.media_texts) RefuseMarkers(Say("media_texts"), text);
+  RefuseMarkers(Say(Field{"turn.context"}), texts.context.value_or(""));
+  RefuseMarkers(Say(Field{"turn.prompt"}), texts.prompt);
   Fail(model_->internals().chat_template().where(), ": writes ", found.size(), " of the ", expected.size(),
        " places that images and videos need, or others");
 }
 
 void Dialogue::CheckPrompt(const std::string& prompt) const {
   tokenizer();
-  RefuseMarkers(Field{"turn.prompt"}, prompt);
+  RefuseMarkers(Say(Field{"turn.prompt"}), prompt);
 }
 
 std::vector<int32_t> Dialogue::NextTurn(const std::string& prompt) const {
@@ -120,12 +131,13 @@ std::vector<int32_t> Dialogue::NextTurn(const std::string& prompt) const {
   } else {
     ids = model.prompt().Encode(text);
   }
-  return Checked(std::move(ids), {.system = system_, .media = {}, .context = {}, .prompt = prompt});
+  return Checked(std::move(ids), {.system = system_, .media = {}, .media_texts = {}, .context = {}, .prompt = prompt});
 }
 
 std::vector<int32_t> Dialogue::Question(const std::string& prompt, const std::string& file) const {
   const FirstTexts texts = {.system = open_->system,
                             .media = KindsOf(open_->info.media),
+                            .media_texts = open_->media_texts,
                             .context = open_->context,
                             .prompt = prompt,
                             .now = open_->now};

@@ -26,15 +26,18 @@ class Dialogue {
   struct FirstTexts {
     std::optional<std::string> system;
     std::vector<MediaSource::Kind> media;
+    std::vector<std::string> media_texts;
     std::optional<std::string> context;
     std::string prompt;
     std::time_t now = std::time(nullptr);  // what a template tells as the time
   };
+  // Throws Error (kUsage) where the turn's texts among media are not as many as these, or no UTF-8.
   static FirstTexts TextsOf(const Turn& turn);
 
   // A first turn whose media and context have been read and whose question has not.
   struct OpenTurn {
     std::optional<std::string> system;
+    std::vector<std::string> media_texts;
     std::optional<std::string> context;
     std::time_t now = 0;
     std::vector<int32_t> prompt_ids;  // with one placeholder per medium
@@ -86,7 +89,7 @@ class Dialogue {
   // `ids`, of a rendered turn of these texts, whose placeholders must be those of its media. Throws Error.
   std::vector<int32_t> Checked(std::vector<int32_t> ids, const FirstTexts& texts) const;
   // Of a text of the user's: throws Error (kUsage) naming `field` where it holds a marker.
-  void RefuseMarkers(const Field& field, const std::string& text) const;
+  void RefuseMarkers(const Message& field, const std::string& text) const;
 
   const Model* model_;
   std::optional<std::string> system_;

@@ -87,7 +87,7 @@ int64_t TextTokens(const ModelPlan& plan, const PreparedMedia& medium, const std
   const ChatTexts& texts = format->texts();
   if (!texts.tokenizer) return markers;
   const MediaSource::Kind video = MediaSource::Kind::kVideo;
-  const std::string text = texts.chat_template.FirstTurn({}, format->UserMessage({&video, 1}, prompt));
+  const std::string text = texts.chat_template.FirstTurn({}, format->UserMessage({&video, 1}, {}, prompt));
   const auto ids = static_cast<int64_t>(format->EncodeFirst(text).size());
   return ids - static_cast<int64_t>(format->MediaIds(/*video=*/true).size()) + markers;
 }

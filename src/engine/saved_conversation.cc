@@ -231,8 +231,8 @@ PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
   if (!options_.dump_directory.empty()) FailUsage("dump_directory: only a whole first turn can be dumped");
   if (turn.system) CheckUserText(*turn.system, "system message");
   if (turn.context) CheckContext(*turn.context);
-  std::vector<PreparedMedia> media = LoadMedia(turn);
   const Dialogue::FirstTexts texts = Dialogue::TextsOf(turn);
+  std::vector<PreparedMedia> media = LoadMedia(turn);
   std::vector<int32_t> ids;
   if (turn.context) {
     ids = dialogue_.ContextIds(texts);
@@ -246,7 +246,7 @@ PromptInfo Conversation::ReadMedia(const Turn& turn, LayerObserver* recorder) {
   dialogue_.SetSystem(turn.system);
   place_ = RepeatPlace::kInTurn;
   PromptInfo info = ReadPrompt(ids, std::move(media), recorder, context_ids);
-  dialogue_.Open({turn.system, turn.context, texts.now, std::move(ids), info});
+  dialogue_.Open({turn.system, turn.media_texts, turn.context, texts.now, std::move(ids), info});
   return info;
 }
 
@@ -303,6 +303,7 @@ int64_t Conversation::Save(const std::string& path) const {
   contents.stats = stats_;
   contents.merged = cache().merged();
   contents.system = open.system;
+  contents.media_texts = open.media_texts;
   contents.context = open.context;
   if (internals().chat_template().tells_time()) contents.time = open.now;
   contents.media = open.info.media;
@@ -455,6 +456,7 @@ void Conversation::Load(const PkvContents& contents, const std::shared_ptr<const
   cache.SetMerged(contents.merged);
   sequence_.Finish(static_cast<int32_t>(contents.next_position), {});
   Dialogue::OpenTurn open{.system = contents.system,
+                          .media_texts = contents.media_texts,
                           .context = contents.context,
                           .now = contents.time.value_or(std::time(nullptr)),
                           .prompt_ids = {contents.prompt_ids.begin(), contents.prompt_ids.end()},

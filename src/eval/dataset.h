@@ -25,6 +25,7 @@ struct EvalQuestion {
   std::vector<std::string> contains, lacks;
   std::string video;  // names media and text for people; questions about the same media, times and text share a prefill
   std::vector<MediaSource> media;
+  std::vector<std::string> media_texts;          // in front of each medium, as Turn has them; empty: none
   std::string text;                              // a context behind the media, "" where there is none,
   std::string text_file;                         // or the path of one
   std::vector<std::array<int64_t, 3>> evidence;  // [slice, row, column] of merged cells that the answer rests on

@@ -1,13 +1,71 @@
-// MileBench: <task>/<task>.json with meta_data and data; images lie in <task>/images.
+// MileBench: <task>/<task>.json with meta_data and data; images lie in <task>/images, and stand where a context names
+// them.
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 
 #include "base/error.h"
 #include "eval/dataset_formats.h"
 
 namespace purekv::data_formats {
 namespace {
+
+// "{image#3}" or "{table#3}", which is an image too: where it stands in a text, and the image's index.
+struct Place {
+  size_t begin = 0, end = 0;
+  size_t image = 0;
+};
+
+// The first behind `from` of an image that there is.
+std::optional<Place> NextPlace(std::string_view text, size_t from, size_t images) {
+  for (size_t at = text.find('{', from); at != text.npos; at = text.find('{', at + 1)) {
+    const std::string_view rest = text.substr(at);
+    if (!rest.starts_with("{image#") && !rest.starts_with("{table#")) continue;
+    const size_t digits = std::string_view("{image#").size();
+    size_t number = 0;
+    const auto [stop, error] = std::from_chars(rest.data() + digits, rest.data() + rest.size(), number);
+    const auto length = static_cast<size_t>(stop - rest.data());
+    if (error != std::errc() || number < 1 || number > images || !rest.substr(length).starts_with('}')) continue;
+    return Place{at, at + length + 1, number - 1};
+  }
+  return std::nullopt;
+}
+
+// Cuts `text` where its images stand, each once: named again, one is "[image 3]". Those that it does not name come
+// first, on lines of their own. Returns their order; the question gets the texts in front of them and what is behind.
+std::vector<size_t> PlaceImages(const std::string& instruction, std::string text, size_t images,
+                                EvalQuestion* question) {
+  std::vector<bool> named(images, false);
+  for (auto place = NextPlace(text, 0, images); place; place = NextPlace(text, place->end, images)) {
+    named[place->image] = true;
+  }
+  std::string unnamed;
+  for (size_t i = 0; i < images; ++i) {
+    if (!named[i]) unnamed += StrCat("{image#", i + 1, "}\n");
+  }
+  text = unnamed + text;
+  std::vector<bool> placed(images, false);
+  std::vector<size_t> order;
+  std::string before = instruction + "\n";
+  size_t at = 0;
+  for (auto place = NextPlace(text, 0, images); place; place = NextPlace(text, at, images)) {
+    before += text.substr(at, place->begin - at);
+    at = place->end;
+    if (placed[place->image]) {
+      before += StrCat("[image ", place->image + 1, "]");
+      continue;
+    }
+    placed[place->image] = true;
+    order.push_back(place->image);
+    question->media_texts.push_back(std::move(before));
+    before.clear();
+  }
+  question->prompt = before + text.substr(at);
+  return order;
+}
 
 EvalQuestion MileBenchQuestion(const JsonFields& fields, const JsonFields& meta, const std::string& task,
                                const std::string& root) {
@@ -31,21 +89,11 @@ EvalQuestion MileBenchQuestion(const JsonFields& fields, const JsonFields& meta,
     context = ChoicePrompt(context, Lettered(question.choices));
   }
   const std::vector<std::string> images = Texts(instance, "images_path", kMaxImages, kMaxName);
-  // All images stand before the text here; the text names them where they stood.
-  for (size_t i = 0; i < images.size(); ++i) {
-    for (const char* const kind : {"image", "table"}) {
-      const std::string mark = StrCat("{", kind, "#", i + 1, "}");
-      const std::string name = StrCat("[image ", i + 1, "]");
-      for (size_t at = context.find(mark); at != std::string::npos; at = context.find(mark, at + name.size())) {
-        context.replace(at, mark.size(), name);
-      }
-    }
-  }
-  question.prompt = instructions[static_cast<size_t>(which)] + "\n" + context;
-  if (question.prompt.size() > kMaxText)
-    Fail(fields.where(), ": context: too long: ", question.prompt.size(), " bytes");
+  if (context.size() > kMaxText) Fail(fields.where(), ": context: too long: ", context.size(), " bytes");
   std::vector<std::string> files;
-  for (const std::string& image : images) files.push_back("images/" + image);
+  for (const size_t image : PlaceImages(instructions[static_cast<size_t>(which)], context, images.size(), &question)) {
+    files.push_back("images/" + images[image]);
+  }
   SetMedia(instance, "images_path", root, files, &question);
   for (MediaSource& one : question.media) one.kind = MediaSource::Kind::kImage;
   return question;

@@ -93,7 +93,9 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
   question.id = Text(fields, "id", kMaxName);
   question.type = OptionalText(fields, "type", kMaxName);
   question.length = OptionalText(fields, "length", kMaxName);
-  question.prompt = Text(fields, "prompt", kMaxText);
+  // A list of texts and media may end with a medium.
+  if (!fields.Has("media_texts") || !fields.String("prompt").empty())
+    question.prompt = Text(fields, "prompt", kMaxText);
   question.answer = Text(fields, "answer", kMaxText);
   const char* const keys[] = {"video", "image", "images"};
   const auto media = std::count_if(std::begin(keys), std::end(keys), [&](const char* key) { return fields.Has(key); });
@@ -107,6 +109,7 @@ EvalQuestion OurQuestion(const JsonFields& fields, const std::string& root) {
     Fail(fields.where(), ": one of video, image and images is needed, or text or text_file, or one of each: what the ",
          "question is about");
   }
+  SetMediaTexts(fields, &question);
   SetRange(fields, &question);
   if (fields.Has("choices")) {
     question.choices = Texts(fields, "choices", kMaxChoices, kMaxText);

@@ -92,6 +92,15 @@ void SetMedia(const JsonFields& fields, const std::string& key, const std::strin
   }
 }
 
+void SetMediaTexts(const JsonFields& fields, EvalQuestion* question) {
+  if (!fields.Has("media_texts")) return;
+  question->media_texts = Texts(fields, "media_texts", kMaxImages, kMaxText);
+  if (question->media_texts.size() != question->media.size()) {
+    Fail(fields.where(), ": media_texts: ", question->media_texts.size(), " texts for ", question->media.size(),
+         " media; one in front of each is needed");
+  }
+}
+
 void SetRange(const JsonFields& fields, EvalQuestion* question) {
   constexpr double kMostSeconds = 1e7;
   if (!fields.Has("start") && !fields.Has("end")) return;

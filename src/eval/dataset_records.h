@@ -33,6 +33,8 @@ std::string InRoot(const JsonFields& fields, const std::string& key, const std::
 // Adds the media of these names, below the root; what they are is seen from the extension.
 void SetMedia(const JsonFields& fields, const std::string& key, const std::string& root,
               const std::vector<std::string>& names, EvalQuestion* question);
+// `media_texts`, where the record has them: a text in front of each of its media, already set.
+void SetMediaTexts(const JsonFields& fields, EvalQuestion* question);
 // `start` and `end`, seconds, where the record has them: the question is about this part of its video, already set.
 void SetRange(const JsonFields& fields, EvalQuestion* question);
 

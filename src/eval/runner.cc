@@ -120,15 +120,16 @@ class Evaluation {
 
 void Evaluation::GroupByVideo() {
   using Part = std::tuple<std::string, std::optional<double>, std::optional<double>>;
-  std::map<std::tuple<std::vector<Part>, std::string_view, std::string_view>, size_t> index;
+  std::map<std::tuple<std::vector<Part>, std::vector<std::string>, std::string_view, std::string_view>, size_t> index;
   for (const EvalQuestion& question : plan_.questions) {
     // Media lists may repeat a name in another folder, and questions may be about parts of a video: paths and times
-    // decide.
+    // decide, and the texts among them.
     std::vector<Part> parts;
     for (const MediaSource& one : question.media) parts.emplace_back(one.path, one.start, one.end);
-    const auto [found, added] = index.emplace(
-        std::tuple(std::move(parts), std::string_view(question.text), std::string_view(question.text_file)),
-        videos_.size());
+    const auto [found, added] =
+        index.emplace(std::tuple(std::move(parts), question.media_texts, std::string_view(question.text),
+                                 std::string_view(question.text_file)),
+                      videos_.size());
     if (added) videos_.push_back({question.video, {}, -1});
     videos_[found->second].questions.push_back(&question);
     for (const EvalSetting& setting : settings_) {
@@ -242,6 +243,7 @@ void Evaluation::Evaluate(const Video& video) {
   Turn turn;
   turn.system = plan_.system;
   turn.media = questions.front()->media;
+  turn.media_texts = questions.front()->media_texts;
   turn.media_options = plan_.media_options;
   const EvalQuestion& about = *questions.front();
   if (!about.text.empty()) turn.context = about.text;

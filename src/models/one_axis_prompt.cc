@@ -20,14 +20,20 @@ MediaMarkers OneAxisPrompt::Markers(bool video) const {
   return {*placeholder, config_.before, config_.after};
 }
 
-std::vector<ContentPart> OneAxisPrompt::UserMessage(std::span<const MediaSource::Kind> media, std::string text) const {
-  if (!by_words()) return PromptFormat::UserMessage(media, std::move(text));
+std::vector<ContentPart> OneAxisPrompt::UserMessage(std::span<const MediaSource::Kind> media,
+                                                    std::span<const std::string> before, std::string text) const {
+  if (!by_words()) return PromptFormat::UserMessage(media, before, std::move(text));
   std::string words;
-  const bool numbered = config_.numbers_images && std::count(media.begin(), media.end(), MediaSource::Kind::kImage) > 1;
+  const bool in_front = before.empty();
+  const bool numbered =
+      in_front && config_.numbers_images && std::count(media.begin(), media.end(), MediaSource::Kind::kImage) > 1;
   int image = 0;
-  for (const MediaSource::Kind kind : media) {
-    if (numbered && kind == MediaSource::Kind::kImage) words += StrCat("Image-", ++image, ": ");
-    words += (kind == MediaSource::Kind::kImage ? config_.image_word : config_.video_word) + "\n";
+  for (size_t i = 0; i < media.size(); ++i) {
+    const bool is_image = media[i] == MediaSource::Kind::kImage;
+    if (numbered && is_image) words += StrCat("Image-", ++image, ": ");
+    if (!in_front) words += before[i];
+    words += is_image ? config_.image_word : config_.video_word;
+    if (in_front) words += "\n";
   }
   return {{ContentPart::Kind::kText, words + text}};
 }

@@ -20,7 +20,8 @@ struct OneAxisPromptConfig {
   std::optional<int32_t> image, video;
   std::optional<int32_t> before, after;  // markers around each run
   // Where the tokenizer has no token for media: what a text holds in its place. Each stands in front of the user's
-  // message, on a line of its own, and a rendered text is tokenised in the pieces between them. "": there are tokens.
+  // message, on a line of its own, or among its texts as these have it, and a rendered text is tokenised in the pieces
+  // between them. "": there are tokens.
   std::string image_word, video_word;
   // What stands for every visual token of the ids that the decoder gets; unset: the medium's placeholder.
   std::optional<int32_t> written;
@@ -29,7 +30,8 @@ struct OneAxisPromptConfig {
   // Of a video: text in front of each slice, which makes the slice a run of its own; null: its slices are one run.
   // Encoded by itself, and left out without a tokenizer.
   std::string (*slice_text)(int64_t slice) = nullptr;
-  bool numbers_images = false;  // where there are several in a message, "Image-1: " and so on stand before their words
+  // Where several stand in front of a message, "Image-1: " and so on stand before their words.
+  bool numbers_images = false;
   // A newline (Connector::newline) stands behind each row of a map (PreparedMedia::mosaic), and behind every medium
   // that has none.
   bool newlines = false;
@@ -47,7 +49,8 @@ class OneAxisPrompt final : public PromptFormat {
 
   MediaMarkers Markers(bool video) const override;
   int64_t MarkerTokens(const PreparedMedia& medium) const override;
-  std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::string text) const override;
+  std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::span<const std::string> before,
+                                       std::string text) const override;
   std::vector<int32_t> Encode(std::string_view text) const override;
   std::string MarkerText(int32_t placeholder) const override;
   // A token, a position.

@@ -205,6 +205,13 @@ TEST(ChatTemplate, LooksWhereTransformersLooks) {
 }
 
 // The default is a template too: its media and a system message.
+TEST(ChatTemplate, KnowsWhetherImagesStayAmongTheTexts) {
+  const std::string reference = std::string(PUREKV_TEST_DATA) + "/reference/";
+  EXPECT_TRUE(ChatTemplate::Load(reference + "tokenizer", kTokens).KeepsOrder());
+  EXPECT_FALSE(ChatTemplate::Load(reference + "llava_tokenizer", {"</s>", "<image>"}).KeepsOrder());
+  EXPECT_TRUE(ChatTemplate::Load(reference + "internvl_tokenizer", kTokens).KeepsOrder());
+}
+
 TEST(ChatTemplate, DefaultIsQwens) {
   const ScratchDir dir;
   const ChatTemplate chat = ChatTemplate::Load(dir.path(), kTokens);

@@ -199,8 +199,10 @@ TEST(PkvFile, HoldsAContextAndTheTime) {
     Sample sample(true);
     sample.c.context = "A \"text\",\n\n\xc3\xa9\x01.";
     sample.c.time = 1234567890;
+    sample.c.media_texts = {"", "Then \"this\":\n"};
     if (!media) {
       sample.c.media.clear();
+      sample.c.media_texts.clear();
       sample.prompt_ids = sample.ids = {5, 90, 90, 7, 91, 8};
       sample.c.prompt_ids = sample.prompt_ids;
       for (size_t i = 0; i < sample.records.size(); ++i) sample.records[i] = i % 5 == 0 ? 0 : -1;
@@ -210,11 +212,12 @@ TEST(PkvFile, HoldsAContextAndTheTime) {
     EXPECT_EQ(read.context, sample.c.context);
     EXPECT_EQ(read.time, 1234567890);
     EXPECT_EQ(read.media.size(), media ? 2U : 0U);
+    EXPECT_EQ(read.media_texts, sample.c.media_texts);
     EXPECT_EQ(read.kv.when, KvOptions::When::kContext);
   }
   Bytes plain(Written(Sample(true)));
   const PkvContents older = ParsePkv(plain.span(), "x.pkv");
-  EXPECT_FALSE(older.context || older.time);
+  EXPECT_FALSE(older.context || older.time || !older.media_texts.empty());
 }
 
 TEST(PkvFile, RefusesEveryTruncationAndMore) {
@@ -350,6 +353,12 @@ TEST(PkvFile, RefusesFieldsThatDisagree) {
   refused("media: the list is empty, and there is no context", [](Sample& s) { s.c.media.clear(); });
   refused("context: empty", [](Sample& s) { s.c.context = ""; });
   refused("time", [](Sample& s) { s.c.time = -1; });
+  refused("media_texts: a list of 2 texts", [](Sample& s) { s.c.media_texts = {"one"}; });
+  refused("media_texts: a list of 0 texts", [](Sample& s) {
+    s.c.context = "c";
+    s.c.media.clear();
+    s.c.media_texts = {"one"};
+  });
   // Tokens.
   refused("position of token 5: 9; ", [](Sample& s) { s.positions[16] = 9; });  // not before next_position
   const auto record = [&](size_t token, size_t field, int32_t value) {

@@ -253,12 +253,49 @@ TEST(Dataset, ReadsMileBench) {
   ASSERT_EQ(data.questions.size(), 2U);
   EXPECT_EQ(data.questions[0].id, "ActionLocalization-7");
   EXPECT_EQ(data.questions[0].answer, "B");
-  EXPECT_THAT(data.questions[0].prompt, HasSubstr("Look well.\n[image 1] and [image 2]: which?\nA. one\nB. two"));
+  EXPECT_THAT(data.questions[0].media_texts, ElementsAre("Look well.\n", " and "));
+  EXPECT_THAT(data.questions[0].prompt, HasSubstr(": which?\nA. one\nB. two"));
   EXPECT_EQ(data.questions[0].media[1].path, "m/images/b.jpg");
-  EXPECT_EQ(data.questions[1].prompt, "Look.\nDescribe [image 1]");
+  EXPECT_THAT(data.questions[1].media_texts, ElementsAre("Look.\nDescribe "));
+  EXPECT_EQ(data.questions[1].prompt, "");
   EXPECT_TRUE(data.questions[1].choices.empty());
   ASSERT_EQ(data.problems.size(), 1U);
   EXPECT_THAT(data.problems[0].what.text, HasSubstr("task_instruction_id"));
+}
+
+TEST(Dataset, MileBenchsImagesStandWhereTheContextNamesThem) {
+  const auto read = [](const std::string& context) {
+    const std::string text = R"({"meta_data": {"dataset": "T", "task_instruction": ["Look."]}, "data": [{"sample_id": 1,
+      "task_instruction_id": 0, "response": "r", "task_instance": {"images_path": ["1", "2", "3"], "context": ")" +
+                             context + R"("}}]})";
+    const EvalQuestion question = ParseDataset(text, "m/set.json", NoFiles()).questions.at(0);
+    std::string all;
+    for (size_t i = 0; i < question.media.size(); ++i) {
+      all += question.media_texts.at(i) + "<" + question.media[i].path.substr(9) + ">";
+    }
+    return all + question.prompt;
+  };
+  EXPECT_EQ(read("{image#3}{table#1} or {image#2}?"), "Look.\n<3><1> or <2>?");
+  EXPECT_EQ(read("{image#1}, {image#1}, {image#2} {image#3}."), "Look.\n<1>, [image 1], <2> <3>.");
+  EXPECT_EQ(read("{image#2} which?"), "Look.\n<1>\n<3>\n<2> which?");
+  EXPECT_EQ(read("{image#4} {image#} {image#x} {image#2 {image#0} {image#99999999999999999999} {"),
+            "Look.\n<1>\n<2>\n<3>\n{image#4} {image#} {image#x} {image#2 {image#0} {image#99999999999999999999} {");
+}
+
+TEST(Dataset, TextsStandAmongMediaOneInFrontOfEach) {
+  const auto with = [](const std::string& texts, const std::string& prompt) {
+    return R"({"id": "a", "images": ["v.png", "w.png"], "prompt": ")" + prompt +
+           R"(", "answer": "B", "media_texts": )" + texts + "}";
+  };
+  const Dataset data = ParseDataset(with(R"(["First ", ""])", ""), "set.jsonl", NoFiles());
+  EXPECT_THAT(data.questions.at(0).media_texts, ElementsAre("First ", ""));
+  EXPECT_EQ(data.questions.at(0).prompt, "");
+  EXPECT_THAT(ErrorOf(with(R"(["one"])", "?")), HasSubstr("media_texts: 1 texts for 2 media"));
+  EXPECT_THAT(ErrorOf(with("[]", "?")), HasSubstr("media_texts: a list of strings"));
+  EXPECT_THAT(ErrorOf(with(R"(["a", 1])", "?")), HasSubstr("media_texts: entry 1"));
+  EXPECT_THAT(ErrorOf(R"({"id": "a", "text": "t", "prompt": "?", "answer": "B", "media_texts": ["x"]})"),
+              HasSubstr("media_texts: 1 texts for 0 media"));
+  EXPECT_THAT(ErrorOf(R"({"id": "a", "image": "v.png", "prompt": "", "answer": "B"})"), HasSubstr("prompt: empty"));
 }
 
 TEST(Dataset, AnUnknownDocumentSaysHowToNameIt) {

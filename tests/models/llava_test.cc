@@ -279,6 +279,76 @@ TEST(Llava, MarkersInTextsOfTheUsersAreRefused) {
   }
 }
 
+// Also where the template writes all images first, as that of transformers' layout does.
+TEST(Llava, TextsStandAmongTheImagesAsTheyAreGiven) {
+  for (const char* name : {"llava", "llava_original"}) {
+    SCOPED_TRACE(name);
+    const ReferenceModel model(name);
+    const auto loaded = Model::Load(model.directory(), {.activations = Dtype::kF32});
+    Session session(loaded, {});
+    Turn turn = model.TurnNamed("two_images");
+    turn.media_texts = {"Before: ", ", after: "};
+    turn.prompt = ". What is new?";
+    const PromptInfo info = session.Read(turn);
+    const PromptFormat& prompt = loaded->internals().prompt();
+    const std::string system = *turn.system + " ";
+    const std::string between = "USER: Before: <image>, after: <image>. What is new? ASSISTANT:";
+    // info.ids has the tokens of the images; the turn's own ids have one in the place of each.
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < info.ids.size(); ++i) {
+      const TokenRecord& one = session.layout()[i];
+      if (one.kind == TokenRecord::Kind::kText || (one.row == 0 && one.column == 0)) ids.push_back(info.ids[i]);
+    }
+    EXPECT_EQ(ids, prompt.EncodeFirst(system + between));
+    int32_t images = 0, texts = 0;
+    for (size_t i = 1; i < info.ids.size(); ++i) {
+      const bool is = session.layout()[i].kind == TokenRecord::Kind::kImage;
+      const bool was = session.layout()[i - 1].kind == TokenRecord::Kind::kImage;
+      images += is && !was ? 1 : 0;
+      texts += was && !is ? 1 : 0;
+    }
+    EXPECT_EQ(images, 2);
+    EXPECT_EQ(texts, 2);
+
+    session.Reset();
+    turn.media_texts = {"one"};
+    ExpectError({"media_texts: 1 texts for 2 media"}, [&] { session.Read(turn); });
+    turn.media_texts = {"an <image> here", ""};
+    ExpectError({"media_texts: holds <image>", "reserved for media"}, [&] { session.Read(turn); });
+    turn.media_texts = {"\xff", ""};
+    ExpectError({"media_texts: byte 0 is not valid UTF-8"}, [&] { session.Read(turn); });
+    turn.media_texts = {"", ""};  // next to one another, nothing between
+    session.Read(turn);
+    EXPECT_EQ(session.layout()[session.layout().size() - 1].kind, TokenRecord::Kind::kText);
+    ExpectError({"a later turn"}, [&] { session.Read({.media_texts = {"x"}, .prompt = "And?"}); });
+  }
+}
+
+TEST(Llava, TextsAmongImagesAreSavedWithTheCache) {
+  const ReferenceModel model("llava");
+  const auto loaded = Model::Load(model.directory(), {.activations = Dtype::kF32});
+  SessionOptions options;
+  options.kv.policy = "snapkv";
+  options.kv.budget = 0.5;
+  options.kv.when = KvOptions::When::kContext;
+  Turn turn = model.TurnNamed("two_images");
+  turn.media_texts = {"Before: ", ", after: "};
+  turn.prompt = " What is new?";
+  Session whole(loaded, options);
+  const PromptInfo read = whole.Read(turn);
+  const TemporaryDirectory directory("llava_texts");
+  const std::string path = directory.path() + "/two.pkv";
+  Session media(loaded, options);
+  Turn first = turn;
+  first.prompt.clear();
+  media.ReadMedia(first);
+  media.Save(path);
+  Session opened = Session::Open(loaded, path, {});
+  EXPECT_EQ(opened.Read({.prompt = turn.prompt}).ids, read.ids);
+  const GenerateOptions generate{.max_new_tokens = 6};
+  EXPECT_EQ(opened.Generate(generate, nullptr).ids, whole.Generate(generate, nullptr).ids);
+}
+
 TEST(Llava, WithAContextTheMediaComeFirst) {
   const ReferenceModel model("llava_original");
   SessionOptions options;
