@@ -42,8 +42,10 @@ void PrefillRecord::PlanFor(const KvOptions& kv) {
   const KvCacheSpec spec = decoder_.cache_spec();
   Compression compression = CompressionOf(kv, model_);
   if (!compression.active()) return;
-  compression.SetPrefix(kLongPrefix);
-  compression.BeginPrefix(0, kLongPrefix);
+  // A window that is a share of the budget ends where the model's positions do.
+  const int64_t longest = std::min(kLongPrefix, decoder_.config().max_positions);
+  compression.SetPrefix(longest);
+  compression.BeginPrefix(0, longest);
   for (int64_t layer = 0; layer < spec.layers(); ++layer) {
     const Observer observer = compression.observations().Request(layer);
     if (observer.queries_every > 0) {

@@ -11,6 +11,9 @@
 namespace purekv {
 namespace {
 
+// Longer windows cost more than they see, and are more than an evaluation looks at again behind a shared prefill.
+constexpr int64_t kMostOfHalf = 4096;
+
 enum class Combine { kUnion, kConcat, kIntersect };
 
 // The entries of `from` (ascending) with a positive score, and the others.
@@ -39,7 +42,7 @@ std::vector<int32_t> Without(const std::vector<int32_t>& a, const std::vector<in
 class Csp : public Policy {
  public:
   explicit Csp(const OptionValues& values)
-      : window_(values.Integer("window")),
+      : window_(values.Is("window", "half") ? 0 : values.Integer("window")),
         cross_ratio_(values.Real("cross_ratio")),
         recent_ratio_(values.Real("recent_ratio")),
         n_(values.Real("n")),
@@ -47,8 +50,9 @@ class Csp : public Policy {
                  : values.Is("combine", "concat") ? Combine::kConcat
                                                   : Combine::kIntersect) {}
 
-  Observer Observes(int64_t, int64_t) const override {
-    return {.kind = Observer::Kind::kColumnSums, .window = window_, .by_query = true, .n = n_};
+  Observer Observes(int64_t, int64_t base) const override {
+    const int64_t window = window_ > 0 ? window_ : std::clamp<int64_t>(base / 2, 1, kMostOfHalf);
+    return {.kind = Observer::Kind::kColumnSums, .window = window, .by_query = true, .n = n_};
   }
 
   Protection Protects(int64_t base) const override {
@@ -106,7 +110,7 @@ class Csp : public Policy {
     return chosen;
   }
 
-  int64_t window_;
+  int64_t window_;  // 0: half the budget
   double cross_ratio_, recent_ratio_, n_;
   Combine combine_;
 };
@@ -114,15 +118,17 @@ class Csp : public Policy {
 }  // namespace
 
 PolicyInfo CspPolicy() {
+  PolicyOption window = IntegerOption("window", 64, 1, kMostTokens);
+  window.range = "half or " + window.range;
+  window.words = {"half"};
   PolicyInfo info;
   info.name = "csp";
   info.summary =
       "keeps what queries of the own and of the other modality attend to, each with its quota, and the latest";
   info.paper = "Cross-Self Pruning, arXiv 2412.04652";
   info.cost = {"probabilities of the last `window` queries, as two sums: window N d", "nothing"};
-  info.options = {IntegerOption("window", 64, 1, kMostTokens), RealOption("cross_ratio", "0.5", 0, 1),
-                  RealOption("recent_ratio", "0.5", 0, 1), RealOption("n", "1", 0, 1'000'000),
-                  WordOption("combine", {"union", "concat", "intersect"})};
+  info.options = {window, RealOption("cross_ratio", "0.5", 0, 1), RealOption("recent_ratio", "0.5", 0, 1),
+                  RealOption("n", "1", 0, 1'000'000), WordOption("combine", {"union", "concat", "intersect"})};
   info.make = [](const OptionValues& values, const PolicyContext&) { return std::make_unique<const Csp>(values); };
   return info;
 }

@@ -132,6 +132,7 @@ TEST_F(SharedPrefillTest, OptionsThatObserveDifferently) {
   add("purekv", {{"normalise", "1"}, {"heads", "mean"}});
   add("snapkv", {{"window", "64"}, {"pool", "max"}});
   add("csp", {{"window", "200"}, {"n", "3"}, {"combine", "intersect"}});
+  add("csp", {{"window", "half"}, {"cross_ratio", "0.1"}});
   add("expected-attention", {{"sinks", "9"}});
   add("expected-attention", {{"sinks", "0"}, {"covariance", "0"}});
   add("h2o", {{"recent_ratio", "0.1"}});

@@ -47,6 +47,7 @@ const std::vector<Case>& Cases() {
       {"csp", {{"combine", "intersect"}, {"window", "1000"}}},
       {"csp", {{"combine", "intersect"}, {"window", "3"}, {"n", "0"}}},
       {"csp", {{"cross_ratio", "0"}, {"recent_ratio", "0.1"}, {"window", "30"}}},
+      {"csp", {{"window", "half"}, {"cross_ratio", "0.9"}, {"recent_ratio", "0.25"}}},
       {"csp", {{"cross_ratio", "1"}, {"recent_ratio", "0.7"}, {"n", "25"}}},
       {"csp", {{"cross_ratio", "0.3"}, {"combine", "concat"}, {"recent_ratio", "0"}}},
       {"purekv", {}},

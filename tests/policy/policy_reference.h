@@ -298,7 +298,8 @@ class Reference : public ReferenceBudget {
   }
 
   std::set<int32_t> Csp(int64_t l, int64_t g, int64_t k) const {
-    const int64_t window = std::min(n_, Int("window", 64));
+    const int64_t window =
+        std::min(n_, Text("window", "") == "half" ? std::max<int64_t>(1, b_ / 2) : Int("window", 64));
     const double n = Real("n", 1);
     const auto plane = [&](bool own) {
       return Sums(l, g, n_ - window, [&](int64_t i, int64_t j, double lse) {

@@ -140,6 +140,7 @@ TEST(PolicyProperties, OnlyWhatIsNeededIsObserved) {
   EXPECT_EQ(rows("snapkv", {{"window", "7"}}), 4 * 7);
   EXPECT_EQ(rows("csp", {}), 4 * 64);
   EXPECT_EQ(rows("csp", {{"window", "101"}}), 400);
+  EXPECT_EQ(rows("csp", {{"window", "half"}}), 4 * 25);
   EXPECT_EQ(rows("purekv", {}), 4 * 25);
   EXPECT_EQ(rows("purekv", {{"own", "7"}}), 4 * 7);
   EXPECT_EQ(rows("purekv", {{"own_share", "0"}}), 0);
