@@ -203,6 +203,38 @@ TEST(Families, SavedCachesAnswerAsTheirSessions) {
 }
 
 // What eval does: the full cache is read once, and compressed for every setting.
+// By the template, in the text, or by words: the texts are where they were given.
+TEST(Families, TextsStandAmongImagesOnAll) {
+  for (const Family& family : Families()) {
+    SCOPED_TRACE(family.name);
+    Turn turn;
+    const std::string picture = ReferencePath("media/street.png");
+    turn.media = {{MediaSource::Kind::kImage, picture}, {MediaSource::Kind::kImage, picture}};
+    turn.media_texts = {"Begin with ", " go on with "};
+    turn.prompt = " and end.";
+    Session session(family.model, {});
+    const PromptInfo info = session.Read(turn);
+    std::vector<std::vector<int32_t>> ids(3);  // before the first image, between the two, behind them
+    size_t part = 0;
+    for (size_t i = 0; i < info.ids.size(); ++i) {
+      const TokenRecord& one = session.layout()[i];
+      if (one.kind == TokenRecord::Kind::kText) {
+        ids[part].push_back(info.ids[i]);
+      } else {
+        part = static_cast<size_t>(one.item) + 1;
+      }
+    }
+    ASSERT_EQ(part, 2U);
+    const char* const texts[] = {"Begin with", "go on with", "and end."};
+    for (size_t at = 0; at < ids.size(); ++at) {
+      const std::string said = family.model->internals().tokenizer()->Decode(ids[at], true);
+      for (size_t text = 0; text < ids.size(); ++text) {
+        EXPECT_EQ(said.find(texts[text]) != said.npos, text == at) << "part " << at << ": " << said;
+      }
+    }
+  }
+}
+
 TEST(Families, OnePrefillServesManySettings) {
   for (const Family& family : Families()) {
     SCOPED_TRACE(family.name);
