@@ -15,9 +15,9 @@ def _split_mix(state):
 
 
 @functools.lru_cache(maxsize=None)
-def _draws(count):
+def _draws(count, seed=1):
     """For each draw, `count` numbers of texts, with replacement. Made once per count: it is most of the work."""
-    state, draws = 1, []
+    state, draws = seed, []
     for _ in range(DRAWS):
         draw = []
         for _ in range(count):
@@ -34,12 +34,24 @@ def _quantile(ordered, share):
     return ordered[below] * (1 - (at - below)) + ordered[above] * (at - below)
 
 
-def bootstrap(pairs):
-    """(mean, low, high) of the values of [(text, value)]: the central 95 % of the means of drawn texts."""
+def _means(pairs, seed):
+    """The mean of the values of [(text, value)], and those of drawn texts."""
     sums, counts = {}, {}
     for text, value in pairs:
         sums[text] = sums.get(text, 0) + value
         counts[text] = counts.get(text, 0) + 1
     sums, counts = list(sums.values()), list(counts.values())
-    means = sorted(sum(sums[i] for i in draw) / sum(counts[i] for i in draw) for draw in _draws(len(sums)))
-    return sum(sums) / sum(counts), _quantile(means, 0.025), _quantile(means, 0.975)
+    drawn = [sum(sums[i] for i in draw) / sum(counts[i] for i in draw) for draw in _draws(len(sums), seed)]
+    return sum(sums) / sum(counts), drawn
+
+
+def bootstrap_groups(groups):
+    """(mean, low, high) of the mean over groups, each [(text, value)], of their means: texts are drawn within each group."""
+    of_groups = [_means(pairs, seed) for seed, pairs in enumerate(groups, 1)]
+    means = sorted(sum(drawn) / len(groups) for drawn in zip(*(drawn for _, drawn in of_groups)))
+    return sum(mean for mean, _ in of_groups) / len(groups), _quantile(means, 0.025), _quantile(means, 0.975)
+
+
+def bootstrap(pairs):
+    """(mean, low, high) of the values of [(text, value)]: the central 95 % of the means of drawn texts."""
+    return bootstrap_groups([pairs])
