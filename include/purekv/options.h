@@ -96,7 +96,17 @@ struct GenerateOptions {
   int64_t top_k = 0;      // 0: off
   float top_p = 1;
   float repetition_penalty = 1;
+  // Taken off the logit of each token that the answer holds so far: once, and for each time that it does. [-2, 2], as
+  // in OpenAI's API; the prompt does not count.
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
   uint64_t seed = 0;
+  // The answer ends in front of the first of these texts that becomes whole in it, wherever its tokens begin and end;
+  // of several that end at the same place the longest counts. UTF-8, not empty, at most kMaxStopBytes each.
+  std::vector<std::string> stop{};
+  int64_t top_logprobs = 0;  // for each token, so many of the most likely ones (Answer::top)
 };
+
+constexpr int64_t kMaxStopBytes = 4096;
 
 }  // namespace purekv

@@ -54,6 +54,19 @@ struct Turn {
   std::string prompt{};
 };
 
+// A part of a message: a text, or a medium.
+struct ChatPart {
+  std::string text{};
+  std::optional<MediaSource> medium{};
+  MediaOptions media_options{};
+};
+
+// What one side has said in a chat; media are the user's alone.
+struct ChatTurn {
+  enum class Role { kSystem, kUser, kAssistant } role = Role::kUser;
+  std::vector<ChatPart> parts{};  // in the order in which the model sees them
+};
+
 // What reading a turn made of it.
 struct PromptInfo {
   std::vector<int32_t> ids;  // of this turn
@@ -65,9 +78,15 @@ struct PromptInfo {
 
 // What Session::Generate made.
 struct Answer {
-  std::string text;
-  std::vector<int32_t> ids;  // the end token included when it came
+  std::string text;          // without the stop text that ended it
+  std::vector<int32_t> ids;  // the end token included when it came, and those that hold a stop text
   std::vector<float> logprobs;
+  struct Candidate {
+    int32_t id = 0;
+    float logprob = 0;
+  };
+  // For each of `ids`, GenerateOptions::top_logprobs of the most likely tokens, best first, before any penalty.
+  std::vector<std::vector<Candidate>> top{};
   enum class Finish { kStop, kLength, kCancelled } finish = Finish::kLength;
 };
 
@@ -98,6 +117,12 @@ class Session {
   // missing end-of-turn token is appended first). Throws Error. What is wrong with a turn or its media, or a cancel
   // until the media have been seen, leaves the session as it was; thrown later, it is unusable until Reset.
   PromptInfo Read(const Turn& turn);
+  // Reads a whole chat as the first prompt: system message, turns of both sides, media wherever they stand. Tokens are
+  // those that the model's template makes of all of it; what assistants said is read as text, not as steps of an
+  // answer. With KvOptions::When::kContext it is compressed at the end of its last medium. Throws Error: something has
+  // been read already, the last turn is not a user's (kUsage), and as Read; a text or medium is named as the field
+  // "chat.TURN.PART", both counted from 0.
+  PromptInfo ReadChat(const std::vector<ChatTurn>& chat);
   // Reads a first turn without its question, up to the end of its last medium and its context text, and compresses it
   // there: up to the last token that lies in the context whatever the question begins with. Needs
   // KvOptions::When::kContext. The next Read brings the question (a prompt and nothing else); both together are what

@@ -12,6 +12,7 @@
 #include "cli/flag_values.h"
 #include "cli/output.h"
 #include "engine/prefill_attention.h"
+#include "engine/sampling.h"
 #include "media/sampling.h"
 #include "policy/codecs.h"
 #include "policy/registry.h"
@@ -264,6 +265,12 @@ void AddSamplingFlags(FlagTable& table, SamplingFlags* flags) {
               SetReal(&flags->top_p, {.low = 0, .high = 1, .low_open = true}));
   table.Value(kSampling, "--repetition-penalty", "R", "divide the logits of tokens seen before by R (default 1)",
               SetReal(&flags->repetition_penalty, {.low = 0, .high = 100, .low_open = true}));
+  table.Value(kSampling, "--presence-penalty", "P", "lower the logits of tokens that the answer holds by P (default 0)",
+              SetReal(&flags->presence_penalty, {.low = -2, .high = 2}));
+  table.Value(kSampling, "--frequency-penalty", "P", "the same for each time that it holds them (default 0)",
+              SetReal(&flags->frequency_penalty, {.low = -2, .high = 2}));
+  table.Repeatable(kSampling, "--stop", "TEXT", "end the answer in front of this text; repeatable",
+                   Utf8([flags](const std::string&, const std::string& text) { flags->stop.push_back(text); }));
   table.Value(kSampling, "--seed", "N", "seed of the random numbers (default 0)",
               [flags](const std::string& name, const std::string& text) { flags->seed = ParseUnsigned64(name, text); });
   table.Value(kSampling, "--sampling-defaults", "none|model",
@@ -277,6 +284,9 @@ void AddSamplingFlags(FlagTable& table, SamplingFlags* flags) {
 }
 
 void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags) {
+  GenerateOptions texts;
+  texts.stop = flags.stop;
+  CheckGenerateOptions(texts);
   // Greedy decoding is what top-k 1 does, and what any top-p does not change: only values that ask for something else
   // are refused. With the model's own values the temperature is not known yet.
   const bool greedy = flags.temperature ? *flags.temperature == 0 : !flags.from_model;
@@ -302,7 +312,10 @@ GenerateOptions ResolveSampling(const SamplingFlags& flags, const Model& model) 
   if (flags.top_k) options.top_k = *flags.top_k;
   if (flags.top_p) options.top_p = *flags.top_p;
   if (flags.repetition_penalty) options.repetition_penalty = *flags.repetition_penalty;
+  if (flags.presence_penalty) options.presence_penalty = *flags.presence_penalty;
+  if (flags.frequency_penalty) options.frequency_penalty = *flags.frequency_penalty;
   if (flags.seed) options.seed = *flags.seed;
+  options.stop = flags.stop;
   return options;
 }
 

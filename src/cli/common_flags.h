@@ -53,12 +53,14 @@ void AddPixelFlags(FlagTable& table, MediaOptions* options);
 
 struct SamplingFlags {
   std::optional<int64_t> max_new_tokens;
-  std::optional<float> temperature, top_p, repetition_penalty;
+  std::optional<float> temperature, top_p, repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<int64_t> top_k;
   std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
   bool from_model = false;  // --sampling-defaults model
 };
-// -n, --temp, --top-k, --top-p, --repetition-penalty, --seed, --sampling-defaults.
+// -n, --temp, --top-k, --top-p, --repetition-penalty, --presence-penalty, --frequency-penalty, --seed, --stop,
+// --sampling-defaults.
 void AddSamplingFlags(FlagTable& table, SamplingFlags* flags);
 void CheckSamplingFlags(const FlagTable& table, const SamplingFlags& flags);
 // Defaults, then the model's generation_config.json when asked for, then what was typed.

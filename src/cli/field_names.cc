@@ -51,6 +51,9 @@ const std::vector<FieldName>& FieldNames() {
       {"generate.top_k", "--top-k"},
       {"generate.top_p", "--top-p"},
       {"generate.repetition_penalty", "--repetition-penalty"},
+      {"generate.presence_penalty", "--presence-penalty"},
+      {"generate.frequency_penalty", "--frequency-penalty"},
+      {"generate.stop", "--stop"},
       // LoadOptions, Model::Random, SessionOptions
       {"load.activations", "--dtype"},
       {"load.weights", "--weights"},

@@ -52,6 +52,9 @@ void CheckScoreFlags(const FlagTable& table, const ScoreFlags& flags) {
     if (sampling.top_k.value_or(0) > 1) table.Refuse("--top-k", reason);
     if (sampling.top_p.value_or(1) != 1) table.Refuse("--top-p", reason);
     if (sampling.repetition_penalty.value_or(1) != 1) table.Refuse("--repetition-penalty", reason);
+    if (sampling.presence_penalty.value_or(0) != 0) table.Refuse("--presence-penalty", reason);
+    if (sampling.frequency_penalty.value_or(0) != 0) table.Refuse("--frequency-penalty", reason);
+    table.Refuse("--stop", reason);
   }
 }
 

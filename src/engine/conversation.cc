@@ -129,12 +129,16 @@ void Conversation::CheckRoom(int64_t more, int64_t visual) const {
                               : "");
 }
 
-std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
-  const StageTimer timer(&times_.media_s);
-  return internals().LoadMedia(turn.media, turn.media_options, [&](int64_t done, int64_t total) {
+FrameProgress Conversation::WatchFrames() {
+  return [this](int64_t done, int64_t total) {
     if (CancelRaised()) throw Cancelled();
     Progress("media", done, total);
-  });
+  };
+}
+
+std::vector<PreparedMedia> Conversation::LoadMedia(const Turn& turn) {
+  const StageTimer timer(&times_.media_s);
+  return internals().LoadMedia(turn.media, turn.media_options, WatchFrames());
 }
 
 PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {

@@ -45,6 +45,16 @@ class Conversation {
   // recorder: looks on beside the policy; null: nobody.
   PromptInfo ReadTurn(const Turn& turn, LayerObserver* recorder = nullptr);
   PromptInfo ReadMedia(const Turn& turn, LayerObserver* recorder = nullptr);
+  // Session::ReadChat in two steps: what a chat takes is known before a frame of a video is decoded.
+  struct PreparedChat {
+    std::optional<std::string> system;  // of its first turn, where that is a system message
+    std::vector<int32_t> ids;           // one placeholder per medium
+    std::vector<PreparedMedia> media;
+    int64_t tokens = 0;  // of the prompt
+    int64_t visual = 0;  // of them
+  };
+  PreparedChat PrepareChat(const std::vector<ChatTurn>& chat);
+  PromptInfo ReadChat(PreparedChat chat);
   int64_t Save(const std::string& path) const;
   void TakeSnapshot();
   void Rollback();
@@ -52,7 +62,7 @@ class Conversation {
   // context_ids: how many of them are in front of a first turn's question, if it has a context text; else 0.
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
                         LayerObserver* recorder = nullptr, int64_t context_ids = 0);
-  Answer Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
+  Answer Generate(const GenerateOptions& options, Generation::OnText on_text);
   // The same for any number of conversations over one model, up to kMatrixVectorRows of them side by side; the answers
   // are those of Generate, bit by bit. next: brings another one that has read its question, null when there is none
   // left; done: gets each with its answer, in the order in which they end. Borrowed from the one call to the other. A
@@ -112,6 +122,8 @@ class Conversation {
   const LanguageModel& internals() const { return model_->internals(); }
   bool started() const { return sequence_.size() > 0; }
   std::vector<PreparedMedia> LoadMedia(const Turn& turn);
+  // Of media that are being decoded: tells Progress, and throws Cancelled.
+  FrameProgress WatchFrames();
   void CheckQuestionIsRead(const char* what) const;
   void Load(const PkvContents& contents, const std::shared_ptr<const MappedFile>& file);
   // Generated ids as they are: text, even if one has a placeholder's number. before: tokens that are read in front.

@@ -70,9 +70,9 @@ void Conversation::Take(Generation& generation, std::span<float> logits) {
   ++times_.decoded_tokens;
 }
 
-Answer Conversation::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
+Answer Conversation::Generate(const GenerateOptions& options, Generation::OnText on_text) {
   const StageTimer timer(&times_.decode_s);
-  Generation generation = StartAnswer(options, on_text);
+  Generation generation = StartAnswer(options, std::move(on_text));
   for (int64_t n = 0; MayGoOn(generation); ++n) {
     if (CancelRaised()) return generation.Finish(Answer::Finish::kCancelled);
     Take(generation, n == 0 ? Logits() : Step(dialogue_.TakePending().front()));

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "engine/context_text.h"
 #include "engine/prompt_media.h"
 
@@ -14,6 +15,10 @@ namespace {
 [[noreturn]] void FailPrompt() {
   FailUsage(Field{"turn.prompt"}, ": what it begins with changes the tokens of the context before it; begin it with a ",
             "letter");
+}
+
+std::string PartName(size_t turn, size_t part) {
+  return StrCat("chat.", turn, ".", part);
 }
 
 }  // namespace
@@ -95,22 +100,68 @@ void Dialogue::RefuseMarkers(const Message& field, const std::string& text) cons
 }
 
 std::vector<int32_t> Dialogue::Checked(std::vector<int32_t> ids, const FirstTexts& texts) const {
+  return Checked(std::move(ids), texts.media, [&] {
+    RefuseMarkers(Say(Field{"turn.system"}), texts.system.value_or(""));
+    for (const std::string& text : texts.media_texts) RefuseMarkers(Say("media_texts"), text);
+    RefuseMarkers(Say(Field{"turn.context"}), texts.context.value_or(""));
+    RefuseMarkers(Say(Field{"turn.prompt"}), texts.prompt);
+  });
+}
+
+std::vector<int32_t> Dialogue::Checked(std::vector<int32_t> ids, const std::vector<MediaSource::Kind>& media,
+                                       const std::function<void()>& refuse_markers) const {
   const int32_t image = model_->internals().PlaceholderId(false);
   const int32_t video = model_->internals().PlaceholderId(true);
   std::vector<int32_t> expected;
-  expected.reserve(texts.media.size());
-  for (const MediaSource::Kind kind : texts.media)
-    expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
+  expected.reserve(media.size());
+  for (const MediaSource::Kind kind : media) expected.push_back(kind == MediaSource::Kind::kImage ? image : video);
   std::vector<int32_t> found;
   std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
                [&](int32_t id) { return id == image || id == video; });
   if (found == expected) return ids;
-  RefuseMarkers(Say(Field{"turn.system"}), texts.system.value_or(""));
-  for (const std::string& text : texts.media_texts) RefuseMarkers(Say("media_texts"), text);
-  RefuseMarkers(Say(Field{"turn.context"}), texts.context.value_or(""));
-  RefuseMarkers(Say(Field{"turn.prompt"}), texts.prompt);
+  refuse_markers();
   Fail(model_->internals().chat_template().where(), ": writes ", found.size(), " of the ", expected.size(),
        " places that images and videos need, or others");
+}
+
+std::vector<int32_t> Dialogue::Chat(const std::vector<ChatTurn>& chat) const {
+  tokenizer();
+  if (chat.empty() || chat.back().role != ChatTurn::Role::kUser) {
+    FailUsage("the last turn of a chat must be a user's: it is what is answered");
+  }
+  const LanguageModel& model = model_->internals();
+  std::vector<ChatMessage> messages;
+  std::vector<MediaSource::Kind> media;
+  for (size_t i = 0; i < chat.size(); ++i) {
+    const ChatTurn& turn = chat[i];
+    const bool user = turn.role == ChatTurn::Role::kUser;
+    std::vector<ContentPart> parts;
+    for (size_t j = 0; j < turn.parts.size(); ++j) {
+      const ChatPart& part = turn.parts[j];
+      const Field field{PartName(i, j)};
+      if (const size_t bad = FirstInvalidUtf8(part.text); bad != part.text.npos) {
+        FailUsage(field, ": byte ", bad, " is not valid UTF-8");
+      }
+      if (part.medium && !user) FailUsage(field, ": an image or video in what is not a user's message");
+      if (!part.medium) {
+        parts.push_back({ContentPart::Kind::kText, part.text});
+        continue;
+      }
+      media.push_back(part.medium->kind);
+      const bool image = media.back() == MediaSource::Kind::kImage;
+      parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+    }
+    if (user) parts = model.prompt().UserMessage(std::move(parts), /*as_written=*/false);
+    const bool system = turn.role == ChatTurn::Role::kSystem;
+    messages.push_back({user ? "user" : system ? "system" : "assistant", std::move(parts)});
+  }
+  const std::string text = model.chat_template().Render(messages, true);
+  return Checked(model.prompt().EncodeFirst(text), media, [&] {
+    for (size_t i = 0; i < chat.size(); ++i) {
+      for (size_t j = 0; j < chat[i].parts.size(); ++j)
+        RefuseMarkers(Say(Field{PartName(i, j)}), chat[i].parts[j].text);
+    }
+  });
 }
 
 void Dialogue::CheckPrompt(const std::string& prompt) const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,6 +57,10 @@ class Dialogue {
   std::vector<int32_t> ContextIds(const FirstTexts& texts) const;
   // How many of the turn's `ids` those are; 0 without a context text.
   int64_t CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const;
+  // Of a whole chat, up to where its next answer begins; media in the order of the parts. Throws Error (kUsage) naming
+  // "chat.TURN.PART" for a text that holds a marker or is no UTF-8, and a medium that is not a user's; or where the
+  // last turn is not a user's.
+  std::vector<int32_t> Chat(const std::vector<ChatTurn>& chat) const;
   // Whether a turn can have this text: throws Error (kUsage) where it holds a marker reserved for media.
   void CheckPrompt(const std::string& prompt) const;
   // Of a later one.
@@ -88,6 +93,9 @@ class Dialogue {
   std::string Rendered(const FirstTexts& texts) const;
   // `ids`, of a rendered turn of these texts, whose placeholders must be those of its media. Throws Error.
   std::vector<int32_t> Checked(std::vector<int32_t> ids, const FirstTexts& texts) const;
+  // The same of any texts: refuse_markers is called where the placeholders are others, to throw if a text is to blame.
+  std::vector<int32_t> Checked(std::vector<int32_t> ids, const std::vector<MediaSource::Kind>& media,
+                               const std::function<void()>& refuse_markers) const;
   // Of a text of the user's: throws Error (kUsage) naming `field` where it holds a marker.
   void RefuseMarkers(const Message& field, const std::string& text) const;
 

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace purekv {
 
@@ -21,20 +22,41 @@ int32_t ArgMax(std::span<const float> logits) {
   return static_cast<int32_t>(best);
 }
 
-float LogProbability(std::span<const float> logits, int32_t id) {
-  const auto largest = static_cast<double>(logits[static_cast<size_t>(ArgMax(logits))]);
+LogSoftmax::LogSoftmax(std::span<const float> logits)
+    : largest_(static_cast<double>(logits[static_cast<size_t>(ArgMax(logits))])) {
   double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - largest - std::log(sum));
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest_);
+  log_sum_ = std::log(sum);
 }
 
-int32_t Sampler::Next(std::span<float> logits, const std::unordered_set<int32_t>& seen) {
+float LogProbability(std::span<const float> logits, int32_t id) {
+  return LogSoftmax(logits).Of(logits[static_cast<size_t>(id)]);
+}
+
+std::vector<int32_t> MostLikely(std::span<const float> logits, int64_t count) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto end = order.begin() + std::min<int64_t>(count, static_cast<int64_t>(order.size()));
+  std::partial_sort(order.begin(), end, order.end(), [&](int32_t a, int32_t b) {
+    const float x = logits[static_cast<size_t>(a)];
+    const float y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  });
+  order.erase(end, order.end());
+  return order;
+}
+
+int32_t Sampler::Next(std::span<float> logits, const std::unordered_set<int32_t>& seen, const Counts& said) {
   if (options_.repetition_penalty != 1) {
     for (const int32_t id : seen) {
       if (id < 0 || static_cast<size_t>(id) >= logits.size()) continue;
       float& logit = logits[static_cast<size_t>(id)];
       logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
     }
+  }
+  for (const auto& [id, count] : said) {
+    logits[static_cast<size_t>(id)] -=
+        static_cast<float>(count) * options_.frequency_penalty + options_.presence_penalty;
   }
   const int32_t best = ArgMax(logits);
   if (options_.temperature == 0) return best;
@@ -90,6 +112,22 @@ void CheckGenerateOptions(const GenerateOptions& options) {
   if (!(options.repetition_penalty > 0) || std::isinf(options.repetition_penalty)) {
     FailUsage(Field{"generate.repetition_penalty"}, " ", options.repetition_penalty, ": must be above 0");
   }
+  if (!(std::abs(options.presence_penalty) <= 2)) {
+    FailUsage(Field{"generate.presence_penalty"}, " ", options.presence_penalty, ": out of range -2 .. 2");
+  }
+  if (!(std::abs(options.frequency_penalty) <= 2)) {
+    FailUsage(Field{"generate.frequency_penalty"}, " ", options.frequency_penalty, ": out of range -2 .. 2");
+  }
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) FailUsage(Field{"generate.stop"}, ": empty; it would end every answer before it begins");
+    if (static_cast<int64_t>(stop.size()) > kMaxStopBytes) {
+      FailUsage(Field{"generate.stop"}, ": ", stop.size(), " bytes; at most ", kMaxStopBytes, " are taken");
+    }
+    if (const size_t bad = FirstInvalidUtf8(stop); bad != stop.npos) {
+      FailUsage(Field{"generate.stop"}, ": byte ", bad, " is not valid UTF-8");
+    }
+  }
+  if (options.top_logprobs < 0) FailUsage("top_logprobs ", options.top_logprobs, ": must be at least 0");
 }
 
 }  // namespace purekv

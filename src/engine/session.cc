@@ -24,6 +24,9 @@ Session& Session::operator=(Session&&) noexcept = default;
 PromptInfo Session::Read(const Turn& turn) {
   return impl_->conversation.ReadTurn(turn);
 }
+PromptInfo Session::ReadChat(const std::vector<ChatTurn>& chat) {
+  return impl_->conversation.ReadChat(impl_->conversation.PrepareChat(chat));
+}
 PromptInfo Session::ReadMedia(const Turn& turn) {
   return impl_->conversation.ReadMedia(turn);
 }
@@ -40,7 +43,8 @@ void Session::ReadIds(const std::vector<int32_t>& ids) {
   impl_->conversation.ReadPrompt(ids, {});
 }
 Answer Session::Generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
-  return impl_->conversation.Generate(options, on_text);
+  if (!on_text) return impl_->conversation.Generate(options, nullptr);
+  return impl_->conversation.Generate(options, [&](const std::string& text, const Answer&) { on_text(text); });
 }
 ScoreResult Session::Score(const std::vector<int32_t>& answer_ids, bool keep_logits) {
   return impl_->conversation.Score(answer_ids, keep_logits);

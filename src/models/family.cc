@@ -32,28 +32,30 @@ Message Preprocessor::FewerTokens() const {
              Field{"media.max_pixels"}, ") help");
 }
 
+std::vector<ContentPart> PromptFormat::UserMessage(std::vector<ContentPart> parts, bool as_written) const {
+  if (!as_written || texts_.chat_template.KeepsOrder()) return parts;
+  // A template that writes all media first would move them away from their texts: a text holds what stands for them.
+  // One part: a template may put something between two.
+  std::string text;
+  for (const ContentPart& part : parts) {
+    text += part.kind == ContentPart::Kind::kText
+                ? part.text
+                : texts_.tokenizer->Decode(MediaIds(part.kind == ContentPart::Kind::kVideo), false);
+  }
+  return {{ContentPart::Kind::kText, std::move(text)}};
+}
+
 std::vector<ContentPart> PromptFormat::UserMessage(std::span<const MediaSource::Kind> media,
                                                    std::span<const std::string> before, std::string text) const {
-  // A template that writes all media first would move them away from their texts: there a text holds what stands for
-  // them.
-  const bool in_text = !before.empty() && !texts_.chat_template.KeepsOrder();
   std::vector<ContentPart> parts;
   parts.reserve(2 * media.size() + 1);
   for (size_t i = 0; i < media.size(); ++i) {
-    const bool image = media[i] == MediaSource::Kind::kImage;
     if (!before.empty() && !before[i].empty()) parts.push_back({ContentPart::Kind::kText, before[i]});
-    if (in_text) {
-      parts.push_back({ContentPart::Kind::kText, texts_.tokenizer->Decode(MediaIds(!image), false)});
-    } else {
-      parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
-    }
+    const bool image = media[i] == MediaSource::Kind::kImage;
+    parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
   }
   parts.push_back({ContentPart::Kind::kText, std::move(text)});
-  if (in_text) {  // one part: a template may put something between two
-    for (size_t i = 1; i < parts.size(); ++i) parts[0].text += parts[i].text;
-    parts.resize(1);
-  }
-  return parts;
+  return UserMessage(std::move(parts), !before.empty());
 }
 
 std::vector<int32_t> PromptFormat::EncodeFirst(std::string_view text) const {

@@ -123,10 +123,12 @@ class PromptFormat {
   std::vector<int32_t> MediaIds(bool video) const;
   // Tokens beside the visual ones that LayOut makes of those ids.
   virtual int64_t MarkerTokens(const PreparedMedia& medium) const;
-  // A user's message as the chat template gets it: the media, then `text`. before: a text in front of each medium
-  // (Turn::media_texts); empty: there are none.
-  virtual std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media,
-                                               std::span<const std::string> before, std::string text) const;
+  // A user's message as the chat template gets it. as_written: what the texts say stands between the media, and nothing
+  // else (Turn::media_texts); else each medium is on a line of its own.
+  virtual std::vector<ContentPart> UserMessage(std::vector<ContentPart> parts, bool as_written) const;
+  // Of media, each behind its text of `before` (Turn::media_texts; empty: there are none), then `text`.
+  std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::span<const std::string> before,
+                                       std::string text) const;
   // Ids of a rendered text, with one placeholder per medium. There must be a tokenizer.
   virtual std::vector<int32_t> Encode(std::string_view text) const { return texts_.tokenizer->Encode(text); }
   // The same of a text that a sequence begins with: behind ChatTexts::before_text, unless it begins with them.

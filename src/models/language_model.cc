@@ -109,12 +109,15 @@ std::vector<PreparedMedia> LanguageModel::LoadMedia(std::span<const MediaSource>
   const int64_t images = std::count_if(sources.begin(), sources.end(),
                                        [](const MediaSource& one) { return one.kind == MediaSource::Kind::kImage; });
   std::vector<PreparedMedia> media;
-  for (const MediaSource& source : sources) {
-    const Preprocessor& preprocessor = NeedPreprocessor(source.path);
-    CheckSource(source);
-    media.push_back(preprocessor.Load(source, options, images, progress));
-  }
+  for (const MediaSource& source : sources) media.push_back(LoadMedia(source, options, progress, images));
   return media;
+}
+
+PreparedMedia LanguageModel::LoadMedia(const MediaSource& source, const MediaOptions& options,
+                                       const FrameProgress& progress, int64_t images) const {
+  const Preprocessor& preprocessor = NeedPreprocessor(source.path);
+  CheckSource(source);
+  return preprocessor.Load(source, options, images, progress);
 }
 
 PreparedMedia LanguageModel::PlanVideo(int64_t frames, int64_t height, int64_t width,

@@ -6,7 +6,6 @@
 #include <functional>
 #include <mutex>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "models/decoder.h"
@@ -48,10 +47,9 @@ class LanguageModel final {
   // As Preprocessor; the media of one prompt.
   std::vector<PreparedMedia> LoadMedia(std::span<const MediaSource> sources, const MediaOptions& options,
                                        const FrameProgress& progress) const;
-  // The same of a medium that is alone in its prompt.
-  PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress) const {
-    return std::move(LoadMedia({&source, 1}, options, progress).front());
-  }
+  // The same of one of them. images: how many the prompt has.
+  PreparedMedia LoadMedia(const MediaSource& source, const MediaOptions& options, const FrameProgress& progress,
+                          int64_t images = 1) const;
   PreparedMedia PlanVideo(int64_t frames, int64_t height, int64_t width, const MediaOptions& options) const;
   int64_t TokensOfGrid(const Grid& grid) const;
   int64_t TokensOf(const PreparedMedia& medium) const;

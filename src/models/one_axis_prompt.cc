@@ -20,22 +20,25 @@ MediaMarkers OneAxisPrompt::Markers(bool video) const {
   return {*placeholder, config_.before, config_.after};
 }
 
-std::vector<ContentPart> OneAxisPrompt::UserMessage(std::span<const MediaSource::Kind> media,
-                                                    std::span<const std::string> before, std::string text) const {
-  if (!by_words()) return PromptFormat::UserMessage(media, before, std::move(text));
-  std::string words;
-  const bool in_front = before.empty();
-  const bool numbered =
-      in_front && config_.numbers_images && std::count(media.begin(), media.end(), MediaSource::Kind::kImage) > 1;
+std::vector<ContentPart> OneAxisPrompt::UserMessage(std::vector<ContentPart> parts, bool as_written) const {
+  using Kind = ContentPart::Kind;
+  if (!by_words()) return PromptFormat::UserMessage(std::move(parts), as_written);
+  const auto images =
+      std::count_if(parts.begin(), parts.end(), [](const auto& one) { return one.kind == Kind::kImage; });
+  const bool numbered = !as_written && config_.numbers_images && images > 1;
+  std::string text;
   int image = 0;
-  for (size_t i = 0; i < media.size(); ++i) {
-    const bool is_image = media[i] == MediaSource::Kind::kImage;
-    if (numbered && is_image) words += StrCat("Image-", ++image, ": ");
-    if (!in_front) words += before[i];
-    words += is_image ? config_.image_word : config_.video_word;
-    if (in_front) words += "\n";
+  for (const ContentPart& part : parts) {
+    if (part.kind == Kind::kText) {
+      text += part.text;
+      continue;
+    }
+    if (!as_written && !text.empty() && text.back() != '\n') text += "\n";
+    if (numbered && part.kind == Kind::kImage) text += StrCat("Image-", ++image, ": ");
+    text += part.kind == Kind::kImage ? config_.image_word : config_.video_word;
+    if (!as_written) text += "\n";
   }
-  return {{ContentPart::Kind::kText, words + text}};
+  return {{Kind::kText, std::move(text)}};
 }
 
 std::vector<int32_t> OneAxisPrompt::Encode(std::string_view text) const {

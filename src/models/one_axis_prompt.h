@@ -19,9 +19,9 @@ struct OneAxisPromptConfig {
   // Unset: the family does not see them. The same where the tokenizer knows neither.
   std::optional<int32_t> image, video;
   std::optional<int32_t> before, after;  // markers around each run
-  // Where the tokenizer has no token for media: what a text holds in its place. Each stands in front of the user's
-  // message, on a line of its own, or among its texts as these have it, and a rendered text is tokenised in the pieces
-  // between them. "": there are tokens.
+  // Where the tokenizer has no token for media: what a text holds in its place. Each stands where the medium does in
+  // the user's message, on a line of its own or as the texts around it have it, and a rendered text is tokenised in the
+  // pieces between them. "": there are tokens.
   std::string image_word, video_word;
   // What stands for every visual token of the ids that the decoder gets; unset: the medium's placeholder.
   std::optional<int32_t> written;
@@ -49,8 +49,8 @@ class OneAxisPrompt final : public PromptFormat {
 
   MediaMarkers Markers(bool video) const override;
   int64_t MarkerTokens(const PreparedMedia& medium) const override;
-  std::vector<ContentPart> UserMessage(std::span<const MediaSource::Kind> media, std::span<const std::string> before,
-                                       std::string text) const override;
+  using PromptFormat::UserMessage;
+  std::vector<ContentPart> UserMessage(std::vector<ContentPart> parts, bool as_written) const override;
   std::vector<int32_t> Encode(std::string_view text) const override;
   std::string MarkerText(int32_t placeholder) const override;
   // A token, a position.

@@ -38,6 +38,25 @@ TEST(Sampling, RepetitionPenaltyShrinksBothSigns) {
   EXPECT_EQ(logits, (std::vector<float>{2, 3, -2}));
 }
 
+// Over the answer alone, behind the repetition penalty.
+TEST(Sampling, PresenceAndFrequencyLowerWhatWasSaid) {
+  GenerateOptions options;
+  options.repetition_penalty = 2;
+  options.presence_penalty = 0.5F;
+  options.frequency_penalty = 0.25F;
+  Sampler sampler(options);
+  std::vector<float> logits = {4, 3, -1, 1};
+  EXPECT_EQ(sampler.Next(logits, {0, 2}, {{1, 3}, {2, 1}}), 0);
+  EXPECT_EQ(logits, (std::vector<float>{2, 1.75F, -2.75F, 1}));
+}
+
+TEST(Sampling, TheMostLikelyComeBestFirst) {
+  const std::vector<float> logits = {1, 5, 2, 5, 0};
+  EXPECT_EQ(MostLikely(logits, 3), (std::vector<int32_t>{1, 3, 2}));
+  EXPECT_EQ(MostLikely(logits, 9).size(), 5U);
+  EXPECT_TRUE(MostLikely(logits, 0).empty());
+}
+
 std::map<int32_t, double> Draw(const GenerateOptions& options, const std::vector<float>& logits) {
   std::map<int32_t, double> share;
   Sampler sampler(options);
@@ -92,7 +111,8 @@ TEST(Sampling, OptionsOutOfRangeAreNamed) {
   for (const GenerateOptions& options :
        {GenerateOptions{.max_new_tokens = -1}, GenerateOptions{.temperature = -1}, GenerateOptions{.temperature = nan},
         GenerateOptions{.top_k = -1}, GenerateOptions{.top_p = 0}, GenerateOptions{.top_p = 1.5F},
-        GenerateOptions{.repetition_penalty = 0}}) {
+        GenerateOptions{.repetition_penalty = 0}, GenerateOptions{.presence_penalty = 2.5F},
+        GenerateOptions{.frequency_penalty = nan}, GenerateOptions{.top_logprobs = -1}}) {
     EXPECT_THROW(CheckGenerateOptions(options), Error);
   }
   CheckGenerateOptions({});

@@ -1,0 +1,147 @@
+// A chat read as one prompt: the tokens of its turns said one by one, media wherever they stand, and what is refused.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "engine/conversation.h"
+#include "engine/prompt_media.h"
+#include "models/one_axis_prompt.h"
+#include "support/small_model.h"
+
+namespace purekv {
+namespace {
+
+using Role = ChatTurn::Role;
+
+ChatTurn Says(Role role, const std::string& text) {
+  return {role, {{.text = text}}};
+}
+
+class ChatTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { small_ = std::make_unique<SmallModel>(Heads{4, 2}); }
+  static void TearDownTestSuite() { small_.reset(); }
+  static SessionOptions Options(const std::string& policy = "full") {
+    SessionOptions options;
+    options.threads = 1;
+    options.kv.policy = policy;
+    options.kv.when = KvOptions::When::kContext;
+    if (policy != "full") options.kv.tokens = 20;
+    return options;
+  }
+  // The video of the small model, in front of the text of the turn that it comes with.
+  static std::vector<ChatTurn> VideoChat() {
+    const Turn turn = small_->VideoTurn();
+    std::vector<ChatTurn> chat;
+    if (turn.system) chat.push_back(Says(Role::kSystem, *turn.system));
+    chat.push_back({Role::kUser, {}});
+    for (const MediaSource& one : turn.media) {
+      chat.back().parts.push_back({.text = "", .medium = one, .media_options = turn.media_options});
+    }
+    chat.back().parts.push_back({.text = turn.prompt});
+    return chat;
+  }
+  static std::string FieldOf(const std::vector<ChatTurn>& chat) {
+    try {
+      Session(small_->model(), Options()).ReadChat(chat);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), Error::Kind::kUsage) << error.what();
+      return error.field();
+    }
+    return "nothing is wrong";
+  }
+  static std::unique_ptr<SmallModel> small_;
+};
+std::unique_ptr<SmallModel> ChatTest::small_;
+
+TEST_F(ChatTest, OneTurnIsTheTurn) {
+  Session turn(small_->model(), Options()), chat(small_->model(), Options());
+  const PromptInfo expected = turn.Read(small_->VideoTurn());
+  const PromptInfo read = chat.ReadChat(VideoChat());
+  EXPECT_EQ(read.ids, expected.ids);
+  EXPECT_EQ(read.visual_tokens, expected.visual_tokens);
+  EXPECT_EQ(chat.Score({3, 4, 5}, true).logits, turn.Score({3, 4, 5}, true).logits);
+}
+
+// Three turns, as a chat and one by one. What is compressed is the video's part in both, so even what is kept agrees;
+// answers are rows in the one and steps in the other, which sum in other orders.
+TEST_F(ChatTest, EqualsItsTurnsSaidOneByOne) {
+  const auto* const tokenizer = small_->internals().tokenizer();
+  const std::vector<std::string> answers = {"Two cats.", "A dog, too."}, questions = {"And then?", "Where?"};
+  for (const char* const policy : {"full", "snapkv", "vnorm", "purekv"}) {
+    SCOPED_TRACE(policy);
+    Session said(small_->model(), Options(policy)), chat(small_->model(), Options(policy));
+    said.Read(small_->VideoTurn());
+    std::vector<ChatTurn> turns = VideoChat();
+    for (size_t i = 0; i < answers.size(); ++i) {
+      said.Score(tokenizer->Encode(answers[i]), false);
+      said.Read({.prompt = questions[i]});
+      turns.push_back(Says(Role::kAssistant, answers[i]));
+      turns.push_back(Says(Role::kUser, questions[i]));
+    }
+    const PromptInfo info = chat.ReadChat(turns);
+    EXPECT_EQ(chat.tokens(), said.tokens());
+    EXPECT_EQ(static_cast<int64_t>(info.ids.size()), chat.tokens());
+    EXPECT_EQ(chat.kept(), said.kept());
+    EXPECT_EQ(chat.positions().back(), said.positions().back());
+    const ScoreResult one = chat.Score({3, 4, 5}, false), other = said.Score({3, 4, 5}, false);
+    for (size_t i = 0; i < one.logprobs.size(); ++i) EXPECT_NEAR(one.logprobs[i], other.logprobs[i], 2e-4);
+    // And it goes on by turns.
+    said.Read({.prompt = "Why?"});
+    chat.Read({.prompt = "Why?"});
+    EXPECT_EQ(chat.tokens(), said.tokens());
+    EXPECT_NEAR(chat.Score({9}, false).logprobs[0], said.Score({9}, false).logprobs[0], 2e-4);
+  }
+}
+
+// Between texts, and in a later turn: placeholders where the parts are, and a cut behind the last of them.
+TEST_F(ChatTest, MediaStandWhereTheirPartsDo) {
+  const ChatPart video = VideoChat().back().parts.front();
+  const std::vector<ChatTurn> turns = {{Role::kUser, {{.text = "Before"}, video, {.text = "behind"}}},
+                                       Says(Role::kAssistant, "Yes."),
+                                       {Role::kUser, {{.text = "Now"}, video}}};
+  Conversation chat(small_->model(), Options("snapkv"));
+  Conversation::PreparedChat prepared = chat.PrepareChat(turns);
+  const int64_t tokens = prepared.tokens;
+  const std::string text = small_->internals().tokenizer()->Decode(prepared.ids, false);
+  EXPECT_THAT(text, testing::ContainsRegex("Before<.vision_start.><.video_pad.><.vision_end.>behind<.im_end.>"));
+  EXPECT_THAT(text, testing::ContainsRegex("Now<.vision_start.><.video_pad.><.vision_end.><.im_end.>"));
+  const PromptInfo info = chat.ReadChat(std::move(prepared));
+  EXPECT_EQ(tokens, chat.tokens());
+  ASSERT_EQ(info.media.size(), 2U);
+  const auto last =
+      std::find_if(chat.layout().rbegin(), chat.layout().rend(), [](const auto& one) { return one.item == 1; });
+  EXPECT_EQ(chat.kv().tokens_compressed, chat.layout().rend() - last + 1);  // and its closing marker
+}
+
+TEST_F(ChatTest, WhatIsWrongIsNamedByItsPlace) {
+  const ChatPart video = VideoChat().back().parts.front();
+  EXPECT_EQ(FieldOf({Says(Role::kUser, "a"), Says(Role::kAssistant, "\xff"), Says(Role::kUser, "b")}), "chat.1.0");
+  EXPECT_EQ(FieldOf({{Role::kUser, {{.text = "a"}, {.text = "<|video_pad|>"}}}}), "chat.0.1");
+  EXPECT_EQ(FieldOf({Says(Role::kUser, "a"), {Role::kAssistant, {video}}, Says(Role::kUser, "b")}), "chat.1.0");
+  EXPECT_EQ(FieldOf({}), "");
+  EXPECT_EQ(FieldOf({Says(Role::kUser, "a"), Says(Role::kAssistant, "b")}), "");
+  Session session(small_->model(), Options());
+  session.ReadChat({Says(Role::kUser, "a")});
+  EXPECT_THROW(session.ReadChat({Says(Role::kUser, "a")}), Error);
+}
+
+// A family whose media are words of the text.
+TEST(ChatWords, StandOnLinesOfTheirOwnWhereTheMediaDo) {
+  OneAxisPromptConfig config;
+  config.image_word = "<image>";
+  config.video_word = "<video>";
+  config.numbers_images = true;
+  const OneAxisPrompt prompt(std::move(config), ChatTexts());
+  using Kind = ContentPart::Kind;
+  const auto text = [&](std::vector<ContentPart> parts) { return prompt.UserMessage(std::move(parts)).front().text; };
+  EXPECT_EQ(text({{Kind::kImage, ""}, {Kind::kText, "What?"}}), "<image>\nWhat?");
+  EXPECT_EQ(text({{Kind::kText, "This"}, {Kind::kVideo, ""}, {Kind::kText, "that"}}), "This\n<video>\nthat");
+  EXPECT_EQ(text({{Kind::kImage, ""}, {Kind::kText, "and"}, {Kind::kImage, ""}}),
+            "Image-1: <image>\nand\nImage-2: <image>\n");
+}
+
+}  // namespace
+}  // namespace purekv
