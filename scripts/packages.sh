@@ -9,6 +9,7 @@ build_packages=(
   libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libjpeg-dev  # videos and images
   libpcre2-dev libutf8proc-dev                                 # tokenizer
   nlohmann-json3-dev libcli11-dev
+  libboost-dev         # the server's sockets and HTTP
   libeigen3-dev        # eigenvectors of keys and values (calibrate --basis)
   libgtest-dev libgmock-dev libbenchmark-dev
 )

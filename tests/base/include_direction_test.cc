@@ -30,7 +30,10 @@ const Table kRoomsOfRoom = {
     {"models", {"base", "kernels", "attention", "cache", "checkpoint", "media"}},
     {"engine", {"base", "kernels", "attention", "cache", "policy", "checkpoint", "media", "models"}},
     {"eval", {"base", "cache", "policy", "checkpoint", "media", "models", "engine"}},
-    {"cli", {"base", "kernels", "cache", "policy", "checkpoint", "media", "models", "engine", "eval"}},
+    {"serving", {"base", "engine"}},
+    {"server", {"base", "policy", "checkpoint", "media", "models", "engine", "serving"}},
+    {"cli",
+     {"base", "kernels", "cache", "policy", "checkpoint", "media", "models", "engine", "eval", "serving", "server"}},
 };
 
 // Public header (include/purekv/<name>.h) -> public headers it may include.
@@ -68,6 +71,8 @@ const Table kHeadersOfRoom = {
     {"models", {"error", "dtype", "media", "token_layout", "model_info"}},
     {"engine", kWholeFace},
     {"eval", kWholeFace},
+    {"serving", kWholeFace},
+    {"server", kWholeFace},
     {"cli", kWholeFace},
 };
 

@@ -1,0 +1,131 @@
+#include "server/access.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <random>
+#include <span>
+
+#include "base/hash.h"
+#include "server/api_error.h"
+
+namespace purekv::server {
+namespace {
+
+constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr std::string_view kBearer = "bearer ";
+
+[[noreturn]] void Deny(int status, const std::string& code, const std::string& message) {
+  ApiError error;
+  error.status = status;
+  error.code = code;
+  error.message = OneLine(message);
+  throw error;
+}
+
+std::string Lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+std::string KeyOf(const HttpRequest& head) {
+  const std::string* const value = head.Find("authorization");
+  if (value == nullptr || !Lower(value->substr(0, kBearer.size())).starts_with(kBearer)) return "";
+  return value->substr(kBearer.size());
+}
+
+void CheckHost(const HttpRequest& head) {
+  const std::string* const host = head.Find("host");
+  const std::string name = host == nullptr ? "" : Lower(host->substr(0, host->rfind(':')));
+  const std::string whole = host == nullptr ? "" : Lower(*host);
+  for (const char* const known : {"localhost", "127.0.0.1", "[::1]"}) {
+    if (name == known || whole == known) return;
+  }
+  Deny(421, "wrong_host", "this server is this machine's own: Host must be localhost, 127.0.0.1 or [::1]");
+}
+
+void CheckKey(const HttpRequest& head, const AccessRules& rules) {
+  if (rules.keys.empty()) return;
+  const std::string given = KeyOf(head);
+  bool known = false;
+  for (const std::string& key : rules.keys) known |= SameSecret(given, key);  // always all of them
+  if (!known) Deny(401, "invalid_api_key", "Authorization: Bearer with a key of this server is needed");
+}
+
+Route RouteOf(const std::string& path) {
+  if (path == "/health" || path == "/v1/health") return Route::kHealth;
+  if (path == "/v1/models") return Route::kModels;
+  if (path.starts_with(kModelPrefix)) return Route::kModel;
+  if (path == "/v1/chat/completions") return Route::kChat;
+  Deny(404, "not_found", "there is nothing here; POST /v1/chat/completions answers chats");
+}
+
+}  // namespace
+
+Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
+  if (rules.loopback) CheckHost(head);
+  const std::string path = head.path();
+  if (path != "/health") CheckKey(head, rules);
+  const Route route = RouteOf(path);
+  const char* const method = route == Route::kChat ? "POST" : "GET";
+  if (head.method != method) Deny(405, "method_not_allowed", std::string("this path takes ") + method + " alone");
+  if (route != Route::kChat) return route;
+  const std::string* const type = head.Find("content-type");
+  std::string media = type == nullptr ? "" : Lower(type->substr(0, type->find(';')));
+  while (!media.empty() && media.back() == ' ') media.pop_back();
+  if (media != "application/json") Deny(415, "wrong_content_type", "Content-Type: application/json is needed");
+  if (head.Find("content-encoding") != nullptr)
+    Deny(415, "wrong_content_type", "a body is taken as it is, not encoded");
+  return route;
+}
+
+std::string RequestId(const HttpRequest& head) {
+  const std::string* const given = head.Find("x-request-id");
+  const auto fine = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
+  if (given != nullptr && !given->empty() && given->size() <= 128 && std::all_of(given->begin(), given->end(), fine)) {
+    return *given;
+  }
+  return "req-" + RandomDigits(24);
+}
+
+std::string KeyDigits(const HttpRequest& head) {
+  const std::string key = KeyOf(head);
+  if (key.empty()) return "-";
+  char text[9];
+  const uint64_t hash = HashOf(std::as_bytes(std::span(key)));
+  std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(hash >> 32));
+  return text;
+}
+
+std::string ModelOfPath(const std::string& path) {
+  std::string name;
+  for (size_t i = kModelPrefix.size(); i < path.size(); ++i) {
+    unsigned value = 0;
+    if (path[i] == '%' && i + 2 < path.size() && std::sscanf(path.c_str() + i + 1, "%2x", &value) == 1) {
+      name.push_back(static_cast<char>(value));
+      i += 2;
+    } else {
+      name.push_back(path[i]);
+    }
+  }
+  return name;
+}
+
+std::string RandomDigits(int count) {
+  static thread_local std::mt19937_64 random{std::random_device{}()};
+  std::string digits;
+  while (static_cast<int>(digits.size()) < count) digits.push_back("0123456789abcdef"[random() % 16]);
+  return digits;
+}
+
+bool SameSecret(const std::string& given, const std::string& secret) {
+  unsigned differs = given.size() == secret.size() ? 0 : 1;
+  for (size_t i = 0; i < given.size(); ++i) {
+    differs |= static_cast<unsigned char>(given[i]) ^
+               static_cast<unsigned char>(secret[i % std::max<size_t>(1, secret.size())]);
+  }
+  return differs == 0 && !secret.empty();
+}
+
+}  // namespace purekv::server

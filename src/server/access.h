@@ -1,0 +1,35 @@
+// Who may ask what: keys, hosts, paths and methods, looked at before a body is read.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/http.h"
+
+namespace purekv::server {
+
+struct AccessRules {
+  std::vector<std::string> keys;  // any of them opens; none: open to all
+  bool loopback = true;           // the server listens on this machine alone: only its own names are answered
+};
+
+enum class Route { kHealth, kModels, kModel, kChat };
+
+// The route of a request whose body may be read. Throws ApiError: 421 another Host (a web page that drives a local
+// server by a name of its own), 401, 404, 405, 415 (a web page can send neither without asking).
+Route CheckAccess(const HttpRequest& head, const AccessRules& rules);
+
+// The client's X-Request-Id, where it is one that can be repeated; else one that is made here.
+std::string RequestId(const HttpRequest& head);
+// Of the key that came with a request, for the log: 8 hexadecimal digits of its hash; "-" without one.
+std::string KeyDigits(const HttpRequest& head);
+// The model of "/v1/models/NAME".
+std::string ModelOfPath(const std::string& path);
+// Random hexadecimal digits.
+std::string RandomDigits(int count);
+
+// In a time that does not tell how much of them is equal.
+bool SameSecret(const std::string& given, const std::string& secret);
+
+}  // namespace purekv::server

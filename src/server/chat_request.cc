@@ -1,0 +1,377 @@
+#include "server/chat_request.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "engine/prefill_attention.h"
+#include "engine/sampling.h"
+#include "media/sampling.h"
+#include "policy/registry.h"
+#include "server/api_error.h"
+
+namespace purekv::server {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 40;  // of counts that other limits bound
+constexpr size_t kMaxMessages = 4096, kMaxStops = 4;
+constexpr int64_t kMaxTopLogprobs = 20;
+
+std::string At(const std::string& path, size_t index) {
+  return StrCat(path, "[", index, "]");
+}
+
+// Keys that SDKs send and that ask for nothing.
+void CheckWithoutEffect(const RequestFields& fields) {
+  const auto only = [&](const char* key, const char* value) {
+    if (fields.Has(key) && (!fields.Get(key)->is_string() || *fields.String(key) != value)) {
+      Refuse("unsupported_parameter", key, ": only \"", value, "\" is supported");
+    }
+  };
+  only("tool_choice", "none");
+  if (const auto format = fields.Object("response_format")) {
+    format->AllowOnly({"type"});
+    if (format->String("type").value_or("text") != "text") {
+      Refuse("unsupported_parameter", "response_format", ": only {\"type\": \"text\"} is supported");
+    }
+  }
+  for (const char* const key : {"tools", "logit_bias"}) {
+    if (fields.Has(key)) Refuse("unsupported_parameter", key, ": not supported; it may be empty");
+  }
+}
+
+// media_options of a request, or of one part.
+struct MediaFields {
+  MediaOptions options;
+  std::optional<double> start, end;
+};
+
+void ReadMediaFields(const RequestFields& fields, const ChatDefaults& defaults, MediaFields* media) {
+  fields.AllowOnly({"fps", "max_frames", "min_pixels", "max_pixels", "video_start", "video_end"});
+  if (const auto fps = fields.Number("fps", 0, 1000, true)) media->options.fps = fps;
+  if (const auto frames = fields.Int("max_frames", 1, kMost)) {
+    if (defaults.max_frames && *frames > *defaults.max_frames) {
+      Refuse("media_limit", fields.Path("max_frames"), ": ", *frames, "; this server takes at most ",
+             *defaults.max_frames);
+    }
+    media->options.max_frames = frames;
+  }
+  if (const auto pixels = fields.Int("min_pixels", 1, kMost)) media->options.min_pixels = pixels;
+  if (const auto pixels = fields.Int("max_pixels", 1, kMost)) media->options.max_pixels = pixels;
+  if (const auto start = fields.Number("video_start", 0, 1e9)) media->start = start;
+  if (const auto end = fields.Number("video_end", 0, 1e9, true)) media->end = end;
+  if (media->start && media->end && *media->end <= *media->start) {
+    Refuse("invalid_value", fields.Path("video_end"), ": must be after video_start");
+  }
+}
+
+MediaFields MediaOf(const RequestFields& request, const ChatDefaults& defaults) {
+  MediaFields media;
+  media.options.max_frames = defaults.max_frames;
+  if (const auto io = request.Object("media_io_kwargs")) {
+    io->AllowOnly({"video"});
+    if (const auto video = io->Object("video")) {
+      video->AllowOnly({"fps", "num_frames"});
+      if (video->Has("num_frames") && video->Int("num_frames", -kMost, kMost) != -1) {
+        Refuse("unsupported_parameter", video->Path("num_frames"),
+               ": only -1 (by fps) is supported; max_frames of "
+               "mm_processor_kwargs limits the frames");
+      }
+      media.options.fps = video->Number("fps", 0, 1000, true);
+    }
+  }
+  if (const auto kwargs = request.Object("mm_processor_kwargs")) ReadMediaFields(*kwargs, defaults, &media);
+  return media;
+}
+
+class Messages {
+ public:
+  Messages(const ChatDefaults& defaults, MediaFields media, ChatRequest* request)
+      : defaults_(defaults), media_(std::move(media)), request_(request) {}
+
+  void Read(const Json& messages) {
+    if (!messages.is_array()) Refuse("invalid_value", "messages", ": a list is expected");
+    if (messages.size() > kMaxMessages) Refuse("invalid_value", "messages", ": more than ", kMaxMessages);
+    for (size_t i = 0; i < messages.size(); ++i) ReadMessage(messages[i], At("messages", i));
+    if (request_->job.chat.back().role != ChatTurn::Role::kUser) {
+      Refuse("invalid_value", At("messages", messages.size() - 1) + ".role", ": the last message must be the user's");
+    }
+    CheckCount(images_, defaults_.max_images, "images");
+    CheckCount(videos_, defaults_.max_videos, "videos");
+  }
+
+ private:
+  static void CheckCount(int64_t count, int64_t most, const char* what) {
+    if (count > most) Refuse("media_limit", "messages", ": ", count, " ", what, "; this server takes at most ", most);
+  }
+
+  void ReadMessage(const Json& message, const std::string& path) {
+    const RequestFields fields(message, path);
+    fields.AllowOnly({"role", "content"});
+    const std::string role = fields.String("role").value_or("");
+    ChatTurn& turn = request_->job.chat.emplace_back();
+    if (role == "system" || role == "developer") {
+      turn.role = ChatTurn::Role::kSystem;
+    } else if (role == "assistant") {
+      turn.role = ChatTurn::Role::kAssistant;
+    } else if (role != "user") {
+      Refuse("invalid_value", path + ".role", ": system, developer, user or assistant is expected");
+    }
+    const Json* const content = fields.Get("content");
+    if (content == nullptr) Refuse("invalid_value", path + ".content", ": a string or a list of parts is expected");
+    if (content->is_string()) {
+      turn.parts.push_back({.text = content->get<std::string>()});
+      return;
+    }
+    if (!content->is_array()) Refuse("invalid_value", path + ".content", ": a string or a list of parts is expected");
+    for (size_t j = 0; j < content->size(); ++j) ReadPart((*content)[j], At(path + ".content", j));
+  }
+
+  void ReadPart(const Json& part, const std::string& path) {
+    const RequestFields fields(part, path);
+    const std::string type = fields.String("type").value_or("");
+    if (type == "text") {
+      fields.AllowOnly({"type", "text"});
+      const auto text = fields.String("text");
+      if (!text) Refuse("invalid_value", path + ".text", ": a string is expected");
+      request_->job.chat.back().parts.push_back({.text = *text});
+    } else if (type == "image_url" || type == "video_url") {
+      fields.AllowOnly({"type", type, "purekv"});
+      AddMedium(fields, type, type == "image_url" ? MediaKind::kImage : MediaKind::kVideo, {"url", "detail"});
+    } else if (type == "input_video") {
+      fields.AllowOnly({"type", type, "purekv"});
+      AddMedium(fields, type, MediaKind::kVideo, {"url", "data"});
+    } else {
+      Refuse("unsupported_parameter", path + ".type", ": text, image_url, video_url or input_video is expected");
+    }
+  }
+
+  void AddMedium(const RequestFields& part, const std::string& key, MediaKind kind,
+                 std::initializer_list<std::string_view> keys) {
+    ChatTurn& turn = request_->job.chat.back();
+    if (turn.role != ChatTurn::Role::kUser) {
+      Refuse("invalid_value", part.Path("type"), ": images and videos stand in the user's messages");
+    }
+    const auto source = part.Object(key);
+    if (!source) Refuse("invalid_value", part.Path(key), ": an object with a url is expected");
+    source->AllowOnly(keys);
+    if (source->String("detail").value_or("auto") != "auto") {
+      Refuse("unsupported_parameter", source->Path("detail"),
+             ": only \"auto\" is supported; max_pixels of "
+             "mm_processor_kwargs sets the size");
+    }
+    const auto url = source->String("url"), data = source->String("data");
+    if (url.has_value() == data.has_value()) Refuse("invalid_value", source->Path("url"), ": a string is expected");
+    MediaFields media = media_;
+    if (const auto own = part.Object("purekv")) ReadMediaFields(*own, defaults_, &media);
+    ChatPart& added = turn.parts.emplace_back();
+    added.media_options = media.options;
+    MediaSource& medium = added.medium.emplace();
+    medium.kind = kind == MediaKind::kImage ? MediaSource::Kind::kImage : MediaSource::Kind::kVideo;
+    if (kind == MediaKind::kVideo) {
+      medium.start = media.start;
+      medium.end = media.end;
+    }
+    ++(kind == MediaKind::kImage ? images_ : videos_);
+    request_->media.push_back({request_->job.chat.size() - 1, turn.parts.size() - 1, kind,
+                               url ? *url : "data:;base64," + *data, source->Path(url ? "url" : "data")});
+  }
+
+  const ChatDefaults& defaults_;
+  MediaFields media_;
+  ChatRequest* request_;
+  int64_t images_ = 0, videos_ = 0;
+};
+
+void ReadOptions(const RequestFields& fields, const std::string& key, std::map<std::string, std::string>* options) {
+  const auto object = fields.Object(key);
+  if (!object) return;
+  options->clear();
+  for (const auto& [name, value] : fields.Get(key)->items()) {
+    if (!value.is_string() && !value.is_number()) {
+      Refuse("invalid_value", object->Path(name), ": a number or a string is expected");
+    }
+    (*options)[name] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+}
+
+void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
+  fields.AllowOnly(
+      {"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill", "progress"});
+  KvOptions& kv = request->job.kv;
+  if (const auto policy = fields.String("policy"); policy && *policy != kv.policy) {
+    // Another policy begins anew: a budget and options of the server's are those of its own.
+    KvOptions other;
+    other.when = kv.when;
+    other.keys = kv.keys;
+    other.values = kv.values;
+    other.key_channels = kv.key_channels;
+    kv = other;
+    kv.policy = *policy;
+  }
+  if (fields.Has("budget") + fields.Has("tokens") + fields.Has("bytes") > 0) {
+    if (fields.Has("budget") + fields.Has("tokens") + fields.Has("bytes") > 1) {
+      Refuse("invalid_value", fields.Path("budget"), ": at most one of budget, tokens and bytes is taken");
+    }
+    kv.budget = fields.Number("budget", 0, 1, true);
+    kv.tokens = fields.Int("tokens", 1, kMost);
+    kv.bytes = fields.Int("bytes", 1, kMost);
+  }
+  if (const auto when = fields.String("when")) {
+    if (*when != "prompt" && *when != "context" && *when != "media") {
+      Refuse("invalid_value", fields.Path("when"), ": context or prompt is expected");
+    }
+    kv.when = *when == "prompt" ? KvOptions::When::kPrompt : KvOptions::When::kContext;
+  }
+  if (const auto allocator = fields.String("allocator")) kv.allocator = *allocator;
+  ReadOptions(fields, "options", &kv.options);
+  if (const auto chunk = fields.Int("chunk", 1, kMost)) kv.chunk = *chunk;
+  if (const auto prefill = fields.Object("prefill")) {
+    prefill->AllowOnly({"kind", "options"});
+    if (const auto kind = prefill->String("kind"); kind && *kind != request->job.prefill.kind) {
+      request->job.prefill = {};
+      request->job.prefill.kind = *kind;
+    }
+    ReadOptions(*prefill, "options", &request->job.prefill.options);
+  }
+  request->progress = fields.Bool("progress").value_or(false);
+}
+
+void ReadSampling(const RequestFields& fields, const ChatDefaults& defaults, ChatRequest* request) {
+  GenerateOptions& generate = request->job.generate;
+  const auto real = [](const std::optional<double>& given, float fallback) {
+    return given ? static_cast<float>(*given) : fallback;
+  };
+  generate.temperature = real(fields.Number("temperature", 0, 2), generate.temperature);
+  generate.top_p = real(fields.Number("top_p", 0, 1, true), generate.top_p);
+  generate.top_k = fields.Int("top_k", 0, kMost).value_or(generate.top_k);
+  generate.repetition_penalty = real(fields.Number("repetition_penalty", 0, 2, true), generate.repetition_penalty);
+  generate.presence_penalty = real(fields.Number("presence_penalty", -2, 2), 0);
+  generate.frequency_penalty = real(fields.Number("frequency_penalty", -2, 2), 0);
+  generate.seed = static_cast<uint64_t>(fields.Int("seed", INT64_MIN, INT64_MAX).value_or(0));
+  if (const Json* const stop = fields.Get("stop")) {
+    const Json stops = stop->is_array() ? *stop : Json::array({*stop});
+    if (stops.size() > kMaxStops) Refuse("invalid_value", "stop", ": at most ", kMaxStops, " are taken");
+    for (const Json& one : stops) {
+      if (!one.is_string()) Refuse("invalid_value", "stop", ": a string, or a list of strings, is expected");
+      generate.stop.push_back(one.get<std::string>());
+    }
+  }
+  const char* const tokens = fields.Has("max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
+  if (fields.Has("max_completion_tokens") && fields.Has("max_tokens")) {
+    Refuse("invalid_value", "max_tokens", ": max_completion_tokens is given too; one of them is taken");
+  }
+  request->job.max_tokens = fields.Int(tokens, 1, defaults.max_tokens_limit);
+  request->job.answers = fields.Int("n", 1, defaults.max_answers).value_or(1);
+  request->logprobs = fields.Bool("logprobs").value_or(false);
+  const auto top = fields.Int("top_logprobs", 0, kMaxTopLogprobs);
+  if (top.value_or(0) > 0 && !request->logprobs) Refuse("invalid_value", "top_logprobs", ": needs logprobs: true");
+  generate.top_logprobs = top.value_or(0);
+}
+
+// What the engine says of options, before anything waits for it.
+void CheckOptions(const ChatRequest& request) {
+  try {
+    CheckKvOptions(request.job.kv);
+    CheckPrefillOptions(request.job.prefill);
+    CheckGenerateOptions(request.job.generate);
+    for (const ChatTurn& turn : request.job.chat) {
+      for (const ChatPart& part : turn.parts) CheckMediaOptions(part.media_options);
+    }
+  } catch (const Error& error) {
+    ApiError refusal;
+    refusal.status = 400;
+    refusal.code = "invalid_value";
+    refusal.message = error.message().Naming(ParamOf);
+    if (!error.field().empty()) refusal.param = ParamOf(error.field());
+    throw refusal;
+  }
+}
+
+}  // namespace
+
+ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
+  const RequestFields fields(body, "");
+  fields.AllowOnly({"model",
+                    "messages",
+                    "max_tokens",
+                    "max_completion_tokens",
+                    "temperature",
+                    "top_p",
+                    "top_k",
+                    "repetition_penalty",
+                    "presence_penalty",
+                    "frequency_penalty",
+                    "seed",
+                    "stop",
+                    "n",
+                    "stream",
+                    "stream_options",
+                    "logprobs",
+                    "top_logprobs",
+                    "mm_processor_kwargs",
+                    "media_io_kwargs",
+                    "purekv",
+                    "user",
+                    "metadata",
+                    "store",
+                    "service_tier",
+                    "parallel_tool_calls",
+                    "tool_choice",
+                    "tools",
+                    "response_format",
+                    "logit_bias"});
+  CheckWithoutEffect(fields);
+  ChatRequest request;
+  request.model = fields.String("model").value_or("");
+  if (std::find(defaults.models.begin(), defaults.models.end(), request.model) == defaults.models.end()) {
+    ApiError error;
+    error.status = request.model.empty() ? 400 : 404;
+    error.code = request.model.empty() ? "invalid_value" : "model_not_found";
+    error.message = Say("model: ", request.model.empty() ? "missing" : "'" + request.model + "' is not served here",
+                        "; '", defaults.models.front(), "' is")
+                        .text;
+    error.param = "model";
+    throw error;
+  }
+  request.job.kv = defaults.kv;
+  request.job.prefill = defaults.prefill;
+  request.job.generate = defaults.generate;
+  if (!fields.Has("messages")) Refuse("invalid_value", "messages", ": a list with a message is expected");
+  Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
+  ReadSampling(fields, defaults, &request);
+  if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
+  request.stream = fields.Bool("stream").value_or(false);
+  if (const auto options = fields.Object("stream_options")) {
+    if (!request.stream) Refuse("invalid_value", "stream_options", ": needs stream: true");
+    options->AllowOnly({"include_usage", "continuous_usage_stats"});
+    request.include_usage = options->Bool("include_usage").value_or(false);
+    request.continuous_usage = options->Bool("continuous_usage_stats").value_or(false);
+  }
+  CheckOptions(request);
+  return request;
+}
+
+std::string ParamOf(const std::string& field) {
+  struct Name {
+    std::string_view field, param;
+  };
+  // Where both end in a dot, what follows is handed on.
+  static constexpr Name kNames[] = {{"kv.option.", "purekv.options."},
+                                    {"prefill.option.", "purekv.prefill.options."},
+                                    {"prefill.kind", "purekv.prefill.kind"},
+                                    {"kv.", "purekv."},
+                                    {"media.", "mm_processor_kwargs."},
+                                    {"generate.max_new_tokens", "max_tokens"},
+                                    {"generate.", ""}};
+  if (field.starts_with("chat.")) {
+    const size_t dot = field.find('.', 5);
+    return StrCat("messages[", field.substr(5, dot - 5), "].content[", field.substr(dot + 1), "]");
+  }
+  for (const Name& name : kNames) {
+    if (field.starts_with(name.field)) return StrCat(name.param, field.substr(name.field.size()));
+  }
+  return field;
+}
+
+}  // namespace purekv::server

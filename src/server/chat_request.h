@@ -1,0 +1,51 @@
+// A request for a chat completion, in OpenAI's form with vLLM's additions and ours: what it asks for, checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/media_files.h"
+#include "server/request_fields.h"
+#include "serving/job.h"
+
+namespace purekv::server {
+
+// What requests leave open, and what they may not go beyond.
+struct ChatDefaults {
+  std::vector<std::string> models;  // the names that the model is served under
+  KvOptions kv;
+  PrefillOptions prefill;
+  GenerateOptions generate;
+  int64_t max_tokens_limit = 4096;
+  int64_t max_answers = 4;
+  int64_t max_images = 16, max_videos = 4;
+  std::optional<int64_t> max_frames;  // of a video; unset: as the model has it
+};
+
+struct ChatRequest {
+  std::string model;
+  JobRequest job;  // without the files of its media
+  struct MediaReference {
+    size_t turn = 0, part = 0;
+    MediaKind kind = MediaKind::kImage;
+    std::string url;
+    std::string param;  // "messages[0].content[1].image_url.url"
+  };
+  std::vector<MediaReference> media;  // in the order of the parts
+  bool stream = false;
+  bool include_usage = false, continuous_usage = false;  // of a stream
+  bool progress = false;
+  bool logprobs = false;
+};
+
+// Throws ApiError: 400 naming the key, 404 for a model of another name.
+ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults);
+
+// The key of a request that sets an option, for messages of the engine: "kv.budget" is "purekv.budget", "chat.0.1" is
+// "messages[0].content[1]". What no key sets stays as it is.
+std::string ParamOf(const std::string& field);
+
+}  // namespace purekv::server

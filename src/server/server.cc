@@ -1,0 +1,305 @@
+#include "server/server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+#include "models/language_model.h"
+#include "server/api_error.h"
+#include "server/chat_reply.h"
+#include "server/task_thread.h"
+
+namespace purekv::server {
+namespace {
+
+constexpr int kStoppedBySignal = 130;  // exit status of the second one
+
+const char* RouteName(Route route) {
+  switch (route) {
+    case Route::kHealth:
+      return "health";
+    case Route::kModels:
+    case Route::kModel:
+      return "models";
+    case Route::kChat:
+      break;
+  }
+  return "chat";
+}
+
+ApiError Unavailable(const char* code, int retry_after_s, const std::string& message) {
+  ApiError error;
+  error.status = 503;
+  error.code = code;
+  error.message = message;
+  error.retry_after_s = retry_after_s;
+  return error;
+}
+
+}  // namespace
+
+class Server::Impl final : public HttpHandler {
+ public:
+  explicit Impl(const ServerOptions& options)
+      : options_(options), log_(options.log), http_(options.host, options.port, options.http, *this) {
+    options_.access.loopback = IsLoopback(options.host);
+  }
+
+  HttpServer& http() { return http_; }
+  const std::atomic<bool>& ending() const { return ending_; }
+
+  void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate) {
+    const std::lock_guard lock(mutex_);
+    SchedulerOptions scheduler = options_.scheduler;
+    int64_t& positions = scheduler.limits.max_positions;
+    const int64_t most = model->info().max_positions;
+    positions = positions > 0 ? std::min(positions, most) : most;
+    scheduler.limits.max_answer = options_.chat.max_tokens_limit;
+    max_model_len_ = positions;
+    options_.chat.generate = generate;
+    model_ = std::move(model);
+    scheduler_ = std::make_unique<Scheduler>(model_, scheduler);
+  }
+
+  std::optional<HttpResponse> Refuse(const HttpRequest& head) override {
+    try {
+      CheckAccess(head, options_.access);
+      return std::nullopt;
+    } catch (const ApiError& error) {
+      return Logged(head, "-", Identified(head, ErrorResponse(error)));
+    }
+  }
+
+  void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
+    const Route route = CheckAccess(request, options_.access);
+    try {
+      if (route == Route::kChat) return Chat(std::move(request), std::move(exchange));
+      exchange->Respond(Logged(request, RouteName(route), Identified(request, Answer(route, request))));
+    } catch (const ApiError& error) {
+      exchange->Respond(Logged(request, RouteName(route), Identified(request, ErrorResponse(error))));
+    }
+  }
+
+  HttpResponse Malformed(int status, const std::string& problem) override {
+    ApiError error;
+    error.status = status;
+    error.code = status == 413 ? "body_too_large" : status == 503 ? "overloaded" : "malformed_request";
+    error.message = problem;
+    HttpRequest nothing;
+    return Logged(nothing, "-", Identified(nothing, ErrorResponse(error)));
+  }
+
+  void Tick() override {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(replies_, [](const auto& reply) { return reply.expired(); });
+    for (const auto& one : replies_) {
+      if (const auto reply = one.lock()) reply->KeepAlive();
+    }
+    if (scheduler_) scheduler_->ExpireQueued();
+    if (!ending_) return;
+    const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - ending_since_).count();
+    if (waited > options_.drain_timeout_s && scheduler_) scheduler_->Stop();
+    const bool idle = !scheduler_ || scheduler_->running() + scheduler_->waiting() == 0;
+    // What was said last may still be on its way for a moment.
+    if (idle && was_idle_) http_.Stop();
+    was_idle_ = idle;
+  }
+
+  void Signal(int times) override {
+    if (times > 1) _exit(kStoppedBySignal);
+    ending_since_ = std::chrono::steady_clock::now();
+    ending_ = true;
+    http_.StopListening();
+    const std::lock_guard lock(mutex_);
+    if (scheduler_) scheduler_->Drain();
+  }
+
+ private:
+  static HttpResponse Identified(const HttpRequest& head, HttpResponse response) {
+    response.fields.emplace_back("X-Request-Id", RequestId(head));
+    return response;
+  }
+
+  HttpResponse Logged(const HttpRequest& head, const char* route, HttpResponse response) {
+    RequestLog::Entry entry;
+    entry.id = response.fields.back().second;
+    entry.key = KeyDigits(head);
+    entry.route = route;
+    ReplyEnd end;
+    end.status = response.status;
+    if (entry.route != "health") log_.Write(entry, end);
+    return response;
+  }
+
+  void CheckReady() {
+    if (ending_) throw Unavailable("draining", 1, "the server ends; ask again in a moment");
+    const std::lock_guard lock(mutex_);
+    if (!scheduler_) throw Unavailable("loading", 2, "the model is being loaded; ask again in a moment");
+  }
+
+  HttpResponse Answer(Route route, const HttpRequest& request) {
+    HttpResponse response;
+    if (route == Route::kHealth) {
+      std::string state = "ok";
+      try {
+        CheckReady();
+      } catch (const ApiError& error) {
+        state = error.code;
+        response.status = error.status;
+      }
+      response.body = server::Text({{"status", state}});
+      return response;
+    }
+    CheckReady();
+    if (route == Route::kModels) {
+      OrderedJson data = OrderedJson::array();
+      for (const std::string& name : options_.chat.models) data.push_back(ModelObject(name));
+      response.body = server::Text({{"object", "list"}, {"data", std::move(data)}});
+      return response;
+    }
+    const std::string name = ModelOfPath(request.path());
+    const auto& names = options_.chat.models;
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      ApiError error;
+      error.status = 404;
+      error.code = "model_not_found";
+      error.message = Say("'", name, "' is not served here; '", names.front(), "' is").text;
+      error.param = "model";
+      throw error;
+    }
+    response.body = server::Text(ModelObject(name));
+    return response;
+  }
+
+  OrderedJson ModelObject(const std::string& name) const {
+    const ModelInfo& info = model_->info();
+    return {{"id", name},
+            {"object", "model"},
+            {"created", static_cast<int64_t>(started_)},
+            {"owned_by", "purekv"},
+            {"max_model_len", max_model_len_},
+            {"purekv",
+             {{"family", info.family},
+              {"dtype", DtypeName(info.dtype)},
+              {"fingerprint", info.fingerprint},
+              {"kv_bytes_per_token", info.kv_bytes_per_token}}}};
+  }
+
+  // Bodies may be large: they are looked at in a thread of their own.
+  void Chat(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
+    CheckReady();
+    RequestLog::Entry entry;
+    entry.id = RequestId(request);
+    entry.key = KeyDigits(request);
+    entry.route = RouteName(Route::kChat);
+    parsing_.Add([this, entry, exchange = std::move(exchange),
+                  request = std::make_shared<HttpRequest>(std::move(request))]() mutable {
+      HttpRequest taken = std::move(*request);
+      StartChat(entry, std::move(taken), exchange);
+    });
+  }
+
+  void StartChat(const RequestLog::Entry& entry, HttpRequest request, const std::shared_ptr<HttpExchange>& exchange) {
+    const HttpFields fields = {{"X-Request-Id", entry.id}};
+    const auto refuse = [&](const ApiError& error, const std::string& problem) {
+      HttpResponse response = ErrorResponse(error);
+      response.fields.insert(response.fields.end(), fields.begin(), fields.end());
+      exchange->Respond(std::move(response));
+      ReplyEnd end;
+      end.status = error.status;
+      end.problem = problem;
+      log_.Write(entry, end);
+    };
+    try {
+      ChatRequest chat = ParseChatRequest(ParseRequest(request.body), options_.chat);
+      request = {};
+      FetchAll(&chat);
+      ChatIdentity identity;
+      identity.id = "chatcmpl-" + RandomDigits(24);
+      identity.model = chat.model;
+      identity.fingerprint = "pkv-" + model_->info().fingerprint.substr(0, 8);
+      identity.created = std::time(nullptr);
+      JobRequest job = chat.job;
+      const auto reply =
+          std::make_shared<ChatReply>(std::move(chat), std::move(identity), *model_->internals().tokenizer(), fields,
+                                      exchange, [this, entry](const ReplyEnd& end) { log_.Write(entry, end); });
+      const std::shared_ptr<Job> taken = scheduler_->Submit(std::move(job), reply);
+      if (taken == nullptr) throw Busy();
+      {
+        const std::lock_guard lock(mutex_);
+        replies_.push_back(reply);
+      }
+      exchange->OnGone([this, taken, weak = std::weak_ptr<ChatReply>(reply)] {
+        if (const auto one = weak.lock()) one->Gone();
+        scheduler_->Cancel(taken);
+      });
+    } catch (const ApiError& error) {
+      refuse(error, "");
+    } catch (const std::exception& error) {
+      ApiError internal;
+      internal.code = "internal";
+      internal.message = "the server failed to answer this request; its log has the request's id and the reason";
+      refuse(internal, error.what());
+    }
+  }
+
+  ApiError Busy() const {
+    if (ending_) return Unavailable("draining", 1, "the server ends; ask again in a moment");
+    ApiError error;
+    error.status = 429;
+    error.code = "queue_full";
+    error.message = Say("too many requests wait already (", options_.scheduler.max_queue, ")").text;
+    error.retry_after_s = static_cast<int>(std::clamp(std::ceil(scheduler_->ExpectedWait()), 1.0, 120.0));
+    return error;
+  }
+
+  void FetchAll(ChatRequest* chat) const {
+    for (ChatRequest::MediaReference& one : chat->media) {
+      auto file = FetchMedia(one.url, one.kind, options_.media, one.param);
+      std::string().swap(one.url);
+      chat->job.chat[one.turn].parts[one.part].medium->path = file->path();
+      chat->job.files.push_back(std::move(file));
+    }
+  }
+
+  ServerOptions options_;
+  const RequestLog log_;
+  const std::time_t started_ = std::time(nullptr);
+  std::atomic<bool> ending_{false};
+  std::chrono::steady_clock::time_point ending_since_;  // of the I/O thread, as the next
+  bool was_idle_ = false;
+  std::mutex mutex_;  // of replies_, and until scheduler_ is there of it, too
+  std::vector<std::weak_ptr<ChatReply>> replies_;
+  int64_t max_model_len_ = 0;
+  HttpServer http_;  // outlives who holds connections
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<Scheduler> scheduler_;
+  TaskThread parsing_;  // first to end
+};
+
+Server::Server(const ServerOptions& options) : impl_(new Impl(options)) {}
+Server::~Server() = default;
+
+std::string Server::url() const {
+  return impl_->http().url();
+}
+void Server::Run() {
+  impl_->http().Run();
+}
+void Server::Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate) {
+  impl_->Serve(std::move(model), generate);
+}
+void Server::Abort() {
+  impl_->http().Stop();
+}
+const std::atomic<bool>& Server::ending() const {
+  return impl_->ending();
+}
+
+}  // namespace purekv::server

@@ -1,0 +1,69 @@
+// One thing that is asked of the engine: a chat that is read and answered, and who wants to hear of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "purekv/session.h"
+
+namespace purekv {
+
+struct JobRequest {
+  std::vector<ChatTurn> chat;
+  KvOptions kv;
+  PrefillOptions prefill;
+  GenerateOptions generate;           // max_new_tokens is not looked at
+  std::optional<int64_t> max_tokens;  // of an answer; unset: as many as the limits leave
+  int64_t answers = 1;                // to the one prompt; number i, from 0, is drawn with generate.seed + i
+  std::vector<std::shared_ptr<const void>> files;  // kept while the job lives: what its media are read from
+};
+
+struct JobResult {
+  std::vector<Answer> answers;
+  PromptInfo prompt;
+  KvStats kv;        // of the first answer
+  StageTimes times;  // in seconds, of all
+  double queue_s = 0;
+};
+
+struct JobFailure {
+  enum class Reason {
+    kCancelled,
+    kRefused,  // the request asks for what cannot be; Message::field says what is at fault, where it is known
+    kTooLong,  // prompt and answer are more than the model takes
+    kMedia,    // an image or a video cannot be read; `part` says which
+    kQueueTimeout,
+    kDraining,  // the program ends
+    kInternal,
+  };
+  // A part of a chat: which turn, and which of its parts.
+  struct Part {
+    size_t turn = 0, part = 0;
+  };
+  Reason reason = Reason::kInternal;
+  Message message;
+  std::optional<Part> part;
+};
+
+// Hears of a job, from the thread that does the work (which waits for it) or from one that ends the job while it waits
+// in the queue. Done or Failed comes once and last.
+class JobListener {
+ public:
+  virtual ~JobListener() = default;
+
+  // How far a stage ("media", "vision", "prefill") is; never while an answer is generated.
+  virtual void Progress(const char* stage, int64_t done, int64_t total) = 0;
+  // The prompt has been read.
+  virtual void Read(const PromptInfo& prompt, const KvStats& kv) = 0;
+  // More text of answer `index`; so_far ends with it.
+  virtual void Text(int64_t index, const std::string& text, const Answer& so_far) = 0;
+  virtual void Ended(int64_t index, const Answer& answer) = 0;
+  virtual void Done(const JobResult& result) = 0;
+  virtual void Failed(const JobFailure& failure) = 0;
+};
+
+}  // namespace purekv
