@@ -29,5 +29,6 @@ Command AddBench(CLI::App& parent);
 Command AddCalibrate(CLI::App& parent);
 Command AddEval(CLI::App& parent);
 Command AddReport(CLI::App& parent);
+Command AddServe(CLI::App& parent);
 
 }  // namespace purekv::cli

@@ -16,5 +16,7 @@ std::shared_ptr<const Model> LoadModel(
     const std::function<std::shared_ptr<const Model>(const LoadOptions& options)>& load);
 // The same for the directory that the flags name.
 std::shared_ptr<const Model> LoadModel(const ModelFlags& flags, Progress* progress);
+// What LoadModel says of a model when it has been loaded.
+void ReportModel(const ModelFlags& flags, const Model& model);
 
 }  // namespace purekv::cli

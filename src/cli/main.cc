@@ -88,7 +88,7 @@ int Run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   std::vector<Command> commands;
   for (const auto add :
-       {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench, AddCalibrate, AddEval, AddReport})
+       {AddAsk, AddIngest, AddScore, AddInspect, AddPolicies, AddBench, AddCalibrate, AddEval, AddReport, AddServe})
     commands.push_back(add(app));
   std::string names;
   const Command* chosen = nullptr;

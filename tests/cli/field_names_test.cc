@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 std::set<std::string> FlagsOfAllCommands() {
   std::set<std::string> flags;
   for (const char* const command :
-       {"ask", "ingest", "score", "inspect", "policies", "bench", "calibrate", "eval", "report"}) {
+       {"ask", "ingest", "score", "inspect", "policies", "bench", "calibrate", "eval", "report", "serve"}) {
     const std::string help = RunCli({command, "--help"}).out;
     const std::regex flag(R"re((?:^|\n) +(?:-[a-zA-Z],\s*)?(--[a-z][a-z-]*))re");
     for (std::sregex_iterator at(help.begin(), help.end(), flag), end; at != end; ++at) flags.insert((*at)[1]);
