@@ -15,6 +15,7 @@ declare -A seeds=(
   [gguf_fuzz]=tests/data/reference/gguf
   [pkv_fuzz]=tests/data/pkv
   [dataset_fuzz]=tests/data/eval
+  [chat_request_fuzz]=tests/data/server/requests
   [jinja_fuzz]=tests/data/reference/chat_templates/templates
   [tokenizer_fuzz]=tests/data/reference/tokenizer
 )

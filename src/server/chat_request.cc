@@ -4,10 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "engine/prefill_attention.h"
-#include "engine/sampling.h"
-#include "media/sampling.h"
-#include "policy/registry.h"
 #include "server/api_error.h"
 
 namespace purekv::server {
@@ -86,8 +82,8 @@ MediaFields MediaOf(const RequestFields& request, const ChatDefaults& defaults) 
 
 class Messages {
  public:
-  Messages(const ChatDefaults& defaults, MediaFields media, ChatRequest* request)
-      : defaults_(defaults), media_(std::move(media)), request_(request) {}
+  Messages(const ChatDefaults& defaults, const MediaFields& media, ChatRequest* request)
+      : defaults_(defaults), media_(media), request_(request) {}
 
   void Read(const Json& messages) {
     if (!messages.is_array()) Refuse("invalid_value", "messages", ": a list is expected");
@@ -269,25 +265,6 @@ void ReadSampling(const RequestFields& fields, const ChatDefaults& defaults, Cha
   generate.top_logprobs = top.value_or(0);
 }
 
-// What the engine says of options, before anything waits for it.
-void CheckOptions(const ChatRequest& request) {
-  try {
-    CheckKvOptions(request.job.kv);
-    CheckPrefillOptions(request.job.prefill);
-    CheckGenerateOptions(request.job.generate);
-    for (const ChatTurn& turn : request.job.chat) {
-      for (const ChatPart& part : turn.parts) CheckMediaOptions(part.media_options);
-    }
-  } catch (const Error& error) {
-    ApiError refusal;
-    refusal.status = 400;
-    refusal.code = "invalid_value";
-    refusal.message = error.message().Naming(ParamOf);
-    if (!error.field().empty()) refusal.param = ParamOf(error.field());
-    throw refusal;
-  }
-}
-
 }  // namespace
 
 ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
@@ -348,7 +325,6 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
     request.include_usage = options->Bool("include_usage").value_or(false);
     request.continuous_usage = options->Bool("continuous_usage_stats").value_or(false);
   }
-  CheckOptions(request);
   return request;
 }
 

@@ -44,6 +44,10 @@ struct ChatRequest {
 // Throws ApiError: 400 naming the key, 404 for a model of another name.
 ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults);
 
+// Ranges and combinations that the engine knows: as soon as a request is there, and not when its turn comes. Throws
+// ApiError.
+void CheckChatOptions(const ChatRequest& request);
+
 // The key of a request that sets an option, for messages of the engine: "kv.budget" is "purekv.budget", "chat.0.1" is
 // "messages[0].content[1]". What no key sets stays as it is.
 std::string ParamOf(const std::string& field);

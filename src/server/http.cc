@@ -95,7 +95,13 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   ~Connection() override { --shared_.connections; }
 
   void AwaitRequest() {
-    if (buffer_.size() > 0) return ReadHead();
+    if (buffer_.size() > 0) {
+      if (!watching_) return ReadHead();
+      resuming_ = true;  // two may not read at once
+      error_code ignored;
+      socket_.cancel(ignored);
+      return;
+    }
     Arm(read_timer_, shared_.limits.idle_s, [this] { Close(); });
     Watch();
   }
@@ -159,6 +165,8 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     watching_ = true;
     socket_.async_read_some(buffer_.prepare(kReadBytes), [self = shared_from_this()](error_code problem, size_t bytes) {
       self->watching_ = false;
+      const bool resuming = std::exchange(self->resuming_, false);
+      if (resuming && problem == asio::error::operation_aborted) return self->ReadHead();
       if (problem) return self->Close();
       if (self->ending_) return self->Discard();
       self->buffer_.commit(bytes);
@@ -173,8 +181,17 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     parser_->body_limit(static_cast<std::uint64_t>(shared_.limits.body));
     Arm(read_timer_, shared_.limits.head_s,
         [this] { Reject(408, StrCat("the head did not come within ", shared_.limits.head_s, " s")); });
-    http::async_read_header(socket_, buffer_, *parser_, [self = shared_from_this()](error_code problem, size_t) {
+    head_bytes_ = 0;
+    ReadMoreOfHead();
+  }
+
+  // Piece by piece: the parser's own limit is of what it has not understood yet, and heads of many fields would pass.
+  void ReadMoreOfHead() {
+    http::async_read_some(socket_, buffer_, *parser_, [self = shared_from_this()](error_code problem, size_t bytes) {
       if (self->ending_ || self->closed_) return;
+      self->head_bytes_ += static_cast<int64_t>(bytes);
+      if (!problem && self->head_bytes_ > self->shared_.limits.head) problem = http::error::header_limit;
+      if (!problem && !self->parser_->is_header_done()) return self->ReadMoreOfHead();
       self->read_timer_.cancel();
       problem ? self->FailReading(problem) : self->TakeHead();
     });
@@ -209,7 +226,10 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     }
     // Who reads a length from elsewhere than the next server does smuggles requests: one of each, and never both.
     const auto lengths = head.count(http::field::content_length), codings = head.count(http::field::transfer_encoding);
-    if (lengths + codings > 1) return Reject(400, "more than one Content-Length or Transfer-Encoding");
+    const auto said = head[http::field::content_length];
+    if (lengths + codings > 1 || said.find_first_not_of("0123456789") != said.npos) {
+      return Reject(400, "more than one Content-Length or Transfer-Encoding");
+    }
     if (codings == 1 && (version_ < 11 || !boost::beast::iequals(head[http::field::transfer_encoding], "chunked"))) {
       return Reject(400, "Transfer-Encoding: only chunked is known, in HTTP/1.1");
     }
@@ -259,9 +279,14 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     });
   }
 
-  void Reject(int status, const std::string& problem) { RejectWith(shared_.handler.Malformed(status, problem)); }
+  // Where a request ends that is none, nobody knows.
+  void Reject(int status, const std::string& problem) {
+    if (closed_ || answering_) return;
+    keep_alive_ = false;
+    RejectWith(shared_.handler.Malformed(status, problem));
+  }
 
-  // Answers a request that is not read to its end: the connection cannot be used again.
+  // Answers a request by its head. The connection cannot be used again when a body would follow.
   void RejectWith(HttpResponse response) {
     if (closed_ || answering_) return;
     read_timer_.cancel();
@@ -368,11 +393,13 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   std::shared_ptr<Lease> lease_;
   std::array<char, kReadBytes> discarded_{};
   std::deque<std::string> out_;
+  int64_t head_bytes_ = 0;
   size_t written_ = 0;     // of out_'s first
   int64_t out_bytes_ = 0;  // of out_
   unsigned version_ = 11;
   bool keep_alive_ = false;
   bool watching_ = false, writing_ = false, closed_ = false;
+  bool resuming_ = false;   // the next request is here already: watching ends for it
   bool ending_ = false;     // nothing more is read but what is thrown away
   bool answering_ = false;  // a request is with the handler, or its answer on its way
   bool finished_ = false;   // all of the answer is in out_
@@ -426,7 +453,7 @@ struct HttpServer::Impl {
   }
 
   void Tick() {
-    ticker.expires_after(std::chrono::seconds(1));
+    ticker.expires_after(std::chrono::milliseconds(200));
     ticker.async_wait([this](error_code problem) {
       if (problem) return;
       shared.handler.Tick();

@@ -60,7 +60,7 @@ class HttpHandler {
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
   // For what is no request, or over a limit. problem: one sentence.
   virtual HttpResponse Malformed(int status, const std::string& problem) = 0;
-  // About once a second.
+  // A few times a second.
   virtual void Tick() = 0;
   // SIGTERM or SIGINT came for the n-th time, from 1.
   virtual void Signal(int times) = 0;

@@ -218,6 +218,7 @@ class Server::Impl final : public HttpHandler {
     };
     try {
       ChatRequest chat = ParseChatRequest(ParseRequest(request.body), options_.chat);
+      CheckChatOptions(chat);
       request = {};
       FetchAll(&chat);
       ChatIdentity identity;

@@ -40,7 +40,7 @@ class Scheduler {
   std::shared_ptr<Job> Submit(JobRequest request, std::shared_ptr<JobListener> listener);
   // Ends it: at once while it waits, else within a step of the work that is done for it. Nothing when it has ended.
   void Cancel(const std::shared_ptr<Job>& job);
-  // Fails what has waited too long; to be called about once a second.
+  // Fails what has waited too long; to be called now and then.
   void ExpireQueued();
   // Takes no more, and fails what waits; what runs goes on.
   void Drain();

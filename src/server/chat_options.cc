@@ -1,0 +1,30 @@
+// What the engine has to say of a request's options.
+#include "base/error.h"
+#include "engine/prefill_attention.h"
+#include "engine/sampling.h"
+#include "media/sampling.h"
+#include "policy/registry.h"
+#include "server/api_error.h"
+#include "server/chat_request.h"
+
+namespace purekv::server {
+
+void CheckChatOptions(const ChatRequest& request) {
+  try {
+    CheckKvOptions(request.job.kv);
+    CheckPrefillOptions(request.job.prefill);
+    CheckGenerateOptions(request.job.generate);
+    for (const ChatTurn& turn : request.job.chat) {
+      for (const ChatPart& part : turn.parts) CheckMediaOptions(part.media_options);
+    }
+  } catch (const Error& error) {
+    ApiError refusal;
+    refusal.status = 400;
+    refusal.code = "invalid_value";
+    refusal.message = error.message().Naming(ParamOf);
+    if (!error.field().empty()) refusal.param = ParamOf(error.field());
+    throw refusal;
+  }
+}
+
+}  // namespace purekv::server
