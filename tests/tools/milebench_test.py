@@ -16,6 +16,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools/milebench"
 sys.path.insert(0, str(TOOLS))
+import check_scores  # noqa: E402
 import convert  # noqa: E402
 import scores  # noqa: E402
 import table  # noqa: E402
@@ -63,6 +64,7 @@ class Scores(unittest.TestCase):
         self.assertEqual(scores.clean("well-known/old"), "well known old")
         self.assertEqual(scores.clean("1,000-2,000"), "10002000")
         self.assertEqual(scores.clean("'quoted'"), "quoted")
+        self.assertEqual(scores.clean("a." * 34), "a" * 33 + ".a.")
 
     def test_rouge_l_is_its_formula(self):
         self.assertEqual(scores.rouge_l("the cat sat", "the cat sat"), 1)
@@ -76,7 +78,41 @@ class Scores(unittest.TestCase):
 
             def parts(words):
                 return {part for size in range(len(words) + 1) for part in itertools.combinations(words, size)}
-            self.assertEqual(scores.longest_common(a, b), max(map(len, parts(a) & parts(b))), (a, b))
+            found = scores.longest_common(a, b)
+            self.assertIn(tuple(found), parts(a) & parts(b))
+            self.assertEqual(len(found), max(map(len, parts(a) & parts(b))), (a, b))
+
+    def test_rouge_l_counts_words_once_and_unites_sentences(self):
+        self.assertEqual(scores.rouge_l("go go go left", "go left"), 1)
+        self.assertAlmostEqual(scores.rouge_l("go up go left", "left go"), 2 * 1 / (3 + 2))
+        self.assertEqual(scores.rouge_l("a b.c d", "a c b d"), 1)
+        self.assertEqual(scores.rouge_l("a c b d", "a b.c d"), 1)
+        self.assertAlmostEqual(scores.rouge_l("c d a b", "a b c d"), 0.5)
+        self.assertEqual(scores.rouge_l(" . ", "a"), 0)
+        self.assertEqual(scores.longest_common(["a", "b"], ["b", "a"]), ["b"])
+
+    def test_published_answers_are_compared(self):
+        outputs = temporary(self)
+        for task, files in (("TQA", {"pred_with_extracted": [{"gt_response": "two", "pred_response": said, "choice_list": ["one", "two", "six"],
+                                                              "result": right} for said, right in (("b", 1), ("a", 0), ("", 0))],
+                                     "eval": {"Accuracy": 1 / 3}}),
+                            ("IEdit", {"pred": [{"gt_response": "Go left.", "pred_response": "left"}], "eval": {"Rouge-L f": 2 / 3}})):
+            (outputs / "method" / task).mkdir(parents=True)
+            for name, content in files.items():
+                (outputs / "method" / task / f"{name}.json").write_text(json.dumps(content))
+        self.assertEqual(call(check_scores.main, outputs), (0, "2 of 2 lists of answers are judged alike\n", ""))
+        path = outputs / "method/TQA/pred_with_extracted.json"
+        path.write_text(path.read_text().replace('"result": 0', '"result": 1'))
+        (outputs / "method/IEdit/eval.json").write_text('{"Rouge-L f": 0.5}')
+        status, out, _ = call(check_scores.main, outputs)
+        self.assertEqual(status, 0)
+        self.assertIn("method TQA: 0.3333 there, 0.3333 here; 2 answers are judged otherwise, 1 of them empty\n", out)
+        self.assertIn("method IEdit: 0.5000 there, 0.6667 here\n", out)
+        self.assertTrue(out.endswith("0 of 2 lists of answers are judged alike\n"))
+        path.write_text("[{}]")
+        status, _, err = call(check_scores.main, outputs)
+        self.assertEqual((status, err.count("\n")), (1, 1))
+        self.assertEqual(call(check_scores.main, outputs / "method")[0], 1)
 
     def test_choices(self):
         options = ["Red square", "Blue", "Not blue", "3.5 m"]
@@ -216,6 +252,12 @@ class Convert(unittest.TestCase):
         self.write([self.sample])
         (line,), _, _ = convert.convert(self.data, "TQA", self.room)
         self.assertEqual((line["answer"], line["options"]), ("2", ["1", "2"]))
+
+    def test_a_response_is_an_option_but_for_punctuation(self):
+        self.sample["response"] = "Two."
+        self.write([self.sample])
+        (line,), _, _ = convert.convert(self.data, "TQA", self.room)
+        self.assertEqual(scores.score(line, "B"), 1)
 
 
 class Table(unittest.TestCase):

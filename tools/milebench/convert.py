@@ -15,6 +15,7 @@ import pathlib
 import re
 import sys
 
+import scores
 import tasks
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # what `purekv eval` takes for an image
@@ -118,7 +119,7 @@ def convert_sample(data, task, kind, instructions, sample, where, room):
     if not response:
         raise Problem(f"{where}: response: empty")
     choices = texts(instance, "choice_list", where) if kind == "choice" or instance.get("choice_list") else []
-    if kind == "choice" and str(sample["response"]) not in choices:
+    if kind == "choice" and scores.clean(response) not in map(scores.clean, choices):
         raise Problem(f"{where}: response: {response[:80]!r} is none of the {len(choices)} choices")
     if choices:
         context = with_choices(task, context, choices)

@@ -5,6 +5,7 @@ import re
 MARKS = ";/[]\"{}()=+\\_-><@`,?!"
 DIGITS_WITH_COMMA = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
+MOST_PERIODS = 32  # MileBench's code stops there; a few long answers have more, and what is left parts them into sentences
 
 
 def clean(text):
@@ -15,7 +16,7 @@ def clean(text):
     for mark in MARKS:
         beside_space = f"{mark} " in text or f" {mark}" in text
         out = out.replace(mark, "" if numbers or beside_space else " ")
-    return PERIOD.sub("", out).strip("'").strip('"').strip().lower()
+    return PERIOD.sub("", out, count=MOST_PERIODS).strip("'").strip('"').strip().lower()
 
 
 def letter(index):
@@ -49,19 +50,33 @@ def chosen(answer, options):
 
 
 def longest_common(a, b):
-    """Length of the longest common subsequence of two lists."""
-    row = [0] * (len(b) + 1)
+    """A longest common subsequence of two lists; of several the one that is found from the end, leaving out of b first."""
+    lengths = [[0] * (len(b) + 1)]  # [i][j]: of the first i and j elements
     for one in a:
-        before = 0
-        for j, other in enumerate(b, 1):
-            before, row[j] = row[j], before + 1 if one == other else max(row[j], row[j - 1])
-    return row[-1]
+        row = [0]
+        for j, other in enumerate(b):
+            row.append(lengths[-1][j] + 1 if one == other else max(lengths[-1][j + 1], row[j]))
+        lengths.append(row)
+    found, i, j = [], len(a), len(b)
+    while i > 0 and j > 0:
+        if a[i - 1] == b[j - 1]:
+            i, j = i - 1, j - 1
+            found.append(a[i])
+        elif lengths[i - 1][j] > lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return found[::-1]
 
 
 def rouge_l(answer, reference):
-    """F1 of the longest common subsequence of words (Lin 2004, beta 1): 2 LCS / (words of the one + words of the other)."""
-    said, wanted = answer.split(), reference.split()
-    return 2 * longest_common(said, wanted) / (len(said) + len(wanted)) if said and wanted else 0.0
+    """ROUGE-L of texts (Lin 2004, section 3.2, beta 1): F1 of the words that longest common subsequences of their sentences have, united,
+    among the words of each. Every word counts once, as the `rouge` package has it by which MileBench's figures are made; where no word
+    repeats and there is one sentence, that is 2 LCS / (words of the one + words of the other)."""
+    said, wanted = ([sentence.split() for sentence in text.split(".") if sentence.split()] for text in (answer, reference))
+    common = {word for one in wanted for other in said for word in longest_common(one, other)}
+    words = len({word for one in said for word in one}) + len({word for one in wanted for word in one})
+    return 2 * len(common) / words if common else 0.0
 
 
 def score(question, answer):
