@@ -115,6 +115,15 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
               SetCount(&server.scheduler.max_queue, 0));
   table.Value(kGroup, "--queue-timeout", "S", "seconds that one may wait (default 900)",
               SetSeconds(&server.scheduler.queue_timeout_s));
+  table.Value(kGroup, "--max-batch", "N", "answers that grow side by side (1 to 8; default 8)",
+              [&server](const std::string& name, const std::string& text) {
+                server.scheduler.max_batch = ParseInt(name, text, 1, 8);
+              });
+  table.Value(kGroup, "--decode-share", "F",
+              "of the time while a prompt is read that the answers of others get (0 to 0.9; default 0.5)",
+              [&server](const std::string& name, const std::string& text) {
+                server.scheduler.decode_share = ParseNumber(name, text, 0, 0.9);
+              });
   table.Value(kGroup, "--max-tokens-limit", "N", "most tokens of an answer (default 4096)",
               SetCount(&server.chat.max_tokens_limit, 1));
   table.Value(kGroup, "--max-model-len", "N", "most tokens of prompt and answer together (default: the model's)",

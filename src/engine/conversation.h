@@ -63,8 +63,8 @@ class Conversation {
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
                         LayerObserver* recorder = nullptr, int64_t context_ids = 0);
   Answer Generate(const GenerateOptions& options, Generation::OnText on_text);
-  // The same for any number of conversations over one model, up to kMatrixVectorRows of them side by side; the answers
-  // are those of Generate, bit by bit. next: brings another one that has read its question, null when there is none
+  // The same for any number of conversations over one model, side by side in an AnswerBatch; the answers are those of
+  // Generate, bit by bit. next: brings another one that has read its question, null when there is none
   // left; done: gets each with its answer, in the order in which they end. Borrowed from the one call to the other. A
   // raised cancel flag ends an answer (kCancelled).
   static void GenerateTogether(const GenerateOptions& options, const std::function<Conversation*()>& next,
@@ -95,6 +95,7 @@ class Conversation {
   double evict_seconds() const { return workspace_.evict_seconds; }
 
  private:
+  friend class AnswerBatch;  // its steps are those of many conversations
   struct Snapshot {
     Sequence::Point point;
     Dialogue dialogue;

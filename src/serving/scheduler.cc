@@ -1,6 +1,6 @@
 #include "serving/scheduler.h"
 
-#include <exception>
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -41,7 +41,12 @@ Message Ending() {
 }  // namespace
 
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
-    : model_(std::move(model)), options_(options), thread_([this] { Work(); }) {}
+    : model_(std::move(model)), options_(options) {
+  PUREKV_CHECK(options.max_batch >= 1 && options.max_batch <= AnswerBatch::most() && options.decode_share >= 0 &&
+                   options.decode_share <= 0.9,
+               options.max_batch, " answers, share ", options.decode_share);
+  thread_ = std::thread([this] { Work(); });
+}
 
 Scheduler::~Scheduler() {
   Stop();
@@ -58,7 +63,7 @@ std::shared_ptr<Job> Scheduler::Submit(JobRequest request, std::shared_ptr<JobLi
   {
     const std::lock_guard lock(mutex_);
     // What runs does not wait: a queue of no places still serves one after another.
-    const bool free = running_ == nullptr && queue_.empty();
+    const bool free = running_.empty() && queue_.empty();
     if (draining_ || (!free && static_cast<int64_t>(queue_.size()) >= options_.max_queue)) return nullptr;
     queue_.push_back(job);
   }
@@ -112,9 +117,10 @@ void Scheduler::Drain() {
 void Scheduler::Stop() {
   Drain();
   const std::lock_guard lock(mutex_);
-  if (running_ == nullptr) return;
-  running_->draining = true;
-  running_->cancel = true;
+  for (const std::shared_ptr<Job>& job : running_) {
+    job->draining = true;
+    job->cancel = true;
+  }
 }
 
 int64_t Scheduler::waiting() const {
@@ -124,40 +130,104 @@ int64_t Scheduler::waiting() const {
 
 int64_t Scheduler::running() const {
   const std::lock_guard lock(mutex_);
-  return running_ == nullptr ? 0 : 1;
+  return static_cast<int64_t>(running_.size());
 }
 
 double Scheduler::ExpectedWait() const {
   const std::lock_guard lock(mutex_);
-  if (jobs_done_ == 0) return 0;
-  const double before = static_cast<double>(queue_.size()) + (running_ == nullptr ? 0 : 1);
-  return before * seconds_of_jobs_ / static_cast<double>(jobs_done_);
+  if (prompts_read_ == 0) return 0;
+  return static_cast<double>(queue_.size() + 1) * seconds_of_reading_ / static_cast<double>(prompts_read_);
 }
 
 void Scheduler::Work() {
   while (true) {
+    std::shared_ptr<Job> next;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      running_ = std::move(queue_.front());
-      queue_.pop_front();
+      changed_.wait(lock, [&] { return ending_ || !queue_.empty() || !answering_.empty(); });
+      if (queue_.empty() && answering_.empty()) return;
+      const bool waits = std::any_of(answering_.begin(), answering_.end(),
+                                     [](const Answering& one) { return one.run->waiting() > 0; });
+      if (!queue_.empty() && !waits && batch_.size() < options_.max_batch) {
+        next = std::move(queue_.front());
+        queue_.pop_front();
+        running_.push_back(next);
+      }
     }
-    const auto start = Clock::now();
-    Run(*running_);
-    const std::lock_guard lock(mutex_);
-    seconds_of_jobs_ += Seconds(Clock::now() - start);
-    ++jobs_done_;
-    running_ = nullptr;
+    if (next != nullptr) Read(std::move(next));
+    Step();
   }
 }
 
-void Scheduler::Run(Job& job) {
-  const double waited = Seconds(Clock::now() - job.since);
+void Scheduler::Read(std::shared_ptr<Job> job) {
+  const auto start = Clock::now();
+  Answering reading{job, nullptr, Seconds(start - job->since)};
+  since_ = start;
+  owed_ = 0;
   try {
-    JobResult result = RunJob(model_, options_.limits, job.request, job.cancel, *job.listener);
-    result.queue_s = waited;
-    job.listener->Done(result);
+    reading.run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener,
+                                           [this] { return StepBetween(); });
+    reading.run->Read();
+    answering_.push_back(std::move(reading));
+  } catch (...) {
+    Forget(*job);
+    FailBy(*job, std::current_exception());
+  }
+  const std::lock_guard lock(mutex_);
+  seconds_of_reading_ += Seconds(Clock::now() - start);
+  ++prompts_read_;
+}
+
+double Scheduler::StepBetween() {
+  const auto start = Clock::now();
+  owed_ += Seconds(start - since_) * options_.decode_share / (1 - options_.decode_share);
+  while (owed_ > 0 && !answering_.empty()) {
+    const auto before = Clock::now();
+    Step();
+    owed_ -= Seconds(Clock::now() - before);
+  }
+  // What nobody wanted is not saved up for later.
+  if (answering_.empty()) owed_ = 0;
+  since_ = Clock::now();
+  return Seconds(since_ - start);
+}
+
+void Scheduler::Step() {
+  std::exception_ptr thrown;
+  try {
+    for (Answering& one : answering_) {
+      while (one.run->waiting() > 0 && batch_.size() < options_.max_batch) one.run->Begin(batch_);
+    }
+    batch_.Step();
+  } catch (...) {
+    thrown = std::current_exception();
+    batch_.Clear();
+  }
+  for (auto one = answering_.begin(); one != answering_.end();) {
+    const auto at = one++;
+    if (thrown == nullptr && !at->run->ended()) continue;
+    std::list<Answering> apart;
+    apart.splice(apart.begin(), answering_, at);
+    Job& job = *apart.front().job;
+    Forget(job);
+    if (thrown != nullptr) {
+      FailBy(job, thrown);
+    } else if (apart.front().run->cancelled()) {
+      FailBy(job, std::make_exception_ptr(Cancelled()));
+    } else {
+      job.listener->Done(apart.front().run->Finish(apart.front().queue_s));
+    }
+  }
+}
+
+void Scheduler::Forget(const Job& job) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(running_, [&](const std::shared_ptr<Job>& one) { return one.get() == &job; });
+}
+
+void Scheduler::FailBy(Job& job, const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
   } catch (const Cancelled&) {
     const bool draining = job.draining;
     job.Fail(draining ? Reason::kDraining : Reason::kCancelled, draining ? Ending() : Say("cancelled"));

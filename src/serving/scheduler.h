@@ -1,20 +1,25 @@
 // Who is served when: a queue with limits, and the one thread that drives the engine. A second thread of compute would
-// only wait for the first one's cores. One job at a time, in the order in which they came.
+// only wait for the first one's cores. One prompt is read at a time, in the order in which they came: reading is bound
+// by compute, and two at once would double the peak and delay the first. Answers grow side by side, a token each at a
+// step, also between the blocks of a prompt that is being read.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
+#include "engine/answer_batch.h"
 #include "purekv/model.h"
 #include "serving/job.h"
-#include "serving/run_job.h"
+#include "serving/job_run.h"
 
 namespace purekv {
 
@@ -22,6 +27,8 @@ struct SchedulerOptions {
   JobLimits limits;
   int64_t max_queue = 64;        // jobs that wait
   double queue_timeout_s = 900;  // what waits longer fails
+  int64_t max_batch = 8;         // answers that grow side by side, at most AnswerBatch::most()
+  double decode_share = 0.5;     // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
 
 // A job that has been taken.
@@ -55,8 +62,23 @@ class Scheduler {
  private:
   using Clock = std::chrono::steady_clock;
 
+  // A job whose prompt has been read.
+  struct Answering {
+    std::shared_ptr<Job> job;
+    std::unique_ptr<JobRun> run;
+    double queue_s = 0;
+  };
+
   void Work();
-  void Run(Job& job);
+  void Read(std::shared_ptr<Job> job);
+  // As many steps as the time since the last call owes the answers. Returns the seconds that they took.
+  double StepBetween();
+  // Answers that have not begun and fit join; then a token for each; jobs whose answers have ended are told.
+  void Step();
+  // Of running_.
+  void Forget(const Job& job);
+  // Tells a job what has been thrown.
+  static void FailBy(Job& job, const std::exception_ptr& thrown);
   // Takes out of the queue what `which` says. With the lock held.
   std::vector<std::shared_ptr<Job>> TakeQueued(const std::function<bool(const Job&)>& which);
 
@@ -65,11 +87,16 @@ class Scheduler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> queue_;
-  std::shared_ptr<Job> running_;
+  std::vector<std::shared_ptr<Job>> running_;  // their prompt is being read, or their answers grow
   bool draining_ = false, ending_ = false;
-  double seconds_of_jobs_ = 0;
-  int64_t jobs_done_ = 0;
-  std::thread thread_;  // last: it uses all of the above
+  double seconds_of_reading_ = 0;
+  int64_t prompts_read_ = 0;
+  // The engine thread's own.
+  AnswerBatch batch_;
+  std::list<Answering> answering_;
+  Clock::time_point since_;  // when other work than the answers' began
+  double owed_ = 0;          // seconds that the answers may have before it goes on
+  std::thread thread_;       // last: it uses all of the above
 };
 
 }  // namespace purekv

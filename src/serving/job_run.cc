@@ -1,0 +1,136 @@
+#include "engine/sampling.h"
+#include "serving/job_run.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+
+namespace purekv {
+namespace {
+
+using Reason = JobFailure::Reason;
+
+[[noreturn]] void FailJob(Reason reason, Message message) {
+  throw JobFailed({reason, std::move(message), std::nullopt});
+}
+
+// An error whose line begins with the file of a medium is about that medium. Its name is nothing that who asked knows.
+void BlameMedia(const Error& error, const std::vector<ChatTurn>& chat) {
+  for (size_t i = 0; i < chat.size(); ++i) {
+    for (size_t j = 0; j < chat[i].parts.size(); ++j) {
+      if (!chat[i].parts[j].medium) continue;
+      const std::string begin = OneLine(chat[i].parts[j].medium->path + ": ");
+      Message message = error.message();
+      if (!message.text.starts_with(begin)) continue;
+      message.text.erase(0, begin.size());
+      for (Message::Field& field : message.fields) field.begin -= begin.size();
+      throw JobFailed({Reason::kMedia, std::move(message), JobFailure::Part{i, j}});
+    }
+  }
+}
+
+// What `work` returns. Errors that are the request's become JobFailed. all: every one is, as none but the request's
+// texts, media and options are looked at.
+auto Blaming(const JobRequest& request, bool all, const auto& work) {
+  try {
+    return work();
+  } catch (const Cancelled&) {
+    throw;
+  } catch (const Error& error) {
+    BlameMedia(error, request.chat);
+    if (!all && error.kind() != Error::Kind::kUsage && error.field().empty()) throw;
+    FailJob(Reason::kRefused, error.message());
+  }
+}
+
+// Tokens that an answer may have behind a prompt of so many.
+int64_t RoomForAnswer(const JobLimits& limits, const JobRequest& request, int64_t tokens, int64_t visual) {
+  const int64_t room = limits.max_positions - tokens;
+  const int64_t wanted = request.max_tokens.value_or(1);
+  if (wanted > room) {
+    FailJob(Reason::kTooLong,
+            Say("the prompt makes ", tokens, " tokens, ", visual, " of them visual, and the answer may have ", wanted,
+                "; at most ", limits.max_positions, " fit together"));
+  }
+  return request.max_tokens.value_or(std::min(limits.max_answer, room));
+}
+
+}  // namespace
+
+JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
+               const std::atomic<bool>& cancel, JobListener& listener, std::function<double()> between)
+    : model_(std::move(model)),
+      limits_(limits),
+      request_(request),
+      cancel_(cancel),
+      listener_(listener),
+      between_(std::move(between)),
+      generate_(request.generate) {}
+
+void JobRun::Read() {
+  SessionOptions options;
+  options.threads = limits_.threads;
+  options.kv = request_.kv;
+  options.prefill = request_.prefill;
+  options.cancel = &cancel_;
+  options.progress = [this](const char* name, int64_t done, int64_t total) {
+    const std::string_view stage(name);
+    if (stage == "decode") return;
+    listener_.Progress(name, done, total);
+    if (stage == "vision") vision_s_ += between_();
+    if (stage == "prefill") prefill_s_ += between_();
+  };
+  read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
+  Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
+  Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
+  generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
+  result_.prompt = Blaming(request_, false, [&] { return read_->ReadChat(std::move(prepared)); });
+  result_.kv = read_->kv();
+  result_.answers.resize(static_cast<size_t>(request_.answers));
+  listener_.Read(result_.prompt, result_.kv);
+}
+
+void JobRun::Begin(AnswerBatch& batch) {
+  const int64_t index = begun_++;
+  Conversation* one = read_.get();
+  if (waiting() > 0) {
+    forks_.push_back(std::make_unique<Conversation>(read_->Fork()));
+    one = forks_.back().get();
+  }
+  GenerateOptions options = generate_;
+  options.seed += static_cast<uint64_t>(index);
+  batch.Add(
+      *one, options,
+      [this, index](const std::string& text, const Answer& so_far) { listener_.Text(index, text, so_far); },
+      [this, index](Conversation& conversation, Answer answer) { Ended(index, conversation, std::move(answer)); });
+}
+
+void JobRun::Ended(int64_t index, Conversation& conversation, Answer answer) {
+  ++ended_;
+  if (answer.finish == Answer::Finish::kCancelled) {
+    cancelled_ = true;
+    return;
+  }
+  if (!cancelled_) listener_.Ended(index, answer);
+  if (index == 0) result_.kv = conversation.kv();
+  if (&conversation != read_.get()) {
+    result_.times.decode_s += conversation.times().decode_s;
+    result_.times.decoded_tokens += conversation.times().decoded_tokens;
+  }
+  result_.answers[static_cast<size_t>(index)] = std::move(answer);
+}
+
+JobResult JobRun::Finish(double queue_s) {
+  StageTimes times = read_->times();
+  times.decode_s += result_.times.decode_s;
+  times.decoded_tokens += result_.times.decoded_tokens;
+  times.vision_s = std::max(0.0, times.vision_s - vision_s_);
+  times.prefill_s = std::max(0.0, times.prefill_s - prefill_s_);
+  result_.times = times;
+  result_.queue_s = queue_s;
+  return std::move(result_);
+}
+
+}  // namespace purekv

@@ -1,0 +1,74 @@
+// What the engine does for one job: its prompt is read, then its answers grow beside those of other jobs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/answer_batch.h"
+#include "engine/conversation.h"
+#include "purekv/model.h"
+#include "serving/job.h"
+
+namespace purekv {
+
+struct JobLimits {
+  int threads = 0;            // of SessionOptions
+  int64_t max_answer = 4096;  // tokens of an answer where the request does not say
+  int64_t max_positions = 0;  // tokens of prompt and answer; at most the model's
+};
+
+// A job that failed, as an exception.
+class JobFailed : public std::exception {
+ public:
+  explicit JobFailed(JobFailure failure) : failure_(std::move(failure)) {}
+  const JobFailure& failure() const { return failure_; }
+  const char* what() const noexcept override { return failure_.message.text.c_str(); }
+
+ private:
+  JobFailure failure_;
+};
+
+// All in the engine's thread. The listener hears all but how the job ended.
+class JobRun {
+ public:
+  // request, cancel, listener: borrowed. between: called between blocks of the tower's and the decoder's work on the
+  // prompt; may do other work, whose seconds it returns: they are not the job's.
+  JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
+         const std::atomic<bool>& cancel, JobListener& listener, std::function<double()> between);
+
+  // Reads the prompt. Throws JobFailed, Cancelled when the flag was raised, and what is not the request's fault.
+  void Read();
+  // How many answers have not begun yet. Behind Read.
+  int64_t waiting() const { return request_.answers - begun_; }
+  // Puts the next one into the batch, which has room. The run must outlive what it has put there.
+  void Begin(AnswerBatch& batch);
+  // Whether all answers have ended.
+  bool ended() const { return ended_ == request_.answers; }
+  // Whether an answer ended because the flag was raised.
+  bool cancelled() const { return cancelled_; }
+  // Behind the last answer.
+  JobResult Finish(double queue_s);
+
+ private:
+  void Ended(int64_t index, Conversation& conversation, Answer answer);
+
+  const std::shared_ptr<const Model> model_;
+  const JobLimits limits_;
+  const JobRequest& request_;
+  const std::atomic<bool>& cancel_;
+  JobListener& listener_;
+  const std::function<double()> between_;
+  GenerateOptions generate_;
+  std::unique_ptr<Conversation> read_;                // the last answer's
+  std::vector<std::unique_ptr<Conversation>> forks_;  // of the others, which share what it has read
+  int64_t begun_ = 0, ended_ = 0;
+  bool cancelled_ = false;
+  double vision_s_ = 0, prefill_s_ = 0;  // of other work meanwhile
+  JobResult result_;
+};
+
+}  // namespace purekv
