@@ -45,7 +45,7 @@ def user(*parts):
 
 
 # A prompt that takes the demo model seconds to read, and fits.
-LONG = "red square " * 9000
+LONG = "red square " * 7000
 
 
 class Answer:

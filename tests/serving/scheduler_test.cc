@@ -1,0 +1,240 @@
+// The queue and its one thread: who comes first is served first, and every job ends once, whatever ends it.
+#include "serving/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "support/small_model.h"
+
+namespace purekv {
+namespace {
+
+using Reason = JobFailure::Reason;
+
+// Writes down what it hears; may hold the engine up where its prompt has been read.
+class Listener final : public JobListener {
+ public:
+  explicit Listener(bool holds = false) : holds_(holds) {}
+
+  void Progress(const char* stage, int64_t, int64_t) override {
+    const std::lock_guard lock(mutex_);
+    stages_ += std::string(stage) + " ";
+  }
+  void Read(const PromptInfo&, const KvStats&) override {
+    std::unique_lock lock(mutex_);
+    read_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !holds_; });
+  }
+  void Text(int64_t index, const std::string& text, const Answer&) override {
+    const std::lock_guard lock(mutex_);
+    texts_.resize(std::max(texts_.size(), static_cast<size_t>(index) + 1));
+    texts_[static_cast<size_t>(index)] += text;
+  }
+  void Ended(int64_t, const Answer&) override {}
+  void Done(const JobResult& result) override {
+    End([&] { result_ = result; });
+  }
+  void Failed(const JobFailure& failure) override {
+    End([&] { failure_ = failure; });
+  }
+
+  void AwaitRead() {
+    Await([&] { return read_; });
+  }
+  void AwaitEnd() {
+    Await([&] { return ends_ > 0; });
+  }
+  void Release() {
+    const std::lock_guard lock(mutex_);
+    holds_ = false;
+    changed_.notify_all();
+  }
+  int ends() {
+    const std::lock_guard lock(mutex_);
+    return ends_;
+  }
+
+  std::optional<JobResult> result_;
+  std::optional<JobFailure> failure_;
+  std::vector<std::string> texts_;
+  std::string stages_;
+  int number_ = -1;  // in which place it ended
+
+ private:
+  void End(const auto& note) {
+    static std::atomic<int> count{0};
+    const std::lock_guard lock(mutex_);
+    note();
+    number_ = count++;
+    ++ends_;
+    changed_.notify_all();
+  }
+  void Await(const std::function<bool()>& done) {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), done));
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool holds_, read_ = false;
+  int ends_ = 0;
+};
+
+class SchedulerTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { small_ = std::make_unique<SmallModel>(Heads{4, 2}); }
+  static void TearDownTestSuite() { small_.reset(); }
+
+  static SchedulerOptions Options() {
+    SchedulerOptions options;
+    options.limits.threads = 1;
+    options.limits.max_answer = 8;
+    options.limits.max_positions = small_->model()->info().max_positions;
+    return options;
+  }
+  static JobRequest Asks(const std::string& text) {
+    JobRequest request;
+    request.chat = {{ChatTurn::Role::kUser, {{.text = text}}}};
+    return request;
+  }
+  static JobRequest AsksAboutVideo() {
+    const Turn turn = small_->VideoTurn();
+    JobRequest request = Asks(turn.prompt);
+    request.chat[0].parts.insert(request.chat[0].parts.begin(),
+                                 {.text = "", .medium = turn.media[0], .media_options = turn.media_options});
+    return request;
+  }
+  static std::unique_ptr<SmallModel> small_;
+};
+std::unique_ptr<SmallModel> SchedulerTest::small_;
+
+TEST_F(SchedulerTest, AJobIsWhatASessionAnswers) {
+  Scheduler scheduler(small_->model(), Options());
+  JobRequest request = AsksAboutVideo();
+  request.answers = 2;
+  request.generate.temperature = 1;
+  request.generate.seed = 9;
+  const auto listener = std::make_shared<Listener>();
+  ASSERT_NE(scheduler.Submit(request, listener), nullptr);
+  listener->AwaitEnd();
+  ASSERT_TRUE(listener->result_.has_value()) << listener->failure_->message.text;
+  for (size_t i = 0; i < 2; ++i) {
+    SessionOptions options;
+    options.threads = 1;
+    Session session(small_->model(), options);
+    session.ReadChat(request.chat);
+    const Answer expected = session.Generate({.max_new_tokens = 8, .temperature = 1, .seed = 9 + i}, nullptr);
+    EXPECT_EQ(listener->result_->answers.at(i).ids, expected.ids) << i;
+    EXPECT_EQ(listener->texts_.at(i), expected.text) << i;
+  }
+  EXPECT_NE(listener->stages_.find("vision "), std::string::npos);
+  EXPECT_EQ(listener->stages_.find("decode"), std::string::npos);
+}
+
+TEST_F(SchedulerTest, WhoComesFirstIsServedFirst) {
+  SchedulerOptions options = Options();
+  options.max_queue = 3;
+  Scheduler scheduler(small_->model(), options);
+  const auto first = std::make_shared<Listener>(true);
+  ASSERT_NE(scheduler.Submit(Asks("a"), first), nullptr);
+  first->AwaitRead();
+  std::vector<std::shared_ptr<Listener>> waiting;
+  for (int i = 0; i < 3; ++i) {
+    waiting.push_back(std::make_shared<Listener>());
+    ASSERT_NE(scheduler.Submit(Asks("a"), waiting.back()), nullptr);
+  }
+  EXPECT_EQ(scheduler.waiting(), 3);
+  EXPECT_EQ(scheduler.running(), 1);
+  const auto late = std::make_shared<Listener>();
+  EXPECT_EQ(scheduler.Submit(Asks("a"), late), nullptr);
+  first->Release();
+  int before = -1;
+  for (const auto& one : waiting) {
+    one->AwaitEnd();
+    EXPECT_GT(one->number_, before);
+    before = one->number_;
+    EXPECT_GT(one->result_->queue_s, 0);
+  }
+  EXPECT_EQ(late->ends(), 0);
+  EXPECT_GE(scheduler.ExpectedWait(), 0);
+}
+
+TEST_F(SchedulerTest, EveryJobEndsOnceWhateverEndsIt) {
+  SchedulerOptions options = Options();
+  options.queue_timeout_s = 0.05;
+  auto scheduler = std::make_unique<Scheduler>(small_->model(), options);
+  const auto runs = std::make_shared<Listener>(true);
+  const std::shared_ptr<Job> running = scheduler->Submit(Asks("a"), runs);
+  runs->AwaitRead();
+  const auto cancelled = std::make_shared<Listener>(), expired = std::make_shared<Listener>(),
+             drained = std::make_shared<Listener>();
+  const std::shared_ptr<Job> job = scheduler->Submit(Asks("a"), cancelled);
+  scheduler->Cancel(job);
+  scheduler->Cancel(job);
+  EXPECT_EQ(cancelled->failure_->reason, Reason::kCancelled);
+  scheduler->Submit(Asks("a"), expired);
+  std::this_thread::sleep_for(std::chrono::milliseconds(80));
+  scheduler->ExpireQueued();
+  EXPECT_EQ(expired->failure_->reason, Reason::kQueueTimeout);
+  scheduler->Submit(Asks("a"), drained);
+  scheduler->Drain();
+  EXPECT_EQ(drained->failure_->reason, Reason::kDraining);
+  EXPECT_EQ(scheduler->Submit(Asks("a"), std::make_shared<Listener>()), nullptr);
+  scheduler->Cancel(running);
+  runs->Release();
+  runs->AwaitEnd();
+  EXPECT_EQ(runs->failure_->reason, Reason::kCancelled);
+  scheduler.reset();
+  for (const auto& one : {runs, cancelled, expired, drained}) EXPECT_EQ(one->ends(), 1);
+}
+
+TEST_F(SchedulerTest, TheEndStopsWhatRuns) {
+  const auto runs = std::make_shared<Listener>(true);
+  auto scheduler = std::make_unique<Scheduler>(small_->model(), Options());
+  scheduler->Submit(Asks("a"), runs);
+  runs->AwaitRead();
+  scheduler->Stop();
+  runs->Release();
+  scheduler.reset();
+  EXPECT_EQ(runs->failure_->reason, Reason::kDraining);
+}
+
+TEST_F(SchedulerTest, WhatIsWrongIsBlamedOnWhatIsAtFault) {
+  Scheduler scheduler(small_->model(), Options());
+  const auto failure = [&](JobRequest request) {
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(std::move(request), listener);
+    listener->AwaitEnd();
+    return listener->failure_.value();
+  };
+  JobRequest media = AsksAboutVideo();
+  media.chat[0].parts.insert(media.chat[0].parts.begin(), {.text = "first"});
+  media.chat[0].parts[1].medium->path = "/nowhere/frames.npy";
+  const JobFailure bad_media = failure(media);
+  EXPECT_EQ(bad_media.reason, Reason::kMedia);
+  EXPECT_EQ(bad_media.part->part, 1U);
+  EXPECT_EQ(bad_media.message.text.find("/nowhere/frames.npy: "), std::string::npos) << bad_media.message.text;
+  JobRequest policy = Asks("a");
+  policy.kv.policy = "snapkv";
+  policy.kv.budget = 7;
+  EXPECT_EQ(failure(policy).reason, Reason::kRefused);
+  EXPECT_EQ(failure(policy).message.field(), "kv.budget");
+  JobRequest marker = Asks("<|video_pad|>");
+  EXPECT_EQ(failure(marker).message.field(), "chat.0.0");
+  JobRequest too_long = Asks("a");
+  too_long.max_tokens = small_->model()->info().max_positions;
+  EXPECT_EQ(failure(too_long).reason, Reason::kTooLong);
+  // And goes on.
+  const auto good = std::make_shared<Listener>();
+  scheduler.Submit(Asks("a"), good);
+  good->AwaitEnd();
+  EXPECT_TRUE(good->result_.has_value());
+}
+
+}  // namespace
+}  // namespace purekv
