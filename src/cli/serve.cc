@@ -122,7 +122,7 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
   table.Value(kGroup, "--decode-share", "F",
               "of the time while a prompt is read that the answers of others get (0 to 0.9; default 0.5)",
               [&server](const std::string& name, const std::string& text) {
-                server.scheduler.decode_share = ParseNumber(name, text, 0, 0.9);
+                server.scheduler.decode_share = ParseReal(name, text, {.low = 0, .high = 0.9});
               });
   table.Value(kGroup, "--max-tokens-limit", "N", "most tokens of an answer (default 4096)",
               SetCount(&server.chat.max_tokens_limit, 1));

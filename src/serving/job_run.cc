@@ -1,4 +1,3 @@
-#include "engine/sampling.h"
 #include "serving/job_run.h"
 
 #include <algorithm>
@@ -6,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/sampling.h"
 
 namespace purekv {
 namespace {

@@ -1,8 +1,11 @@
-// The queue and its one thread: who comes first is served first, and every job ends once, whatever ends it.
+// The queue and its one thread: who comes first is read first, answers grow side by side, and every job ends once,
+// whatever ends it.
 #include "serving/scheduler.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <string>
@@ -16,7 +19,7 @@ namespace {
 using Reason = JobFailure::Reason;
 
 // Writes down what it hears; may hold the engine up where its prompt has been read.
-class Listener final : public JobListener {
+class Listener : public JobListener {
  public:
   explicit Listener(bool holds = false) : holds_(holds) {}
 
@@ -162,6 +165,112 @@ TEST_F(SchedulerTest, WhoComesFirstIsServedFirst) {
   }
   EXPECT_EQ(late->ends(), 0);
   EXPECT_GE(scheduler.ExpectedWait(), 0);
+}
+
+// Later and shorter answers join one that grows, and end before it; each is what it is alone.
+TEST_F(SchedulerTest, AnswersGrowSideBySideAndAreWhatEachIsAlone) {
+  for (const int64_t most : {int64_t{3}, AnswerBatch::most()}) {
+    SCOPED_TRACE(most);
+    SchedulerOptions options = Options();
+    options.max_batch = most;
+    Scheduler scheduler(small_->model(), options);
+    const auto asks = [&](int i) {
+      JobRequest request = i % 2 == 0 ? Asks(std::string(static_cast<size_t>(5 + 9 * i), 'x')) : AsksAboutVideo();
+      if (i == 3) {
+        request.kv.policy = "h2o";
+        request.kv.budget = 0.4;
+      }
+      request.answers = i == 4 ? 2 : 1;
+      request.max_tokens = i == 0 ? 90 : 3 + 2 * i;
+      request.generate.temperature = 1;
+      request.generate.seed = static_cast<uint64_t>(100 + i);
+      return request;
+    };
+    std::vector<std::shared_ptr<Listener>> jobs;
+    for (int i = 0; i < 6; ++i) {
+      jobs.push_back(std::make_shared<Listener>(i == 0));
+      ASSERT_NE(scheduler.Submit(asks(i), jobs.back()), nullptr);
+    }
+    jobs[0]->AwaitRead();
+    jobs[0]->Release();
+    for (int i = 0; i < 6; ++i) {
+      SCOPED_TRACE(i);
+      Listener& one = *jobs[static_cast<size_t>(i)];
+      one.AwaitEnd();
+      ASSERT_TRUE(one.result_.has_value()) << one.failure_->message.text;
+      const JobRequest request = asks(i);
+      for (int64_t answer = 0; answer < request.answers; ++answer) {
+        SessionOptions alone;
+        alone.threads = 1;
+        alone.kv = request.kv;
+        Session session(small_->model(), alone);
+        session.ReadChat(request.chat);
+        GenerateOptions generate = request.generate;
+        generate.max_new_tokens = *request.max_tokens;
+        generate.seed += static_cast<uint64_t>(answer);
+        const Answer expected = session.Generate(generate, nullptr);
+        const Answer& got = one.result_->answers.at(static_cast<size_t>(answer));
+        EXPECT_EQ(got.ids, expected.ids);
+        EXPECT_EQ(got.logprobs, expected.logprobs);
+        EXPECT_EQ(one.texts_.at(static_cast<size_t>(answer)), expected.text);
+      }
+    }
+    if (jobs[0]->result_->answers[0].ids.size() > 60) {
+      EXPECT_LT(jobs[1]->number_, jobs[0]->number_);
+    }
+  }
+}
+
+// What a prompt's blocks leave to the answers of others; a cancel then ends the answer that grows, and no other.
+TEST_F(SchedulerTest, AnswersGoOnWhileAPromptIsRead) {
+  std::mutex mutex;
+  std::vector<char> events;  // 'a': text of the answer; 'b': progress of the prompt
+  const auto note = [&](char event) {
+    const std::lock_guard lock(mutex);
+    events.push_back(event);
+  };
+  class Answers final : public Listener {
+   public:
+    explicit Answers(std::function<void(char)> note) : Listener(true), note_(std::move(note)) {}
+    void Text(int64_t, const std::string&, const Answer&) override { note_('a'); }
+
+   private:
+    std::function<void(char)> note_;
+  };
+  class Reads final : public Listener {
+   public:
+    explicit Reads(std::function<void(char)> note) : note_(std::move(note)) {}
+    void Progress(const char*, int64_t, int64_t) override { note_('b'); }
+
+   private:
+    std::function<void(char)> note_;
+  };
+  for (const double share : {0.0, 0.9}) {
+    events.clear();
+    SchedulerOptions options = Options();
+    options.decode_share = share;
+    Scheduler scheduler(small_->model(), options);
+    const auto answers = std::make_shared<Answers>(note);
+    const auto reads = std::make_shared<Reads>(note);
+    JobRequest request = Asks("a");
+    request.max_tokens = small_->model()->info().max_positions / 2;
+    const std::shared_ptr<Job> job = scheduler.Submit(request, answers);
+    answers->AwaitRead();
+    ASSERT_NE(scheduler.Submit(AsksAboutVideo(), reads), nullptr);
+    answers->Release();
+    reads->AwaitEnd();
+    EXPECT_TRUE(reads->result_.has_value());
+    scheduler.Cancel(job);
+    answers->AwaitEnd();
+    const std::lock_guard lock(mutex);
+    const auto first = std::find(events.begin(), events.end(), 'b');
+    const auto last = std::find(events.rbegin(), events.rend(), 'b').base();
+    const bool between = first < last && std::find(first, last, 'a') != last;
+    if (answers->failure_) {  // it was long enough to be cancelled
+      EXPECT_EQ(answers->failure_->reason, Reason::kCancelled);
+      EXPECT_EQ(between, share > 0);
+    }
+  }
 }
 
 TEST_F(SchedulerTest, EveryJobEndsOnceWhateverEndsIt) {
