@@ -161,7 +161,9 @@ TEST(Base64, IsStrict) {
   EXPECT_EQ(Decoded("Zm9vYmE="), "fooba");
   EXPECT_EQ(Decoded("Zm9vYmFy"), "foobar");
   for (const char* const bad : {"Z", "Zg", "Zg=", "Zg===", "=", "====", "Z===", "Zm9v=", "Zg==Zg==", "Zh==", "Zm9=",
-                                "Zm 9", "Zm9v\n", "Z-9v", "Z_9v", "Zm=v", "\xc3\xa9aa"}) {
+                                "Zm 9", "Zm9v\n", "Z-9v", "Z_9v", "Zm=v",
+                                "\xc3\xa9"
+                                "aa"}) {
     EXPECT_EQ(Decoded(bad), "refused") << bad;
   }
   const std::string zeros = Decoded(std::string(400000, 'A'));
@@ -199,7 +201,7 @@ TEST(Access, SecretsAreComparedWhole) {
 
 TEST(Access, IdsOfRequestsAreTakenOrMade) {
   const auto id = [](const std::string& given) {
-    return RequestId({.method = "", .target = "", .fields = {{"x-request-id", given}}});
+    return RequestId({.method = "", .target = "", .fields = {{"x-request-id", given}}, .body = "", .lease = nullptr});
   };
   EXPECT_EQ(id("abc-1.2_3"), "abc-1.2_3");
   for (const std::string& bad : {std::string(), std::string("a b"), std::string("a\r\nb"), std::string(129, 'a')}) {
