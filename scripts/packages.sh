@@ -10,6 +10,7 @@ build_packages=(
   libpcre2-dev libutf8proc-dev                                 # tokenizer
   nlohmann-json3-dev libcli11-dev
   libboost-dev         # the server's sockets and HTTP
+  libssl-dev           # SHA-256
   libeigen3-dev        # eigenvectors of keys and values (calibrate --basis)
   libgtest-dev libgmock-dev libbenchmark-dev
 )

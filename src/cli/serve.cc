@@ -124,6 +124,12 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
               [&server](const std::string& name, const std::string& text) {
                 server.scheduler.decode_share = ParseReal(name, text, {.low = 0, .high = 0.9});
               });
+  table.Value(kGroup, "--cache-memory", "SIZE",
+              "that what was read of media may hold for later requests (default: half of what is free when the model "
+              "has been loaded; 0: nothing is kept)",
+              [&server](const std::string& name, const std::string& text) {
+                server.cache_memory = text == "0" ? 0 : ParseBytes(name, text);
+              });
   table.Value(kGroup, "--max-tokens-limit", "N", "most tokens of an answer (default 4096)",
               SetCount(&server.chat.max_tokens_limit, 1));
   table.Value(kGroup, "--max-model-len", "N", "most tokens of prompt and answer together (default: the model's)",

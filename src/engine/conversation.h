@@ -45,16 +45,25 @@ class Conversation {
   // recorder: looks on beside the policy; null: nobody.
   PromptInfo ReadTurn(const Turn& turn, LayerObserver* recorder = nullptr);
   PromptInfo ReadMedia(const Turn& turn, LayerObserver* recorder = nullptr);
-  // Session::ReadChat in two steps: what a chat takes is known before a frame of a video is decoded.
+  // Session::ReadChat in steps. Of its tokens nothing but the ids is needed to find out what has been read before;
   struct PreparedChat {
     std::optional<std::string> system;  // of its first turn, where that is a system message
     std::vector<int32_t> ids;           // one placeholder per medium
-    std::vector<PreparedMedia> media;
-    int64_t tokens = 0;  // of the prompt
-    int64_t visual = 0;  // of them
+    size_t prefix_ids = 0;              // of them, up to the end of the last medium; 0 without media
+    std::vector<PreparedMedia> media;   // of LoadChatMedia
+    int64_t tokens = 0;                 // likewise: of the prompt
+    int64_t visual = 0;                 // of them
   };
-  PreparedChat PrepareChat(const std::vector<ChatTurn>& chat);
+  PreparedChat PrepareChat(const std::vector<ChatTurn>& chat) const;
+  // what it takes is known before a frame of a video is decoded;
+  void LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared);
   PromptInfo ReadChat(PreparedChat chat);
+  // and what ends with its last medium can be read apart, where it is compressed there (KvOptions::When::kContext), and
+  // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
+  void ReadChatPrefix(PreparedChat chat);
+  PromptInfo ReadChatRest(const PreparedChat& chat);
+  // Who watches from now on (SessionOptions): of a fork another than of what it was forked from.
+  void SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel);
   int64_t Save(const std::string& path) const;
   void TakeSnapshot();
   void Rollback();

@@ -9,8 +9,7 @@
 
 namespace purekv {
 
-Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>& chat) {
-  Begin();
+Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>& chat) const {
   if (started()) FailUsage("a chat is read from its beginning, and something has been read already");
   PreparedChat prepared;
   prepared.ids = dialogue_.Chat(chat);
@@ -18,6 +17,21 @@ Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>
     std::string& system = prepared.system.emplace();
     for (const ChatPart& part : chat.front().parts) system += part.text;
   }
+  const MediaMarkers image = internals().prompt().Markers(false), video = internals().prompt().Markers(true);
+  const auto last = std::find_if(prepared.ids.rbegin(), prepared.ids.rend(), [&](int32_t id) {
+    return id >= 0 && (id == image.placeholder || id == video.placeholder);
+  });
+  if (last == prepared.ids.rend()) return prepared;
+  prepared.prefix_ids = static_cast<size_t>(prepared.ids.rend() - last);
+  const std::optional<int32_t>& after = *last == image.placeholder ? image.after : video.after;
+  if (after && prepared.prefix_ids < prepared.ids.size() && prepared.ids[prepared.prefix_ids] == *after) {
+    ++prepared.prefix_ids;
+  }
+  return prepared;
+}
+
+void Conversation::LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared) {
+  Begin();
   const StageTimer timer(&times_.media_s);
   int64_t images = 0;
   for (const ChatTurn& turn : chat) {
@@ -29,22 +43,53 @@ Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>
     for (const ChatPart& part : turn.parts) {
       if (!part.medium) continue;
       if (CancelRaised()) throw Cancelled();
-      prepared.media.push_back(internals().LoadMedia(*part.medium, part.media_options, WatchFrames(), images));
-      prepared.visual += prepared.media.back().tokens;
+      prepared->media.push_back(internals().LoadMedia(*part.medium, part.media_options, WatchFrames(), images));
+      prepared->visual += prepared->media.back().tokens;
     }
   }
   // Of what is far too long nothing is laid out: the placeholders alone say so.
-  prepared.tokens = static_cast<int64_t>(prepared.ids.size() - prepared.media.size()) + prepared.visual;
-  if (prepared.tokens <= model_->info().max_positions) {
-    prepared.tokens = static_cast<int64_t>(LayOutTurn(internals(), prepared.ids, prepared.media, 0, 0).ids.size());
-  }
-  return prepared;
+  prepared->tokens = static_cast<int64_t>(prepared->ids.size() - prepared->media.size()) + prepared->visual;
+  if (prepared->tokens > model_->info().max_positions) return;
+  const PromptTokens prompt = LayOutTurn(internals(), prepared->ids, prepared->media, 0, 0);
+  prepared->tokens = static_cast<int64_t>(prompt.ids.size());
+  // What stands behind the last medium is a token an id.
+  PUREKV_CHECK(prepared->prefix_ids == 0 || prompt.media_end == prepared->tokens -
+                                                                    static_cast<int64_t>(prepared->ids.size()) +
+                                                                    static_cast<int64_t>(prepared->prefix_ids),
+               prompt.media_end, " of ", prepared->tokens, " tokens, ", prepared->prefix_ids, " of ",
+               prepared->ids.size(), " ids");
 }
 
 PromptInfo Conversation::ReadChat(PreparedChat chat) {
   dialogue_.SetSystem(std::move(chat.system));
   place_ = RepeatPlace::kBehindTurn;
   return ReadPrompt(chat.ids, std::move(chat.media));
+}
+
+void Conversation::ReadChatPrefix(PreparedChat chat) {
+  PUREKV_CHECK(chat.prefix_ids > 0 && options_.kv.when == KvOptions::When::kContext, chat.prefix_ids, " ids");
+  dialogue_.SetSystem(chat.system);
+  place_ = RepeatPlace::kInTurn;
+  chat.ids.resize(chat.prefix_ids);
+  PromptInfo info = ReadPrompt(chat.ids, std::move(chat.media));
+  Dialogue::OpenTurn open;
+  open.system = std::move(chat.system);
+  open.prompt_ids = std::move(chat.ids);
+  open.info = std::move(info);
+  dialogue_.Open(std::move(open));
+}
+
+PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
+  PUREKV_CHECK(dialogue_.open() && chat.prefix_ids < chat.ids.size() &&
+                   std::equal(dialogue_.open()->prompt_ids.begin(), dialogue_.open()->prompt_ids.end(),
+                              chat.ids.begin(), chat.ids.begin() + static_cast<std::ptrdiff_t>(chat.prefix_ids)),
+               chat.prefix_ids, " of ", chat.ids.size(), " ids: another chat");
+  return ReadPrompt({chat.ids.begin() + static_cast<std::ptrdiff_t>(chat.prefix_ids), chat.ids.end()}, {});
+}
+
+void Conversation::SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel) {
+  options_.progress = std::move(progress);
+  options_.cancel = cancel;
 }
 
 }  // namespace purekv

@@ -25,7 +25,10 @@ PromptInfo Session::Read(const Turn& turn) {
   return impl_->conversation.ReadTurn(turn);
 }
 PromptInfo Session::ReadChat(const std::vector<ChatTurn>& chat) {
-  return impl_->conversation.ReadChat(impl_->conversation.PrepareChat(chat));
+  Conversation& conversation = impl_->conversation;
+  Conversation::PreparedChat prepared = conversation.PrepareChat(chat);
+  conversation.LoadChatMedia(chat, &prepared);
+  return conversation.ReadChat(std::move(prepared));
 }
 PromptInfo Session::ReadMedia(const Turn& turn) {
   return impl_->conversation.ReadMedia(turn);

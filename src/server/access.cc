@@ -8,11 +8,13 @@
 
 #include "base/hash.h"
 #include "server/api_error.h"
+#include "server/digest.h"
 
 namespace purekv::server {
 namespace {
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr std::string_view kPrefixes = "/v1/purekv/prefixes";
 constexpr std::string_view kBearer = "bearer ";
 
 [[noreturn]] void Deny(int status, const std::string& code, const std::string& message) {
@@ -58,6 +60,8 @@ Route RouteOf(const std::string& path) {
   if (path == "/v1/models") return Route::kModels;
   if (path.starts_with(kModelPrefix)) return Route::kModel;
   if (path == "/v1/chat/completions") return Route::kChat;
+  if (path == kPrefixes) return Route::kPrefixes;
+  if (path.starts_with(kPrefixes) && path[kPrefixes.size()] == '/') return Route::kPrefix;
   Deny(404, "not_found", "there is nothing here; POST /v1/chat/completions answers chats");
 }
 
@@ -68,8 +72,13 @@ Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
   const std::string path = head.path();
   if (path != "/health") CheckKey(head, rules);
   const Route route = RouteOf(path);
+  const bool deletes = route == Route::kPrefix && head.method == "DELETE";
   const char* const method = route == Route::kChat ? "POST" : "GET";
-  if (head.method != method) Deny(405, "method_not_allowed", std::string("this path takes ") + method + " alone");
+  if (head.method != method && !deletes) {
+    Deny(405, "method_not_allowed",
+         route == Route::kPrefix ? "this path takes GET and DELETE alone"
+                                 : std::string("this path takes ") + method + " alone");
+  }
   if (route != Route::kChat) return route;
   const std::string* const type = head.Find("content-type");
   std::string media = type == nullptr ? "" : Lower(type->substr(0, type->find(';')));
@@ -96,6 +105,14 @@ std::string KeyDigits(const HttpRequest& head) {
   const uint64_t hash = HashOf(std::as_bytes(std::span(key)));
   std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(hash >> 32));
   return text;
+}
+
+std::string OwnerOf(const HttpRequest& head) {
+  return DigestOf(KeyOf(head));
+}
+
+std::string PrefixOfPath(const std::string& path) {
+  return path.substr(std::min(path.size(), kPrefixes.size() + 1));
 }
 
 std::string ModelOfPath(const std::string& path) {

@@ -14,7 +14,7 @@ struct AccessRules {
   bool loopback = true;           // the server listens on this machine alone: only its own names are answered
 };
 
-enum class Route { kHealth, kModels, kModel, kChat };
+enum class Route { kHealth, kModels, kModel, kChat, kPrefixes, kPrefix };
 
 // The route of a request whose body may be read. Throws ApiError: 421 another Host (a web page that drives a local
 // server by a name of its own), 401, 404, 405, 415 (a web page can send neither without asking).
@@ -24,8 +24,11 @@ Route CheckAccess(const HttpRequest& head, const AccessRules& rules);
 std::string RequestId(const HttpRequest& head);
 // Of the key that came with a request, for the log: 8 hexadecimal digits of its hash; "-" without one.
 std::string KeyDigits(const HttpRequest& head);
-// The model of "/v1/models/NAME".
+// Whose what is kept of a request is: the digest of its key.
+std::string OwnerOf(const HttpRequest& head);
+// The model of "/v1/models/NAME", the id of "/v1/purekv/prefixes/ID".
 std::string ModelOfPath(const std::string& path);
+std::string PrefixOfPath(const std::string& path);
 // Random hexadecimal digits.
 std::string RandomDigits(int count);
 

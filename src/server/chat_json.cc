@@ -90,6 +90,7 @@ OrderedJson UsageObject(const JobRequest& request, const JobResult& result) {
   int64_t generated = 0;
   for (const Answer& answer : result.answers) generated += static_cast<int64_t>(answer.ids.size());
   OrderedJson usage = UsageObject(result.prompt, generated);
+  usage["prompt_tokens_details"]["cached_tokens"] = result.cached_tokens;
   const KvOptions& kv = request.kv;
   OrderedJson own = {{"policy", kv.policy}};
   if (kv.budget || kv.policy == "full") own["budget"] = kv.budget.value_or(1);
@@ -97,11 +98,13 @@ OrderedJson UsageObject(const JobRequest& request, const JobResult& result) {
   if (kv.bytes) own["bytes"] = *kv.bytes;
   own["when"] = kv.when == KvOptions::When::kPrompt ? "prompt" : "context";
   own["prefill"] = request.prefill.kind;
-  own["cache"] = "none";
+  own["cache"] = result.cached_tokens > 0 ? "prefix" : "none";
+  if (!result.prefix.empty()) own["prefix"] = result.prefix;
   own["tokens_full"] = result.kv.tokens_full;
   own["tokens_kept_mean"] = result.kv.tokens_kept_mean;
   own["kv_bytes_full"] = result.kv.bytes_full;
   own["kv_bytes_kept"] = result.kv.bytes_kept;
+  own["kv_bytes_shared"] = result.shared_bytes;
   own["kv_bytes_peak"] = result.kv.bytes_peak;
   own["kv_bytes_now"] = result.kv.bytes_now;
   own["media"] = MediaObjects(result.prompt);

@@ -108,6 +108,7 @@ void ChatReply::Done(const JobResult& result) {
   const std::lock_guard lock(mutex_);
   if (over_) return;
   const OrderedJson usage = UsageObject(request_.job, result);
+  end_.cached_tokens = result.cached_tokens;
   if (request_.stream) {
     if (request_.include_usage) Send(ChunkObject(identity_, OrderedJson::array(), usage));
     SendRaw("data: [DONE]\n\n");

@@ -21,6 +21,7 @@ struct ReplyEnd {
   int64_t prompt_tokens = 0, completion_tokens = 0;
   double tokens_kept_mean = 0;
   int64_t kv_bytes = 0;
+  int64_t cached_tokens = 0;
   std::string problem;  // of a failure that the client is not told
 };
 

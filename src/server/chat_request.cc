@@ -193,7 +193,7 @@ void ReadOptions(const RequestFields& fields, const std::string& key, std::map<s
 
 void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
   fields.AllowOnly(
-      {"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill", "progress"});
+      {"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill", "progress", "cache"});
   KvOptions& kv = request->job.kv;
   if (const auto policy = fields.String("policy"); policy && *policy != kv.policy) {
     // Another policy begins anew: a budget and options of the server's are those of its own.
@@ -231,6 +231,13 @@ void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
     ReadOptions(*prefill, "options", &request->job.prefill.options);
   }
   request->progress = fields.Bool("progress").value_or(false);
+  if (const auto cache = fields.String("cache")) {
+    using Cache = JobRequest::Cache;
+    if (*cache != "use" && *cache != "refresh" && *cache != "off") {
+      Refuse("invalid_value", fields.Path("cache"), ": use, refresh or off is expected");
+    }
+    request->job.cache = *cache == "use" ? Cache::kUse : *cache == "refresh" ? Cache::kRefresh : Cache::kOff;
+  }
 }
 
 void ReadSampling(const RequestFields& fields, const ChatDefaults& defaults, ChatRequest* request) {
@@ -288,6 +295,7 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
                     "top_logprobs",
                     "mm_processor_kwargs",
                     "media_io_kwargs",
+                    "cache_salt",
                     "purekv",
                     "user",
                     "metadata",
@@ -318,6 +326,7 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
   Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
   ReadSampling(fields, defaults, &request);
   if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
+  request.job.salt = fields.String("cache_salt").value_or("");
   request.stream = fields.Bool("stream").value_or(false);
   if (const auto options = fields.Object("stream_options")) {
     if (!request.stream) Refuse("invalid_value", "stream_options", ": needs stream: true");

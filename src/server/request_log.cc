@@ -29,7 +29,7 @@ void RequestLog::Write(const Entry& entry, const ReplyEnd& end) const {
                                  {"prompt_tokens", end.prompt_tokens},
                                  {"completion_tokens", end.completion_tokens},
                                  {"kept", end.tokens_kept_mean},
-                                 {"cache", "none"},
+                                 {"cache", end.cached_tokens > 0 ? "prefix" : "none"},
                                  {"seconds", seconds},
                                  {"kv_bytes", end.kv_bytes}};
   if (!end.problem.empty()) line["problem"] = end.problem;

@@ -9,10 +9,12 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/available_memory.h"
 #include "base/error.h"
 #include "models/language_model.h"
 #include "server/api_error.h"
 #include "server/chat_reply.h"
+#include "server/digest.h"
 #include "server/task_thread.h"
 
 namespace purekv::server {
@@ -27,6 +29,9 @@ const char* RouteName(Route route) {
     case Route::kModels:
     case Route::kModel:
       return "models";
+    case Route::kPrefixes:
+    case Route::kPrefix:
+      return "prefixes";
     case Route::kChat:
       break;
   }
@@ -57,6 +62,7 @@ class Server::Impl final : public HttpHandler {
   void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate) {
     const std::lock_guard lock(mutex_);
     SchedulerOptions scheduler = options_.scheduler;
+    scheduler.prefix_memory = options_.cache_memory.value_or(AvailableMemory() / 2);
     int64_t& positions = scheduler.limits.max_positions;
     const int64_t most = model->info().max_positions;
     positions = positions > 0 ? std::min(positions, most) : most;
@@ -163,6 +169,8 @@ class Server::Impl final : public HttpHandler {
       response.body = server::Text({{"object", "list"}, {"data", std::move(data)}});
       return response;
     }
+    if (route == Route::kPrefixes) return PrefixList(request);
+    if (route == Route::kPrefix) return OnePrefix(request);
     const std::string name = ModelOfPath(request.path());
     const auto& names = options_.chat.models;
     if (std::find(names.begin(), names.end(), name) == names.end()) {
@@ -175,6 +183,53 @@ class Server::Impl final : public HttpHandler {
     }
     response.body = server::Text(ModelObject(name));
     return response;
+  }
+
+  static OrderedJson PrefixObject(const Prefix& prefix) {
+    const KvStats kv = prefix.read.kv();
+    OrderedJson media = OrderedJson::array();
+    for (const PrefixKey::Medium& one : prefix.key.media) {
+      media.push_back({{"kind", one.kind == MediaSource::Kind::kImage ? "image" : "video"}, {"sha256", one.content}});
+    }
+    OrderedJson object = {
+        {"id", prefix.id}, {"object", "purekv.prefix"}, {"media", std::move(media)}, {"policy", prefix.key.kv.policy}};
+    if (prefix.key.kv.budget) object["budget"] = *prefix.key.kv.budget;
+    object["tokens_full"] = kv.tokens_full;
+    object["tokens_kept_mean"] = kv.tokens_kept_mean;
+    object["bytes"] = kv.bytes_now;
+    object["state"] = "memory";
+    return object;
+  }
+
+  HttpResponse PrefixList(const HttpRequest& request) {
+    OrderedJson data = OrderedJson::array();
+    for (const auto& one : scheduler_->prefixes().List(OwnerOf(request))) data.push_back(PrefixObject(*one));
+    HttpResponse response;
+    response.body = server::Text({{"object", "list"}, {"data", std::move(data)}});
+    return response;
+  }
+
+  HttpResponse OnePrefix(const HttpRequest& request) {
+    const std::string id = PrefixOfPath(request.path()), owner = OwnerOf(request);
+    PrefixStore& prefixes = scheduler_->prefixes();
+    HttpResponse response;
+    if (request.method == "DELETE") {
+      if (!prefixes.Remove(id, owner)) throw NoPrefix();
+      response.body = server::Text({{"id", id}, {"object", "purekv.prefix.deleted"}, {"deleted", true}});
+      return response;
+    }
+    const auto prefix = prefixes.Named(id, owner);
+    if (prefix == nullptr) throw NoPrefix();
+    response.body = server::Text(PrefixObject(*prefix));
+    return response;
+  }
+
+  static ApiError NoPrefix() {
+    ApiError error;
+    error.status = 404;
+    error.code = "not_found";
+    error.message = "there is no such prefix; GET /v1/purekv/prefixes lists them";
+    return error;
   }
 
   OrderedJson ModelObject(const std::string& name) const {
@@ -219,6 +274,7 @@ class Server::Impl final : public HttpHandler {
     try {
       ChatRequest chat = ParseChatRequest(ParseRequest(request.body), options_.chat);
       CheckChatOptions(chat);
+      chat.job.owner = OwnerOf(request);
       request = {};
       FetchAll(&chat);
       ChatIdentity identity;
@@ -265,6 +321,7 @@ class Server::Impl final : public HttpHandler {
       auto file = FetchMedia(one.url, one.kind, options_.media, one.param);
       std::string().swap(one.url);
       chat->job.chat[one.turn].parts[one.part].medium->path = file->path();
+      if (chat->job.cache != JobRequest::Cache::kOff) chat->job.digests.push_back(DigestOfFile(file->descriptor()));
       chat->job.files.push_back(std::move(file));
     }
   }

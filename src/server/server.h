@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ struct ServerOptions {
   AccessRules access;  // loopback is the host's
   ChatDefaults chat;
   MediaLimits media;
-  SchedulerOptions scheduler;  // limits.max_positions 0: the model's
+  std::optional<int64_t> cache_memory;  // of prefixes; unset: half of what is free when the model has been loaded
+  SchedulerOptions scheduler;           // limits.max_positions 0: the model's
   double drain_timeout_s = 60;
   LogFormat log = LogFormat::kText;
 };

@@ -20,6 +20,10 @@ struct JobRequest {
   std::optional<int64_t> max_tokens;  // of an answer; unset: as many as the limits leave
   int64_t answers = 1;                // to the one prompt; number i, from 0, is drawn with generate.seed + i
   std::vector<std::shared_ptr<const void>> files;  // kept while the job lives: what its media are read from
+  // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
+  enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
+  std::string owner, salt;             // who may share what is kept (PrefixKey)
+  std::vector<std::string> digests{};  // of the media's contents, in the order of the parts; none: nothing is kept
 };
 
 struct JobResult {
@@ -28,6 +32,9 @@ struct JobResult {
   KvStats kv;        // of the first answer
   StageTimes times;  // in seconds, of all
   double queue_s = 0;
+  std::string prefix;         // the id of what was used or is kept for others; "": nothing
+  int64_t cached_tokens = 0;  // of the prompt, that had been read before
+  int64_t shared_bytes = 0;   // of keys and values, that lie in it
 };
 
 struct JobFailure {

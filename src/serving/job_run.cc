@@ -1,6 +1,8 @@
 #include "serving/job_run.h"
 
 #include <algorithm>
+#include <random>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -57,17 +59,52 @@ int64_t RoomForAnswer(const JobLimits& limits, const JobRequest& request, int64_
   return request.max_tokens.value_or(std::min(limits.max_answer, room));
 }
 
+std::string RandomHex(size_t digits) {
+  std::random_device random;
+  std::string text;
+  while (text.size() < digits) text += "0123456789abcdef"[random() % 16];
+  return text;
+}
+
 }  // namespace
 
 JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
-               const std::atomic<bool>& cancel, JobListener& listener, std::function<double()> between)
+               const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
+               std::function<double()> between)
     : model_(std::move(model)),
       limits_(limits),
       request_(request),
       cancel_(cancel),
       listener_(listener),
+      prefixes_(prefixes),
       between_(std::move(between)),
       generate_(request.generate) {}
+
+std::optional<PrefixKey> JobRun::KeyOf(const Conversation::PreparedChat& prepared) const {
+  using Cache = JobRequest::Cache;
+  const bool compressed_there = request_.kv.when == KvOptions::When::kContext;
+  if (request_.cache == Cache::kOff || request_.digests.empty() || prepared.prefix_ids == 0 || !compressed_there ||
+      prepared.prefix_ids == prepared.ids.size()) {
+    return std::nullopt;
+  }
+  PrefixKey key;
+  key.owner = request_.owner;
+  key.salt = request_.salt;
+  key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(prepared.prefix_ids));
+  for (const ChatTurn& turn : request_.chat) {
+    for (const ChatPart& part : turn.parts) {
+      if (!part.medium) continue;
+      PUREKV_CHECK(key.media.size() < request_.digests.size(), request_.digests.size(), " digests");
+      const MediaSource& medium = *part.medium;
+      key.media.push_back(
+          {request_.digests[key.media.size()], medium.kind, medium.start, medium.end, part.media_options});
+      if (medium.kind == MediaSource::Kind::kImage) ++key.images;
+    }
+  }
+  key.kv = request_.kv;
+  key.prefill = request_.prefill;
+  return key;
+}
 
 void JobRun::Read() {
   SessionOptions options;
@@ -82,14 +119,46 @@ void JobRun::Read() {
     if (stage == "vision") vision_s_ += between_();
     if (stage == "prefill") prefill_s_ += between_();
   };
+  Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
   Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
-  Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
-  generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
-  result_.prompt = Blaming(request_, false, [&] { return read_->ReadChat(std::move(prepared)); });
+  const std::optional<PrefixKey> key = KeyOf(prepared);
+  const std::shared_ptr<const Prefix> found =
+      key && request_.cache == JobRequest::Cache::kUse ? prefixes_.Find(*key) : nullptr;
+  const auto rest = static_cast<int64_t>(prepared.ids.size() - prepared.prefix_ids);
+  if (found != nullptr) {
+    *read_ = found->read.Fork();
+    read_->SetWatch(options.progress, &cancel_);
+    result_.prefix = found->id;
+    result_.cached_tokens = read_->tokens();
+    result_.shared_bytes = read_->kv().bytes_now;
+    const int64_t visual =
+        std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, read_->tokens() + rest, visual);
+  } else {
+    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, &prepared); });
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
+  }
+  result_.prompt = Blaming(request_, false, [&] {
+    if (!key) return read_->ReadChat(std::move(prepared));
+    if (found == nullptr) {
+      read_->ReadChatPrefix(prepared);
+      Keep(*key);
+    }
+    return read_->ReadChatRest(prepared);
+  });
   result_.kv = read_->kv();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);
+}
+
+void JobRun::Keep(const PrefixKey& key) {
+  Conversation kept = read_->Fork();
+  kept.SetWatch(nullptr, nullptr);
+  const auto prefix = std::make_shared<const Prefix>("pfx-" + RandomHex(24), key, std::move(kept));
+  if (!prefixes_.Add(prefix)) return;
+  result_.prefix = prefix->id;
+  result_.shared_bytes = prefix->read.kv().bytes_now;
 }
 
 void JobRun::Begin(AnswerBatch& batch) {

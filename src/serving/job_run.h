@@ -12,6 +12,7 @@
 #include "engine/conversation.h"
 #include "purekv/model.h"
 #include "serving/job.h"
+#include "serving/prefix_store.h"
 
 namespace purekv {
 
@@ -35,10 +36,11 @@ class JobFailed : public std::exception {
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:
-  // request, cancel, listener: borrowed. between: called between blocks of the tower's and the decoder's work on the
-  // prompt; may do other work, whose seconds it returns: they are not the job's.
+  // request, cancel, listener, prefixes: borrowed. between: called between blocks of the tower's and the decoder's work
+  // on the prompt; may do other work, whose seconds it returns: they are not the job's.
   JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
-         const std::atomic<bool>& cancel, JobListener& listener, std::function<double()> between);
+         const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
+         std::function<double()> between);
 
   // Reads the prompt. Throws JobFailed, Cancelled when the flag was raised, and what is not the request's fault.
   void Read();
@@ -54,6 +56,10 @@ class JobRun {
   JobResult Finish(double queue_s);
 
  private:
+  // The chat's, where what it has read up to its last medium can be shared.
+  std::optional<PrefixKey> KeyOf(const Conversation::PreparedChat& prepared) const;
+  // What has been read so far is there for others from now on.
+  void Keep(const PrefixKey& key);
   void Ended(int64_t index, Conversation& conversation, Answer answer);
 
   const std::shared_ptr<const Model> model_;
@@ -61,6 +67,7 @@ class JobRun {
   const JobRequest& request_;
   const std::atomic<bool>& cancel_;
   JobListener& listener_;
+  PrefixStore& prefixes_;
   const std::function<double()> between_;
   GenerateOptions generate_;
   std::unique_ptr<Conversation> read_;                // the last answer's

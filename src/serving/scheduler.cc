@@ -41,7 +41,7 @@ Message Ending() {
 }  // namespace
 
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
-    : model_(std::move(model)), options_(options) {
+    : model_(std::move(model)), options_(options), prefixes_(options.prefix_memory) {
   PUREKV_CHECK(options.max_batch >= 1 && options.max_batch <= AnswerBatch::most() && options.decode_share >= 0 &&
                    options.decode_share <= 0.9,
                options.max_batch, " answers, share ", options.decode_share);
@@ -166,7 +166,7 @@ void Scheduler::Read(std::shared_ptr<Job> job) {
   owed_ = 0;
   try {
     reading.run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener,
-                                           [this] { return StepBetween(); });
+                                           prefixes_, [this] { return StepBetween(); });
     reading.run->Read();
     answering_.push_back(std::move(reading));
   } catch (...) {

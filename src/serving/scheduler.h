@@ -28,6 +28,7 @@ struct SchedulerOptions {
   int64_t max_queue = 64;        // jobs that wait
   double queue_timeout_s = 900;  // what waits longer fails
   int64_t max_batch = 8;         // answers that grow side by side, at most AnswerBatch::most()
+  int64_t prefix_memory = 0;     // bytes that prefixes hold for later jobs; 0: none is kept
   double decode_share = 0.5;     // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
 
@@ -54,6 +55,7 @@ class Scheduler {
   // The same, and ends what runs with kDraining.
   void Stop();
 
+  PrefixStore& prefixes() { return prefixes_; }
   int64_t waiting() const;
   int64_t running() const;
   // Seconds until a job that comes now would begin, as far as earlier ones tell.
@@ -84,6 +86,7 @@ class Scheduler {
 
   const std::shared_ptr<const Model> model_;
   const SchedulerOptions options_;
+  PrefixStore prefixes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> queue_;

@@ -104,6 +104,7 @@ TEST_F(ChatTest, MediaStandWhereTheirPartsDo) {
                                        {Role::kUser, {{.text = "Now"}, video}}};
   Conversation chat(small_->model(), Options("snapkv"));
   Conversation::PreparedChat prepared = chat.PrepareChat(turns);
+  chat.LoadChatMedia(turns, &prepared);
   const int64_t tokens = prepared.tokens;
   const std::string text = small_->internals().tokenizer()->Decode(prepared.ids, false);
   EXPECT_THAT(text, testing::ContainsRegex("Before<.vision_start.><.video_pad.><.vision_end.>behind<.im_end.>"));
@@ -114,6 +115,41 @@ TEST_F(ChatTest, MediaStandWhereTheirPartsDo) {
   const auto last =
       std::find_if(chat.layout().rbegin(), chat.layout().rend(), [](const auto& one) { return one.item == 1; });
   EXPECT_EQ(chat.kv().tokens_compressed, chat.layout().rend() - last + 1);  // and its closing marker
+}
+
+// What ends with the last medium, read once and asked about by forks, is what each whole chat is alone: bit by bit,
+// also where steps of an answer evict.
+TEST_F(ChatTest, APrefixThatIsReadOnceServesManyChats) {
+  const ChatPart video = VideoChat().back().parts.front();
+  for (const char* policy : {"full", "snapkv", "h2o", "kvzip"}) {
+    SCOPED_TRACE(policy);
+    SessionOptions options = Options(policy);
+    options.kv.when = KvOptions::When::kContext;
+    std::optional<Conversation> prefix;
+    for (const char* question : {"What?", "And why is that so?"}) {
+      const std::vector<ChatTurn> turns = {
+          {Role::kUser, {video, {.text = "See?"}}}, Says(Role::kAssistant, "Yes."), Says(Role::kUser, question)};
+      Conversation whole(small_->model(), options);
+      Conversation::PreparedChat prepared = whole.PrepareChat(turns);
+      const Conversation::PreparedChat ids = prepared;
+      whole.LoadChatMedia(turns, &prepared);
+      if (!prefix) {
+        prefix.emplace(small_->model(), options);
+        prefix->ReadChatPrefix(prepared);
+      }
+      const PromptInfo expected = whole.ReadChat(std::move(prepared));
+      Conversation fork = prefix->Fork();
+      const PromptInfo info = fork.ReadChatRest(ids);
+      EXPECT_EQ(info.ids, expected.ids);
+      EXPECT_EQ(info.visual_tokens, expected.visual_tokens);
+      EXPECT_EQ(info.media.size(), expected.media.size());
+      EXPECT_EQ(fork.kv().tokens_kept_mean, whole.kv().tokens_kept_mean);
+      const GenerateOptions generate{.max_new_tokens = 12};
+      const Answer right = whole.Generate(generate, nullptr), answer = fork.Generate(generate, nullptr);
+      EXPECT_EQ(answer.ids, right.ids);
+      EXPECT_EQ(answer.logprobs, right.logprobs);
+    }
+  }
 }
 
 TEST_F(ChatTest, WhatIsWrongIsNamedByItsPlace) {
@@ -136,7 +172,9 @@ TEST(ChatWords, StandOnLinesOfTheirOwnWhereTheMediaDo) {
   config.numbers_images = true;
   const OneAxisPrompt prompt(std::move(config), ChatTexts());
   using Kind = ContentPart::Kind;
-  const auto text = [&](std::vector<ContentPart> parts) { return prompt.UserMessage(std::move(parts)).front().text; };
+  const auto text = [&](std::vector<ContentPart> parts) {
+    return prompt.UserMessage(std::move(parts), false).front().text;
+  };
   EXPECT_EQ(text({{Kind::kImage, ""}, {Kind::kText, "What?"}}), "<image>\nWhat?");
   EXPECT_EQ(text({{Kind::kText, "This"}, {Kind::kVideo, ""}, {Kind::kText, "that"}}), "This\n<video>\nthat");
   EXPECT_EQ(text({{Kind::kImage, ""}, {Kind::kText, "and"}, {Kind::kImage, ""}}),

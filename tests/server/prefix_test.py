@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""A video is read once for all that ask about it: what is shared, with whom, and how it goes away."""
+import unittest
+
+from serving import VIDEOS, Server, text_part, user, video_part
+
+VIDEO = sorted(VIDEOS.glob("short-*.mp4"))[0]
+OTHER = sorted(VIDEOS.glob("short-*.mp4"))[1]
+KEYS = {"a": {"Authorization": "Bearer a"}, "b": {"Authorization": "Bearer b"}}
+
+
+def about(video, question, **own):
+    return [user(video_part(video, **own), text_part(question))]
+
+
+class Prefixes(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--api-key", "a", "--api-key", "b")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+
+    def ask(self, messages, key="a", **settings):
+        answer = self.server.chat(messages, headers=KEYS[key], max_tokens=24, logprobs=True, **settings)
+        self.assertEqual(answer.status, 200, answer.body)
+        usage = answer.json["usage"]
+        choice = answer.json["choices"][0]
+        logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
+        return usage["prompt_tokens_details"]["cached_tokens"], usage["purekv"], (choice["message"]["content"], logprobs)
+
+    def list(self, key="a"):
+        return self.server.get("/v1/purekv/prefixes", **KEYS[key]).json["data"]
+
+    def test_the_second_question_reads_no_video(self):
+        settings = {"purekv": {"policy": "purekv", "budget": 0.2}}
+        cached, first, _ = self.ask(about(VIDEO, "Describe the video."), **settings)
+        self.assertEqual((cached, first["cache"]), (0, "none"))
+        cached, second, said = self.ask(about(VIDEO, "What moves?"), **settings)
+        self.assertEqual((second["cache"], second["prefix"]), ("prefix", first["prefix"]))
+        self.assertGreater(cached, second["tokens_full"] // 2)
+        self.assertGreater(second["kv_bytes_shared"], 0)
+        _, anew, alone = self.ask(about(VIDEO, "What moves?"), purekv={**settings["purekv"], "cache": "off"})
+        self.assertEqual(said, alone)
+        self.assertEqual(anew["cache"], "none")
+        self.assertNotIn("prefix", anew)
+        self.assertEqual(second["media"], anew["media"])
+        # A later turn of the same chat, too: what was said since is read, the video is not.
+        chat = [*about(VIDEO, "What moves?"), {"role": "assistant", "content": "A square."}, user("Which colour does it have?")]
+        cached, _, said = self.ask(chat, **settings)
+        self.assertGreater(cached, 0)
+        self.assertEqual(said, self.ask(chat, purekv={**settings["purekv"], "cache": "off"})[2])
+
+    def test_only_the_same_is_shared(self):
+        self.ask(about(OTHER, "What moves?"))
+        self.assertGreater(self.ask(about(OTHER, "What moves?"))[0], 0)
+        for what, messages, settings in (
+                ("video", about(VIDEO, "What moves?", fps=1), {}), ("rate", about(OTHER, "What moves?", fps=1), {}),
+                ("policy", about(OTHER, "What moves?"), {"purekv": {"policy": "snapkv", "budget": 0.5}}),
+                ("salt", about(OTHER, "What moves?"), {"cache_salt": "x"}),
+                ("refresh", about(OTHER, "What moves?"), {"purekv": {"cache": "refresh"}})):
+            with self.subTest(what):
+                self.assertEqual(self.ask(messages, **settings)[0], 0)
+        with self.subTest("key"):
+            self.assertEqual(self.ask(about(OTHER, "What moves?"), key="b")[0], 0)
+
+    def test_they_are_listed_and_deleted_by_whose_they_are(self):
+        _, made, _ = self.ask(about(VIDEO, "What?"), key="b", purekv={"policy": "snapkv", "budget": 0.3})
+        found = [one for one in self.list("b") if one["id"] == made["prefix"]]
+        self.assertEqual(len(found), 1)
+        self.assertEqual((found[0]["policy"], found[0]["budget"], found[0]["state"]), ("snapkv", 0.3, "memory"))
+        self.assertGreater(found[0]["bytes"], 0)
+        self.assertNotIn(made["prefix"], [one["id"] for one in self.list("a")])
+        path = "/v1/purekv/prefixes/" + made["prefix"]
+        self.assertEqual(self.server.get(path, **KEYS["b"]).json, found[0])
+        self.assertEqual(self.server.get(path, **KEYS["a"]).status, 404)
+        self.assertEqual(self.server.request("DELETE", path, None, KEYS["a"]).status, 404)
+        self.assertTrue(self.server.request("DELETE", path, None, KEYS["b"]).json["deleted"])
+        self.assertEqual(self.server.request("DELETE", path, None, KEYS["b"]).status, 404)
+        self.assertEqual(self.server.request("DELETE", "/v1/models", None, KEYS["b"]).status, 405)
+        self.assertEqual(self.server.request("PUT", path, "{}", KEYS["b"]).status, 405)
+        self.assertEqual(self.ask(about(VIDEO, "What?"), key="b", purekv={"policy": "snapkv", "budget": 0.3})[0], 0)
+
+    def test_wrong_settings_are_named(self):
+        for settings, param in (({"purekv": {"cache": "maybe"}}, "purekv.cache"), ({"cache_salt": 3}, "cache_salt")):
+            answer = self.server.chat("Hi", headers=KEYS["a"], **settings)
+            self.assertEqual((answer.status, answer.error["param"]), (400, param))
+
+
+class WithoutMemory(unittest.TestCase):
+    def test_nothing_is_kept(self):
+        server = Server("--cache-memory", "0")
+        try:
+            for _ in range(2):
+                usage = server.chat(about(VIDEO, "What?"), max_tokens=4).json["usage"]
+                self.assertEqual(usage["prompt_tokens_details"]["cached_tokens"], 0)
+            self.assertEqual(server.get("/v1/purekv/prefixes").json["data"], [])
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
