@@ -1,5 +1,6 @@
 // purekv serve: an HTTP server with OpenAI's endpoints.
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <exception>
@@ -207,6 +208,14 @@ void BlockSignals() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
+// A connection and a medium of a request that waits take a descriptor each: as many as the system lets us have.
+void AllowDescriptors() {
+  struct rlimit limit {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 void LoadAndServe(const ServeFlags& flags, server::Server* server) {
   Progress progress;
   LoadOptions options = flags.model.load;
@@ -234,6 +243,8 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
   options.chat.prefill = flags->prefill;
   options.scheduler.limits.threads = flags->model.threads;
   BlockSignals();
+  signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more ends no answers
+  AllowDescriptors();
   server::Server server(options);
   Print("listening on " + server.url() + "\n");
   std::exception_ptr failure;

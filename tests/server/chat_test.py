@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Answers over HTTP are those of `purekv ask`, whole or streamed; forms of requests, answers and errors."""
+import base64
 import json
 import os
 import pathlib
+import struct
 import tempfile
 import unittest
+import zlib
 
 from serving import MODEL, ROOT, VIDEOS, Server, ask, data_url, text_part, user, video_part
 
@@ -252,6 +255,13 @@ class Chat(unittest.TestCase):
         answer = self.server.chat([user(text_part("See"), part)])
         self.refused(answer, 400, "invalid_media", "messages[0].content[1].video_url.url")
         self.assertNotIn("/proc", answer.error["message"])
+        # A picture of more pixels than are taken, in a few bytes.
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        bomb = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16000, 16000, 8, 0, 0, 0, 0)) +
+                chunk(b"IDAT", zlib.compress(b"\0" * (16001 * 16000), 9)) + chunk(b"IEND", b""))
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(bomb).decode()}}
+        self.refused(self.server.chat([user(image)]), 400, "invalid_media", url)
         two = [video_part(VIDEOS / "short-00.mp4")] * 2
         self.refused(self.server.chat([user(*two, text_part("a"))]), 400, "media_limit", "messages")
 

@@ -118,7 +118,9 @@ class Malformed(unittest.TestCase):
         for raw in (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"a\x00b", b"\xf0\x9f\x98"):
             with self.subTest(raw):
                 self.assertEqual(self.server.post((chat % "X").encode().replace(b"X", raw)).status, 400)
-        self.assertEqual(self.server.post(nested(32).replace('"metadata"', '"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "metadata"')).status, 200)
+        messages = '"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "metadata"'
+        for depth, expected in ((32, 200), (33, 400)):
+            self.assertEqual(self.server.post(nested(depth).replace('"metadata"', messages)).status, expected)
         self.assertEqual(self.server.post((chat % "\\ud83d\\ude00 \u00e9").encode()).status, 200)
 
     def test_a_body_that_stops_half_way_is_no_request(self):

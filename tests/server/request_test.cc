@@ -201,7 +201,9 @@ TEST(Access, SecretsAreComparedWhole) {
 
 TEST(Access, IdsOfRequestsAreTakenOrMade) {
   const auto id = [](const std::string& given) {
-    return RequestId({.method = "", .target = "", .fields = {{"x-request-id", given}}, .body = "", .lease = nullptr});
+    HttpRequest request;
+    request.fields = {{"x-request-id", given}};
+    return RequestId(request);
   };
   EXPECT_EQ(id("abc-1.2_3"), "abc-1.2_3");
   for (const std::string& bad : {std::string(), std::string("a b"), std::string("a\r\nb"), std::string(129, 'a')}) {
