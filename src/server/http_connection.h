@@ -94,7 +94,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     Post([this, response = std::move(response)]() mutable {
       response.fields.emplace_back("Content-Length", std::to_string(response.body.size()));
       std::string text = Head(response);
-      text += response.body;
+      if (!head_only_) text += response.body;
       Send(std::move(text));
       Finish();
     });
@@ -202,6 +202,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     request_ = {};
     request_.method = std::string(head.method_string());
     request_.target = std::string(head.target());
+    head_only_ = request_.method == "HEAD";
     for (const auto& field : head) {
       std::string name(field.name_string());
       std::transform(name.begin(), name.end(), name.begin(),
@@ -382,6 +383,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   size_t written_ = 0;     // of out_'s first
   int64_t out_bytes_ = 0;  // of out_
   unsigned version_ = 11;
+  bool head_only_ = false;  // HEAD: what follows the head would be taken for the next answer
   bool keep_alive_ = false;
   bool watching_ = false, writing_ = false, closed_ = false;
   bool resuming_ = false;   // the next request is here already: watching ends for it

@@ -127,6 +127,21 @@ class Malformed(unittest.TestCase):
         for cut in (1, len(BODY) // 2, len(BODY) - 1):
             self.assertEqual(self.server.raw((HEAD + f"Content-Length: {len(BODY)}\r\n\r\n{BODY[:cut]}").encode(), half=True), b"")
 
+    def test_an_answer_to_head_has_no_body(self):
+        connection = self.server.open()
+        for method in ("HEAD", "GET"):
+            connection.request(method, "/health")
+            response = connection.getresponse()
+            self.assertEqual((response.status, response.read()), (405, b"") if method == "HEAD" else (200, b'{"status":"ok"}'))
+        connection.close()
+
+    def test_an_old_client_gets_its_stream(self):
+        body = json.dumps({"model": "demo", "messages": [user("a")], "max_tokens": 3, "stream": True})
+        answer = self.server.raw((HEAD.replace("HTTP/1.1", "HTTP/1.0") + f"Content-Length: {len(body)}\r\n\r\n{body}").encode())
+        head, _, stream = answer.partition(b"\r\n\r\n")
+        self.assertNotIn(b"chunked", head)
+        self.assertTrue(stream.endswith(b"\n\ndata: [DONE]\n\n") and stream.startswith((b": ", b"data: ")), stream)
+
     def test_requests_one_behind_the_other(self):
         # Characters and requests cut anywhere.
         text = BODY.replace('"a"', '"\u00e9\U0001f600"').encode()
