@@ -65,6 +65,40 @@ TEST_F(ChatTest, OneTurnIsTheTurn) {
   EXPECT_EQ(chat.Score({3, 4, 5}, true).logits, turn.Score({3, 4, 5}, true).logits);
 }
 
+class ChatOfFamily : public testing::TestWithParam<std::string> {};
+
+// Whatever a family's media are in its texts, and whatever its template adds.
+TEST_P(ChatOfFamily, OneTurnIsTheTurn) {
+  const ReferenceModel files(GetParam());
+  const auto model = Model::Load(files.directory(), {});
+  SessionOptions options;
+  options.threads = 1;
+  for (const Json& prompt : files.prompts()) {
+    const Turn turn = files.FirstTurn(prompt);
+    std::vector<ChatTurn> chat;
+    if (turn.system) chat.push_back(Says(Role::kSystem, *turn.system));
+    chat.push_back({Role::kUser, {}});
+    for (const MediaSource& one : turn.media) {
+      chat.back().parts.push_back({.text = "", .medium = one, .media_options = turn.media_options});
+    }
+    chat.back().parts.push_back({.text = turn.prompt});
+    Session read(model, options), said(model, options);
+    const PromptInfo info = read.ReadChat(chat);
+    EXPECT_EQ(info.ids, said.Read(turn).ids);
+    EXPECT_EQ(read.Score({3, 4}, true).logits, said.Score({3, 4}, true).logits);
+  }
+}
+
+std::vector<std::string> AllFamilies() {
+  std::vector<std::string> all = ReferenceCases();
+  for (const std::vector<std::string>& more : {OneAxisReferenceCases(), TextReferenceCases()}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Reference, ChatOfFamily, testing::ValuesIn(AllFamilies()),
+                         [](const auto& test) { return test.param; });
+
 // Three turns, as a chat and one by one. What is compressed is the video's part in both, so even what is kept agrees;
 // answers are rows in the one and steps in the other, which sum in other orders.
 TEST_F(ChatTest, EqualsItsTurnsSaidOneByOne) {
