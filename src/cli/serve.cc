@@ -15,7 +15,9 @@
 #include "cli/flag_values.h"
 #include "cli/load_model.h"
 #include "cli/output.h"
+#include "cli/profile_flags.h"
 #include "cli/progress.h"
+#include "engine/prefill_attention.h"
 #include "models/language_model.h"
 #include "server/server.h"
 
@@ -39,6 +41,7 @@ struct ServeFlags {
   ModelFlags model;
   KvOptions kv;
   PrefillOptions prefill;
+  ProfileFlags profile;
   server::ServerOptions server;
   std::string key_file;
   bool no_auth = false;
@@ -182,7 +185,7 @@ void ReadKeys(ServeFlags* flags) {
 void CheckServeFlags(const FlagTable& table, ServeFlags* flags) {
   server::ServerOptions& server = flags->server;
   CheckModelFlags(table, flags->model);
-  CheckKvFlags(table, flags->kv);
+  CheckProfileFlags(table, flags->profile, flags->kv, Reads::kMedia);
   CheckPrefillFlags(table, flags->prefill, true);
   CheckReadableModel(flags->model.directory);
   ReadKeys(flags);
@@ -228,7 +231,15 @@ void LoadAndServe(const ServeFlags& flags, server::Server* server) {
     Fail(flags.model.directory,
          ": no tokenizer (tokenizer.json, or vocab.json and merges.txt): chats cannot be served");
   }
-  server->Serve(model, flags.greedy ? GenerateOptions() : model->generation_defaults());
+  const auto defaults = [&](Reads reads) {
+    server::ReadDefaults read;
+    read.kv = ResolveKv(flags.profile, flags.kv, *model, reads);
+    const bool sparse_over_media = FindPrefillKind(flags.prefill.kind).needs_media;
+    if (reads == Reads::kMedia || !sparse_over_media) read.prefill = ResolvePrefill(flags.profile, flags.prefill);
+    return read;
+  };
+  server->Serve(model, flags.greedy ? GenerateOptions() : model->generation_defaults(), defaults(Reads::kMedia),
+                defaults(Reads::kTextAlone));
 }
 
 int RunServe(const FlagTable& table, ServeFlags* flags) {
@@ -239,8 +250,6 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
     options.chat.models = {(path.has_filename() ? path : path.parent_path()).filename().string()};
   }
   if (!table.Given("--kv-when")) flags->kv.when = KvOptions::When::kContext;  // chats ask again about the same media
-  options.chat.kv = flags->kv;
-  options.chat.prefill = flags->prefill;
   options.scheduler.limits.threads = flags->model.threads;
   BlockSignals();
   signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more ends no answers
@@ -278,6 +287,7 @@ Command AddServe(CLI::App& parent) {
                        });
   AddKvFlags(*command.flags, &flags->kv, true);
   AddPrefillFlags(*command.flags, &flags->prefill);
+  AddProfileFlags(*command.flags, &flags->profile, &flags->kv);
   command.run = [flags, table = command.flags.get()] { return RunServe(*table, flags.get()); };
   return command;
 }

@@ -13,6 +13,10 @@ void CheckChatOptions(const ChatRequest& request) {
   try {
     CheckKvOptions(request.job.kv);
     CheckPrefillOptions(request.job.prefill);
+    if (request.media.empty() && FindPrefillKind(request.job.prefill.kind).needs_media) {
+      FailUsage(Field{"prefill.kind"}, ": ", request.job.prefill.kind,
+                " is sparse over images and videos, and there are none");
+    }
     CheckGenerateOptions(request.job.generate);
     for (const ChatTurn& turn : request.job.chat) {
       for (const ChatPart& part : turn.parts) CheckMediaOptions(part.media_options);

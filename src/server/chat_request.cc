@@ -319,11 +319,12 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
     error.param = "model";
     throw error;
   }
-  request.job.kv = defaults.kv;
-  request.job.prefill = defaults.prefill;
   request.job.generate = defaults.generate;
   if (!fields.Has("messages")) Refuse("invalid_value", "messages", ": a list with a message is expected");
   Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
+  const ReadDefaults& read = request.media.empty() ? defaults.text : defaults.media;
+  request.job.kv = read.kv;
+  request.job.prefill = read.prefill;
   ReadSampling(fields, defaults, &request);
   if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
   request.job.salt = fields.String("cache_salt").value_or("");

@@ -13,11 +13,16 @@
 
 namespace purekv::server {
 
+// How a prompt is read where the request does not say.
+struct ReadDefaults {
+  KvOptions kv;
+  PrefillOptions prefill;
+};
+
 // What requests leave open, and what they may not go beyond.
 struct ChatDefaults {
   std::vector<std::string> models;  // the names that the model is served under
-  KvOptions kv;
-  PrefillOptions prefill;
+  ReadDefaults media, text;         // of chats with images or videos, and of those without
   GenerateOptions generate;
   int64_t max_tokens_limit = 4096;
   int64_t max_answers = 4;

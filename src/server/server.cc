@@ -59,7 +59,8 @@ class Server::Impl final : public HttpHandler {
   HttpServer& http() { return http_; }
   const std::atomic<bool>& ending() const { return ending_; }
 
-  void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate) {
+  void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate, const ReadDefaults& media,
+             const ReadDefaults& text) {
     const std::lock_guard lock(mutex_);
     SchedulerOptions scheduler = options_.scheduler;
     scheduler.prefix_memory = options_.cache_memory.value_or(AvailableMemory() / 2);
@@ -69,6 +70,8 @@ class Server::Impl final : public HttpHandler {
     scheduler.limits.max_answer = options_.chat.max_tokens_limit;
     max_model_len_ = positions;
     options_.chat.generate = generate;
+    options_.chat.media = media;
+    options_.chat.text = text;
     model_ = std::move(model);
     scheduler_ = std::make_unique<Scheduler>(model_, scheduler);
   }
@@ -350,8 +353,9 @@ std::string Server::url() const {
 void Server::Run() {
   impl_->http().Run();
 }
-void Server::Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate) {
-  impl_->Serve(std::move(model), generate);
+void Server::Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate, const ReadDefaults& media,
+                   const ReadDefaults& text) {
+  impl_->Serve(std::move(model), generate, media, text);
 }
 void Server::Abort() {
   impl_->http().Stop();

@@ -23,7 +23,7 @@ struct ServerOptions {
   uint16_t port = 8000;
   HttpLimits http;
   AccessRules access;  // loopback is the host's
-  ChatDefaults chat;
+  ChatDefaults chat;   // but for what Serve brings
   MediaLimits media;
   std::optional<int64_t> cache_memory;  // of prefixes; unset: half of what is free when the model has been loaded
   SchedulerOptions scheduler;           // limits.max_positions 0: the model's
@@ -43,8 +43,9 @@ class Server {
   std::string url() const;
   // Serves in this thread until it is told to end: by a signal, when what runs is done, or by Abort.
   void Run();
-  // Any thread: from now on chats are answered. generate: what requests leave open.
-  void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate);
+  // Any thread: from now on chats are answered. The others: what requests leave open, now that the model is known.
+  void Serve(std::shared_ptr<const Model> model, const GenerateOptions& generate, const ReadDefaults& media,
+             const ReadDefaults& text);
   // Ends Run at once.
   void Abort();
   // Becomes true when a signal came.

@@ -20,7 +20,7 @@ using ::testing::ElementsAre;
 ChatDefaults Defaults() {
   ChatDefaults defaults;
   defaults.models = {"m"};
-  defaults.kv.when = KvOptions::When::kContext;
+  defaults.media.kv.when = defaults.text.kv.when = KvOptions::When::kContext;
   return defaults;
 }
 
@@ -90,25 +90,34 @@ TEST(ChatRequest, EveryKeyHasItsEffect) {
 // Another policy begins anew; the server's own is changed key by key.
 TEST(ChatRequest, WhatIsNotSaidIsTheServers) {
   ChatDefaults defaults = Defaults();
-  defaults.kv.policy = "h2o";
-  defaults.kv.budget = 0.3;
-  defaults.kv.options = {{"recent", "4"}};
+  defaults.text.kv.policy = "h2o";
+  defaults.text.kv.budget = 0.3;
+  defaults.text.kv.options = {{"recent", "4"}};
+  defaults.media.prefill.kind = "st";
   defaults.generate.temperature = 0.7F;
   const JobRequest plain = Parsed(With(""), defaults).job;
-  EXPECT_EQ(plain.kv, defaults.kv);
+  EXPECT_EQ(plain.kv, defaults.text.kv);
   EXPECT_EQ(plain.generate.temperature, 0.7F);
   EXPECT_FALSE(plain.max_tokens.has_value());
   const KvOptions more = Parsed(With(R"(, "purekv": {"tokens": 9})"), defaults).job.kv;
   EXPECT_EQ(more.policy, "h2o");
   EXPECT_EQ(more.tokens, 9);
   EXPECT_FALSE(more.budget.has_value());
-  EXPECT_EQ(more.options, defaults.kv.options);
+  EXPECT_EQ(more.options, defaults.text.kv.options);
   const KvOptions other = Parsed(With(R"(, "purekv": {"policy": "full"})"), defaults).job.kv;
   EXPECT_EQ(other.policy, "full");
   EXPECT_FALSE(other.budget.has_value());
   EXPECT_TRUE(other.options.empty());
   EXPECT_EQ(other.when, KvOptions::When::kContext);
   CheckChatOptions(Parsed(With(R"(, "purekv": {"policy": "full"})"), defaults));
+  // Images and videos have defaults of their own.
+  const JobRequest image = Parsed(R"({"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url",
+      "image_url": {"url": "data:,"}}]}]})",
+                                  defaults)
+                               .job;
+  EXPECT_EQ(image.kv, defaults.media.kv);
+  EXPECT_EQ(image.prefill.kind, "st");
+  EXPECT_EQ(plain.prefill.kind, "dense");
 }
 
 TEST(ChatRequest, OptionsThatTheEngineRefusesAreNamedAsTheRequestsKeys) {
@@ -117,6 +126,7 @@ TEST(ChatRequest, OptionsThatTheEngineRefusesAreNamedAsTheRequestsKeys) {
             "400 invalid_value purekv.options.no");
   EXPECT_EQ(check(R"(, "purekv": {"budget": 0.5})"), "400 invalid_value purekv.budget");
   EXPECT_EQ(check(R"(, "purekv": {"prefill": {"kind": "fast"}})"), "400 invalid_value purekv.prefill.kind");
+  EXPECT_EQ(check(R"(, "purekv": {"prefill": {"kind": "st"}})"), "400 invalid_value purekv.prefill.kind");
   EXPECT_EQ(check(R"(, "stop": [""])"), "400 invalid_value stop");
   EXPECT_EQ(check(R"(, "mm_processor_kwargs": {"min_pixels": 9, "max_pixels": 4})"), "taken");  // there is no medium
   EXPECT_EQ(ParamOf("chat.3.12"), "messages[3].content[12]");
@@ -181,7 +191,7 @@ TEST(Media, KindsAreToldByTheirBytes) {
             MediaKind::kUnknown);
   EXPECT_EQ(SniffMedia("\x1a\x45\xdf\xa3...."), MediaKind::kVideo);
   std::string stream(400, ' ');
-  for (const size_t at : {0, 188, 376}) stream[at] = 'G';
+  for (const size_t at : {size_t{0}, size_t{188}, size_t{376}}) stream[at] = 'G';
   EXPECT_EQ(SniffMedia(stream), MediaKind::kVideo);
   stream[188] = ' ';
   EXPECT_EQ(SniffMedia(stream), MediaKind::kUnknown);
