@@ -1,6 +1,7 @@
 #include "server/http.h"
 
 #include <csignal>
+#include <new>
 #include <utility>
 
 #include "base/error.h"
@@ -124,7 +125,13 @@ void HttpServer::Run() {
   sigaddset(&ours, SIGTERM);
   sigaddset(&ours, SIGINT);
   pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
-  impl_->shared.io.run();
+  while (true) {
+    try {
+      impl_->shared.io.run();
+      return;
+    } catch (const std::bad_alloc&) {  // the connection that needed it is given up, and no other
+    }
+  }
 }
 
 void HttpServer::StopListening() {
