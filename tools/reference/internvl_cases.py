@@ -4,7 +4,6 @@ The model is transformers' InternVLForConditionalGeneration; of the authors' for
 numbering pictures. Pictures are resized with Pillow, as the authors do; tiles are chosen by transformers' function.
 """
 import json
-import warnings
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 import tokenizer_files as files
 from cases import prompt
 from layout import OUT, write_json
-from make_cases import MIN_MARGIN
-from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
+from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
 
 SIDE, PATCH = 56, 14
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -268,15 +266,8 @@ def make_case(case: dict) -> float:
 
 
 def main(only=None) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
     write_tokenizer()
-    for case in CASES:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"
+    make_cases_of(CASES, make_case, only)
 
 
 if __name__ == "__main__":

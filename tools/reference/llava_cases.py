@@ -4,7 +4,6 @@ The model is transformers' LlavaForConditionalGeneration; of the authors' layout
 tokenising a prompt around <image>.
 """
 import json
-import warnings
 
 import torch
 import transformers
@@ -14,8 +13,7 @@ from tokenizers import AddedToken, normalizers, processors
 import text_tokenizers as pieces
 from cases import MEAN, STD, prompt
 from layout import OUT, write_json
-from make_cases import MIN_MARGIN
-from vlm_cases import Runner, in_bf16, short_side, stored, write_prompt
+from vlm_cases import Runner, in_bf16, make_cases_of, short_side, stored, write_prompt
 
 TEMPLATE = ("{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
             "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
@@ -268,15 +266,8 @@ def make_case(case: dict) -> float:
 
 
 def main(only=None) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
     write_tokenizers()
-    for case in CASES:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"
+    make_cases_of(CASES, make_case, only)
 
 
 if __name__ == "__main__":

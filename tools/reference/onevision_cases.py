@@ -4,7 +4,6 @@ The model is transformers' LlavaOnevisionForConditionalGeneration, whose tower m
 which the published weights do not expect (transformers' pull request 40994). Canvases are chosen by transformers' functions, pictures resized by Pillow.
 """
 import json
-import warnings
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from transformers.image_utils import ChannelDimension
 import tokenizer_files as files
 from cases import prompt
 from layout import OUT, write_json
-from make_cases import MIN_MARGIN
-from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
+from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
 
 SIDE, PATCH, CELLS = 76, 14, 5
 PINPOINTS = [[SIDE * i, SIDE * j] for i in (1, 2, 3) for j in (1, 2, 3)]
@@ -242,15 +240,8 @@ def make_case(case: dict) -> float:
 
 
 def main(only=None) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
     write_tokenizer()
-    for case in CASES:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"
+    make_cases_of(CASES, make_case, only)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Towers and decoders are transformers'. The connector is written out here from its definition: four RegNet blocks (1x1, depthwise 3x3, squeeze and
 excitation, 1x1, each norm a LayerNorm over channels with eps 1e-5) on each frame, a 2x2x2 convolution of stride 2, four more, two linear layers.
 """
-import warnings
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ import tokenizer_files
 from cases import MEAN, STD, prompt
 from layout import OUT, write_json
 from llava_cases import PIECES, decoder, on_square, patches_of, processor
-from make_cases import MIN_MARGIN
-from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
+from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
 
 SYSTEM = ("You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your answers should not "
           "include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your responses are socially "
@@ -285,15 +283,8 @@ def make_case(case: dict) -> float:
 
 
 def main(only=None) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
     write_tokenizer()
-    for case in CASES:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"
+    make_cases_of(CASES, make_case, only)
 
 
 if __name__ == "__main__":
