@@ -62,6 +62,10 @@ class Conversation {
   // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
   void ReadChatPrefix(PreparedChat chat);
   PromptInfo ReadChatRest(const PreparedChat& chat);
+  // The beginning of a chat of text alone that was read whole, as a prefix of another that begins with the same ids: so
+  // many blocks of the prompt as `most` tokens hold, fewer than all; what is read behind it has the bits that it would
+  // have in one reading. Nothing where there is no whole block, or not all of it is kept as it is (policy full).
+  std::optional<Conversation> ForkText(int64_t most) const;
   // Who watches from now on (SessionOptions): of a fork another than of what it was forked from.
   void SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel);
   int64_t Save(const std::string& path) const;

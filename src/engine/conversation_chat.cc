@@ -80,11 +80,35 @@ void Conversation::ReadChatPrefix(PreparedChat chat) {
 }
 
 PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
-  PUREKV_CHECK(dialogue_.open() && chat.prefix_ids < chat.ids.size() &&
-                   std::equal(dialogue_.open()->prompt_ids.begin(), dialogue_.open()->prompt_ids.end(),
-                              chat.ids.begin(), chat.ids.begin() + static_cast<std::ptrdiff_t>(chat.prefix_ids)),
-               chat.prefix_ids, " of ", chat.ids.size(), " ids: another chat");
-  return ReadPrompt({chat.ids.begin() + static_cast<std::ptrdiff_t>(chat.prefix_ids), chat.ids.end()}, {});
+  PUREKV_CHECK(dialogue_.open(), "no prefix has been read");
+  const std::vector<int32_t>& read = dialogue_.open()->prompt_ids;
+  PUREKV_CHECK(read.size() < chat.ids.size() && std::equal(read.begin(), read.end(), chat.ids.begin()), read.size(),
+               " of ", chat.ids.size(), " ids: another chat");
+  dialogue_.SetSystem(chat.system);
+  const bool text = dialogue_.open()->info.media.empty();
+  const std::vector<int32_t> rest(chat.ids.begin() + static_cast<std::ptrdiff_t>(read.size()), chat.ids.end());
+  PromptInfo info = ReadPrompt(rest, {});
+  if (text) RecordCompression(sequence_.size());  // as of a whole prompt without media
+  return info;
+}
+
+std::optional<Conversation> Conversation::ForkText(int64_t most) const {
+  const int64_t tokens = std::min(most, sequence_.size() - 1) / BlockRows() * BlockRows();
+  const auto part = std::span(layout()).first(static_cast<size_t>(std::max<int64_t>(tokens, 0)));
+  const bool text = std::all_of(part.begin(), part.end(), [](const TokenRecord& one) { return one.item < 0; });
+  const bool plain = !sequence_.compression().active() && cache().spec().plain() && !cache().spec().encodes() &&
+                     !cache().spec().windowed() && !cache().stores() && attention_->stats().parts.empty() &&
+                     options_.kv.attend == AttendOptions() && cache().removed() == 0;
+  if (tokens <= 0 || !text || !plain) return std::nullopt;
+  Conversation fork(model_, options_);
+  fork.sequence_ = sequence_.Fork(tokens);
+  fork.place_ = place_;
+  fork.earlier_peak_ = PeakBytes();
+  Dialogue::OpenTurn open;
+  open.prompt_ids.assign(sequence_.ids().begin(), sequence_.ids().begin() + static_cast<std::ptrdiff_t>(tokens));
+  open.info.ids = open.prompt_ids;
+  fork.dialogue_.Open(std::move(open));
+  return fork;
 }
 
 void Conversation::SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel) {

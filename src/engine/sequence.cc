@@ -68,6 +68,18 @@ Sequence Sequence::Fork() const {
   return fork;
 }
 
+Sequence Sequence::Fork(int64_t tokens) const {
+  PUREKV_CHECK(whole_ && tokens > 0 && tokens < size() && cache_.removed() == 0, tokens, " of ", size(), " tokens");
+  Sequence fork(compression_);
+  const auto count = static_cast<size_t>(tokens);
+  fork.cache_ = cache_.Fork(tokens);
+  fork.ids_.assign(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(count));
+  fork.layout_.assign(layout_.begin(), layout_.begin() + static_cast<std::ptrdiff_t>(count));
+  fork.positions_.assign(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(count));
+  fork.Finish(positions_[count].t, {});
+  return fork;
+}
+
 Sequence::Point Sequence::Here() const {
   const float* const hidden = last_hidden_.data();
   return {size(), cache_.removed(), next_position_, {hidden, hidden + last_hidden_.size()}, compression_};

@@ -61,6 +61,8 @@ class Sequence {
 
   // The same a second time. Entries are shared until one of the two changes them.
   Sequence Fork() const;
+  // Its first tokens a second time, fewer than all, the next of which was text. Nothing of them may have been evicted.
+  Sequence Fork(int64_t tokens) const;
 
   // Where the sequence stands, for coming back to by forgetting what was appended since.
   struct Point {

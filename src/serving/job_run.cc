@@ -82,15 +82,18 @@ JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, cons
 
 std::optional<PrefixKey> JobRun::KeyOf(const Conversation::PreparedChat& prepared) const {
   using Cache = JobRequest::Cache;
+  if (request_.cache == Cache::kOff) return std::nullopt;
+  const bool media = prepared.prefix_ids > 0;
   const bool compressed_there = request_.kv.when == KvOptions::When::kContext;
-  if (request_.cache == Cache::kOff || request_.digests.empty() || prepared.prefix_ids == 0 || !compressed_there ||
-      prepared.prefix_ids == prepared.ids.size()) {
+  if (media ? request_.digests.empty() || !compressed_there || prepared.prefix_ids == prepared.ids.size()
+            : request_.kv.policy != "full") {
     return std::nullopt;
   }
   PrefixKey key;
   key.owner = request_.owner;
   key.salt = request_.salt;
-  key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(prepared.prefix_ids));
+  const size_t ids = media ? prepared.prefix_ids : prepared.ids.size();
+  key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(ids));
   for (const ChatTurn& turn : request_.chat) {
     for (const ChatPart& part : turn.parts) {
       if (!part.medium) continue;
@@ -123,33 +126,52 @@ void JobRun::Read() {
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
   Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
   const std::optional<PrefixKey> key = KeyOf(prepared);
+  const bool media = prepared.prefix_ids > 0;
   const std::shared_ptr<const Prefix> found =
-      key && request_.cache == JobRequest::Cache::kUse ? prefixes_.Find(*key) : nullptr;
-  const auto rest = static_cast<int64_t>(prepared.ids.size() - prepared.prefix_ids);
+      key && request_.cache == JobRequest::Cache::kUse ? GoOnFrom(*key) : nullptr;
   if (found != nullptr) {
-    *read_ = found->read.Fork();
     read_->SetWatch(options.progress, &cancel_);
     result_.prefix = found->id;
     result_.cached_tokens = read_->tokens();
     result_.shared_bytes = read_->kv().bytes_now;
+    const auto rest = static_cast<int64_t>(prepared.ids.size()) -
+                      (media ? static_cast<int64_t>(prepared.prefix_ids) : result_.cached_tokens);
     const int64_t visual =
         std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
-    generate_.max_new_tokens = RoomForAnswer(limits_, request_, read_->tokens() + rest, visual);
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, result_.cached_tokens + rest, visual);
   } else {
     Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, &prepared); });
     generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
   }
   result_.prompt = Blaming(request_, false, [&] {
-    if (!key) return read_->ReadChat(std::move(prepared));
-    if (found == nullptr) {
+    if (found == nullptr && key && media) {
       read_->ReadChatPrefix(prepared);
       Keep(*key);
+      return read_->ReadChatRest(prepared);
     }
-    return read_->ReadChatRest(prepared);
+    return found != nullptr ? read_->ReadChatRest(prepared) : read_->ReadChat(std::move(prepared));
   });
+  // A text of which most was there already is not worth the room.
+  if (key && !media && result_.cached_tokens < 3 * read_->tokens() / 4) Keep(*key);
   result_.kv = read_->kv();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);
+}
+
+std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
+  if (!key.media.empty()) {
+    std::shared_ptr<const Prefix> found = prefixes_.Find(key);
+    if (found != nullptr) *read_ = found->read.Fork();
+    return found;
+  }
+  size_t common = 0;
+  std::shared_ptr<const Prefix> found = prefixes_.FindText(key, &common);
+  if (found == nullptr) return nullptr;
+  // Something must be left to read: what an answer begins with.
+  std::optional<Conversation> fork = found->read.ForkText(static_cast<int64_t>(std::min(common, key.ids.size() - 1)));
+  if (!fork) return nullptr;
+  *read_ = std::move(*fork);
+  return found;
 }
 
 void JobRun::Keep(const PrefixKey& key) {
@@ -157,6 +179,7 @@ void JobRun::Keep(const PrefixKey& key) {
   kept.SetWatch(nullptr, nullptr);
   const auto prefix = std::make_shared<const Prefix>("pfx-" + RandomHex(24), key, std::move(kept));
   if (!prefixes_.Add(prefix)) return;
+  if (result_.cached_tokens > 0) return;  // of what it went on from it is told
   result_.prefix = prefix->id;
   result_.shared_bytes = prefix->read.kv().bytes_now;
 }

@@ -58,6 +58,8 @@ class JobRun {
  private:
   // The chat's, where what it has read up to its last medium can be shared.
   std::optional<PrefixKey> KeyOf(const Conversation::PreparedChat& prepared) const;
+  // What has been read before of a chat with this key; then read_ is a conversation behind it.
+  std::shared_ptr<const Prefix> GoOnFrom(const PrefixKey& key);
   // What has been read so far is there for others from now on.
   void Keep(const PrefixKey& key);
   void Ended(int64_t index, Conversation& conversation, Answer answer);

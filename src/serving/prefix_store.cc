@@ -32,6 +32,27 @@ std::shared_ptr<const Prefix> PrefixStore::Find(const PrefixKey& key) {
   return prefixes_.front();
 }
 
+std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t* common) {
+  const std::lock_guard lock(mutex_);
+  *common = 0;
+  auto best = prefixes_.end();
+  for (auto one = prefixes_.begin(); one != prefixes_.end(); ++one) {
+    const PrefixKey& other = (*one)->key;
+    if (!other.media.empty() || other.owner != key.owner || other.salt != key.salt || !(other.kv == key.kv) ||
+        !(other.prefill == key.prefill)) {
+      continue;
+    }
+    const auto [mine, theirs] = std::mismatch(key.ids.begin(), key.ids.end(), other.ids.begin(), other.ids.end());
+    const auto same = static_cast<size_t>(mine - key.ids.begin());
+    if (same <= *common) continue;
+    *common = same;
+    best = one;
+  }
+  if (best == prefixes_.end()) return nullptr;
+  prefixes_.splice(prefixes_.begin(), prefixes_, best);
+  return prefixes_.front();
+}
+
 bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix) {
   if (BytesOf(*prefix) > memory_) return false;
   std::list<std::shared_ptr<const Prefix>> gone;  // freed behind the lock

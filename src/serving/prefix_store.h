@@ -1,5 +1,5 @@
-// What has been read of chats up to the end of their last medium, kept for those that ask about the same again: a long
-// video is read once.
+// What has been read of chats, kept for those that begin with the same: up to the end of their last medium, so that a
+// long video is read once; or all of one without media.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct PrefixKey {
   };
   // Who may share it: those who are the same, and say the same secret of their own choice.
   std::string owner, salt;
-  std::vector<int32_t> ids;  // one placeholder per medium, up to the end of the last one
+  std::vector<int32_t> ids;  // one placeholder per medium, up to the end of the last one; without media: of all of it
   std::vector<Medium> media;
   int64_t images = 0;  // that the whole chat has: some families look closer at one that is alone
   KvOptions kv;
@@ -52,6 +52,8 @@ class PrefixStore {
 
   // Null: there is none. What is found is the last to go.
   std::shared_ptr<const Prefix> Find(const PrefixKey& key);
+  // Of those without media the one that has most of the first ids in common; `common`: how many.
+  std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
   // Those that were used longest ago make room. One that is larger than all of the memory is not kept. Whether it is.
   bool Add(std::shared_ptr<const Prefix> prefix);
   // By id, of one's own. Null, false: there is none.

@@ -186,6 +186,44 @@ TEST_F(ChatTest, APrefixThatIsReadOnceServesManyChats) {
   }
 }
 
+// Whole blocks of a text's beginning, and what is read behind them has the bits of one reading.
+TEST_F(ChatTest, TheBeginningOfATextServesOtherTexts) {
+  SessionOptions options = Options();
+  options.block_rows = 16;
+  std::string beginning;
+  for (int i = 0; i < 40; ++i) beginning += "ab " + std::to_string(i) + " ";
+  const auto chat_of = [&](const std::string& end) { return std::vector{Says(Role::kUser, beginning + " " + end)}; };
+  const auto read = [&](Conversation& conversation, const std::vector<ChatTurn>& chat) {
+    Conversation::PreparedChat prepared = conversation.PrepareChat(chat);
+    conversation.LoadChatMedia(chat, &prepared);
+    return conversation.ReadChat(std::move(prepared));
+  };
+  Conversation first(small_->model(), options), whole(small_->model(), options);
+  const std::vector<int32_t> others = read(first, chat_of("one, and then something longer")).ids;
+  const std::vector<ChatTurn> chat = chat_of("two");
+  const Conversation::PreparedChat ids = whole.PrepareChat(chat);
+  const PromptInfo expected = read(whole, chat);
+  ASSERT_GT(std::mismatch(ids.ids.begin(), ids.ids.end(), others.begin(), others.end()).first - ids.ids.begin(), 64);
+  EXPECT_FALSE(first.ForkText(15).has_value());
+  for (const int64_t most : {int64_t{16}, int64_t{31}, int64_t{64}}) {
+    std::optional<Conversation> fork = first.ForkText(most);
+    ASSERT_TRUE(fork.has_value()) << most;
+    EXPECT_EQ(fork->tokens(), most / 16 * 16);
+    const PromptInfo info = fork->ReadChatRest(ids);
+    EXPECT_EQ(info.ids, expected.ids);
+    EXPECT_EQ(fork->kv().tokens_full, whole.kv().tokens_full);
+    EXPECT_EQ(fork->kv().tokens_compressed, whole.kv().tokens_compressed);
+    Conversation copy = whole.Fork();
+    const GenerateOptions generate{.max_new_tokens = 12};
+    const Answer right = copy.Generate(generate, nullptr), answer = fork->Generate(generate, nullptr);
+    EXPECT_EQ(answer.ids, right.ids);
+    EXPECT_EQ(answer.logprobs, right.logprobs);
+  }
+  Conversation evicts(small_->model(), Options("h2o"));
+  read(evicts, chat);
+  EXPECT_FALSE(evicts.ForkText(64).has_value());
+}
+
 TEST_F(ChatTest, WhatIsWrongIsNamedByItsPlace) {
   const ChatPart video = VideoChat().back().parts.front();
   EXPECT_EQ(FieldOf({Says(Role::kUser, "a"), Says(Role::kAssistant, "\xff"), Says(Role::kUser, "b")}), "chat.1.0");

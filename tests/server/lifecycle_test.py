@@ -21,7 +21,7 @@ class Cancelling(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--max-queue", "2", "--allowed-local-media-path", str(VIDEOS))
+        cls.server = Server("--cache-memory", "0", "--max-queue", "2", "--allowed-local-media-path", str(VIDEOS))
 
     @classmethod
     def tearDownClass(cls):
@@ -244,7 +244,7 @@ class StartAndEnd(unittest.TestCase):
             self.assertEqual([line["status"] for line in lines if line["route"] == "chat"], [200, 400])
 
     def test_what_waits_too_long_is_told(self):
-        with Server("--queue-timeout", "0.3") as server:
+        with Server("--cache-memory", "0", "--queue-timeout", "0.3") as server:
             first = server.start_chat(LONG, max_tokens=1)
             time.sleep(0.1)
             answer = server.chat("a")
@@ -253,7 +253,7 @@ class StartAndEnd(unittest.TestCase):
             first.close()
 
     def test_the_end_lets_answers_finish(self):
-        server = Server()
+        server = Server("--cache-memory", "0")
         stream = Background(lambda: server.chat(LONG, max_tokens=3, stream=True))
         self.assertTrue(until(lambda: server.descriptors() > 0))
         time.sleep(0.3)
@@ -276,7 +276,7 @@ class StartAndEnd(unittest.TestCase):
         server.stop()
 
     def test_the_end_waits_no_longer_than_it_should(self):
-        server = Server("--drain-timeout", "0.2")
+        server = Server("--cache-memory", "0", "--drain-timeout", "0.2")
         stream = Background(lambda: server.chat(LONG, max_tokens=3, stream=True))
         time.sleep(0.4)
         server.signal()
@@ -299,7 +299,7 @@ class StartAndEnd(unittest.TestCase):
         self.assertEqual(process.wait(20), 0)
 
     def test_a_second_signal_ends_at_once(self):
-        server = Server()
+        server = Server("--cache-memory", "0")
         sock = server.start_chat(LONG, max_tokens=1)
         time.sleep(0.2)
         server.signal(signal.SIGINT)

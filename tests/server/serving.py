@@ -44,7 +44,7 @@ def user(*parts):
     return {"role": "user", "content": parts[0] if len(parts) == 1 and isinstance(parts[0], str) else list(parts)}
 
 
-# A prompt that takes the demo model seconds to read, and fits.
+# A prompt that takes the demo model seconds to read, and fits. Who relies on that starts the server with --cache-memory 0.
 LONG = "red square " * 7000
 
 

@@ -356,6 +356,43 @@ TEST_F(SchedulerTest, MediaAreReadOnceForWhoAsksAboutThemAgain) {
   EXPECT_FALSE(store.Remove(id, "b"));
 }
 
+// A text that begins as another did goes on from whole blocks of it.
+TEST_F(SchedulerTest, TextsThatBeginAlikeAreReadOnce) {
+  SchedulerOptions options = Options();
+  options.prefix_memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  std::string beginning;
+  for (int i = 0; i < 400; ++i) beginning += "ab " + std::to_string(i) + " ";
+  const auto run = [&](JobRequest request) {
+    request.max_tokens = 4;
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(std::move(request), listener);
+    listener->AwaitEnd();
+    EXPECT_TRUE(listener->result_.has_value()) << listener->failure_->message.text;
+    return listener->result_.value();
+  };
+  EXPECT_EQ(run(Asks(beginning + "one?")).cached_tokens, 0);
+  const JobResult second = run(Asks(beginning + "two?"));
+  EXPECT_GE(second.cached_tokens, 512);
+  EXPECT_EQ(second.cached_tokens % 512, 0);
+  EXPECT_NE(second.prefix, "");
+  JobRequest off = Asks(beginning + "two?");
+  off.cache = JobRequest::Cache::kOff;
+  const JobResult alone = run(off);
+  EXPECT_EQ(second.answers[0].ids, alone.answers[0].ids);
+  EXPECT_EQ(second.answers[0].logprobs, alone.answers[0].logprobs);
+  EXPECT_EQ(second.kv.tokens_full, alone.kv.tokens_full);
+  JobRequest evicts = Asks(beginning + "two?");
+  evicts.kv.policy = "snapkv";
+  evicts.kv.budget = 0.5;
+  EXPECT_EQ(run(evicts).cached_tokens, 0);
+  EXPECT_EQ(run(evicts).cached_tokens, 0);
+  JobRequest other = Asks(beginning + "two?");
+  other.owner = "b";
+  EXPECT_EQ(run(other).cached_tokens, 0);
+  EXPECT_EQ(run(Asks("zz " + beginning)).cached_tokens, 0);
+}
+
 // Memory is a limit: the last used stay.
 TEST_F(SchedulerTest, PrefixesMakeRoomForLaterOnes) {
   const auto run = [&](Scheduler& scheduler, const std::string& digest) {
