@@ -295,9 +295,10 @@ class Server::Impl final : public HttpHandler {
         const std::lock_guard lock(mutex_);
         replies_.push_back(reply);
       }
-      exchange->OnGone([this, taken, weak = std::weak_ptr<ChatReply>(reply)] {
-        if (const auto one = weak.lock()) one->Gone();
-        scheduler_->Cancel(taken);
+      // Neither is held: the answer may have been written before this is heard, and a job holds who holds the exchange.
+      exchange->OnGone([this, job_of = std::weak_ptr<Job>(taken), reply_of = std::weak_ptr<ChatReply>(reply)] {
+        if (const auto one = reply_of.lock()) one->Gone();
+        if (const auto one = job_of.lock()) scheduler_->Cancel(one);
       });
     } catch (const ApiError& error) {
       refuse(error, "");

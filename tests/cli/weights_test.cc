@@ -37,7 +37,9 @@ TEST(Weights, AreToldOf) {
   const Json plain = with({"--dtype", "f32"});
   EXPECT_EQ(plain["requested"], "auto");
   EXPECT_EQ(plain["source"], "bf16");
-  EXPECT_THAT(plain["bits_per_weight"].get<double>(), ::testing::AnyOf(16, 32));  // numbers that are bf16 may stay so
+  // Numbers that are bf16 may stay so; some kernels want panels that not all outputs fill.
+  const double bits = plain["bits_per_weight"].get<double>();
+  EXPECT_TRUE((bits >= 16 && bits < 16.2) || (bits >= 32 && bits < 32.4)) << bits;
   const Json four = with({"--weights", "int4", "--weights-option", "group=32", "--weights-option", "down=int8"});
   EXPECT_EQ(four["requested"], "int4");
   EXPECT_EQ(four["options"]["group"], 32);
