@@ -17,25 +17,15 @@
 #include <system_error>
 #include <utility>
 
+#include "base/descriptor.h"
 #include "base/error.h"
 
 namespace purekv {
 namespace {
 
-// A file descriptor that closes itself.
-struct Descriptor {
-  int fd = -1;
-  explicit Descriptor(int descriptor) : fd(descriptor) {}
-  ~Descriptor() {
-    if (fd >= 0) close(fd);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-};
-
-// Opens a regular file for reading and tells its size. O_NONBLOCK: opening a named pipe must not hang.
+// Opens a regular file for reading and tells its size.
 int OpenRegular(const std::string& path, size_t* size) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const int fd = OpenToRead(path);
   if (fd < 0) Fail(path, ": cannot open: ", std::strerror(errno));
   struct stat info {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -129,7 +119,7 @@ void ExitOnShortenedFile() {
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const Descriptor file(OpenRegular(path, &size_));
   if (size_ == 0) return;
-  data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
     Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
@@ -246,7 +236,7 @@ std::string ReadFile(const std::string& path, int64_t max_bytes) {
   std::string contents(size, '\0');
   size_t done = 0;
   while (done < size) {
-    const ssize_t got = read(file.fd, contents.data() + done, size - done);
+    const ssize_t got = read(file.get(), contents.data() + done, size - done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) Fail(path, ": cannot read: ", std::strerror(errno));
     if (got == 0) break;

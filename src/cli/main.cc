@@ -8,6 +8,7 @@
 #include <new>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -19,6 +20,8 @@
 #include "cli/field_names.h"
 #include "cli/output.h"
 #include "purekv/error.h"
+#include "server/media_messages.h"
+#include "server/media_worker.h"
 
 #ifndef PUREKV_VERSION
 #define PUREKV_VERSION "unknown"
@@ -82,6 +85,8 @@ int RunCommand(const Command& command) {
 
 int Run(int argc, char** argv) {
   SetCommandLine(argc, argv);
+  // No command of anybody's: the server starts it (server/media_child.h).
+  if (argc == 2 && std::string_view(argv[1]) == server::kMediaWorkerCommand) return server::RunMediaWorker();
   CLI::App app("Answers questions about long videos and large images with vision-language models.", "purekv");
   app.footer(kExample);
   app.set_version_flag("--version", PUREKV_VERSION);

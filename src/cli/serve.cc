@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/threads.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/flag_values.h"
@@ -162,6 +163,21 @@ void AddServedMediaFlags(FlagTable& table, ServeFlags* flags) {
               [&server](const std::string& name, const std::string& text) {
                 server.chat.max_frames = ParseInt(name, text, 1, kMostCount);
               });
+  server::MediaChildOptions& child = server.chat_media.child;
+  table.Value(kGroup, "--max-source-frames", "N", "most frames that a video may have (default 432000)",
+              [&child](const std::string& name, const std::string& text) {
+                child.limits.source_frames = ParseInt(name, text, 1, kMaxSourceFrames);
+              });
+  table.Value(kGroup, "--max-image-pixels", "N", "most pixels of an image, or of a video's frame (default 134217728)",
+              [&child](const std::string& name, const std::string& text) {
+                child.limits.picture_pixels = ParseInt(name, text, 1, kMaxPixels);
+              });
+  table.Value(kGroup, "--media-timeout", "S", "seconds that decoding one image or video may take (default 300)",
+              SetSeconds(&child.timeout_s));
+  table.Value(kGroup, "--media-workers", "N", "requests whose media are decoded at once (default 1)",
+              [&server](const std::string& name, const std::string& text) {
+                server.chat_media.workers = ParseInt(name, text, 1, 256);
+              });
   table.Value(
       kGroup, "--limit-mm-per-prompt", "image=N,video=N", "of one request (default image=16,video=4)",
       [&server](const std::string& name, const std::string& text) { SetMediaCounts(name, text, &server.chat); });
@@ -251,6 +267,8 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
   }
   if (!table.Given("--kv-when")) flags->kv.when = KvOptions::When::kContext;  // chats ask again about the same media
   options.scheduler.limits.threads = flags->model.threads;
+  options.chat_media.child.model = flags->model.directory;
+  options.chat_media.child.threads = flags->model.threads > 0 ? flags->model.threads : PhysicalCores();
   BlockSignals();
   signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more ends no answers
   AllowDescriptors();

@@ -55,8 +55,10 @@ class Conversation {
     int64_t visual = 0;                 // of them
   };
   PreparedChat PrepareChat(const std::vector<ChatTurn>& chat) const;
-  // what it takes is known before a frame of a video is decoded;
-  void LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared);
+  // what it takes is known before a frame of a video is decoded (media: of its parts, in their order, as LoadMedia
+  // makes them; moved from. Null: they are loaded);
+  void LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared,
+                     std::vector<PreparedMedia>* media = nullptr);
   PromptInfo ReadChat(PreparedChat chat);
   // and what ends with its last medium can be read apart, where it is compressed there (KvOptions::When::kContext), and
   // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
@@ -136,6 +138,7 @@ class Conversation {
   const LanguageModel& internals() const { return model_->internals(); }
   bool started() const { return sequence_.size() > 0; }
   std::vector<PreparedMedia> LoadMedia(const Turn& turn);
+  std::vector<PreparedMedia> LoadMedia(const std::vector<ChatTurn>& chat);
   // Of media that are being decoded: tells Progress, and throws Cancelled.
   FrameProgress WatchFrames();
   void CheckQuestionIsRead(const char* what) const;

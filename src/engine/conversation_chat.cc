@@ -9,6 +9,24 @@
 
 namespace purekv {
 
+std::vector<PreparedMedia> Conversation::LoadMedia(const std::vector<ChatTurn>& chat) {
+  int64_t images = 0;
+  for (const ChatTurn& turn : chat) {
+    images += std::count_if(turn.parts.begin(), turn.parts.end(), [](const ChatPart& part) {
+      return part.medium && part.medium->kind == MediaSource::Kind::kImage;
+    });
+  }
+  std::vector<PreparedMedia> media;
+  for (const ChatTurn& turn : chat) {
+    for (const ChatPart& part : turn.parts) {
+      if (!part.medium) continue;
+      if (CancelRaised()) throw Cancelled();
+      media.push_back(internals().LoadMedia(*part.medium, part.media_options, WatchFrames(), images));
+    }
+  }
+  return media;
+}
+
 Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>& chat) const {
   if (started()) FailUsage("a chat is read from its beginning, and something has been read already");
   PreparedChat prepared;
@@ -30,23 +48,12 @@ Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>
   return prepared;
 }
 
-void Conversation::LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared) {
+void Conversation::LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared,
+                                 std::vector<PreparedMedia>* media) {
   Begin();
   const StageTimer timer(&times_.media_s);
-  int64_t images = 0;
-  for (const ChatTurn& turn : chat) {
-    images += std::count_if(turn.parts.begin(), turn.parts.end(), [](const ChatPart& part) {
-      return part.medium && part.medium->kind == MediaSource::Kind::kImage;
-    });
-  }
-  for (const ChatTurn& turn : chat) {
-    for (const ChatPart& part : turn.parts) {
-      if (!part.medium) continue;
-      if (CancelRaised()) throw Cancelled();
-      prepared->media.push_back(internals().LoadMedia(*part.medium, part.media_options, WatchFrames(), images));
-      prepared->visual += prepared->media.back().tokens;
-    }
-  }
+  prepared->media = media != nullptr ? std::move(*media) : LoadMedia(chat);
+  for (const PreparedMedia& one : prepared->media) prepared->visual += one.tokens;
   // Of what is far too long nothing is laid out: the placeholders alone say so.
   prepared->tokens = static_cast<int64_t>(prepared->ids.size() - prepared->media.size()) + prepared->visual;
   if (prepared->tokens > model_->info().max_positions) return;

@@ -10,14 +10,14 @@
 #include <numeric>
 #include <string_view>
 
+#include "base/descriptor.h"
 #include "base/error.h"
+#include "media/decode_limits.h"
 
 namespace purekv {
 namespace {
 
 constexpr int kIoBytes = 256 << 10;
-// 77 hours at 30 frames a second; a table of lies in a few bytes of MP4 ends here.
-constexpr size_t kMaxPackets = size_t{1} << 23;
 
 // Formats that are lists of other files or of addresses, devices, or text drawn as pictures.
 bool IsRefused(const AVInputFormat& format) {
@@ -86,7 +86,7 @@ struct Demuxer::File {
 Demuxer::Demuxer(const std::string& path, const std::string& what) : file_(new File) {
   SilenceFfmpeg();
   try {
-    file_->fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe must not hang
+    file_->fd = OpenToRead(path);
     if (file_->fd < 0) Fail(path, ": cannot open: ", std::strerror(errno));
     struct stat info {};
     if (fstat(file_->fd, &info) != 0 || !S_ISREG(info.st_mode)) Fail(path, ": not a regular file");
@@ -175,6 +175,7 @@ int32_t PacketIndex::Find(int64_t pts) const {
 
 PacketIndex IndexPackets(Demuxer* demuxer, const std::string& path) {
   PacketIndex index;
+  const auto most = static_cast<size_t>(LimitsOfDecoding().source_frames);
   const PacketPtr packet = NewPacket();
   bool timed = true;
   while (demuxer->Next(packet.get())) {
@@ -190,7 +191,7 @@ PacketIndex IndexPackets(Demuxer* demuxer, const std::string& path) {
       timed = timed && packet->pts != AV_NOPTS_VALUE;
     }
     av_packet_unref(packet.get());
-    if (index.packets.size() > kMaxPackets) Fail(path, ": more than ", kMaxPackets, " frames");
+    if (index.packets.size() > most) throw OverLimit(Say(path, ": more than ", most, " frames"));
   }
   if (index.keys.empty()) {
     index.shown.resize(index.packets.size());

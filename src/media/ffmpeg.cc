@@ -5,10 +5,13 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "media/decode_limits.h"
 
 namespace purekv {
 
 namespace {
+
+constexpr int64_t kRowAlignment = 64;
 
 // An enum of FFmpeg's as the number that it is: files bring values that the enum does not have (a colour matrix of
 // 198), and loading one of those as the enum is undefined.
@@ -34,9 +37,10 @@ std::string FfmpegError(int code) {
 
 void CheckPictureSize(int64_t height, int64_t width, const std::string& path) {
   if (height < 1 || width < 1) Fail(path, ": pictures of ", width, " x ", height, " pixels");
-  if (height > kMaxSide || width > kMaxSide || height * width > kMaxPixels) {
-    Fail(path, ": pictures of ", width, " x ", height, " pixels; at most ", kMaxSide, " a side and ", kMaxPixels,
-         " in all are supported");
+  const int64_t most = LimitsOfDecoding().picture_pixels;
+  if (height > kMaxSide || width > kMaxSide || height * width > most) {
+    throw OverLimit(Say(path, ": pictures of ", width, " x ", height, " pixels; at most ", kMaxSide, " a side and ",
+                        most, " in all are supported"));
   }
 }
 
@@ -65,7 +69,8 @@ CodecPtr OpenDecoder(AVCodecID id, const AVCodecParameters* parameters, int thre
     if (code < 0) Fail(path, ": bad codec parameters: ", FfmpegError(code));
   }
   context->thread_count = threads;
-  context->max_pixels = kMaxPixels;
+  // FFmpeg counts the pixels of rows as it aligns them.
+  context->max_pixels = std::min(kMaxPixels, LimitsOfDecoding().picture_pixels + kMaxSide * kRowAlignment);
   const int code = avcodec_open2(context.get(), codec, nullptr);
   if (code < 0) Fail(path, ": cannot decode '", avcodec_get_name(id), "': ", FfmpegError(code));
   return context;

@@ -17,6 +17,8 @@ extern "C" {
 #include <string>
 #include <vector>
 
+#include "media/decode_limits.h"
+
 namespace purekv {
 
 struct FreeFrame {
@@ -37,8 +39,6 @@ using CodecPtr = std::unique_ptr<AVCodecContext, FreeCodec>;
 using SwsPtr = std::unique_ptr<SwsContext, FreeSws>;
 
 constexpr int64_t kMaxSide = 16384;
-// Of one picture, 402 MB as RGB: what a few bytes of header may make us allocate.
-constexpr int64_t kMaxPixels = int64_t{1} << 27;
 // Of one still picture as FFmpeg decodes it, beside which the RGB bytes lie for a moment: kMaxPixels of 8-bit RGBA. Of
 // 16 bits a channel half as many pixels are taken, else a file of a few KiB would make us hold 1.4 GiB.
 constexpr int64_t kMaxDecodedBytes = 4 * kMaxPixels;
@@ -47,7 +47,7 @@ constexpr int64_t kMaxDecodedBytes = 4 * kMaxPixels;
 void SilenceFfmpeg();
 // Text of a negative return value.
 std::string FfmpegError(int code);
-// Throws Error naming `path` unless the size is positive and within kMaxSide and kMaxPixels.
+// Throws Error naming `path` unless the size is positive and within kMaxSide and the process's limits (OverLimit).
 void CheckPictureSize(int64_t height, int64_t width, const std::string& path);
 // Allocate or throw.
 FramePtr NewFrame();

@@ -174,10 +174,13 @@ ApiError ChatReply::ErrorOf(const JobFailure& failure) const {
 }
 
 void ChatReply::Failed(const JobFailure& failure) {
+  Refuse(ErrorOf(failure), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
+}
+
+void ChatReply::Refuse(const ApiError& error, const std::string& problem) {
   const std::lock_guard lock(mutex_);
   if (over_) return;
-  const ApiError error = ErrorOf(failure);
-  if (failure.reason == JobFailure::Reason::kInternal) end_.problem = failure.message.text;
+  end_.problem = problem;
   if (streaming_) {
     SendRaw("data: " + ErrorObject(error) + "\n\n");
     exchange_->End();

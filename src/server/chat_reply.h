@@ -40,6 +40,8 @@ class ChatReply final : public JobListener {
   void Done(const JobResult& result) override;
   void Failed(const JobFailure& failure) override;
 
+  // Ends it with an error. problem: what the client is not told. Nothing when it has ended.
+  void Refuse(const ApiError& error, const std::string& problem);
   // A comment into a stream that has been silent for long, which keeps clients from giving up. Any thread.
   void KeepAlive();
   // The client has gone: 499 in the log, nothing more is sent.

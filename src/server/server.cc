@@ -13,9 +13,9 @@
 #include "base/error.h"
 #include "models/language_model.h"
 #include "server/api_error.h"
-#include "server/chat_reply.h"
+#include "server/chat_flight.h"
 #include "server/digest.h"
-#include "server/task_thread.h"
+#include "server/task_threads.h"
 
 namespace purekv::server {
 namespace {
@@ -47,13 +47,34 @@ ApiError Unavailable(const char* code, int retry_after_s, const std::string& mes
   return error;
 }
 
+ApiError Draining() {
+  return Unavailable("draining", 1, "the server ends; ask again in a moment");
+}
+
+// What the log says of a failure that a client is told nothing of.
+ApiError Internal() {
+  ApiError error;
+  error.code = "internal";
+  error.message = "the server failed to answer this request; its log has the request's id and the reason";
+  return error;
+}
+
 }  // namespace
 
 class Server::Impl final : public HttpHandler {
  public:
   explicit Impl(const ServerOptions& options)
-      : options_(options), log_(options.log), http_(options.host, options.port, options.http, *this) {
+      : options_(options),
+        log_(options.log),
+        http_(options.host, options.port, options.http, *this),
+        frames_(options.chat_media.frame_bytes),
+        decoding_(options.chat_media.workers),
+        parsing_(1) {
     options_.access.loopback = IsLoopback(options.host);
+  }
+  // Children die with their requests.
+  ~Impl() override {
+    for (const auto& flight : Flights([](const ChatFlight&) { return true; })) flight->Cancel(nullptr);
   }
 
   HttpServer& http() { return http_; }
@@ -105,16 +126,22 @@ class Server::Impl final : public HttpHandler {
   }
 
   void Tick() override {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(replies_, [](const auto& reply) { return reply.expired(); });
-    for (const auto& one : replies_) {
-      if (const auto reply = one.lock()) reply->KeepAlive();
+    for (const auto& flight : Flights([](const ChatFlight&) { return true; })) {
+      if (const auto reply = flight->reply()) reply->KeepAlive();
     }
+    const double most = options_.scheduler.queue_timeout_s;
+    const auto late = [&](const ChatFlight& one) { return one.before_job() && !one.begun() && one.age() > most; };
+    ApiError too_long;
+    too_long.status = 504;
+    too_long.code = "queue_timeout";
+    too_long.message = Say("no turn came in ", most, " s of waiting").text;
+    for (const auto& flight : Flights(late)) flight->Refuse(too_long);
+    const std::lock_guard lock(mutex_);
     if (scheduler_) scheduler_->ExpireQueued();
     if (!ending_) return;
     const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - ending_since_).count();
     if (waited > options_.drain_timeout_s && scheduler_) scheduler_->Stop();
-    const bool idle = !scheduler_ || scheduler_->running() + scheduler_->waiting() == 0;
+    const bool idle = in_flight_ == 0 && (!scheduler_ || scheduler_->running() + scheduler_->waiting() == 0);
     // What was said last may still be on its way for a moment.
     if (idle && was_idle_) http_.Stop();
     was_idle_ = idle;
@@ -125,6 +152,9 @@ class Server::Impl final : public HttpHandler {
     ending_since_ = std::chrono::steady_clock::now();
     ending_ = true;
     http_.StopListening();
+    for (const auto& flight : Flights([](const ChatFlight& one) { return one.before_job(); })) {
+      flight->Refuse(Draining());
+    }
     const std::lock_guard lock(mutex_);
     if (scheduler_) scheduler_->Drain();
   }
@@ -147,7 +177,7 @@ class Server::Impl final : public HttpHandler {
   }
 
   void CheckReady() {
-    if (ending_) throw Unavailable("draining", 1, "the server ends; ask again in a moment");
+    if (ending_) throw Draining();
     const std::lock_guard lock(mutex_);
     if (!scheduler_) throw Unavailable("loading", 2, "the model is being loaded; ask again in a moment");
   }
@@ -279,39 +309,84 @@ class Server::Impl final : public HttpHandler {
       CheckChatOptions(chat);
       chat.job.owner = OwnerOf(request);
       request = {};
-      FetchAll(&chat);
+      std::vector<std::shared_ptr<const SpoolFile>> files = FetchAll(&chat);
       ChatIdentity identity;
       identity.id = "chatcmpl-" + RandomDigits(24);
       identity.model = chat.model;
       identity.fingerprint = "pkv-" + model_->info().fingerprint.substr(0, 8);
       identity.created = std::time(nullptr);
-      JobRequest job = chat.job;
+      const auto work = std::make_shared<ChatWork>(ChatWork{chat, std::move(files)});
       const auto reply =
           std::make_shared<ChatReply>(std::move(chat), std::move(identity), *model_->internals().tokenizer(), fields,
                                       exchange, [this, entry](const ReplyEnd& end) { log_.Write(entry, end); });
-      const std::shared_ptr<Job> taken = scheduler_->Submit(std::move(job), reply);
-      if (taken == nullptr) throw Busy();
+      const auto flight = std::make_shared<ChatFlight>(reply);
       {
         const std::lock_guard lock(mutex_);
-        replies_.push_back(reply);
+        flights_.push_back(flight);
       }
-      // Neither is held: the answer may have been written before this is heard, and a job holds who holds the exchange.
-      exchange->OnGone([this, job_of = std::weak_ptr<Job>(taken), reply_of = std::weak_ptr<ChatReply>(reply)] {
-        if (const auto one = reply_of.lock()) one->Gone();
-        if (const auto one = job_of.lock()) scheduler_->Cancel(one);
+      exchange->OnGone([this, flight] {
+        if (const auto one = flight->reply()) one->Gone();
+        flight->Cancel(scheduler_.get());
+      });
+      JobRequest& job = work->chat.job;
+      if (!work->files.empty()) job.prefix = scheduler_->FindPrefix(job);
+      if (work->files.empty() || job.prefix != nullptr) return Submit(*flight, std::move(job));
+      if (ending_ || decoding_.waiting() >= options_.scheduler.max_queue) return flight->Refuse(Busy());
+      ++in_flight_;
+      decoding_.Add([this, flight, work, reply] {
+        DecodeAndSubmit(*flight, *work, *reply);
+        --in_flight_;
       });
     } catch (const ApiError& error) {
       refuse(error, "");
     } catch (const std::exception& error) {
-      ApiError internal;
-      internal.code = "internal";
-      internal.message = "the server failed to answer this request; its log has the request's id and the reason";
-      refuse(internal, error.what());
+      refuse(Internal(), error.what());
     }
   }
 
+  // A request whose media are to be decoded.
+  struct ChatWork {
+    ChatRequest chat;
+    std::vector<std::shared_ptr<const SpoolFile>> files;
+  };
+
+  void DecodeAndSubmit(ChatFlight& flight, ChatWork& work, ChatReply& reply) {
+    flight.Begin();
+    JobRequest& job = work.chat.job;
+    job.waited_s = flight.age();
+    try {
+      if (flight.cancel().raised()) return;
+      job.prefix = scheduler_->FindPrefix(job);  // read while this one waited
+      if (job.prefix != nullptr) return Submit(flight, std::move(job));
+      job.media = std::make_shared<std::vector<PreparedMedia>>(
+          DecodeMedia(work.chat, work.files, model_->internals(), max_model_len_, options_.chat_media, frames_,
+                      flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));
+      job.media_s = flight.age() - job.waited_s;
+      Submit(flight, std::move(job));
+    } catch (const Cancelled&) {  // who cancelled it has told why
+    } catch (const ApiError& error) {
+      flight.Refuse(error);
+    } catch (const std::exception& error) {
+      flight.Refuse(Internal(), error.what());
+    }
+  }
+
+  void Submit(ChatFlight& flight, JobRequest job) {
+    if (!flight.Submit(std::move(job), *scheduler_)) flight.Refuse(Busy());
+  }
+
+  std::vector<std::shared_ptr<ChatFlight>> Flights(const std::function<bool(const ChatFlight&)>& which) {
+    std::vector<std::shared_ptr<ChatFlight>> found;
+    const std::lock_guard lock(mutex_);
+    std::erase_if(flights_, [](const auto& flight) { return flight.expired(); });
+    for (const auto& one : flights_) {
+      if (auto flight = one.lock(); flight != nullptr && which(*flight)) found.push_back(std::move(flight));
+    }
+    return found;
+  }
+
   ApiError Busy() const {
-    if (ending_) return Unavailable("draining", 1, "the server ends; ask again in a moment");
+    if (ending_) return Draining();
     ApiError error;
     error.status = 429;
     error.code = "queue_full";
@@ -320,14 +395,17 @@ class Server::Impl final : public HttpHandler {
     return error;
   }
 
-  void FetchAll(ChatRequest* chat) const {
+  std::vector<std::shared_ptr<const SpoolFile>> FetchAll(ChatRequest* chat) const {
+    std::vector<std::shared_ptr<const SpoolFile>> files;
     for (ChatRequest::MediaReference& one : chat->media) {
-      auto file = FetchMedia(one.url, one.kind, options_.media, one.param);
+      files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
       std::string().swap(one.url);
-      chat->job.chat[one.turn].parts[one.part].medium->path = file->path();
-      if (chat->job.cache != JobRequest::Cache::kOff) chat->job.digests.push_back(DigestOfFile(file->descriptor()));
-      chat->job.files.push_back(std::move(file));
+      chat->job.chat[one.turn].parts[one.part].medium->path = one.param;
+      if (chat->job.cache != JobRequest::Cache::kOff) {
+        chat->job.digests.push_back(DigestOfFile(files.back()->descriptor()));
+      }
     }
+    return files;
   }
 
   ServerOptions options_;
@@ -336,13 +414,16 @@ class Server::Impl final : public HttpHandler {
   std::atomic<bool> ending_{false};
   std::chrono::steady_clock::time_point ending_since_;  // of the I/O thread, as the next
   bool was_idle_ = false;
-  std::mutex mutex_;  // of replies_, and until scheduler_ is there of it, too
-  std::vector<std::weak_ptr<ChatReply>> replies_;
+  std::mutex mutex_;  // of flights_, and until scheduler_ is there of it, too
+  std::vector<std::weak_ptr<ChatFlight>> flights_;
+  std::atomic<int64_t> in_flight_{0};  // whose media are waiting or being decoded
   int64_t max_model_len_ = 0;
   HttpServer http_;  // outlives who holds connections
   std::shared_ptr<const Model> model_;
+  FrameMemory frames_;
   std::unique_ptr<Scheduler> scheduler_;
-  TaskThread parsing_;  // first to end
+  TaskThreads decoding_;
+  TaskThreads parsing_;  // first to end
 };
 
 Server::Server(const ServerOptions& options) : impl_(new Impl(options)) {}

@@ -10,6 +10,7 @@
 
 #include "purekv/model.h"
 #include "server/access.h"
+#include "server/chat_media.h"
 #include "server/chat_request.h"
 #include "server/http.h"
 #include "server/media_files.h"
@@ -25,6 +26,7 @@ struct ServerOptions {
   AccessRules access;  // loopback is the host's
   ChatDefaults chat;   // but for what Serve brings
   MediaLimits media;
+  ChatMediaOptions chat_media;
   std::optional<int64_t> cache_memory;  // of prefixes; unset: half of what is free when the model has been loaded
   SchedulerOptions scheduler;           // limits.max_positions 0: the model's
   double drain_timeout_s = 60;

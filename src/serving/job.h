@@ -12,6 +12,9 @@
 
 namespace purekv {
 
+struct Prefix;
+struct PreparedMedia;
+
 struct JobRequest {
   std::vector<ChatTurn> chat;
   KvOptions kv;
@@ -19,7 +22,11 @@ struct JobRequest {
   GenerateOptions generate;           // max_new_tokens is not looked at
   std::optional<int64_t> max_tokens;  // of an answer; unset: as many as the limits leave
   int64_t answers = 1;                // to the one prompt; number i, from 0, is drawn with generate.seed + i
-  std::vector<std::shared_ptr<const void>> files;  // kept while the job lives: what its media are read from
+  // Of the chat's parts, in their order, where they have been looked at already; null: they are read from files. Taken
+  // out when the prompt is read.
+  std::shared_ptr<std::vector<PreparedMedia>> media;
+  std::shared_ptr<const Prefix> prefix{};  // found by Scheduler::FindPrefix: its media are not needed
+  double waited_s = 0, media_s = 0;        // before it was handed in: for that, and spent on it
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
   std::string owner, salt;             // who may share what is kept (PrefixKey)

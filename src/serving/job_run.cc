@@ -68,6 +68,35 @@ std::string RandomHex(size_t digits) {
 
 }  // namespace
 
+std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared) {
+  using Cache = JobRequest::Cache;
+  if (request.cache == Cache::kOff) return std::nullopt;
+  const bool media = prepared.prefix_ids > 0;
+  const bool compressed_there = request.kv.when == KvOptions::When::kContext;
+  if (media ? request.digests.empty() || !compressed_there || prepared.prefix_ids == prepared.ids.size()
+            : request.kv.policy != "full") {
+    return std::nullopt;
+  }
+  PrefixKey key;
+  key.owner = request.owner;
+  key.salt = request.salt;
+  const size_t ids = media ? prepared.prefix_ids : prepared.ids.size();
+  key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(ids));
+  for (const ChatTurn& turn : request.chat) {
+    for (const ChatPart& part : turn.parts) {
+      if (!part.medium) continue;
+      PUREKV_CHECK(key.media.size() < request.digests.size(), request.digests.size(), " digests");
+      const MediaSource& medium = *part.medium;
+      key.media.push_back(
+          {request.digests[key.media.size()], medium.kind, medium.start, medium.end, part.media_options});
+      if (medium.kind == MediaSource::Kind::kImage) ++key.images;
+    }
+  }
+  key.kv = request.kv;
+  key.prefill = request.prefill;
+  return key;
+}
+
 JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
                const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
                std::function<double()> between)
@@ -79,35 +108,6 @@ JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, cons
       prefixes_(prefixes),
       between_(std::move(between)),
       generate_(request.generate) {}
-
-std::optional<PrefixKey> JobRun::KeyOf(const Conversation::PreparedChat& prepared) const {
-  using Cache = JobRequest::Cache;
-  if (request_.cache == Cache::kOff) return std::nullopt;
-  const bool media = prepared.prefix_ids > 0;
-  const bool compressed_there = request_.kv.when == KvOptions::When::kContext;
-  if (media ? request_.digests.empty() || !compressed_there || prepared.prefix_ids == prepared.ids.size()
-            : request_.kv.policy != "full") {
-    return std::nullopt;
-  }
-  PrefixKey key;
-  key.owner = request_.owner;
-  key.salt = request_.salt;
-  const size_t ids = media ? prepared.prefix_ids : prepared.ids.size();
-  key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(ids));
-  for (const ChatTurn& turn : request_.chat) {
-    for (const ChatPart& part : turn.parts) {
-      if (!part.medium) continue;
-      PUREKV_CHECK(key.media.size() < request_.digests.size(), request_.digests.size(), " digests");
-      const MediaSource& medium = *part.medium;
-      key.media.push_back(
-          {request_.digests[key.media.size()], medium.kind, medium.start, medium.end, part.media_options});
-      if (medium.kind == MediaSource::Kind::kImage) ++key.images;
-    }
-  }
-  key.kv = request_.kv;
-  key.prefill = request_.prefill;
-  return key;
-}
 
 void JobRun::Read() {
   SessionOptions options;
@@ -125,7 +125,7 @@ void JobRun::Read() {
   Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
   Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
-  const std::optional<PrefixKey> key = KeyOf(prepared);
+  const std::optional<PrefixKey> key = PrefixKeyOf(request_, prepared);
   const bool media = prepared.prefix_ids > 0;
   const std::shared_ptr<const Prefix> found =
       key && request_.cache == JobRequest::Cache::kUse ? GoOnFrom(*key) : nullptr;
@@ -140,7 +140,7 @@ void JobRun::Read() {
         std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
     generate_.max_new_tokens = RoomForAnswer(limits_, request_, result_.cached_tokens + rest, visual);
   } else {
-    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, &prepared); });
+    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, &prepared, request_.media.get()); });
     generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
   }
   result_.prompt = Blaming(request_, false, [&] {
@@ -160,7 +160,7 @@ void JobRun::Read() {
 
 std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
   if (!key.media.empty()) {
-    std::shared_ptr<const Prefix> found = prefixes_.Find(key);
+    std::shared_ptr<const Prefix> found = request_.prefix != nullptr ? request_.prefix : prefixes_.Find(key);
     if (found != nullptr) *read_ = found->read.Fork();
     return found;
   }
@@ -221,7 +221,8 @@ JobResult JobRun::Finish(double queue_s) {
   times.vision_s = std::max(0.0, times.vision_s - vision_s_);
   times.prefill_s = std::max(0.0, times.prefill_s - prefill_s_);
   result_.times = times;
-  result_.queue_s = queue_s;
+  result_.times.media_s += request_.media_s;
+  result_.queue_s = request_.waited_s + queue_s;
   return std::move(result_);
 }
 

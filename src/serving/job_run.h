@@ -33,6 +33,9 @@ class JobFailed : public std::exception {
   JobFailure failure_;
 };
 
+// Of a chat, where what is read of it up to its last medium can be shared, or all of one without media.
+std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared);
+
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:
@@ -56,8 +59,6 @@ class JobRun {
   JobResult Finish(double queue_s);
 
  private:
-  // The chat's, where what it has read up to its last medium can be shared.
-  std::optional<PrefixKey> KeyOf(const Conversation::PreparedChat& prepared) const;
   // What has been read before of a chat with this key; then read_ is a conversation behind it.
   std::shared_ptr<const Prefix> GoOnFrom(const PrefixKey& key);
   // What has been read so far is there for others from now on.

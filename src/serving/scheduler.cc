@@ -84,6 +84,21 @@ std::vector<std::shared_ptr<Job>> Scheduler::TakeQueued(const std::function<bool
   return taken;
 }
 
+std::shared_ptr<const Prefix> Scheduler::FindPrefix(const JobRequest& request) {
+  if (request.cache != JobRequest::Cache::kUse) return nullptr;
+  try {
+    SessionOptions options;
+    options.threads = options_.limits.threads;
+    options.kv = request.kv;
+    options.prefill = request.prefill;
+    const Conversation conversation(model_, options);
+    const std::optional<PrefixKey> key = PrefixKeyOf(request, conversation.PrepareChat(request.chat));
+    return key ? prefixes_.Find(*key) : nullptr;
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
 void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
   job->cancel = true;
   std::vector<std::shared_ptr<Job>> taken;

@@ -56,6 +56,9 @@ class Scheduler {
   void Stop();
 
   PrefixStore& prefixes() { return prefixes_; }
+  // What has been read of this chat before and may be used, so that nobody needs to look at its media. Null: nothing,
+  // or what is wrong with the request, which its job will be told.
+  std::shared_ptr<const Prefix> FindPrefix(const JobRequest& request);
   int64_t waiting() const;
   int64_t running() const;
   // Seconds until a job that comes now would begin, as far as earlier ones tell.

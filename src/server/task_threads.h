@@ -1,28 +1,32 @@
-// Work that would keep the I/O thread from its sockets, one piece after another in a thread of its own.
+// Work that would keep the I/O thread from its sockets, in threads of its own, in the order in which it came.
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace purekv::server {
 
-class TaskThread {
+class TaskThreads {
  public:
-  TaskThread() : thread_([this] { Work(); }) {}
-  // Leaves out what has not begun.
-  ~TaskThread() {
+  explicit TaskThreads(int64_t threads) {
+    for (int64_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+  }
+  // Leaves out what has not begun, and waits for what has.
+  ~TaskThreads() {
     {
       const std::lock_guard lock(mutex_);
       ending_ = true;
     }
-    changed_.notify_one();
-    thread_.join();
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
   }
-  TaskThread(const TaskThread&) = delete;
-  TaskThread& operator=(const TaskThread&) = delete;
+  TaskThreads(const TaskThreads&) = delete;
+  TaskThreads& operator=(const TaskThreads&) = delete;
 
   // task: throws nothing. Any thread.
   void Add(std::function<void()> task) {
@@ -31,6 +35,11 @@ class TaskThread {
       tasks_.push_back(std::move(task));
     }
     changed_.notify_one();
+  }
+  // Tasks that have not begun.
+  int64_t waiting() const {
+    const std::lock_guard lock(mutex_);
+    return static_cast<int64_t>(tasks_.size());
   }
 
  private:
@@ -48,11 +57,11 @@ class TaskThread {
     }
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
   bool ending_ = false;
-  std::thread thread_;
+  std::vector<std::thread> threads_;  // last: they use all of the above
 };
 
 }  // namespace purekv::server

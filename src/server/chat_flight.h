@@ -1,0 +1,71 @@
+// A chat that has been taken, until its answer is there: first its media, then a job of the scheduler's.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "server/cancel_signal.h"
+#include "server/chat_reply.h"
+#include "serving/scheduler.h"
+
+namespace purekv::server {
+
+// Any thread may call it. Owned by who hears of the client's going; the answer is owned by who works on it.
+class ChatFlight {
+ public:
+  explicit ChatFlight(std::weak_ptr<ChatReply> reply) : reply_(std::move(reply)) {}
+
+  // Null: it has ended.
+  std::shared_ptr<ChatReply> reply() const { return reply_.lock(); }
+  const CancelSignal& cancel() const { return cancel_; }
+  // Seconds since it was taken.
+  double age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count(); }
+  // Its media's turn has come.
+  void Begin() { begun_ = true; }
+  bool begun() const { return begun_; }
+  // Whether it has not come to the scheduler yet.
+  bool before_job() const {
+    const std::lock_guard lock(mutex_);
+    return !submitted_;
+  }
+  // Becomes a job, unless it was cancelled. False: the scheduler takes none.
+  bool Submit(JobRequest request, Scheduler& scheduler) {
+    const std::lock_guard lock(mutex_);
+    if (cancel_.raised()) return true;
+    const std::shared_ptr<Job> job = scheduler.Submit(std::move(request), reply());
+    job_ = job;
+    submitted_ = job != nullptr;
+    return submitted_;
+  }
+  // Ends it with this answer, before there is a job. problem: for the log.
+  void Refuse(const ApiError& error, const std::string& problem = "") {
+    cancel_.Raise();
+    if (const auto one = reply()) one->Refuse(error, problem);
+  }
+  // Ends its work, wherever that is. scheduler: null while there is no job.
+  void Cancel(Scheduler* scheduler) {
+    cancel_.Raise();
+    std::shared_ptr<Job> job;
+    {
+      const std::lock_guard lock(mutex_);
+      job = job_.lock();
+    }
+    if (job != nullptr && scheduler != nullptr) scheduler->Cancel(job);
+  }
+
+ private:
+  const std::weak_ptr<ChatReply> reply_;
+  const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  CancelSignal cancel_;
+  std::atomic<bool> begun_{false};
+  mutable std::mutex mutex_;
+  // Not held: it holds who holds the exchange, which may hold this long after the answer.
+  std::weak_ptr<Job> job_;
+  bool submitted_ = false;
+};
+
+}  // namespace purekv::server
