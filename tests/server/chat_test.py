@@ -277,7 +277,7 @@ class Chat(unittest.TestCase):
         bomb = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16000, 16000, 8, 0, 0, 0, 0)) +
                 chunk(b"IDAT", zlib.compress(b"\0" * (16001 * 16000), 9)) + chunk(b"IEND", b""))
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(bomb).decode()}}
-        self.refused(self.server.chat([user(image)]), 400, "invalid_media", url)
+        self.refused(self.server.chat([user(image)]), 400, "media_limit", url)
         two = [video_part(VIDEOS / "short-00.mp4")] * 2
         self.refused(self.server.chat([user(*two, text_part("a"))]), 400, "media_limit", "messages")
 

@@ -98,7 +98,8 @@ class Media(unittest.TestCase):
         self.server.stop()
 
     def chat(self, *parts, **settings):
-        return self.server.chat([user(*parts, text_part("What?"))], **{"max_tokens": 1, **settings})
+        """Of media that are looked at, whatever has been read before."""
+        return self.server.chat([user(*parts, text_part("What?"))], **{"max_tokens": 1, "purekv": {"cache": "off"}, **settings})
 
     def refused(self, answer, code, param="messages[0].content[0].video_url.url"):
         self.assertEqual(answer.status, 400, answer.body)
@@ -194,7 +195,7 @@ class Children(Media):
 
     def test_a_client_that_goes_takes_its_child_along(self):
         for _ in range(50):
-            sock = self.server.start_chat([user(video_part(VIDEO), text_part("What?"))], max_tokens=1)
+            sock = self.server.start_chat([user(video_part(VIDEO), text_part("What?"))], max_tokens=1, purekv={"cache": "off"})
             caught = until(lambda: children(self.server.process.pid), 1) and children(self.server.process.pid)
             try:
                 if caught:
@@ -249,6 +250,17 @@ class Late(Media):
         first, _ = self.catch()
         answer = self.chat(video_part(VIDEO))
         self.assertEqual((answer.status, answer.error["code"]), (504, "queue_timeout"))
+        self.refused(first.result(), "media_timeout")
+
+
+    def test_what_has_been_read_before_waits_for_no_media(self):
+        for name in ("short-00.mp4", "short-00.mp4"):
+            kept = self.chat(video_part(VIDEOS / name), purekv={})
+        self.assertEqual(kept.json["usage"]["purekv"]["cache"], "prefix")
+        first, _ = self.catch()
+        answer = self.chat(video_part(VIDEOS / "short-00.mp4"), purekv={}).json["usage"]["purekv"]
+        self.assertTrue(first.is_alive())
+        self.assertEqual((answer["cache"], answer["time"]["media_s"]), ("prefix", 0))
         self.refused(first.result(), "media_timeout")
 
 
