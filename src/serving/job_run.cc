@@ -151,8 +151,9 @@ void JobRun::Read() {
     }
     return found != nullptr ? read_->ReadChatRest(prepared) : read_->ReadChat(std::move(prepared));
   });
-  // A text of which most was there already is not worth the room.
-  if (key && !media && result_.cached_tokens < 3 * read_->tokens() / 4) Keep(*key);
+  // A text of which most was there already is not worth the room, nor is one that nothing could go on from.
+  const int64_t tokens = read_->tokens();
+  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
   result_.kv = read_->kv();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);

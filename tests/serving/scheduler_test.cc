@@ -391,6 +391,14 @@ TEST_F(SchedulerTest, TextsThatBeginAlikeAreReadOnce) {
   other.owner = "b";
   EXPECT_EQ(run(other).cached_tokens, 0);
   EXPECT_EQ(run(Asks("zz " + beginning)).cached_tokens, 0);
+  // What nothing could go on from takes no room: short texts, and entries in another form.
+  const size_t kept = scheduler.prefixes().List("").size();
+  EXPECT_EQ(run(Asks("Hello!")).prefix, "");
+  JobRequest encoded = Asks(beginning + "three?");
+  encoded.kv.keys = encoded.kv.values = "int8";
+  EXPECT_EQ(run(encoded).prefix, "");
+  EXPECT_EQ(run(encoded).cached_tokens, 0);
+  EXPECT_EQ(scheduler.prefixes().List("").size(), kept);
 }
 
 // Memory is a limit: the last used stay.
