@@ -9,11 +9,13 @@
 #include "base/hash.h"
 #include "server/api_error.h"
 #include "server/digest.h"
+#include "server/multipart.h"
 
 namespace purekv::server {
 namespace {
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr std::string_view kFiles = "/v1/files";
 constexpr std::string_view kPrefixes = "/v1/purekv/prefixes";
 constexpr std::string_view kBearer = "bearer ";
 
@@ -55,6 +57,24 @@ void CheckKey(const HttpRequest& head, const AccessRules& rules) {
   if (!known) Deny(401, "invalid_api_key", "Authorization: Bearer with a key of this server is needed");
 }
 
+void CheckEncoding(const HttpRequest& head) {
+  if (head.Find("content-encoding") == nullptr) return;
+  Deny(415, "wrong_content_type", "a body is taken as it is, not encoded");
+}
+
+// Web pages may send forms anywhere without asking, but say where they are from.
+void CheckUpload(const HttpRequest& head) {
+  const std::string* const type = head.Find("content-type");
+  if (type == nullptr || !BoundaryOf(*type)) {
+    Deny(415, "wrong_content_type", "Content-Type: multipart/form-data with a boundary is needed");
+  }
+  CheckEncoding(head);
+  const std::string *const origin = head.Find("origin"), *const host = head.Find("host");
+  if (origin != nullptr && (host == nullptr || Lower(*origin) != "http://" + Lower(*host))) {
+    Deny(403, "wrong_origin", "files of a page from elsewhere are not taken");
+  }
+}
+
 Route RouteOf(const std::string& path) {
   if (path == "/health" || path == "/v1/health") return Route::kHealth;
   if (path == "/v1/models") return Route::kModels;
@@ -62,6 +82,8 @@ Route RouteOf(const std::string& path) {
   if (path == "/v1/chat/completions") return Route::kChat;
   if (path == kPrefixes) return Route::kPrefixes;
   if (path.starts_with(kPrefixes) && path[kPrefixes.size()] == '/') return Route::kPrefix;
+  if (path == kFiles) return Route::kFiles;
+  if (path.starts_with(kFiles) && path[kFiles.size()] == '/') return Route::kFile;
   Deny(404, "not_found", "there is nothing here; POST /v1/chat/completions answers chats");
 }
 
@@ -72,20 +94,24 @@ Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
   const std::string path = head.path();
   if (path != "/health") CheckKey(head, rules);
   const Route route = RouteOf(path);
-  const bool deletes = route == Route::kPrefix && head.method == "DELETE";
+  const bool deletes = (route == Route::kPrefix || route == Route::kFile) && head.method == "DELETE";
+  if (route == Route::kFiles && head.method == "POST") {
+    CheckUpload(head);
+    return route;
+  }
   const char* const method = route == Route::kChat ? "POST" : "GET";
   if (head.method != method && !deletes) {
     Deny(405, "method_not_allowed",
-         route == Route::kPrefix ? "this path takes GET and DELETE alone"
-                                 : std::string("this path takes ") + method + " alone");
+         route == Route::kPrefix || route == Route::kFile ? "this path takes GET and DELETE alone"
+         : route == Route::kFiles                         ? "this path takes GET and POST alone"
+                                                          : std::string("this path takes ") + method + " alone");
   }
   if (route != Route::kChat) return route;
   const std::string* const type = head.Find("content-type");
   std::string media = type == nullptr ? "" : Lower(type->substr(0, type->find(';')));
   while (!media.empty() && media.back() == ' ') media.pop_back();
   if (media != "application/json") Deny(415, "wrong_content_type", "Content-Type: application/json is needed");
-  if (head.Find("content-encoding") != nullptr)
-    Deny(415, "wrong_content_type", "a body is taken as it is, not encoded");
+  CheckEncoding(head);
   return route;
 }
 

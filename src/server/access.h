@@ -14,7 +14,7 @@ struct AccessRules {
   bool loopback = true;           // the server listens on this machine alone: only its own names are answered
 };
 
-enum class Route { kHealth, kModels, kModel, kChat, kPrefixes, kPrefix };
+enum class Route { kHealth, kModels, kModel, kChat, kPrefixes, kPrefix, kFiles, kFile };
 
 // The route of a request whose body may be read. Throws ApiError: 421 another Host (a web page that drives a local
 // server by a name of its own), 401, 404, 405, 415 (a web page can send neither without asking).

@@ -92,15 +92,10 @@ class Messages {
     if (request_->job.chat.back().role != ChatTurn::Role::kUser) {
       Refuse("invalid_value", At("messages", messages.size() - 1) + ".role", ": the last message must be the user's");
     }
-    CheckCount(images_, defaults_.max_images, "images");
-    CheckCount(videos_, defaults_.max_videos, "videos");
+    CheckMediaCounts(*request_, defaults_);
   }
 
  private:
-  static void CheckCount(int64_t count, int64_t most, const char* what) {
-    if (count > most) Refuse("media_limit", "messages", ": ", count, " ", what, "; this server takes at most ", most);
-  }
-
   void ReadMessage(const Json& message, const std::string& path) {
     const RequestFields fields(message, path);
     fields.AllowOnly({"role", "content"});
@@ -134,11 +129,14 @@ class Messages {
     } else if (type == "image_url" || type == "video_url") {
       fields.AllowOnly({"type", type, "purekv"});
       AddMedium(fields, type, type == "image_url" ? MediaKind::kImage : MediaKind::kVideo, {"url", "detail"});
+    } else if (type == "file") {
+      fields.AllowOnly({"type", type, "purekv"});
+      AddMedium(fields, type, MediaKind::kUnknown, {"file_id"});
     } else if (type == "input_video") {
       fields.AllowOnly({"type", type, "purekv"});
       AddMedium(fields, type, MediaKind::kVideo, {"url", "data"});
     } else {
-      Refuse("unsupported_parameter", path + ".type", ": text, image_url, video_url or input_video is expected");
+      Refuse("unsupported_parameter", path + ".type", ": text, image_url, video_url, input_video or file is expected");
     }
   }
 
@@ -156,7 +154,11 @@ class Messages {
              ": only \"auto\" is supported; max_pixels of "
              "mm_processor_kwargs sets the size");
     }
-    const auto url = source->String("url"), data = source->String("data");
+    const bool by_id = kind == MediaKind::kUnknown;
+    const auto url = source->String(by_id ? "file_id" : "url"), data = source->String("data");
+    if (by_id && (!url || !url->starts_with(kFileId))) {
+      Refuse("invalid_value", source->Path("file_id"), ": the id of an uploaded file is expected");
+    }
     if (url.has_value() == data.has_value()) Refuse("invalid_value", source->Path("url"), ": a string is expected");
     MediaFields media = media_;
     if (const auto own = part.Object("purekv")) ReadMediaFields(*own, defaults_, &media);
@@ -164,19 +166,20 @@ class Messages {
     added.media_options = media.options;
     MediaSource& medium = added.medium.emplace();
     medium.kind = kind == MediaKind::kImage ? MediaSource::Kind::kImage : MediaSource::Kind::kVideo;
-    if (kind == MediaKind::kVideo) {
+    if (kind != MediaKind::kImage) {
       medium.start = media.start;
       medium.end = media.end;
     }
-    ++(kind == MediaKind::kImage ? images_ : videos_);
     request_->media.push_back({request_->job.chat.size() - 1, turn.parts.size() - 1, kind,
-                               url ? *url : "data:;base64," + *data, source->Path(url ? "url" : "data")});
+                               url ? *url : "data:;base64," + *data,
+                               source->Path(by_id ? "file_id"
+                                            : url ? "url"
+                                                  : "data")});
   }
 
   const ChatDefaults& defaults_;
   MediaFields media_;
   ChatRequest* request_;
-  int64_t images_ = 0, videos_ = 0;
 };
 
 void ReadOptions(const RequestFields& fields, const std::string& key, std::map<std::string, std::string>* options) {
@@ -273,6 +276,17 @@ void ReadSampling(const RequestFields& fields, const ChatDefaults& defaults, Cha
 }
 
 }  // namespace
+
+void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults) {
+  const auto check = [&](MediaKind kind, int64_t most, const char* what) {
+    const int64_t count = std::count_if(request.media.begin(), request.media.end(),
+                                        [&](const ChatRequest::MediaReference& one) { return one.kind == kind; });
+    if (count > most) Refuse("media_limit", "messages", ": ", count, " ", what, "; this server takes at most ", most);
+  };
+  check(MediaKind::kImage, defaults.max_images, "images");
+  check(MediaKind::kVideo, defaults.max_videos, "videos");
+  check(MediaKind::kUnknown, defaults.max_images + defaults.max_videos, "files");
+}
 
 ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
   const RequestFields fields(body, "");

@@ -30,6 +30,8 @@ struct ChatDefaults {
   std::optional<int64_t> max_frames;  // of a video; unset: as the model has it
 };
 
+constexpr char kFileId[] = "file-";  // how the id of an uploaded file begins, also in the place of a URL
+
 struct ChatRequest {
   std::string model;
   JobRequest job;  // without the files of its media
@@ -48,6 +50,9 @@ struct ChatRequest {
 
 // Throws ApiError: 400 naming the key, 404 for a model of another name.
 ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults);
+
+// More images or videos than one request may have, as far as it is known what they are. Throws ApiError.
+void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults);
 
 // Ranges and combinations that the engine knows: as soon as a request is there, and not when its turn comes. Throws
 // ApiError.

@@ -16,23 +16,36 @@ namespace purekv::server {
 
 using HttpFields = std::vector<std::pair<std::string, std::string>>;
 
+struct HttpResponse {
+  int status = 200;
+  std::string body;
+  std::string type = "application/json";
+  HttpFields fields{};  // further ones
+};
+
+// Where a body goes that is not collected in memory: piece by piece, as it comes.
+class BodySink {
+ public:
+  virtual ~BodySink() = default;
+
+  // Bytes of the body at most.
+  virtual int64_t limit() const = 0;
+  // In the I/O thread, like all of a HttpHandler. The next piece comes when `next` has been called, by any thread; with
+  // a response: the rest is not wanted.
+  virtual void Take(std::string piece, std::function<void(std::optional<HttpResponse>)> next) = 0;
+};
+
 struct HttpRequest {
   std::string method, target;  // target as it came: path and query
   HttpFields fields;           // names in lower case, in the order in which they came
   std::string body;
+  std::shared_ptr<BodySink> sink;     // what has taken the body, in place of `body`
   std::shared_ptr<const void> lease;  // the body's share of HttpLimits::bodies; let go with the body
 
   // The first value of a field, null without one. name: in lower case.
   const std::string* Find(std::string_view name) const;
   // The target without its query.
   std::string path() const { return target.substr(0, target.find('?')); }
-};
-
-struct HttpResponse {
-  int status = 200;
-  std::string body;
-  std::string type = "application/json";
-  HttpFields fields{};  // further ones
 };
 
 // One request on its way to its answer: Respond, or Begin, any number of Writes, and End. Any thread may call; nothing
@@ -57,6 +70,11 @@ class HttpHandler {
 
   // What to answer before the body is read; nothing: go on. The request has no body yet.
   virtual std::optional<HttpResponse> Refuse(const HttpRequest& head) = 0;
+  // Null: the body is collected in memory.
+  virtual std::shared_ptr<BodySink> SinkOf(const HttpRequest& head) {
+    (void)head;
+    return nullptr;
+  }
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
   // For what is no request, or over a limit. problem: one sentence.
   virtual HttpResponse Malformed(int status, const std::string& problem) = 0;

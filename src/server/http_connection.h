@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <boost/asio.hpp>
+#include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
@@ -37,6 +38,30 @@ inline std::string DateNow() {
   gmtime_r(&now, &parts);
   return {text, std::strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &parts)};
 }
+
+// A body as it comes: no memory is taken for what a length promises.
+struct ComingBody {
+  using value_type = std::string;
+  class reader {
+   public:
+    template <bool request, class Fields>
+    reader(http::header<request, Fields>&, value_type& body) : body_(body) {}
+    void init(const boost::optional<std::uint64_t>&, error_code& problem) { problem = {}; }
+    template <class Buffers>
+    size_t put(const Buffers& buffers, error_code& problem) {
+      problem = {};
+      const size_t before = body_.size();
+      for (const asio::const_buffer piece : boost::beast::buffers_range_ref(buffers)) {
+        body_.append(static_cast<const char*>(piece.data()), piece.size());
+      }
+      return body_.size() - before;
+    }
+    void finish(error_code& problem) { problem = {}; }
+
+   private:
+    value_type& body_;
+  };
+};
 
 // What all connections share.
 struct Shared {
@@ -130,7 +155,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   }
 
  private:
-  using Parser = http::request_parser<http::string_body>;
+  using Parser = http::request_parser<ComingBody>;
 
   void Post(auto work) {
     asio::post(shared_.io, [self = shared_from_this(), work = std::move(work)]() mutable { work(); });
@@ -162,7 +187,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     if (closed_) return;
     parser_.emplace();
     parser_->header_limit(static_cast<std::uint32_t>(shared_.limits.head));
-    parser_->body_limit(static_cast<std::uint64_t>(shared_.limits.body));
+    parser_->body_limit(UINT64_MAX);  // whose it is, and so its limit, only the head says
     Arm(read_timer_, shared_.limits.head_s,
         [this] { Reject(408, StrCat("the head did not come within ", shared_.limits.head_s, " s")); });
     head_bytes_ = 0;
@@ -185,9 +210,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     if (problem == http::error::header_limit) {
       return Reject(431, StrCat("the head is longer than ", shared_.limits.head, " bytes"));
     }
-    if (problem == http::error::body_limit) {
-      return Reject(413, StrCat("the body is longer than ", shared_.limits.body, " bytes"));
-    }
+    if (problem == http::error::body_limit) return RejectLength();
     if (problem.category() != make_error_code(http::error::bad_method).category() ||
         problem == http::error::end_of_stream || problem == http::error::partial_message) {
       return Close();  // the client ended, or its network did
@@ -222,15 +245,21 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     if (request_.method == "POST" && lengths + codings == 0) {
       return Reject(411, "POST needs a body: Content-Length or Transfer-Encoding: chunked");
     }
+    sink_ = shared_.handler.SinkOf(request_);
+    body_limit_ = sink_ ? sink_->limit() : shared_.limits.body;
+    body_bytes_ = 0;
     lease_ = std::make_shared<Lease>(shared_);
     const auto length = parser_->content_length();
-    if (length && !lease_->Grow(static_cast<int64_t>(*length))) return RejectBody();
+    if (length && *length > static_cast<std::uint64_t>(body_limit_)) return RejectLength();
+    if (length && !sink_ && !lease_->Grow(static_cast<int64_t>(*length))) return RejectBody();
     if (const std::string* expect = request_.Find("expect"); expect != nullptr && !parser_->is_done()) {
       if (!boost::beast::iequals(*expect, "100-continue")) return Reject(417, "Expect: only 100-continue is known");
       Send("HTTP/1.1 100 Continue\r\n\r\n");
     }
     ReadBody();
   }
+
+  void RejectLength() { Reject(413, StrCat("the body is longer than ", body_limit_, " bytes")); }
 
   void RejectBody() {
     HttpResponse response = shared_.handler.Malformed(503, "too many bodies are being read; ask again in a moment");
@@ -240,8 +269,10 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
 
   void ReadBody() {
     if (closed_) return;
+    if (sink_ && !parser_->get().body().empty()) return HandOn();
     if (parser_->is_done()) {
       read_timer_.cancel();
+      request_.sink = std::move(sink_);
       request_.body = std::move(parser_->get().body());
       request_.lease = std::move(lease_);
       answering_ = true;
@@ -256,11 +287,26 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
         self->read_timer_.cancel();
         return self->FailReading(problem);
       }
-      if (!self->lease_->Grow(static_cast<int64_t>(self->parser_->get().body().size()))) {
+      const auto there = static_cast<int64_t>(self->parser_->get().body().size());
+      if (self->body_bytes_ + there > self->body_limit_) return self->RejectLength();
+      if (!self->sink_ && !self->lease_->Grow(there)) {
         self->read_timer_.cancel();
         return self->RejectBody();
       }
       self->ReadBody();
+    });
+  }
+
+  // What has come of the body goes to the sink; more is read when that has been taken.
+  void HandOn() {
+    read_timer_.cancel();
+    std::string piece;
+    piece.swap(parser_->get().body());
+    body_bytes_ += static_cast<int64_t>(piece.size());
+    sink_->Take(std::move(piece), [self = shared_from_this()](std::optional<HttpResponse> refusal) {
+      self->Post([connection = self.get(), refusal = std::move(refusal)]() mutable {
+        refusal ? connection->RejectWith(std::move(*refusal)) : connection->ReadBody();
+      });
     });
   }
 
@@ -280,6 +326,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     keep_alive_ = keep_alive_ && whole;
     ending_ = !whole;
     lease_ = nullptr;
+    sink_ = nullptr;
     if (whole) Watch();
     Respond(std::move(response));
   }
@@ -365,6 +412,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     read_timer_.cancel();
     write_timer_.cancel();
     lease_ = nullptr;
+    sink_ = nullptr;
     if (!answering_) return;
     gone_called_ = true;
     if (const auto gone = std::exchange(gone_, nullptr)) gone();
@@ -377,6 +425,8 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   std::optional<Parser> parser_;
   HttpRequest request_;
   std::shared_ptr<Lease> lease_;
+  std::shared_ptr<BodySink> sink_;
+  int64_t body_limit_ = 0, body_bytes_ = 0;  // of the body; of it, what the sink has
   std::array<char, kReadBytes> discarded_{};
   std::deque<std::string> out_;
   int64_t head_bytes_ = 0;

@@ -14,27 +14,12 @@
 #include <optional>
 #include <span>
 
+#include "base/descriptor.h"
 #include "server/api_error.h"
 #include "server/base64.h"
 
 namespace purekv::server {
 namespace {
-
-constexpr size_t kSniffed = 1024;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 void WriteAll(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
@@ -173,6 +158,16 @@ MediaKind SniffMedia(std::string_view bytes) {
   return MediaKind::kUnknown;
 }
 
+void CheckMediaKind(MediaKind found, MediaKind said, const std::string& param) {
+  if (found == said) return;
+  const std::string_view was = found == MediaKind::kImage   ? "an image"
+                               : found == MediaKind::kVideo ? "a video"
+                                                            : "neither";
+  Refuse("invalid_media", param, ": its bytes are ", was, "; ",
+         said == MediaKind::kImage ? "an image is expected (JPEG, PNG, WebP)"
+                                   : "a video is expected (MP4, MOV, Matroska, WebM, AVI, MPEG-TS)");
+}
+
 std::shared_ptr<const SpoolFile> FetchMedia(std::string_view url, MediaKind kind, const MediaLimits& limits,
                                             const std::string& param) {
   auto file = std::make_shared<const SpoolFile>();
@@ -184,17 +179,10 @@ std::shared_ptr<const SpoolFile> FetchMedia(std::string_view url, MediaKind kind
   } else {
     RefuseUrl(param);
   }
-  std::array<char, kSniffed> first{};
+  std::array<char, kSniffedBytes> first{};
   const ssize_t count = pread(file->descriptor(), first.data(), first.size(), 0);
   const std::string_view begin(first.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
-  if (const MediaKind found = SniffMedia(begin); found != kind) {
-    const std::string_view was = found == MediaKind::kImage   ? "an image"
-                                 : found == MediaKind::kVideo ? "a video"
-                                                              : "neither";
-    Refuse("invalid_media", param, ": its bytes are ", was, "; ",
-           kind == MediaKind::kImage ? "an image is expected (JPEG, PNG, WebP)"
-                                     : "a video is expected (MP4, MOV, Matroska, WebM, AVI, MPEG-TS)");
-  }
+  CheckMediaKind(SniffMedia(begin), kind, param);
   return file;
 }
 

@@ -1,6 +1,7 @@
 // Media of a request as files: what a URL stands for is copied into a file without a name, and judged by its bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -33,11 +34,14 @@ class SpoolFile {
   int descriptor_ = -1;
 };
 
-// What the first bytes of a file say that it is.
+// What the first bytes of a file, at most kSniffedBytes, say that it is.
+constexpr size_t kSniffedBytes = 1024;
 enum class MediaKind { kUnknown, kImage, kVideo };
 // JPEG, PNG, WebP; MP4 and MOV, Matroska and WebM, AVI, MPEG-TS. No playlist, and nothing that names other files.
 MediaKind SniffMedia(std::string_view bytes);
 
+// Throws ApiError where a medium is another kind than a part says.
+void CheckMediaKind(MediaKind found, MediaKind said, const std::string& param);
 // `url`: "data:...;base64,..." or "file:///..."; other schemes are refused. param: the key of the request, for
 // messages, which say nothing of what lies on this machine. Throws ApiError: media_not_allowed, media_limit,
 // invalid_media.

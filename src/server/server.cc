@@ -15,6 +15,7 @@
 #include "server/api_error.h"
 #include "server/chat_flight.h"
 #include "server/digest.h"
+#include "server/file_api.h"
 #include "server/task_threads.h"
 
 namespace purekv::server {
@@ -32,6 +33,9 @@ const char* RouteName(Route route) {
     case Route::kPrefixes:
     case Route::kPrefix:
       return "prefixes";
+    case Route::kFiles:
+    case Route::kFile:
+      return "files";
     case Route::kChat:
       break;
   }
@@ -68,7 +72,9 @@ class Server::Impl final : public HttpHandler {
         log_(options.log),
         http_(options.host, options.port, options.http, *this),
         frames_(options.chat_media.frame_bytes),
+        files_(options.files.disk),
         decoding_(options.chat_media.workers),
+        writing_(1),
         parsing_(1) {
     options_.access.loopback = IsLoopback(options.host);
   }
@@ -110,10 +116,18 @@ class Server::Impl final : public HttpHandler {
     const Route route = CheckAccess(request, options_.access);
     try {
       if (route == Route::kChat) return Chat(std::move(request), std::move(exchange));
+      if (request.sink != nullptr) return FinishUpload(std::move(request), std::move(exchange));
       exchange->Respond(Logged(request, RouteName(route), Identified(request, Answer(route, request))));
     } catch (const ApiError& error) {
       exchange->Respond(Logged(request, RouteName(route), Identified(request, ErrorResponse(error))));
     }
+  }
+
+  std::shared_ptr<BodySink> SinkOf(const HttpRequest& head) override {
+    if (CheckAccess(head, options_.access) != Route::kFiles || head.method != "POST") return nullptr;
+    return std::make_shared<Upload>(head, options_.files, files_, writing_, [this, head](const ApiError& error) {
+      return Logged(head, RouteName(Route::kFiles), Identified(head, ErrorResponse(error)));
+    });
   }
 
   HttpResponse Malformed(int status, const std::string& problem) override {
@@ -195,6 +209,8 @@ class Server::Impl final : public HttpHandler {
       response.body = server::Text({{"status", state}});
       return response;
     }
+    if (route == Route::kFiles) return FileList(files_, request);
+    if (route == Route::kFile) return OneFile(files_, request);
     CheckReady();
     if (route == Route::kModels) {
       OrderedJson data = OrderedJson::array();
@@ -277,6 +293,20 @@ class Server::Impl final : public HttpHandler {
               {"dtype", DtypeName(info.dtype)},
               {"fingerprint", info.fingerprint},
               {"kv_bytes_per_token", info.kv_bytes_per_token}}}};
+  }
+
+  // In the thread that has written it.
+  void FinishUpload(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
+    const auto upload = std::static_pointer_cast<Upload>(std::exchange(request.sink, nullptr));
+    writing_.Add([this, upload, request = std::move(request), exchange = std::move(exchange)] {
+      HttpResponse response;
+      try {
+        response = upload->Finish();
+      } catch (const ApiError& error) {
+        response = ErrorResponse(error);
+      }
+      exchange->Respond(Logged(request, RouteName(Route::kFiles), Identified(request, std::move(response))));
+    });
   }
 
   // Bodies may be large: they are looked at in a thread of their own.
@@ -397,14 +427,21 @@ class Server::Impl final : public HttpHandler {
 
   std::vector<std::shared_ptr<const SpoolFile>> FetchAll(ChatRequest* chat) const {
     std::vector<std::shared_ptr<const SpoolFile>> files;
-    for (ChatRequest::MediaReference& one : chat->media) {
-      files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
+    for (size_t i = 0; i < chat->media.size(); ++i) {
+      ChatRequest::MediaReference& one = chat->media[i];
+      if (one.url.starts_with(kFileId)) {
+        const auto stored = FetchStored(files_, chat->job.owner, options_.media.bytes, chat, i);
+        files.push_back(stored->file);
+      } else {
+        files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
+      }
       std::string().swap(one.url);
       chat->job.chat[one.turn].parts[one.part].medium->path = one.param;
       if (chat->job.cache != JobRequest::Cache::kOff) {
         chat->job.digests.push_back(DigestOfFile(files.back()->descriptor()));
       }
     }
+    CheckMediaCounts(*chat, options_.chat);
     return files;
   }
 
@@ -422,7 +459,8 @@ class Server::Impl final : public HttpHandler {
   std::shared_ptr<const Model> model_;
   FrameMemory frames_;
   std::unique_ptr<Scheduler> scheduler_;
-  TaskThreads decoding_;
+  FileStore files_;
+  TaskThreads decoding_, writing_;
   TaskThreads parsing_;  // first to end
 };
 

@@ -12,6 +12,7 @@
 #include "server/access.h"
 #include "server/chat_media.h"
 #include "server/chat_request.h"
+#include "server/file_api.h"
 #include "server/http.h"
 #include "server/media_files.h"
 #include "server/request_log.h"
@@ -26,6 +27,7 @@ struct ServerOptions {
   AccessRules access;  // loopback is the host's
   ChatDefaults chat;   // but for what Serve brings
   MediaLimits media;
+  FileLimits files;
   ChatMediaOptions chat_media;
   std::optional<int64_t> cache_memory;  // of prefixes; unset: half of what is free when the model has been loaded
   SchedulerOptions scheduler;           // limits.max_positions 0: the model's
