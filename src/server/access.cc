@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
-#include <random>
 #include <span>
 
 #include "base/hash.h"
+#include "base/random_digits.h"
 #include "server/api_error.h"
 #include "server/digest.h"
 #include "server/multipart.h"
@@ -153,13 +153,6 @@ std::string ModelOfPath(const std::string& path) {
     }
   }
   return name;
-}
-
-std::string RandomDigits(int count) {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
-  std::string digits;
-  while (static_cast<int>(digits.size()) < count) digits.push_back("0123456789abcdef"[random() % 16]);
-  return digits;
 }
 
 bool SameSecret(const std::string& given, const std::string& secret) {

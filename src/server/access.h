@@ -29,8 +29,6 @@ std::string OwnerOf(const HttpRequest& head);
 // The model of "/v1/models/NAME", the id of "/v1/purekv/prefixes/ID".
 std::string ModelOfPath(const std::string& path);
 std::string PrefixOfPath(const std::string& path);
-// Random hexadecimal digits.
-std::string RandomDigits(int count);
 
 // In a time that does not tell how much of them is equal.
 bool SameSecret(const std::string& given, const std::string& secret);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/access.h"
+#include "base/random_digits.h"
 
 namespace purekv::server {
 

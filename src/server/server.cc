@@ -11,6 +11,7 @@
 
 #include "base/available_memory.h"
 #include "base/error.h"
+#include "base/random_digits.h"
 #include "models/language_model.h"
 #include "server/api_error.h"
 #include "server/chat_flight.h"
@@ -429,16 +430,18 @@ class Server::Impl final : public HttpHandler {
     std::vector<std::shared_ptr<const SpoolFile>> files;
     for (size_t i = 0; i < chat->media.size(); ++i) {
       ChatRequest::MediaReference& one = chat->media[i];
+      std::string digest;
       if (one.url.starts_with(kFileId)) {
         const auto stored = FetchStored(files_, chat->job.owner, options_.media.bytes, chat, i);
         files.push_back(stored->file);
+        digest = stored->sha256;
       } else {
         files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
       }
       std::string().swap(one.url);
       chat->job.chat[one.turn].parts[one.part].medium->path = one.param;
       if (chat->job.cache != JobRequest::Cache::kOff) {
-        chat->job.digests.push_back(DigestOfFile(files.back()->descriptor()));
+        chat->job.digests.push_back(digest.empty() ? DigestOfFile(files.back()->descriptor()) : digest);
       }
     }
     CheckMediaCounts(*chat, options_.chat);

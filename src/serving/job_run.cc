@@ -1,12 +1,12 @@
 #include "serving/job_run.h"
 
 #include <algorithm>
-#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
+#include "base/random_digits.h"
 #include "engine/sampling.h"
 
 namespace purekv {
@@ -57,13 +57,6 @@ int64_t RoomForAnswer(const JobLimits& limits, const JobRequest& request, int64_
                 "; at most ", limits.max_positions, " fit together"));
   }
   return request.max_tokens.value_or(std::min(limits.max_answer, room));
-}
-
-std::string RandomHex(size_t digits) {
-  std::random_device random;
-  std::string text;
-  while (text.size() < digits) text += "0123456789abcdef"[random() % 16];
-  return text;
 }
 
 }  // namespace
@@ -178,7 +171,7 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
 void JobRun::Keep(const PrefixKey& key) {
   Conversation kept = read_->Fork();
   kept.SetWatch(nullptr, nullptr);
-  const auto prefix = std::make_shared<const Prefix>("pfx-" + RandomHex(24), key, std::move(kept));
+  const auto prefix = std::make_shared<const Prefix>("pfx-" + RandomDigits(24), key, std::move(kept));
   if (!prefixes_.Add(prefix)) return;
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told
   result_.prefix = prefix->id;

@@ -14,7 +14,8 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 import tokenizer_files as files
 from cases import prompt
 from layout import OUT, write_json
-from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
+from make_cases import make_cases_of
+from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
 
 SIDE, PATCH = 56, 14
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

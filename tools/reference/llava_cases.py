@@ -13,7 +13,8 @@ from tokenizers import AddedToken, normalizers, processors
 import text_tokenizers as pieces
 from cases import MEAN, STD, prompt
 from layout import OUT, write_json
-from vlm_cases import Runner, in_bf16, make_cases_of, short_side, stored, write_prompt
+from make_cases import make_cases_of
+from vlm_cases import Runner, in_bf16, short_side, stored, write_prompt
 
 TEMPLATE = ("{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
             "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"

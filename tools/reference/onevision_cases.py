@@ -16,7 +16,8 @@ from transformers.image_utils import ChannelDimension
 import tokenizer_files as files
 from cases import prompt
 from layout import OUT, write_json
-from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
+from make_cases import make_cases_of
+from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
 
 SIDE, PATCH, CELLS = 76, 14, 5
 PINPOINTS = [[SIDE * i, SIDE * j] for i in (1, 2, 3) for j in (1, 2, 3)]

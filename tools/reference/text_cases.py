@@ -4,7 +4,6 @@ float32, eager attention, every step recomputed from the whole sequence: what a 
 """
 import math
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ import reference_model as ref
 import tokenizer_files
 from cases import generation, prompt
 from layout import OUT, save_npy, write_json
-from make_cases import FIRST, LOGIT_ROWS, MIN_MARGIN, SECOND, messages, save_stage
+from make_cases import FIRST, LOGIT_ROWS, SECOND, make_cases_of, messages, save_stage
 from random_weights import write_tensors
 
 
@@ -198,15 +197,7 @@ def make_case(case: dict) -> float:
 
 
 def main(only=None) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    transformers.utils.logging.disable_progress_bar()
-    for case in TEXT_CASES:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"
+    make_cases_of(TEXT_CASES, make_case, only)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import tokenizer_files
 from cases import MEAN, STD, prompt
 from layout import OUT, write_json
 from llava_cases import PIECES, decoder, on_square, patches_of, processor
-from vlm_cases import Runner, in_bf16, make_cases_of, resized, stored, write_prompt
+from make_cases import make_cases_of
+from vlm_cases import Runner, in_bf16, resized, stored, write_prompt
 
 SYSTEM = ("You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your answers should not "
           "include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your responses are socially "

@@ -4,7 +4,6 @@ A case brings a tokenizer, a decoder (LlamaForCausalLM and such) and functions f
 whole sequence in float32 with eager attention.
 """
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 
 import reference_model as ref
 from layout import save_npy, write_json
-from make_cases import FIRST, MIN_MARGIN, SECOND, save_stage
+from make_cases import FIRST, SECOND, save_stage
 from random_weights import DTYPES, encode, tensor_f32
 
 LOGIT_ROWS = 6
@@ -133,15 +132,3 @@ def write_prompt(folder: Path, prompt: dict, rendered: str, ids: list, pixels, g
     print(f"  {prompt['name']}: {len(ids)} tokens, margin {margin:.4f}, distinct {len(set(out['ids']))}, {out['finish']}, bf16 KL {kl.mean():.2e}",
           flush=True)
     return margin
-
-
-def make_cases_of(cases: list, make_case, only=None) -> None:
-    """make_case(case): writes it, and returns the least margin of what was chosen. only: names; none: all."""
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    for case in cases:
-        if only and case["name"] not in only:
-            continue
-        print(case["name"], flush=True)
-        margin = make_case(case)
-        assert margin > MIN_MARGIN, f"{case['name']}: an argmax margin of {margin} is too small, choose another seed"

@@ -1,0 +1,179 @@
+// What has been read is kept for those that begin with the same, and for no other; memory is a limit.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <set>
+#include <string>
+
+#include "serving/scheduler_testing.h"
+
+namespace purekv {
+namespace {
+
+using PrefixTest = SchedulerTest;
+
+// The same media under the same settings are read once; what is answered is what it is without that, bit by bit.
+TEST_F(PrefixTest, MediaAreReadOnceForWhoAsksAboutThemAgain) {
+  SchedulerOptions options = Options();
+  options.prefix_memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  using Cache = JobRequest::Cache;
+  const auto asks = [&](const std::string& question, const std::string& policy) {
+    JobRequest request = AsksAboutVideo();
+    request.chat[0].parts.back().text = question;
+    request.kv.when = KvOptions::When::kContext;
+    request.kv.policy = policy;
+    if (policy != "full") request.kv.budget = 0.4;
+    request.owner = "a";
+    request.digests = {"1234"};
+    return request;
+  };
+  std::string stages;
+  const auto run = [&](const JobRequest& request) {
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(request, listener);
+    listener->AwaitEnd();
+    EXPECT_TRUE(listener->result_.has_value()) << listener->failure_->message.text;
+    stages = listener->stages_;
+    return listener->result_.value();
+  };
+  std::set<std::string> prefixes;
+  for (const char* policy : {"full", "snapkv", "h2o"}) {
+    SCOPED_TRACE(policy);
+    const JobResult first = run(asks("What?", policy));
+    EXPECT_EQ(first.cached_tokens, 0);
+    EXPECT_GT(first.times.prefill_s, 0);
+    EXPECT_TRUE(prefixes.insert(first.prefix).second);
+    const JobRequest again = asks("And why?", policy);
+    const JobResult second = run(again);
+    EXPECT_EQ(second.prefix, first.prefix);
+    EXPECT_GT(second.cached_tokens, second.prompt.visual_tokens);
+    EXPECT_LT(second.cached_tokens, static_cast<int64_t>(second.prompt.ids.size()));
+    EXPECT_GT(second.shared_bytes, 0);
+    EXPECT_EQ(stages.find("vision"), std::string::npos);
+    JobRequest anew = again;
+    anew.cache = Cache::kOff;
+    const JobResult alone = run(anew);
+    EXPECT_EQ(alone.prefix, "");
+    EXPECT_EQ(alone.cached_tokens, 0);
+    EXPECT_EQ(second.answers[0].ids, alone.answers[0].ids);
+    EXPECT_EQ(second.answers[0].logprobs, alone.answers[0].logprobs);
+    EXPECT_EQ(second.prompt.ids, alone.prompt.ids);
+    EXPECT_EQ(second.prompt.visual_tokens, alone.prompt.visual_tokens);
+    EXPECT_EQ(second.kv.tokens_kept_mean, alone.kv.tokens_kept_mean);
+    // A policy that evicts at steps has not touched what it went on from.
+    EXPECT_EQ(run(again).answers[0].ids, alone.answers[0].ids);
+    anew.cache = Cache::kRefresh;
+    EXPECT_TRUE(prefixes.insert(run(anew).prefix).second);
+  }
+  const auto reads_anew = [&](const char* what, const std::function<void(JobRequest&)>& change) {
+    JobRequest request = asks("What?", "snapkv");
+    change(request);
+    EXPECT_EQ(run(request).cached_tokens, 0) << what;
+  };
+  reads_anew("owner", [](JobRequest& r) { r.owner = "b"; });
+  reads_anew("salt", [](JobRequest& r) { r.salt = "s"; });
+  reads_anew("content", [](JobRequest& r) { r.digests = {"1235"}; });
+  reads_anew("no digest", [](JobRequest& r) { r.digests.clear(); });
+  reads_anew("budget", [](JobRequest& r) { r.kv.budget = 0.5; });
+  reads_anew("option", [](JobRequest& r) { r.kv.options["kernel"] = "3"; });
+  reads_anew("prefill", [](JobRequest& r) { r.prefill.kind = "st"; });
+  reads_anew("frames", [](JobRequest& r) { r.chat[0].parts[0].media_options.fps = 1.5; });
+  reads_anew("system", [](JobRequest& r) {
+    r.chat.insert(r.chat.begin(), {ChatTurn::Role::kSystem, {{.text = "Be kind."}}});
+  });
+  reads_anew("prompt", [](JobRequest& r) { r.kv.when = KvOptions::When::kPrompt; });
+  PrefixStore& store = scheduler.prefixes();
+  EXPECT_GT(store.List("a").size(), 3U);
+  EXPECT_EQ(store.List("b").size(), 1U);
+  EXPECT_EQ(store.List("c").size(), 0U);
+  const std::string id = store.List("b").front()->id;
+  EXPECT_EQ(store.Named(id, "a"), nullptr);
+  EXPECT_FALSE(store.Remove(id, "a"));
+  EXPECT_TRUE(store.Remove(id, "b"));
+  EXPECT_FALSE(store.Remove(id, "b"));
+}
+
+// A text that begins as another did goes on from whole blocks of it.
+TEST_F(PrefixTest, TextsThatBeginAlikeAreReadOnce) {
+  SchedulerOptions options = Options();
+  options.prefix_memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  std::string beginning;
+  for (int i = 0; i < 400; ++i) beginning += "ab " + std::to_string(i) + " ";
+  const auto run = [&](JobRequest request) {
+    request.max_tokens = 4;
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(std::move(request), listener);
+    listener->AwaitEnd();
+    EXPECT_TRUE(listener->result_.has_value()) << listener->failure_->message.text;
+    return listener->result_.value();
+  };
+  EXPECT_EQ(run(Asks(beginning + "one?")).cached_tokens, 0);
+  const JobResult second = run(Asks(beginning + "two?"));
+  EXPECT_GE(second.cached_tokens, 512);
+  EXPECT_EQ(second.cached_tokens % 512, 0);
+  EXPECT_NE(second.prefix, "");
+  JobRequest off = Asks(beginning + "two?");
+  off.cache = JobRequest::Cache::kOff;
+  const JobResult alone = run(off);
+  EXPECT_EQ(second.answers[0].ids, alone.answers[0].ids);
+  EXPECT_EQ(second.answers[0].logprobs, alone.answers[0].logprobs);
+  EXPECT_EQ(second.kv.tokens_full, alone.kv.tokens_full);
+  JobRequest evicts = Asks(beginning + "two?");
+  evicts.kv.policy = "snapkv";
+  evicts.kv.budget = 0.5;
+  EXPECT_EQ(run(evicts).cached_tokens, 0);
+  EXPECT_EQ(run(evicts).cached_tokens, 0);
+  JobRequest other = Asks(beginning + "two?");
+  other.owner = "b";
+  EXPECT_EQ(run(other).cached_tokens, 0);
+  EXPECT_EQ(run(Asks("zz " + beginning)).cached_tokens, 0);
+  // What nothing could go on from takes no room: short texts, and entries in another form.
+  const size_t kept = scheduler.prefixes().List("").size();
+  EXPECT_EQ(run(Asks("Hello!")).prefix, "");
+  JobRequest encoded = Asks(beginning + "three?");
+  encoded.kv.keys = encoded.kv.values = "int8";
+  EXPECT_EQ(run(encoded).prefix, "");
+  EXPECT_EQ(run(encoded).cached_tokens, 0);
+  EXPECT_EQ(scheduler.prefixes().List("").size(), kept);
+}
+
+// Memory is a limit: the last used stay.
+TEST_F(PrefixTest, PrefixesMakeRoomForLaterOnes) {
+  const auto run = [&](Scheduler& scheduler, const std::string& digest) {
+    JobRequest request = AsksAboutVideo();
+    request.kv.when = KvOptions::When::kContext;
+    request.digests = {digest};
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(request, listener);
+    listener->AwaitEnd();
+    return listener->result_.value();
+  };
+  int64_t bytes = 0;
+  {
+    SchedulerOptions options = Options();
+    options.prefix_memory = int64_t{1} << 30;
+    Scheduler scheduler(small_->model(), options);
+    run(scheduler, "0");
+    bytes = scheduler.prefixes().bytes();
+    ASSERT_GT(bytes, 0);
+  }
+  SchedulerOptions options = Options();
+  options.prefix_memory = 2 * bytes + bytes / 2;
+  Scheduler scheduler(small_->model(), options);
+  run(scheduler, "0");
+  run(scheduler, "1");
+  EXPECT_GT(run(scheduler, "0").cached_tokens, 0);  // now "1" is the older one
+  run(scheduler, "2");
+  EXPECT_LE(scheduler.prefixes().bytes(), options.prefix_memory);
+  EXPECT_GT(run(scheduler, "0").cached_tokens, 0);
+  EXPECT_EQ(run(scheduler, "1").cached_tokens, 0);
+  options.prefix_memory = bytes - 1;
+  Scheduler small(small_->model(), options);
+  EXPECT_EQ(run(small, "0").prefix, "");
+  EXPECT_EQ(small.prefixes().bytes(), 0);
+}
+
+}  // namespace
+}  // namespace purekv
