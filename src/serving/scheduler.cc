@@ -169,12 +169,12 @@ void Scheduler::Work() {
         running_.push_back(next);
       }
     }
-    if (next != nullptr) Read(std::move(next));
+    if (next != nullptr) Read(next);
     Step();
   }
 }
 
-void Scheduler::Read(std::shared_ptr<Job> job) {
+void Scheduler::Read(const std::shared_ptr<Job>& job) {
   const auto start = Clock::now();
   Answering reading{job, nullptr, Seconds(start - job->since)};
   since_ = start;

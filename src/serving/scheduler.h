@@ -75,7 +75,7 @@ class Scheduler {
   };
 
   void Work();
-  void Read(std::shared_ptr<Job> job);
+  void Read(const std::shared_ptr<Job>& job);
   // As many steps as the time since the last call owes the answers. Returns the seconds that they took.
   double StepBetween();
   // Answers that have not begun and fit join; then a token for each; jobs whose answers have ended are told.

@@ -383,7 +383,7 @@ TEST(PkvFile, RefusesFieldsThatDisagree) {
     s.c.media[0].grid = {1, 4, 4};
     s.c.media.pop_back();
     for (size_t i = 5; i < 15; ++i) s.records[i] = -1;
-    for (const size_t i : {5, 10}) s.records[i] = 0;
+    for (const size_t i : {size_t{5}, size_t{10}}) s.records[i] = 0;
     s.ids = {5, 90, 7, 91, 8, 8};
     const std::vector<int32_t> visual = {2, 0, 0, 0, 0};
     std::copy(visual.begin(), visual.end(), s.records.begin() + 15);

@@ -142,7 +142,7 @@ TEST(LlavaOnevision, NamesWhatItRefusesOfThePreprocessor) {
     SCOPED_TRACE(pointer);
     const std::string path = model.directory() + "/preprocessor_config.json";
     const std::string sound = ReadFile(path, 1 << 20);
-    EditJson(path, [&](Json& json) { json[Json::json_pointer(pointer)] = value; });
+    EditJson(path, [&at = pointer, &to = value](Json& json) { json[Json::json_pointer(at)] = to; });
     ExpectError({"preprocessor_config.json", word}, [&] { Model::Load(model.directory(), {}); });
     WriteFile(path, sound);
   }

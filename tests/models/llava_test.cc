@@ -275,7 +275,7 @@ TEST(Llava, MarkersInTextsOfTheUsersAreRefused) {
     ExpectError({"turn.context", "<image>"}, [&] { session.Read(turn); });
     turn.context = "A context.";
     session.Read(turn);
-    ExpectError({"turn.prompt", "<image>"}, [&] { session.CheckPrompt(text); });
+    ExpectError({"turn.prompt", "<image>"}, [&, asked = text] { session.CheckPrompt(asked); });
   }
 }
 

@@ -57,6 +57,7 @@ class SmallModel {
   // A prompt of `before` and `after` text tokens around the video; after = 0: it ends with the video's marker.
   std::vector<int32_t> Ids(int32_t before, int32_t after) const {
     std::vector<int32_t> ids;
+    ids.reserve(static_cast<size_t>(before + after) + 8);
     for (int32_t i = 0; i < before; ++i) ids.push_back(3 + 7 * i % 200);
     const std::vector<int32_t> media = internals().MediaIds(true);
     ids.insert(ids.end(), media.begin(), media.end());
