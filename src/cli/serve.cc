@@ -18,6 +18,7 @@
 #include "cli/output.h"
 #include "cli/profile_flags.h"
 #include "cli/progress.h"
+#include "engine/answer_batch.h"
 #include "engine/prefill_attention.h"
 #include "models/language_model.h"
 #include "server/server.h"
@@ -122,7 +123,7 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
               SetSeconds(&server.scheduler.queue_timeout_s));
   table.Value(kGroup, "--max-batch", "N", "answers that grow side by side (1 to 8; default 8)",
               [&server](const std::string& name, const std::string& text) {
-                server.scheduler.max_batch = ParseInt(name, text, 1, 8);
+                server.scheduler.max_batch = ParseInt(name, text, 1, AnswerBatch::most());
               });
   table.Value(kGroup, "--decode-share", "F",
               "of the time while a prompt is read that the answers of others get (0 to 0.9; default 0.5)",
