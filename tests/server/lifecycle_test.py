@@ -240,8 +240,11 @@ class StartAndEnd(unittest.TestCase):
             self.assertEqual((usage["purekv"]["policy"], usage["purekv"]["tokens"], usage["purekv"]["when"]), ("snapkv", 40, "context"))
             self.assertLess(usage["purekv"]["tokens_kept_mean"], 100)
             self.assertEqual(server.chat("red " * 400, model="one").error["code"], "context_length_exceeded")
-            lines = [json.loads(line) for line in server.stderr().splitlines()]
-            self.assertEqual([line["status"] for line in lines if line["route"] == "chat"], [200, 400])
+            def statuses():  # a line is written when its answer has been
+                whole = server.stderr().rpartition("\n")[0]
+                return [line["status"] for line in map(json.loads, whole.splitlines()) if line["route"] == "chat"]
+            until(lambda: len(statuses()) == 2)
+            self.assertEqual(statuses(), [200, 400])
 
     def test_what_waits_too_long_is_told(self):
         with Server("--cache-memory", "0", "--queue-timeout", "0.3") as server:
