@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "server/api_error.h"
-#include "server/base64.h"
+#include "base/base64.h"
 #include "server/chat_request.h"
 #include "server/request_fields.h"
 
@@ -45,7 +45,7 @@ void CheckRequest(const ChatRequest& request, const ChatDefaults& defaults) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   size_t decoded = 0;
-  if (purekv::server::DecodeBase64(text, [&](std::span<const std::byte> bytes) { decoded += bytes.size(); })) {
+  if (purekv::DecodeBase64(text, [&](std::span<const std::byte> bytes) { decoded += bytes.size(); })) {
     Check(size % 4 == 0 && decoded <= size / 4 * 3 && decoded + 2 >= size / 4 * 3);
   }
   purekv::server::SniffMedia(text);

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <utility>
 
 #include "base/error.h"
 #include "media/jpeg_writer.h"
+#include "media/thumbnail.h"
+#include "models/slice_pictures.h"
 
 namespace purekv {
 namespace {
@@ -15,55 +15,17 @@ constexpr int64_t kMostPixels = 16'000'000;  // of a sheet: browsers show it wit
 constexpr int64_t kMostTiles = 100'000;
 constexpr int kQuality = 70;
 
-// Means of the pixels under each pixel of the tile.
-void Shrink(const uint8_t* from, int64_t height, int64_t width, uint8_t* to, int64_t to_height, int64_t to_width,
-            int64_t stride) {
-  for (int64_t y = 0; y < to_height; ++y) {
-    const int64_t top = y * height / to_height;
-    const int64_t bottom = std::max(top + 1, (y + 1) * height / to_height);
-    for (int64_t x = 0; x < to_width; ++x) {
-      const int64_t left = x * width / to_width;
-      const int64_t right = std::max(left + 1, (x + 1) * width / to_width);
-      std::array<int64_t, 3> sum{};
-      for (int64_t row = top; row < bottom; ++row) {
-        for (int64_t column = left; column < right; ++column) {
-          for (size_t c = 0; c < 3; ++c) sum[c] += from[static_cast<size_t>((row * width + column) * 3) + c];
-        }
-      }
-      const int64_t count = (bottom - top) * (right - left);
-      for (size_t c = 0; c < 3; ++c) {
-        to[static_cast<size_t>(y * stride + x * 3) + c] = static_cast<uint8_t>((sum[c] + count / 2) / count);
-      }
-    }
-  }
-}
-
 }  // namespace
 
 FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLayout& layout, int64_t side) {
   FrameSheet sheet;
-  std::vector<std::pair<int64_t, int64_t>> frames;  // item, frame
-  std::map<std::pair<int32_t, int32_t>, std::array<int64_t, 2>> cells;
-  std::map<int32_t, int64_t> slices;  // by item: those that tokens know, whatever the tower's patches have
-  for (const TokenRecord& token : layout) {
-    if (token.kind == TokenRecord::Kind::kText) continue;
-    slices[token.item] = std::max<int64_t>(slices[token.item], token.slice + 1);
-    auto& grid = cells[{token.item, token.slice}];
-    grid[0] = std::max<int64_t>(grid[0], token.row + 1);
-    grid[1] = std::max<int64_t>(grid[1], token.column + 1);
-  }
+  const std::vector<SliceFrame> frames = SliceFrames(media, layout);
   int64_t height = 1;
   int64_t width = 1;
-  for (const auto& [slice, grid] : cells) {
-    const PreparedMedia& one = media.at(static_cast<size_t>(slice.first));
-    const int64_t of_item = slices.at(slice.first);
-    const int64_t per_slice = (one.frames.count + of_item - 1) / of_item;
-    // What a map of tiles covers is the image, which the first tile shows.
-    const int64_t frame = one.mosaic ? 0 : std::min(slice.second * per_slice, one.frames.count - 1);
-    frames.emplace_back(slice.first, frame);
-    sheet.cells.push_back(grid);
-    height = std::max(height, one.frames.height);
-    width = std::max(width, one.frames.width);
+  for (const SliceFrame& slice : frames) {
+    sheet.cells.push_back({slice.rows, slice.columns});
+    height = std::max(height, media[static_cast<size_t>(slice.item)].frames.height);
+    width = std::max(width, media[static_cast<size_t>(slice.item)].frames.width);
   }
   const auto tiles = static_cast<int64_t>(frames.size());
   if (tiles < 1 || tiles > kMostTiles) Fail("a sheet of ", tiles, " frames: 1 to ", kMostTiles, " can be drawn");
@@ -78,8 +40,8 @@ FrameSheet MakeFrameSheet(const std::vector<PreparedMedia>& media, const TokenLa
   std::vector<uint8_t> rgb(static_cast<size_t>(rows * sheet.tile_height * stride));
   Frames from;
   for (int64_t i = 0; i < tiles; ++i) {
-    const auto& [item, frame] = frames[static_cast<size_t>(i)];
-    media[static_cast<size_t>(item)].source->Read(frame, 1, &from);
+    const SliceFrame& slice = frames[static_cast<size_t>(i)];
+    media[static_cast<size_t>(slice.item)].source->Read(slice.frame, 1, &from);
     uint8_t* const to = rgb.data() + static_cast<size_t>(i / sheet.per_row * sheet.tile_height * stride +
                                                          i % sheet.per_row * sheet.tile_width * 3);
     Shrink(from.rgb.data(), from.height, from.width, to, sheet.tile_height, sheet.tile_width, stride);

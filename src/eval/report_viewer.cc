@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/json.h"
@@ -149,7 +150,7 @@ size_t ViewerData::Setting(const std::string& policy, double budget, const std::
 OrderedJson ViewerData::Video(const ViewerVideo& video, int64_t* bytes) {
   OrderedJson json = video.sheet;
   json["name"] = video.name;
-  json["image"] = "data:image/jpeg;base64," + Base64(video.jpeg);
+  json["image"] = "data:image/jpeg;base64," + EncodeBase64(video.jpeg);
   json["questions"] = OrderedJson::array();
   *bytes = static_cast<int64_t>(video.jpeg.size()) * 4 / 3;
   for (const ViewerVideo::Question& question : video.questions) {

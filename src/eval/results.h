@@ -143,7 +143,4 @@ LoadedRun LoadRun(const std::string& directory);
 // none.
 std::string TextAt(const OrderedJson& object, const std::vector<std::string>& path);
 
-// base64, as RFC 4648 section 4.
-std::string Base64(std::string_view bytes);
-
 }  // namespace purekv

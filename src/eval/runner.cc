@@ -16,8 +16,9 @@
 #include "base/hash.h"
 #include "base/stage_timer.h"
 #include "engine/context_text.h"
+#include "engine/kept_bits.h"
+#include "eval/evidence.h"
 #include "eval/frame_sheet.h"
-#include "eval/kept_tokens.h"
 #include "eval/metrics.h"
 
 namespace purekv {

@@ -16,7 +16,7 @@
 
 #include "base/descriptor.h"
 #include "server/api_error.h"
-#include "server/base64.h"
+#include "base/base64.h"
 
 namespace purekv::server {
 namespace {

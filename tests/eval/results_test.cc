@@ -10,8 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/base64.h"
 #include "base/file.h"
-#include "eval/kept_tokens.h"
+#include "engine/kept_bits.h"
 #include "eval/report.h"
 #include "eval/summary.h"
 #include "purekv/error.h"
@@ -292,11 +293,11 @@ TEST(KeptBits, LowestBitFirst) {
   // Visual tokens 3 to 12; a head that kept 0, 3, 4 and 12.
   std::vector<int32_t> visual;
   for (int32_t i = 3; i <= 12; ++i) visual.push_back(i);
-  EXPECT_EQ(KeptBits({{{0, 3, 4, 12}}}, visual), Base64(std::string("\x03\x02")));
-  EXPECT_EQ(Base64("Man"), "TWFu");
-  EXPECT_EQ(Base64("Ma"), "TWE=");
-  EXPECT_EQ(Base64("M"), "TQ==");
-  EXPECT_EQ(Base64(""), "");
+  EXPECT_EQ(KeptBits({{{0, 3, 4, 12}}}, visual), EncodeBase64(std::string("\x03\x02")));
+  EXPECT_EQ(EncodeBase64("Man"), "TWFu");
+  EXPECT_EQ(EncodeBase64("Ma"), "TWE=");
+  EXPECT_EQ(EncodeBase64("M"), "TQ==");
+  EXPECT_EQ(EncodeBase64(""), "");
 }
 
 TEST(Report, HoldsNothingThatRunsOrLoads) {

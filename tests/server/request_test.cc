@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "server/access.h"
 #include "server/api_error.h"
-#include "server/base64.h"
+#include "base/base64.h"
 #include "server/chat_request.h"
 #include "server/media_files.h"
 

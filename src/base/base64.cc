@@ -1,18 +1,19 @@
-#include "server/base64.h"
+#include "base/base64.h"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-namespace purekv::server {
+namespace purekv {
 namespace {
 
 constexpr size_t kPiece = size_t{1} << 16;  // bytes handed out at a time, about
 constexpr uint8_t kNone = 64;
 
+constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 constexpr std::array<uint8_t, 256> MakeValues() {
-  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::array<uint8_t, 256> values{};
   values.fill(kNone);
   for (size_t i = 0; i < kAlphabet.size(); ++i) values[static_cast<uint8_t>(kAlphabet[i])] = static_cast<uint8_t>(i);
@@ -21,6 +22,19 @@ constexpr std::array<uint8_t, 256> MakeValues() {
 constexpr std::array<uint8_t, 256> kValues = MakeValues();
 
 }  // namespace
+
+std::string EncodeBase64(std::string_view bytes) {
+  std::string text;
+  text.reserve((bytes.size() + 2) / 3 * 4);
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    uint32_t group = 0;
+    for (size_t k = 0; k < 3; ++k) {
+      group = group << 8 | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0U);
+    }
+    for (size_t k = 0; k < 4; ++k) text += i + k <= bytes.size() ? kAlphabet[group >> (18 - 6 * k) & 63] : '=';
+  }
+  return text;
+}
 
 bool DecodeBase64(std::string_view text, const std::function<void(std::span<const std::byte>)>& take) {
   if (text.size() % 4 != 0) return false;
@@ -54,4 +68,4 @@ bool DecodeBase64(std::string_view text, const std::function<void(std::span<cons
   return true;
 }
 
-}  // namespace purekv::server
+}  // namespace purekv

@@ -1,0 +1,28 @@
+// The frames that stand for a prompt's visual tokens: one for each temporal slice.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/prepared_media.h"
+#include "purekv/token_layout.h"
+
+namespace purekv {
+
+// A slice of a medium: the tokens of slice i are its rows x columns cells, row by row, and follow those of the slices
+// before.
+struct SliceFrame {
+  int32_t item = 0;   // which medium
+  int64_t frame = 0;  // of its stream, the first one of the slice
+  int64_t rows = 0, columns = 0;
+};
+
+// In the order of the visual tokens.
+std::vector<SliceFrame> SliceFrames(const std::vector<PreparedMedia>& media, const TokenLayout& layout);
+
+// Of each, a JPEG of its frame with sides of at most `side` pixels. Reads the media's sources, one frame at a time;
+// empty where one has none. Throws Error.
+std::vector<std::string> SliceJpegs(const std::vector<PreparedMedia>& media, const TokenLayout& layout, int64_t side);
+
+}  // namespace purekv
