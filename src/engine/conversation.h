@@ -59,15 +59,19 @@ class Conversation {
   // makes them; moved from. Null: they are loaded);
   void LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat* prepared,
                      std::vector<PreparedMedia>* media = nullptr);
+  // what its keys and values will take then, with `more` tokens behind the prompt (BytesOf of policy/budget_plan.h);
+  PlannedBytes BytesOfChat(const PreparedChat& chat, int64_t more) const;
   PromptInfo ReadChat(PreparedChat chat);
   // and what ends with its last medium can be read apart, where it is compressed there (KvOptions::When::kContext), and
   // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
-  void ReadChatPrefix(PreparedChat chat);
+  PromptInfo ReadChatPrefix(PreparedChat chat);
   PromptInfo ReadChatRest(const PreparedChat& chat);
   // The beginning of a chat of text alone that was read whole, as a prefix of another that begins with the same ids: so
   // many blocks of the prompt as `most` tokens hold, fewer than all; what is read behind it has the bits that it would
   // have in one reading. Nothing where there is no whole block, or not all of it is kept as it is (policy full).
   std::optional<Conversation> ForkText(int64_t most) const;
+  // What was read so, in the conversation or in what it was forked from, while the rest has not been.
+  const PromptInfo& read_ahead() const;
   // Who watches from now on (SessionOptions): of a fork another than of what it was forked from.
   void SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel);
   int64_t Save(const std::string& path) const;

@@ -67,13 +67,19 @@ void Conversation::LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat
                prepared->ids.size(), " ids");
 }
 
+PlannedBytes Conversation::BytesOfChat(const PreparedChat& chat, int64_t more) const {
+  const bool apart = chat.prefix_ids > 0 && options_.kv.when == KvOptions::When::kContext;
+  const int64_t behind = apart ? static_cast<int64_t>(chat.ids.size() - chat.prefix_ids) : 0;
+  return sequence_.compression().BytesOf(chat.tokens - behind, behind + more);
+}
+
 PromptInfo Conversation::ReadChat(PreparedChat chat) {
   dialogue_.SetSystem(std::move(chat.system));
   place_ = RepeatPlace::kBehindTurn;
   return ReadPrompt(chat.ids, std::move(chat.media));
 }
 
-void Conversation::ReadChatPrefix(PreparedChat chat) {
+PromptInfo Conversation::ReadChatPrefix(PreparedChat chat) {
   PUREKV_CHECK(chat.prefix_ids > 0 && options_.kv.when == KvOptions::When::kContext, chat.prefix_ids, " ids");
   dialogue_.SetSystem(chat.system);
   place_ = RepeatPlace::kInTurn;
@@ -84,6 +90,12 @@ void Conversation::ReadChatPrefix(PreparedChat chat) {
   open.prompt_ids = std::move(chat.ids);
   open.info = std::move(info);
   dialogue_.Open(std::move(open));
+  return read_ahead();
+}
+
+const PromptInfo& Conversation::read_ahead() const {
+  PUREKV_CHECK(dialogue_.open(), "no prefix has been read");
+  return dialogue_.open()->info;
 }
 
 PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {

@@ -1,7 +1,6 @@
 #include "models/slice_pictures.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -16,24 +15,32 @@ constexpr int kQuality = 70;
 
 }  // namespace
 
-std::vector<SliceFrame> SliceFrames(const std::vector<PreparedMedia>& media, const TokenLayout& layout) {
-  std::map<std::pair<int32_t, int32_t>, std::array<int64_t, 2>> cells;
-  std::map<int32_t, int64_t> slices;  // by item: those that tokens know, whatever the tower's patches have
+std::vector<Slice> SlicesOf(const TokenLayout& layout) {
+  std::map<std::pair<int32_t, int32_t>, Slice> slices;
   for (const TokenRecord& token : layout) {
     if (token.kind == TokenRecord::Kind::kText) continue;
-    slices[token.item] = std::max<int64_t>(slices[token.item], token.slice + 1);
-    auto& grid = cells[{token.item, token.slice}];
-    grid[0] = std::max<int64_t>(grid[0], token.row + 1);
-    grid[1] = std::max<int64_t>(grid[1], token.column + 1);
+    Slice& one = slices[{token.item, token.slice}];
+    one.item = token.item;
+    one.slice = token.slice;
+    one.rows = std::max<int64_t>(one.rows, token.row + 1);
+    one.columns = std::max<int64_t>(one.columns, token.column + 1);
   }
+  std::vector<Slice> list;
+  for (const auto& [place, slice] : slices) list.push_back(slice);
+  return list;
+}
+
+std::vector<SliceFrame> SliceFrames(const std::vector<PreparedMedia>& media, const TokenLayout& layout) {
+  const std::vector<Slice> slices = SlicesOf(layout);
+  std::map<int32_t, int64_t> count;  // by item: those that tokens know, whatever the tower's patches have
+  for (const Slice& one : slices) count[one.item] = std::max<int64_t>(count[one.item], one.slice + 1);
   std::vector<SliceFrame> frames;
-  for (const auto& [slice, grid] : cells) {
-    const PreparedMedia& one = media.at(static_cast<size_t>(slice.first));
-    const int64_t of_item = slices.at(slice.first);
+  for (const Slice& slice : slices) {
+    const PreparedMedia& one = media.at(static_cast<size_t>(slice.item));
+    const int64_t of_item = count.at(slice.item);
     const int64_t per_slice = (one.frames.count + of_item - 1) / of_item;
     // What a map of tiles covers is the image, which the first tile shows.
-    const int64_t frame = one.mosaic ? 0 : std::min(slice.second * per_slice, one.frames.count - 1);
-    frames.push_back({slice.first, frame, grid[0], grid[1]});
+    frames.push_back({slice, one.mosaic ? 0 : std::min(slice.slice * per_slice, one.frames.count - 1)});
   }
   return frames;
 }

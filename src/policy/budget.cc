@@ -93,6 +93,14 @@ int64_t BaseBudget(const KvOptions& options, int64_t tokens) {
   return std::min(base, tokens);
 }
 
+int64_t HeldBytes(const CappedPart& part, const HeadCounts& counts, int64_t more) {
+  int64_t held = 0;
+  for (size_t layer = 0; layer < counts.size(); ++layer) {
+    held += LayerBytes(part, layer, counts[layer], part.tokens, more);
+  }
+  return held;
+}
+
 int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts) {
   PUREKV_CHECK(static_cast<int64_t>(counts.size()) == part.spec.layers() && counts.size() == part.cut_behind.size(),
                counts.size(), " counts, ", part.cut_behind.size(), " cuts, ", part.spec.layers(), " layers");
@@ -105,12 +113,7 @@ int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts) {
   }
   if (part.together) return std::max(most, BytesTogether(part, counts));
   // Behind the last cut; a policy that holds takes one entry in before it lets one go.
-  const int64_t more = part.holds ? 1 : 0;
-  int64_t held = 0;
-  for (size_t layer = 0; layer < counts.size(); ++layer) {
-    held += LayerBytes(part, layer, counts[layer], part.tokens, more);
-  }
-  return std::max(most, held);
+  return std::max(most, HeldBytes(part, counts, part.holds ? 1 : 0));
 }
 
 int64_t LargestBudget(int64_t bytes, const CappedPart& part, const std::function<HeadCounts(int64_t base)>& counts_of) {

@@ -41,6 +41,9 @@ using HeadCounts = std::vector<std::vector<int64_t>>;
 // nothing does not take.
 int64_t CappedBytes(const CappedPart& part, const HeadCounts& counts);
 
+// What is held when the part has been read and cut, and `more` entries a head behind it.
+int64_t HeldBytes(const CappedPart& part, const HeadCounts& counts, int64_t more);
+
 // B of KvOptions::bytes: the largest whose CappedBytes are at most `bytes`, never above part.tokens. counts_of: the
 // counts for a B, with a mean of B. Throws Error (kUsage) that says what would do when not even 1 fits.
 int64_t LargestBudget(int64_t bytes, const CappedPart& part, const std::function<HeadCounts(int64_t base)>& counts_of);

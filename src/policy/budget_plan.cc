@@ -146,4 +146,21 @@ BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const 
                             [&](int64_t base) { return plan(base).counts; }));
 }
 
+PlannedBytes BytesOf(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec,
+                     const BudgetPlan& plan, int64_t tokens, int64_t behind) {
+  PlannedBytes bytes;
+  const int64_t all = CacheBytes(spec, tokens + behind);
+  if (setup.policy == nullptr || plan.base >= tokens) {
+    bytes.kept = bytes.peak = all;
+    return bytes;
+  }
+  CappedPart part = Capped(setup, options, spec, tokens);
+  if (part.chunk == 0) part.chunk = tokens;
+  bytes.peak = CappedBytes(part, plan.counts);
+  bytes.kept = spec.encodes() ? CacheBytes(spec, plan.base + behind) : HeldBytes(part, plan.counts, behind);
+  if (setup.info->repeats) bytes.peak = std::max(bytes.peak, all);  // cut when all has been read
+  bytes.peak = std::max(bytes.peak, bytes.kept);
+  return bytes;
+}
+
 }  // namespace purekv

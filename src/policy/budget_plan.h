@@ -32,4 +32,13 @@ BudgetPlan PlanBudget(const PolicySetup& setup, const KvOptions& options, const 
 BudgetPlan PlanFromBase(const PolicySetup& setup, const KvCacheSpec& spec, const CopyingHeads& copying, int64_t tokens,
                         int64_t base);
 
+// Bytes of keys and values that a prefix of `tokens` tokens takes which is read and cut so, with `behind` tokens behind
+// it that are all kept: afterwards, and the most at any moment. For every way to share out, where a policy shares out
+// by what it sees: then a bound. Without an index, and as if all lay in memory.
+struct PlannedBytes {
+  int64_t kept = 0, peak = 0;
+};
+PlannedBytes BytesOf(const PolicySetup& setup, const KvOptions& options, const KvCacheSpec& spec,
+                     const BudgetPlan& plan, int64_t tokens, int64_t behind);
+
 }  // namespace purekv

@@ -63,6 +63,11 @@ int64_t Compression::SetPrefix(int64_t tokens, Droppable droppable, int64_t ques
   return plan_.base;
 }
 
+PlannedBytes Compression::BytesOf(int64_t tokens, int64_t behind) const {
+  return purekv::BytesOf(setup_, options_, spec_, PlanBudget(setup_, options_, spec_, copying_, tokens), tokens,
+                         behind);
+}
+
 void Compression::Adopt(BudgetPlan plan, Droppable droppable) {
   plan_ = std::move(plan);
   if (!active()) return;

@@ -61,6 +61,8 @@ class Compression {
   // the first of its tokens that asks about them; -1: none does.
   int64_t SetPrefix(int64_t tokens, Droppable droppable = Droppable::kVisual, int64_t question = -1);
   const BudgetPlan& plan() const { return plan_; }
+  // What a prefix of so many tokens would take, with `behind` tokens behind it. Throws as SetPrefix.
+  PlannedBytes BytesOf(int64_t tokens, int64_t behind) const;
   int64_t prefix() const { return prefix_; }  // tokens of it
 
   // The rows that pass through all layers next, one of three kinds. Cache: KvCache::Reserve for all of them before they

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cstdio>
 #include <span>
+#include <vector>
 
 #include "base/hash.h"
 #include "base/random_digits.h"
@@ -62,6 +63,14 @@ void CheckEncoding(const HttpRequest& head) {
   Deny(415, "wrong_content_type", "a body is taken as it is, not encoded");
 }
 
+void CheckJson(const HttpRequest& head) {
+  const std::string* const type = head.Find("content-type");
+  std::string media = type == nullptr ? "" : Lower(type->substr(0, type->find(';')));
+  while (!media.empty() && media.back() == ' ') media.pop_back();
+  if (media != "application/json") Deny(415, "wrong_content_type", "Content-Type: application/json is needed");
+  CheckEncoding(head);
+}
+
 // Web pages may send forms anywhere without asking, but say where they are from.
 void CheckUpload(const HttpRequest& head) {
   const std::string* const type = head.Find("content-type");
@@ -80,38 +89,80 @@ Route RouteOf(const std::string& path) {
   if (path == "/v1/models") return Route::kModels;
   if (path.starts_with(kModelPrefix)) return Route::kModel;
   if (path == "/v1/chat/completions") return Route::kChat;
+  if (path == "/v1/purekv/cost") return Route::kCost;
   if (path == kPrefixes) return Route::kPrefixes;
-  if (path.starts_with(kPrefixes) && path[kPrefixes.size()] == '/') return Route::kPrefix;
+  if (path.starts_with(kPrefixes) && path[kPrefixes.size()] == '/') {
+    const std::string rest = path.substr(kPrefixes.size() + 1),
+                      below = rest.substr(std::min(rest.size(), rest.find('/')));
+    if (below.empty()) return Route::kPrefix;
+    if (below == "/kept") return Route::kPrefixKept;
+    if (below.starts_with("/frames/")) return Route::kPrefixFrame;
+  }
   if (path == kFiles) return Route::kFiles;
   if (path.starts_with(kFiles) && path[kFiles.size()] == '/') return Route::kFile;
   Deny(404, "not_found", "there is nothing here; POST /v1/chat/completions answers chats");
 }
 
+std::vector<std::string> MethodsOf(Route route) {
+  switch (route) {
+    case Route::kChat:
+    case Route::kCost:
+      return {"POST"};
+    case Route::kPrefixes:
+    case Route::kFiles:
+      return {"GET", "POST"};
+    case Route::kPrefix:
+    case Route::kFile:
+      return {"GET", "DELETE"};
+    default:
+      return {"GET"};
+  }
+}
+
+void CheckMethod(const HttpRequest& head, Route route) {
+  const std::vector<std::string> methods = MethodsOf(route);
+  if (std::find(methods.begin(), methods.end(), head.method) != methods.end()) return;
+  Deny(405, "method_not_allowed",
+       "this path takes " + methods.front() + (methods.size() > 1 ? " and " + methods.back() : "") + " alone");
+}
+
 }  // namespace
+
+const char* RouteName(Route route) {
+  switch (route) {
+    case Route::kHealth:
+      return "health";
+    case Route::kModels:
+    case Route::kModel:
+      return "models";
+    case Route::kPrefixes:
+    case Route::kPrefix:
+    case Route::kPrefixKept:
+    case Route::kPrefixFrame:
+      return "prefixes";
+    case Route::kCost:
+      return "cost";
+    case Route::kFiles:
+    case Route::kFile:
+      return "files";
+    case Route::kChat:
+      break;
+  }
+  return "chat";
+}
 
 Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
   if (rules.loopback) CheckHost(head);
   const std::string path = head.path();
   if (path != "/health") CheckKey(head, rules);
   const Route route = RouteOf(path);
-  const bool deletes = (route == Route::kPrefix || route == Route::kFile) && head.method == "DELETE";
-  if (route == Route::kFiles && head.method == "POST") {
+  CheckMethod(head, route);
+  if (head.method != "POST") return route;
+  if (route == Route::kFiles) {
     CheckUpload(head);
-    return route;
+  } else {
+    CheckJson(head);
   }
-  const char* const method = route == Route::kChat ? "POST" : "GET";
-  if (head.method != method && !deletes) {
-    Deny(405, "method_not_allowed",
-         route == Route::kPrefix || route == Route::kFile ? "this path takes GET and DELETE alone"
-         : route == Route::kFiles                         ? "this path takes GET and POST alone"
-                                                          : std::string("this path takes ") + method + " alone");
-  }
-  if (route != Route::kChat) return route;
-  const std::string* const type = head.Find("content-type");
-  std::string media = type == nullptr ? "" : Lower(type->substr(0, type->find(';')));
-  while (!media.empty() && media.back() == ' ') media.pop_back();
-  if (media != "application/json") Deny(415, "wrong_content_type", "Content-Type: application/json is needed");
-  CheckEncoding(head);
   return route;
 }
 
@@ -138,7 +189,8 @@ std::string OwnerOf(const HttpRequest& head) {
 }
 
 std::string PrefixOfPath(const std::string& path) {
-  return path.substr(std::min(path.size(), kPrefixes.size() + 1));
+  const size_t begin = std::min(path.size(), kPrefixes.size() + 1);
+  return path.substr(begin, path.find('/', begin) - begin);
 }
 
 std::string ModelOfPath(const std::string& path) {

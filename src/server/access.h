@@ -14,7 +14,21 @@ struct AccessRules {
   bool loopback = true;           // the server listens on this machine alone: only its own names are answered
 };
 
-enum class Route { kHealth, kModels, kModel, kChat, kPrefixes, kPrefix, kFiles, kFile };
+enum class Route {
+  kHealth,
+  kModels,
+  kModel,
+  kChat,
+  kPrefixes,
+  kPrefix,
+  kPrefixKept,
+  kPrefixFrame,
+  kCost,
+  kFiles,
+  kFile,
+};
+// For the log: "chat".
+const char* RouteName(Route route);
 
 // The route of a request whose body may be read. Throws ApiError: 421 another Host (a web page that drives a local
 // server by a name of its own), 401, 404, 405, 415 (a web page can send neither without asking).
@@ -26,7 +40,7 @@ std::string RequestId(const HttpRequest& head);
 std::string KeyDigits(const HttpRequest& head);
 // Whose what is kept of a request is: the digest of its key.
 std::string OwnerOf(const HttpRequest& head);
-// The model of "/v1/models/NAME", the id of "/v1/purekv/prefixes/ID".
+// The model of "/v1/models/NAME", the id of "/v1/purekv/prefixes/ID" and below.
 std::string ModelOfPath(const std::string& path);
 std::string PrefixOfPath(const std::string& path);
 

@@ -1,6 +1,7 @@
 #include "server/api_error.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace purekv::server {
 namespace {
@@ -25,6 +26,15 @@ const char* TypeOf(const ApiError& error) {
 }
 
 }  // namespace
+
+ApiError MakeApiError(int status, std::string code, std::string message, int retry_after_s) {
+  ApiError error;
+  error.status = status;
+  error.code = std::move(code);
+  error.message = std::move(message);
+  error.retry_after_s = retry_after_s;
+  return error;
+}
 
 std::string ErrorObject(const ApiError& error) {
   OrderedJson object = {{"message", error.message}, {"type", TypeOf(error)}, {"param", nullptr}, {"code", error.code}};

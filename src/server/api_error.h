@@ -20,6 +20,8 @@ struct ApiError final : std::exception {
   const char* what() const noexcept override { return message.c_str(); }
 };
 
+ApiError MakeApiError(int status, std::string code, std::string message, int retry_after_s = 0);
+
 // 400, about a key of the request; the message begins with it.
 template <class... Args>
 [[noreturn]] void Refuse(const std::string& code, const std::string& param, const Args&... args) {

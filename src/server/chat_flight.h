@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "server/cancel_signal.h"
-#include "server/chat_reply.h"
+#include "server/reply.h"
 #include "serving/scheduler.h"
 
 namespace purekv::server {
@@ -17,10 +17,10 @@ namespace purekv::server {
 // Any thread may call it. Owned by who hears of the client's going; the answer is owned by who works on it.
 class ChatFlight {
  public:
-  explicit ChatFlight(std::weak_ptr<ChatReply> reply) : reply_(std::move(reply)) {}
+  explicit ChatFlight(std::weak_ptr<Reply> reply) : reply_(std::move(reply)) {}
 
   // Null: it has ended.
-  std::shared_ptr<ChatReply> reply() const { return reply_.lock(); }
+  std::shared_ptr<Reply> reply() const { return reply_.lock(); }
   const CancelSignal& cancel() const { return cancel_; }
   // Seconds since it was taken.
   double age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count(); }
@@ -58,7 +58,7 @@ class ChatFlight {
   }
 
  private:
-  const std::weak_ptr<ChatReply> reply_;
+  const std::weak_ptr<Reply> reply_;
   const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
   CancelSignal cancel_;
   std::atomic<bool> begun_{false};

@@ -10,10 +10,9 @@
 #include "checkpoint/tokenizer.h"
 #include "purekv/session.h"
 #include "server/chat_request.h"
+#include "server/reply.h"
 
 namespace purekv::server {
-
-using OrderedJson = nlohmann::ordered_json;
 
 // What all objects of one answer have in common.
 struct ChatIdentity {

@@ -36,6 +36,12 @@ struct ChatMediaOptions {
   int64_t frame_bytes = int64_t{2} << 30;  // FrameMemory
 };
 
+// What the media of `request` become, without their frames. Throws as DecodeMedia.
+std::vector<PreparedMedia> PlanMedia(const ChatRequest& request,
+                                     const std::vector<std::shared_ptr<const SpoolFile>>& files,
+                                     const LanguageModel& model, int64_t max_positions, const ChatMediaOptions& options,
+                                     const CancelSignal& cancel);
+
 // Media of `request` out of their files, which are in the same order. First all are opened and judged, then they are
 // decoded, one child at work at a time. max_positions: tokens of prompt and answer. Throws ApiError, also
 // context_length_exceeded where the media alone are too long, and Cancelled.

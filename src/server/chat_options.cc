@@ -13,7 +13,8 @@ void CheckChatOptions(const ChatRequest& request) {
   try {
     CheckKvOptions(request.job.kv);
     CheckPrefillOptions(request.job.prefill);
-    if (request.media.empty() && FindPrefillKind(request.job.prefill.kind).needs_media) {
+    if (request.media.empty() && request.job.prefix == nullptr &&
+        FindPrefillKind(request.job.prefill.kind).needs_media) {
       FailUsage(Field{"prefill.kind"}, ": ", request.job.prefill.kind,
                 " is sparse over images and videos, and there are none");
     }
@@ -22,10 +23,7 @@ void CheckChatOptions(const ChatRequest& request) {
       for (const ChatPart& part : turn.parts) CheckMediaOptions(part.media_options);
     }
   } catch (const Error& error) {
-    ApiError refusal;
-    refusal.status = 400;
-    refusal.code = "invalid_value";
-    refusal.message = error.message().Naming(ParamOf);
+    ApiError refusal = MakeApiError(400, "invalid_value", error.message().Naming(ParamOf));
     if (!error.field().empty()) refusal.param = ParamOf(error.field());
     throw refusal;
   }

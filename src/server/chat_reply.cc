@@ -8,12 +8,11 @@ namespace {
 
 constexpr auto kSilence = std::chrono::seconds(5);
 constexpr auto kBetweenProgress = std::chrono::milliseconds(100);
-constexpr int kClientGone = 499;  // as nginx logs it
 
 }  // namespace
 
 ChatReply::ChatReply(ChatRequest request, ChatIdentity identity, const Tokenizer& tokenizer, HttpFields fields,
-                     std::shared_ptr<HttpExchange> exchange, std::function<void(const ReplyEnd&)> ended)
+                     std::shared_ptr<HttpExchange> exchange, EndFunction ended)
     : request_(std::move(request)),
       identity_(std::move(identity)),
       tokenizer_(tokenizer),
@@ -132,49 +131,8 @@ void ChatReply::Done(const JobResult& result) {
   End(200);
 }
 
-ApiError ChatReply::ErrorOf(const JobFailure& failure) const {
-  using Reason = JobFailure::Reason;
-  ApiError error;
-  error.message = failure.message.Naming(ParamOf);
-  error.status = 400;
-  switch (failure.reason) {
-    case Reason::kRefused:
-      error.code = "invalid_value";
-      if (const std::string field = failure.message.field(); !field.empty()) error.param = ParamOf(field);
-      return error;
-    case Reason::kTooLong:
-      error.code = "context_length_exceeded";
-      error.param = "messages";
-      return error;
-    case Reason::kMedia:
-      error.code = "invalid_media";
-      for (const ChatRequest::MediaReference& one : request_.media) {
-        if (one.turn == failure.part->turn && one.part == failure.part->part) error.param = one.param;
-      }
-      error.message = error.param.value_or("messages") + ": " + error.message;
-      return error;
-    case Reason::kQueueTimeout:
-      error.status = 504;
-      error.code = "queue_timeout";
-      return error;
-    case Reason::kDraining:
-      error.status = 503;
-      error.code = "draining";
-      error.retry_after_s = 1;
-      return error;
-    case Reason::kCancelled:
-    case Reason::kInternal:
-      break;
-  }
-  // What went wrong inside is for the log, not for strangers.
-  error.status = 500;
-  error.code = "internal";
-  error.message = "the server failed to answer this request; its log has the request's id and the reason";
-  return error;
-}
-
 void ChatReply::Failed(const JobFailure& failure) {
-  Refuse(ErrorOf(failure), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
+  Refuse(ErrorOf(failure, request_.media), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
 }
 
 void ChatReply::Refuse(const ApiError& error, const std::string& problem) {

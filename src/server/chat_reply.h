@@ -11,25 +11,16 @@
 #include "server/api_error.h"
 #include "server/chat_json.h"
 #include "server/http.h"
+#include "server/reply.h"
 #include "serving/job.h"
 
 namespace purekv::server {
 
-// How a request ended, for the log.
-struct ReplyEnd {
-  int status = 200;
-  int64_t prompt_tokens = 0, completion_tokens = 0;
-  double tokens_kept_mean = 0;
-  int64_t kv_bytes = 0;
-  int64_t cached_tokens = 0;
-  std::string problem;  // of a failure that the client is not told
-};
-
-class ChatReply final : public JobListener {
+class ChatReply final : public Reply {
  public:
-  // tokenizer: borrowed. fields: of the response. ended: called once, in the thread that ended it.
+  // tokenizer: borrowed. fields: of the response.
   ChatReply(ChatRequest request, ChatIdentity identity, const Tokenizer& tokenizer, HttpFields fields,
-            std::shared_ptr<HttpExchange> exchange, std::function<void(const ReplyEnd&)> ended);
+            std::shared_ptr<HttpExchange> exchange, EndFunction ended);
 
   const JobRequest& job() const { return request_.job; }
 
@@ -40,12 +31,9 @@ class ChatReply final : public JobListener {
   void Done(const JobResult& result) override;
   void Failed(const JobFailure& failure) override;
 
-  // Ends it with an error. problem: what the client is not told. Nothing when it has ended.
-  void Refuse(const ApiError& error, const std::string& problem);
-  // A comment into a stream that has been silent for long, which keeps clients from giving up. Any thread.
-  void KeepAlive();
-  // The client has gone: 499 in the log, nothing more is sent.
-  void Gone();
+  void Refuse(const ApiError& error, const std::string& problem) override;
+  void KeepAlive() override;  // a comment
+  void Gone() override;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -57,15 +45,13 @@ class ChatReply final : public JobListener {
   void End(int status);
   void SendPiece(int64_t index, const std::string& text, const Answer& so_far);
 
-  ApiError ErrorOf(const JobFailure& failure) const;
-
   std::mutex mutex_;
   const ChatRequest request_;
   const ChatIdentity identity_;
   const Tokenizer& tokenizer_;
   const HttpFields fields_;
   const std::shared_ptr<HttpExchange> exchange_;
-  std::function<void(const ReplyEnd&)> ended_;
+  EndFunction ended_;
   bool streaming_ = false;  // the head of a stream has gone out
   bool over_ = false;
   Clock::time_point last_sent_ = Clock::now();

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "server/api_error.h"
+#include "serving/prefix_store.h"
 
 namespace purekv::server {
 namespace {
@@ -89,6 +90,7 @@ class Messages {
     if (!messages.is_array()) Refuse("invalid_value", "messages", ": a list is expected");
     if (messages.size() > kMaxMessages) Refuse("invalid_value", "messages", ": more than ", kMaxMessages);
     for (size_t i = 0; i < messages.size(); ++i) ReadMessage(messages[i], At("messages", i));
+    if (request_->job.prefix != nullptr) GoOn();
     if (request_->job.chat.back().role != ChatTurn::Role::kUser) {
       Refuse("invalid_value", At("messages", messages.size() - 1) + ".role", ": the last message must be the user's");
     }
@@ -116,6 +118,24 @@ class Messages {
     }
     if (!content->is_array()) Refuse("invalid_value", path + ".content", ": a string or a list of parts is expected");
     for (size_t j = 0; j < content->size(); ++j) ReadPart((*content)[j], At(path + ".content", j));
+  }
+
+  // Behind what has been read ahead: the first message's text belongs to the turn that its last medium is in.
+  void GoOn() {
+    const Prefix& prefix = *request_->job.prefix;
+    std::vector<ChatTurn>& chat = request_->job.chat;
+    if (!request_->media.empty()) {
+      Refuse("invalid_value", request_->media.front().param, ": with purekv.prefix messages hold text alone");
+    }
+    if (chat.front().role != ChatTurn::Role::kUser) {
+      Refuse("invalid_value", "messages[0].role", ": with purekv.prefix the first message goes on with a user's turn");
+    }
+    std::vector<ChatTurn> whole = prefix.contents.chat;
+    std::vector<ChatPart>& parts = whole.back().parts;
+    parts.insert(parts.end(), chat.front().parts.begin(), chat.front().parts.end());
+    whole.insert(whole.end(), chat.begin() + 1, chat.end());
+    chat = std::move(whole);
+    for (const PrefixKey::Medium& one : prefix.key.media) request_->job.digests.push_back(one.content);
   }
 
   void ReadPart(const Json& part, const std::string& path) {
@@ -195,8 +215,8 @@ void ReadOptions(const RequestFields& fields, const std::string& key, std::map<s
 }
 
 void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
-  fields.AllowOnly(
-      {"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill", "progress", "cache"});
+  fields.AllowOnly({"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill",
+                    "progress", "cache", "prefix"});
   KvOptions& kv = request->job.kv;
   if (const auto policy = fields.String("policy"); policy && *policy != kv.policy) {
     // Another policy begins anew: a budget and options of the server's are those of its own.
@@ -240,6 +260,32 @@ void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
       Refuse("invalid_value", fields.Path("cache"), ": use, refresh or off is expected");
     }
     request->job.cache = *cache == "use" ? Cache::kUse : *cache == "refresh" ? Cache::kRefresh : Cache::kOff;
+  }
+}
+
+std::shared_ptr<const Prefix> PrefixOf(const RequestFields& fields, const NamedPrefix& named, const std::string& salt) {
+  const auto own = fields.Object("purekv");
+  const auto id = own ? own->String("prefix") : std::nullopt;
+  if (!id) return nullptr;
+  for (const char* const key : {"mm_processor_kwargs", "media_io_kwargs"}) {
+    if (fields.Has(key)) Refuse("invalid_value", key, ": with purekv.prefix media have been looked at already");
+  }
+  std::shared_ptr<const Prefix> prefix = named ? named(*id) : nullptr;
+  if (prefix == nullptr || prefix->key.salt != salt) {
+    ApiError error = MakeApiError(404, "not_found", own->Path("prefix") + ": there is no such prefix (any more)");
+    error.param = own->Path("prefix");
+    throw error;
+  }
+  return prefix;
+}
+
+void CheckGoesOn(const ChatRequest& request, const Prefix& prefix) {
+  if (request.job.kv != prefix.key.kv || request.job.prefill != prefix.key.prefill) {
+    Refuse("invalid_value", "purekv.prefix", ": it was read under policy ", prefix.key.kv.policy,
+           " with other settings; where none are given its own hold");
+  }
+  if (request.job.cache != JobRequest::Cache::kUse) {
+    Refuse("invalid_value", "purekv.cache", ": with purekv.prefix what is kept is used");
   }
 }
 
@@ -288,7 +334,7 @@ void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults) 
   check(MediaKind::kUnknown, defaults.max_images + defaults.max_videos, "files");
 }
 
-ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
+ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, const NamedPrefix& named) {
   const RequestFields fields(body, "");
   fields.AllowOnly({"model",
                     "messages",
@@ -335,13 +381,15 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults) {
   }
   request.job.generate = defaults.generate;
   if (!fields.Has("messages")) Refuse("invalid_value", "messages", ": a list with a message is expected");
+  request.job.salt = fields.String("cache_salt").value_or("");
+  const std::shared_ptr<const Prefix> prefix = request.job.prefix = PrefixOf(fields, named, request.job.salt);
   Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
   const ReadDefaults& read = request.media.empty() ? defaults.text : defaults.media;
-  request.job.kv = read.kv;
-  request.job.prefill = read.prefill;
+  request.job.kv = prefix != nullptr ? prefix->key.kv : read.kv;
+  request.job.prefill = prefix != nullptr ? prefix->key.prefill : read.prefill;
   ReadSampling(fields, defaults, &request);
   if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
-  request.job.salt = fields.String("cache_salt").value_or("");
+  if (prefix != nullptr) CheckGoesOn(request, *prefix);
   request.stream = fields.Bool("stream").value_or(false);
   if (const auto options = fields.Object("stream_options")) {
     if (!request.stream) Refuse("invalid_value", "stream_options", ": needs stream: true");

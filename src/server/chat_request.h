@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -48,8 +50,12 @@ struct ChatRequest {
   bool logprobs = false;
 };
 
-// Throws ApiError: 400 naming the key, 404 for a model of another name.
-ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults);
+// What has been read ahead, by its id; null: there is none.
+using NamedPrefix = std::function<std::shared_ptr<const Prefix>(const std::string& id)>;
+
+// named: may be empty, there is none then. Throws ApiError: 400 naming the key, 404 for a model of another name, and
+// for a prefix that is not there.
+ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, const NamedPrefix& named = nullptr);
 
 // More images or videos than one request may have, as far as it is known what they are. Throws ApiError.
 void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults);

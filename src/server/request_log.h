@@ -4,8 +4,7 @@
 #include <chrono>
 #include <string>
 
-#include "server/chat_reply.h"
-#include "server/http.h"
+#include "server/reply.h"
 
 namespace purekv::server {
 

@@ -21,11 +21,13 @@ struct JobRequest {
   PrefillOptions prefill;
   GenerateOptions generate;           // max_new_tokens is not looked at
   std::optional<int64_t> max_tokens;  // of an answer; unset: as many as the limits leave
-  int64_t answers = 1;                // to the one prompt; number i, from 0, is drawn with generate.seed + i
+  // To the one prompt; number i, from 0, is drawn with generate.seed + i. None: what can be kept of the prompt is read
+  // ahead for others, and it fails where nothing can.
+  int64_t answers = 1;
   // Of the chat's parts, in their order, where they have been looked at already; null: they are read from files. Taken
   // out when the prompt is read.
   std::shared_ptr<std::vector<PreparedMedia>> media;
-  std::shared_ptr<const Prefix> prefix{};  // found by Scheduler::FindPrefix: its media are not needed
+  std::shared_ptr<const Prefix> prefix{};  // found by Scheduler::FindPrefix, or named: its media are not needed
   double waited_s = 0, media_s = 0;        // before it was handed in: for that, and spent on it
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
@@ -49,6 +51,7 @@ struct JobFailure {
     kCancelled,
     kRefused,  // the request asks for what cannot be; Message::field says what is at fault, where it is known
     kTooLong,  // prompt and answer are more than the model takes
+    kNoRoom,   // what is to be kept is more than may be kept
     kMedia,    // an image or a video cannot be read; `part` says which
     kQueueTimeout,
     kDraining,  // the program ends

@@ -8,11 +8,14 @@
 #include "base/error.h"
 #include "base/random_digits.h"
 #include "engine/sampling.h"
+#include "models/slice_pictures.h"
 
 namespace purekv {
 namespace {
 
 using Reason = JobFailure::Reason;
+
+constexpr int64_t kPictureSide = 320;  // pixels
 
 [[noreturn]] void FailJob(Reason reason, Message message) {
   throw JobFailed({reason, std::move(message), std::nullopt});
@@ -45,6 +48,20 @@ auto Blaming(const JobRequest& request, bool all, const auto& work) {
     if (!all && error.kind() != Error::Kind::kUsage && error.field().empty()) throw;
     FailJob(Reason::kRefused, error.message());
   }
+}
+
+// All of it where there is none.
+std::vector<ChatTurn> UpToLastMedium(std::vector<ChatTurn> chat) {
+  for (size_t turn = chat.size(); turn-- > 0;) {
+    std::vector<ChatPart>& parts = chat[turn].parts;
+    for (size_t part = parts.size(); part-- > 0;) {
+      if (!parts[part].medium) continue;
+      chat.resize(turn + 1);
+      chat[turn].parts.resize(part + 1);
+      return chat;
+    }
+  }
+  return chat;
 }
 
 // Tokens that an answer may have behind a prompt of so many.
@@ -120,11 +137,14 @@ void JobRun::Read() {
   Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
   const std::optional<PrefixKey> key = PrefixKeyOf(request_, prepared);
   const bool media = prepared.prefix_ids > 0;
+  const bool ahead = request_.answers == 0;
+  if (ahead) CheckCanBeKept(key);
   const std::shared_ptr<const Prefix> found =
       key && request_.cache == JobRequest::Cache::kUse ? GoOnFrom(*key) : nullptr;
   if (found != nullptr) {
     read_->SetWatch(options.progress, &cancel_);
     result_.prefix = found->id;
+    use_ = std::make_unique<PrefixUse>(found);
     result_.cached_tokens = read_->tokens();
     result_.shared_bytes = read_->kv().bytes_now;
     const auto rest = static_cast<int64_t>(prepared.ids.size()) -
@@ -138,15 +158,22 @@ void JobRun::Read() {
   }
   result_.prompt = Blaming(request_, false, [&] {
     if (found == nullptr && key && media) {
-      read_->ReadChatPrefix(prepared);
-      Keep(*key);
-      return read_->ReadChatRest(prepared);
+      PromptInfo info = read_->ReadChatPrefix(prepared);
+      Keep(*key, prepared.media);
+      return ahead ? info : read_->ReadChatRest(prepared);
     }
+    if (ahead && found != nullptr && media) return read_->read_ahead();
     return found != nullptr ? read_->ReadChatRest(prepared) : read_->ReadChat(std::move(prepared));
   });
   // A text of which most was there already is not worth the room, nor is one that nothing could go on from.
   const int64_t tokens = read_->tokens();
-  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
+  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key, {});
+  if (ahead && result_.prefix.empty()) {
+    if (!media && !read_->ForkText(tokens)) {
+      FailJob(Reason::kRefused, Say("a text is kept from a block of tokens on, and this one has ", tokens));
+    }
+    FailJob(Reason::kNoRoom, Say(read_->kv().bytes_now, " bytes of keys and values are more than may be kept here"));
+  }
   result_.kv = read_->kv();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);
@@ -159,7 +186,14 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
     return found;
   }
   size_t common = 0;
-  std::shared_ptr<const Prefix> found = prefixes_.FindText(key, &common);
+  std::shared_ptr<const Prefix> found = request_.prefix;
+  if (found != nullptr) {
+    const std::vector<int32_t>& ids = found->key.ids;
+    common = static_cast<size_t>(std::mismatch(key.ids.begin(), key.ids.end(), ids.begin(), ids.end()).first -
+                                 key.ids.begin());
+  } else {
+    found = prefixes_.FindText(key, &common);
+  }
   if (found == nullptr) return nullptr;
   // Something must be left to read: what an answer begins with.
   std::optional<Conversation> fork = found->read.ForkText(static_cast<int64_t>(std::min(common, key.ids.size() - 1)));
@@ -168,12 +202,25 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
   return found;
 }
 
-void JobRun::Keep(const PrefixKey& key) {
+void JobRun::CheckCanBeKept(const std::optional<PrefixKey>& key) const {
+  if (key) return;
+  if (request_.kv.when == KvOptions::When::kPrompt && !request_.digests.empty()) {
+    FailJob(Reason::kRefused, Say(Field{"kv.when"}, ": a cache that is compressed behind the prompt belongs to its ",
+                                  "question; nothing of it can be read ahead"));
+  }
+  FailJob(Reason::kRefused,
+          Say(Field{"kv.policy"}, " ", request_.kv.policy, ": without media it is read ahead under policy full alone"));
+}
+
+void JobRun::Keep(const PrefixKey& key, const std::vector<PreparedMedia>& media) {
   Conversation kept = read_->Fork();
   kept.SetWatch(nullptr, nullptr);
-  const auto prefix = std::make_shared<const Prefix>("pfx-" + RandomDigits(24), key, std::move(kept));
+  PrefixContents contents{UpToLastMedium(request_.chat), SliceJpegs(media, kept.layout(), kPictureSide)};
+  const auto prefix =
+      std::make_shared<const Prefix>("pfx-" + RandomDigits(24), key, std::move(kept), std::move(contents));
   if (!prefixes_.Add(prefix)) return;
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told
+  use_ = std::make_unique<PrefixUse>(prefix);
   result_.prefix = prefix->id;
   result_.shared_bytes = prefix->read.kv().bytes_now;
 }
@@ -209,6 +256,7 @@ void JobRun::Ended(int64_t index, Conversation& conversation, Answer answer) {
 }
 
 JobResult JobRun::Finish(double queue_s) {
+  use_.reset();
   StageTimes times = read_->times();
   times.decode_s += result_.times.decode_s;
   times.decoded_tokens += result_.times.decoded_tokens;

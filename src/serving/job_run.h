@@ -47,6 +47,8 @@ class JobRun {
 
   // Reads the prompt. Throws JobFailed, Cancelled when the flag was raised, and what is not the request's fault.
   void Read();
+  // Of the prompt, that had not been read before. Behind Read.
+  int64_t tokens_read() const { return static_cast<int64_t>(result_.prompt.ids.size()) - result_.cached_tokens; }
   // How many answers have not begun yet. Behind Read.
   int64_t waiting() const { return request_.answers - begun_; }
   // Puts the next one into the batch, which has room. The run must outlive what it has put there.
@@ -61,8 +63,10 @@ class JobRun {
  private:
   // What has been read before of a chat with this key; then read_ is a conversation behind it.
   std::shared_ptr<const Prefix> GoOnFrom(const PrefixKey& key);
-  // What has been read so far is there for others from now on.
-  void Keep(const PrefixKey& key);
+  // What has been read so far is there for others from now on, if there is room. media: that it has.
+  void Keep(const PrefixKey& key, const std::vector<PreparedMedia>& media);
+  // Throws where nothing of what is read ahead could be kept.
+  void CheckCanBeKept(const std::optional<PrefixKey>& key) const;
   void Ended(int64_t index, Conversation& conversation, Answer answer);
 
   const std::shared_ptr<const Model> model_;
@@ -75,6 +79,7 @@ class JobRun {
   GenerateOptions generate_;
   std::unique_ptr<Conversation> read_;                // the last answer's
   std::vector<std::unique_ptr<Conversation>> forks_;  // of the others, which share what it has read
+  std::unique_ptr<PrefixUse> use_;                    // of what it has gone on from, or is kept of it
   int64_t begun_ = 0, ended_ = 0;
   bool cancelled_ = false;
   double vision_s_ = 0, prefill_s_ = 0;  // of other work meanwhile

@@ -10,11 +10,13 @@ namespace {
 // A further option of media must be compared here, too.
 static_assert(sizeof(MediaOptions) == 4 * sizeof(std::optional<double>) + sizeof(std::optional<FrameSampling>));
 
-int64_t BytesOf(const Prefix& prefix) {
-  return prefix.read.kv().bytes_now;
-}
-
 }  // namespace
+
+int64_t Prefix::bytes() const {
+  int64_t sum = read.kv().bytes_now;
+  for (const std::string& one : contents.pictures) sum += static_cast<int64_t>(one.size());
+  return sum;
+}
 
 bool PrefixKey::Medium::operator==(const Medium& other) const {
   const auto all = [](const Medium& one) {
@@ -54,19 +56,28 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
 }
 
 bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix) {
-  if (BytesOf(*prefix) > memory_) return false;
+  if (prefix->bytes() > memory_) return false;
   std::list<std::shared_ptr<const Prefix>> gone;  // freed behind the lock
   const std::lock_guard lock(mutex_);
-  int64_t bytes = BytesOf(*prefix);
+  int64_t bytes = prefix->bytes();
   prefixes_.push_front(std::move(prefix));
   for (auto one = std::next(prefixes_.begin()); one != prefixes_.end();) {
     const auto at = one++;
-    bytes += BytesOf(**at);
+    bytes += (*at)->bytes();
     if (bytes <= memory_) continue;
-    bytes -= BytesOf(**at);
+    bytes -= (*at)->bytes();
     gone.splice(gone.end(), prefixes_, at);
   }
   return true;
+}
+
+std::shared_ptr<const Prefix> PrefixStore::Use(const std::string& id, const std::string& owner) {
+  const std::lock_guard lock(mutex_);
+  const auto at = std::find_if(prefixes_.begin(), prefixes_.end(),
+                               [&](const auto& one) { return one->id == id && one->key.owner == owner; });
+  if (at == prefixes_.end()) return nullptr;
+  prefixes_.splice(prefixes_.begin(), prefixes_, at);
+  return prefixes_.front();
 }
 
 std::shared_ptr<const Prefix> PrefixStore::Named(const std::string& id, const std::string& owner) const {
@@ -97,7 +108,7 @@ std::vector<std::shared_ptr<const Prefix>> PrefixStore::List(const std::string& 
 int64_t PrefixStore::bytes() const {
   const std::lock_guard lock(mutex_);
   int64_t bytes = 0;
-  for (const auto& one : prefixes_) bytes += BytesOf(*one);
+  for (const auto& one : prefixes_) bytes += one->bytes();
   return bytes;
 }
 

@@ -2,6 +2,7 @@
 // long video is read once; or all of one without media.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -35,13 +36,41 @@ struct PrefixKey {
   bool operator==(const PrefixKey&) const = default;
 };
 
+// What it knows beside what has been read.
+struct PrefixContents {
+  std::vector<ChatTurn> chat;         // up to its last medium; without media: all of it
+  std::vector<std::string> pictures;  // JPEGs, one for each slice of the media, in the order of their tokens
+};
+
 struct Prefix {
-  Prefix(std::string name, PrefixKey of, Conversation conversation)
-      : id(std::move(name)), key(std::move(of)), read(std::move(conversation)) {}
+  Prefix(std::string name, PrefixKey of, Conversation conversation, PrefixContents more)
+      : id(std::move(name)), key(std::move(of)), read(std::move(conversation)), contents(std::move(more)) {}
 
   const std::string id;  // "pfx-" and 24 hexadecimal digits
   const PrefixKey key;
   const Conversation read;  // nobody watches it; Fork goes on from it
+  const PrefixContents contents;
+
+  mutable std::atomic<int64_t> users{0};  // jobs that have gone on from it, and go on
+
+  // Of keys, values and pictures.
+  int64_t bytes() const;
+};
+
+// Counts as one of its users. Null: of none's.
+class PrefixUse {
+ public:
+  explicit PrefixUse(std::shared_ptr<const Prefix> prefix = nullptr) : prefix_(std::move(prefix)) {
+    if (prefix_ != nullptr) ++prefix_->users;
+  }
+  ~PrefixUse() {
+    if (prefix_ != nullptr) --prefix_->users;
+  }
+  PrefixUse(const PrefixUse&) = delete;
+  PrefixUse& operator=(const PrefixUse&) = delete;
+
+ private:
+  const std::shared_ptr<const Prefix> prefix_;
 };
 
 // Any thread may call it. What has been found stays while it is held, whatever the store does.
@@ -56,7 +85,8 @@ class PrefixStore {
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
   // Those that were used longest ago make room. One that is larger than all of the memory is not kept. Whether it is.
   bool Add(std::shared_ptr<const Prefix> prefix);
-  // By id, of one's own. Null, false: there is none.
+  // By id, of one's own. Null, false: there is none. Use: it is the last to go now.
+  std::shared_ptr<const Prefix> Use(const std::string& id, const std::string& owner);
   std::shared_ptr<const Prefix> Named(const std::string& id, const std::string& owner) const;
   bool Remove(const std::string& id, const std::string& owner);
   // The last used first.

@@ -154,6 +154,12 @@ double Scheduler::ExpectedWait() const {
   return static_cast<double>(queue_.size() + 1) * seconds_of_reading_ / static_cast<double>(prompts_read_);
 }
 
+std::optional<double> Scheduler::SecondsPerToken() const {
+  const std::lock_guard lock(mutex_);
+  if (tokens_read_ == 0) return std::nullopt;
+  return seconds_of_reading_ / static_cast<double>(tokens_read_);
+}
+
 void Scheduler::Work() {
   while (true) {
     std::shared_ptr<Job> next;
@@ -179,10 +185,12 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
   Answering reading{job, nullptr, Seconds(start - job->since)};
   since_ = start;
   owed_ = 0;
+  int64_t tokens = 0;
   try {
     reading.run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener,
                                            prefixes_, [this] { return StepBetween(); });
     reading.run->Read();
+    tokens = reading.run->tokens_read();
     answering_.push_back(std::move(reading));
   } catch (...) {
     Forget(*job);
@@ -190,6 +198,7 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
   }
   const std::lock_guard lock(mutex_);
   seconds_of_reading_ += Seconds(Clock::now() - start);
+  tokens_read_ += tokens;
   ++prompts_read_;
 }
 

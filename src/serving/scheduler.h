@@ -13,6 +13,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -63,6 +64,8 @@ class Scheduler {
   int64_t running() const;
   // Seconds until a job that comes now would begin, as far as earlier ones tell.
   double ExpectedWait() const;
+  // Of reading a prompt; nothing until one has been read.
+  std::optional<double> SecondsPerToken() const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -96,7 +99,7 @@ class Scheduler {
   std::vector<std::shared_ptr<Job>> running_;  // their prompt is being read, or their answers grow
   bool draining_ = false, ending_ = false;
   double seconds_of_reading_ = 0;
-  int64_t prompts_read_ = 0;
+  int64_t prompts_read_ = 0, tokens_read_ = 0;
   // The engine thread's own.
   AnswerBatch batch_;
   std::list<Answering> answering_;

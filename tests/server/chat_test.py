@@ -220,7 +220,7 @@ class Chat(unittest.TestCase):
                  ({"purekv": {**over, "options": {"nonsense": 1}}}, "invalid_value", "purekv.options.nonsense"),
                  ({"purekv": {**over, "when": "later"}}, "invalid_value", "purekv.when"),
                  ({"purekv": {"prefill": {"kind": "fast"}}}, "invalid_value", "purekv.prefill.kind"),
-                 ({"purekv": {"prefix": "pfx-1"}}, "unsupported_parameter", "purekv.prefix"),
+                 ({"purekv": {"prefx": "pfx-1"}}, "unsupported_parameter", "purekv.prefx"),
                  ({"messages": []}, "invalid_value", "messages"), ({"messages": "hello"}, "invalid_value", "messages"),
                  ({"messages": [{"role": "tool", "content": "a"}]}, "invalid_value", "messages[0].role"),
                  ({"messages": [{"role": "user"}]}, "invalid_value", "messages[0].content"),

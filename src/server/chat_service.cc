@@ -1,0 +1,236 @@
+#include "server/chat_service.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+#include "base/random_digits.h"
+#include "models/language_model.h"
+#include "server/access.h"
+#include "server/chat_cost.h"
+#include "server/chat_media.h"
+#include "server/chat_reply.h"
+#include "server/digest.h"
+#include "server/file_api.h"
+#include "server/prefix_api.h"
+
+namespace purekv::server {
+
+ApiError DrainingError() {
+  return MakeApiError(503, "draining", "the server ends; ask again in a moment", 1);
+}
+
+ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
+                         FileStore& files)
+    : model_(std::move(model)),
+      options_(options),
+      log_(log),
+      files_(files),
+      frames_(options.chat_media.frame_bytes),
+      scheduler_(model_, options.scheduler),
+      decoding_(options.chat_media.workers),
+      parsing_(1) {}
+
+ChatService::~ChatService() {
+  for (const auto& flight : FlightsThat([](const ChatFlight&) { return true; })) flight->Cancel(nullptr);
+}
+
+void ChatService::Take(Ask what, const RequestLog::Entry& entry, HttpRequest request,
+                       std::shared_ptr<HttpExchange> exchange) {
+  ++in_flight_;
+  const auto taken = std::make_shared<HttpRequest>(std::move(request));  // a task can be copied
+  parsing_.Add([this, what, entry, taken, exchange = std::move(exchange)] {
+    Start(what, entry, std::move(*taken), exchange);
+    --in_flight_;
+  });
+}
+
+void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest request,
+                        const std::shared_ptr<HttpExchange>& exchange) {
+  const auto refuse = [&](const ApiError& error, const std::string& problem) {
+    HttpResponse response = ErrorResponse(error);
+    response.fields.emplace_back("X-Request-Id", entry.id);
+    exchange->Respond(std::move(response));
+    ReplyEnd end;
+    end.status = error.status;
+    end.problem = problem;
+    log_.Write(entry, end);
+  };
+  try {
+    const auto work = std::make_shared<Work>();
+    work->what = what;
+    const std::string owner = OwnerOf(request);
+    const auto named = [&](const std::string& id) { return scheduler_.prefixes().Named(id, owner); };
+    work->chat = ParseChatRequest(ParseRequest(request.body), options_.chat, named);
+    CheckChatOptions(work->chat);
+    work->chat.job.owner = owner;
+    request = {};
+    if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
+    work->files = FetchAll(&work->chat);
+    const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
+    const auto flight = std::make_shared<ChatFlight>(reply);
+    {
+      const std::lock_guard lock(mutex_);
+      flights_.push_back(flight);
+    }
+    exchange->OnGone([this, flight] {
+      if (const auto one = flight->reply()) one->Gone();
+      flight->Cancel(&scheduler_);
+    });
+    Proceed(flight, work, reply);
+  } catch (const ApiError& error) {
+    refuse(error, "");
+  } catch (const std::exception& error) {
+    refuse(InternalError(), error.what());
+  }
+}
+
+std::shared_ptr<Reply> ChatService::MakeReply(const Work& work, const RequestLog::Entry& entry,
+                                              const std::shared_ptr<HttpExchange>& exchange) {
+  const HttpFields fields = {{"X-Request-Id", entry.id}};
+  const EndFunction ended = [this, entry](const ReplyEnd& end) { log_.Write(entry, end); };
+  if (work.what != Ask::kChat) {
+    return std::make_shared<ObjectReply>(fields, exchange, ended, work.chat.media,
+                                         [this, owner = work.chat.job.owner](const JobResult& result) {
+                                           return PrefixObject(scheduler_.prefixes(), result.prefix, owner);
+                                         });
+  }
+  ChatIdentity identity;
+  identity.id = "chatcmpl-" + RandomDigits(24);
+  identity.model = work.chat.model;
+  identity.fingerprint = "pkv-" + model_->info().fingerprint.substr(0, 8);
+  identity.created = std::time(nullptr);
+  return std::make_shared<ChatReply>(work.chat, std::move(identity), *model_->internals().tokenizer(), fields, exchange,
+                                     ended);
+}
+
+void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                          const std::shared_ptr<Reply>& reply) {
+  JobRequest& job = work->chat.job;
+  if (work->what != Ask::kCost && !work->files.empty()) job.prefix = scheduler_.FindPrefix(job);
+  const bool decodes = !work->files.empty() && job.prefix == nullptr;
+  if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));
+  if (draining_ || decoding_.waiting() >= options_.scheduler.max_queue) return flight->Refuse(Busy());
+  ++in_flight_;
+  decoding_.Add([this, flight, work, reply] {
+    if (work->what == Ask::kCost) {
+      TellCost(*flight, *work, static_cast<ObjectReply&>(*reply));
+    } else {
+      DecodeAndSubmit(*flight, *work, *reply);
+    }
+    --in_flight_;
+  });
+}
+
+void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) {
+  flight.Begin();
+  JobRequest& job = work.chat.job;
+  job.waited_s = flight.age();
+  try {
+    if (flight.cancel().raised()) return;
+    job.prefix = scheduler_.FindPrefix(job);  // read while this one waited
+    if (job.prefix != nullptr) return Submit(flight, std::move(job));
+    job.media = std::make_shared<std::vector<PreparedMedia>>(
+        DecodeMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, frames_,
+                    flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));
+    job.media_s = flight.age() - job.waited_s;
+    Submit(flight, std::move(job));
+  } catch (const Cancelled&) {  // who cancelled it has told why
+  } catch (const ApiError& error) {
+    flight.Refuse(error);
+  } catch (const std::exception& error) {
+    flight.Refuse(InternalError(), error.what());
+  }
+}
+
+void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& reply) {
+  flight.Begin();
+  try {
+    if (flight.cancel().raised()) return;
+    std::vector<PreparedMedia> plans =
+        PlanMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, flight.cancel());
+    reply.Respond(CostObject(model_, options_.scheduler.limits, work.chat.job, std::move(plans),
+                             options_.scheduler.prefix_memory, scheduler_.SecondsPerToken()));
+  } catch (const Cancelled&) {
+  } catch (const ApiError& error) {
+    flight.Refuse(error);
+  } catch (const std::exception& error) {
+    flight.Refuse(InternalError(), error.what());
+  }
+}
+
+void ChatService::Submit(ChatFlight& flight, JobRequest job) {
+  if (!flight.Submit(std::move(job), scheduler_)) flight.Refuse(Busy());
+}
+
+void ChatService::Tick() {
+  for (const auto& flight : FlightsThat([](const ChatFlight&) { return true; })) {
+    if (const auto reply = flight->reply()) reply->KeepAlive();
+  }
+  const double most = options_.scheduler.queue_timeout_s;
+  const auto late = [&](const ChatFlight& one) { return one.before_job() && !one.begun() && one.age() > most; };
+  for (const auto& flight : FlightsThat(late)) {
+    flight->Refuse(MakeApiError(504, "queue_timeout", Say("no turn came in ", most, " s of waiting").text));
+  }
+  scheduler_.ExpireQueued();
+}
+
+void ChatService::Drain() {
+  draining_ = true;
+  for (const auto& flight : FlightsThat([](const ChatFlight& one) { return one.before_job(); })) {
+    flight->Refuse(DrainingError());
+  }
+  scheduler_.Drain();
+}
+
+void ChatService::Stop() {
+  scheduler_.Stop();
+}
+
+bool ChatService::idle() const {
+  return in_flight_ == 0 && scheduler_.running() + scheduler_.waiting() == 0;
+}
+
+ChatService::Flights ChatService::FlightsThat(const std::function<bool(const ChatFlight&)>& which) {
+  Flights found;
+  const std::lock_guard lock(mutex_);
+  std::erase_if(flights_, [](const auto& flight) { return flight.expired(); });
+  for (const auto& one : flights_) {
+    if (auto flight = one.lock(); flight != nullptr && which(*flight)) found.push_back(std::move(flight));
+  }
+  return found;
+}
+
+ApiError ChatService::Busy() const {
+  if (draining_) return DrainingError();
+  return MakeApiError(429, "queue_full",
+                      Say("too many requests wait already (", options_.scheduler.max_queue, ")").text,
+                      static_cast<int>(std::clamp(std::ceil(scheduler_.ExpectedWait()), 1.0, 120.0)));
+}
+
+std::vector<std::shared_ptr<const SpoolFile>> ChatService::FetchAll(ChatRequest* chat) const {
+  std::vector<std::shared_ptr<const SpoolFile>> files;
+  for (size_t i = 0; i < chat->media.size(); ++i) {
+    ChatRequest::MediaReference& one = chat->media[i];
+    std::string digest;
+    if (one.url.starts_with(kFileId)) {
+      const auto stored = FetchStored(files_, chat->job.owner, options_.media.bytes, chat, i);
+      files.push_back(stored->file);
+      digest = stored->sha256;
+    } else {
+      files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
+    }
+    std::string().swap(one.url);
+    chat->job.chat[one.turn].parts[one.part].medium->path = one.param;
+    if (chat->job.cache != JobRequest::Cache::kOff) {
+      chat->job.digests.push_back(digest.empty() ? DigestOfFile(files.back()->descriptor()) : digest);
+    }
+  }
+  CheckMediaCounts(*chat, options_.chat);
+  return files;
+}
+
+}  // namespace purekv::server

@@ -1,0 +1,94 @@
+// From the body of a request to its answer: chats, what is read ahead for them, and what they would cost.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "purekv/model.h"
+#include "server/chat_flight.h"
+#include "server/file_store.h"
+#include "server/reply.h"
+#include "server/request_log.h"
+#include "server/server_options.h"
+#include "server/task_threads.h"
+#include "serving/scheduler.h"
+
+namespace purekv::server {
+
+class ChatService {
+ public:
+  // log, files: borrowed. options: of what is said later, now all is known.
+  ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
+              FileStore& files);
+  // Ends what there is; children die with their requests.
+  ~ChatService();
+  ChatService(const ChatService&) = delete;
+  ChatService& operator=(const ChatService&) = delete;
+
+  enum class Ask {
+    kChat,
+    kPrefix,  // read it ahead
+    kCost,    // what would it take?
+  };
+  // Any thread. entry: of the request; it is logged when it has ended.
+  void Take(Ask what, const RequestLog::Entry& entry, HttpRequest request, std::shared_ptr<HttpExchange> exchange);
+  // A few times a second: keeps clients and ends what has waited too long.
+  void Tick();
+  // Takes no more, and refuses what waits; what runs goes on.
+  void Drain();
+  // Ends what runs, too.
+  void Stop();
+  // Whether nothing is being done, or waits.
+  bool idle() const;
+
+  Scheduler& scheduler() { return scheduler_; }
+  const Model& model() const { return *model_; }
+  int64_t max_model_len() const { return options_.scheduler.limits.max_positions; }
+
+ private:
+  // What is asked, and the media that it is about.
+  struct Work {
+    Ask what = Ask::kChat;
+    ChatRequest chat;
+    std::vector<std::shared_ptr<const SpoolFile>> files;
+  };
+  using Flights = std::vector<std::shared_ptr<ChatFlight>>;
+
+  void Start(Ask what, const RequestLog::Entry& entry, HttpRequest request,
+             const std::shared_ptr<HttpExchange>& exchange);
+  std::shared_ptr<Reply> MakeReply(const Work& work, const RequestLog::Entry& entry,
+                                   const std::shared_ptr<HttpExchange>& exchange);
+  std::vector<std::shared_ptr<const SpoolFile>> FetchAll(ChatRequest* chat) const;
+  // What begins where media have been fetched; `reply` is held by who works on it.
+  void Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+               const std::shared_ptr<Reply>& reply);
+  void DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply);
+  void Submit(ChatFlight& flight, JobRequest job);
+  // In the thread of who calls: media are looked at and not decoded.
+  void TellCost(ChatFlight& flight, const Work& work, ObjectReply& reply);
+  Flights FlightsThat(const std::function<bool(const ChatFlight&)>& which);
+  ApiError Busy() const;
+
+  const std::shared_ptr<const Model> model_;
+  const ServerOptions options_;
+  const RequestLog& log_;
+  FileStore& files_;
+  std::atomic<bool> draining_{false};
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<ChatFlight>> flights_;
+  std::atomic<int64_t> in_flight_{0};  // whose bodies or media are looked at
+  FrameMemory frames_;
+  Scheduler scheduler_;
+  TaskThreads decoding_;
+  TaskThreads parsing_;  // bodies may be large; first to end
+};
+
+// The server ends.
+ApiError DrainingError();
+
+}  // namespace purekv::server

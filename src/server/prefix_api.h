@@ -1,0 +1,28 @@
+// /v1/purekv/prefixes: what has been read of chats and is kept for others.
+#pragma once
+
+#include <string>
+
+#include "server/api_error.h"
+#include "server/chat_request.h"
+#include "server/http.h"
+#include "server/reply.h"
+#include "serving/prefix_store.h"
+
+namespace purekv::server {
+
+// Throws ApiError where there is none of this owner's.
+OrderedJson PrefixObject(const PrefixStore& prefixes, const std::string& id, const std::string& owner);
+// GET of the list, of the caller's key.
+HttpResponse PrefixList(const PrefixStore& prefixes, const HttpRequest& request);
+// GET and DELETE of one. Throws ApiError.
+HttpResponse OnePrefix(PrefixStore& prefixes, const HttpRequest& request);
+// GET of "ID/kept": which visual tokens every layer and KV head holds. Throws ApiError.
+HttpResponse PrefixKept(const PrefixStore& prefixes, const HttpRequest& request);
+// GET of "ID/frames/N.jpg": what slice N of the media shows. Throws ApiError.
+HttpResponse PrefixFrame(const PrefixStore& prefixes, const HttpRequest& request);
+
+// Makes a chat one that is read ahead: nothing is answered. Throws ApiError where nothing of it could be kept.
+void PrepareToReadAhead(ChatRequest* chat);
+
+}  // namespace purekv::server
