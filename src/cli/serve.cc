@@ -136,6 +136,19 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
               [&server](const std::string& name, const std::string& text) {
                 server.cache_memory = text == "0" ? 0 : ParseBytes(name, text);
               });
+  PrefixStoreOptions& prefixes = server.scheduler.prefixes;
+  table.Value(
+      kGroup, "--cache-dir", "DIR",
+      "where that goes, as .pkv files, when it has no room any more or was read ahead: it is there after a restart",
+      SetPath(&prefixes.directory));
+  table.Value(kGroup, "--cache-disk", "SIZE", "of all of it there (default 20G)", SetSize(&prefixes.disk));
+  table.Switch(kGroup, "--cache-write-through", "all of it is written there, as soon as it has been read",
+               &prefixes.write_through);
+  table.Value(kGroup, "--share-cache", "key|all",
+              "whether what was read for one API key serves requests with others, whose time shows it (default key)",
+              [&server](const std::string& name, const std::string& text) {
+                server.share_cache = ParseChoice(name, text, {"key", "all"}) == 1;
+              });
   table.Value(kGroup, "--max-tokens-limit", "N", "most tokens of an answer (default 4096)",
               SetCount(&server.chat.max_tokens_limit, 1));
   table.Value(kGroup, "--max-model-len", "N", "most tokens of prompt and answer together (default: the model's)",
@@ -208,6 +221,9 @@ void CheckServeFlags(const FlagTable& table, ServeFlags* flags) {
   CheckPrefillFlags(table, flags->prefill, true);
   CheckReadableModel(flags->model.directory);
   ReadKeys(flags);
+  for (const char* const flag : {"--cache-disk", "--cache-write-through"}) {
+    if (server.scheduler.prefixes.directory.empty()) table.Refuse(flag, "--cache-dir is not given");
+  }
   if (!server.access.keys.empty() && flags->no_auth) {
     table.Refuse("--insecure-no-auth", "there are keys, and they are asked for");
   }

@@ -72,6 +72,7 @@ class Conversation {
   std::optional<Conversation> ForkText(int64_t most) const;
   // What was read so, in the conversation or in what it was forked from, while the rest has not been.
   const PromptInfo& read_ahead() const;
+  const std::vector<int32_t>& read_ahead_ids() const;  // one placeholder per medium
   // Who watches from now on (SessionOptions): of a fork another than of what it was forked from.
   void SetWatch(ProgressFunction progress, const std::atomic<bool>* cancel);
   int64_t Save(const std::string& path) const;

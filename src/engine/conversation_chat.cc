@@ -98,6 +98,11 @@ const PromptInfo& Conversation::read_ahead() const {
   return dialogue_.open()->info;
 }
 
+const std::vector<int32_t>& Conversation::read_ahead_ids() const {
+  PUREKV_CHECK(dialogue_.open(), "no prefix has been read");
+  return dialogue_.open()->prompt_ids;
+}
+
 PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
   PUREKV_CHECK(dialogue_.open(), "no prefix has been read");
   const std::vector<int32_t>& read = dialogue_.open()->prompt_ids;

@@ -90,6 +90,7 @@ EmbeddedPrompt EmbedPrompt(const LanguageModel& model, const PromptTokens& promp
   EmbeddedPrompt embedded;
   Matrix<float>& hidden = embedded.hidden = Matrix<float>(count, decoder.config().hidden);
   decoder.Embed(prompt.ids, hidden.View());
+  if (media.empty()) return embedded;
   const StageTimer timer(&times->vision_s);
   std::vector<std::vector<int32_t>> rows_of(media.size());
   std::vector<int32_t> visual;
@@ -106,7 +107,7 @@ EmbeddedPrompt EmbedPrompt(const LanguageModel& model, const PromptTokens& promp
     rows_of.at(static_cast<size_t>(item)).push_back(i);
     visual.push_back(i);
   }
-  if (model.deep_sets() > 0 && !media.empty()) {
+  if (model.deep_sets() > 0) {
     embedded.deep = std::make_shared<DeepRows>(std::move(visual), model.deep_sets(), hidden.cols());
   }
   int64_t total = 0;

@@ -130,7 +130,7 @@ class Messages {
     if (chat.front().role != ChatTurn::Role::kUser) {
       Refuse("invalid_value", "messages[0].role", ": with purekv.prefix the first message goes on with a user's turn");
     }
-    std::vector<ChatTurn> whole = prefix.contents.chat;
+    std::vector<ChatTurn> whole = prefix.chat;
     std::vector<ChatPart>& parts = whole.back().parts;
     parts.insert(parts.end(), chat.front().parts.begin(), chat.front().parts.end());
     whole.insert(whole.end(), chat.begin() + 1, chat.end());

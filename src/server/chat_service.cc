@@ -35,6 +35,7 @@ ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions
       parsing_(1) {}
 
 ChatService::~ChatService() {
+  scheduler_.prefixes().WriteAll();
   for (const auto& flight : FlightsThat([](const ChatFlight&) { return true; })) flight->Cancel(nullptr);
 }
 
@@ -62,14 +63,20 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
   try {
     const auto work = std::make_shared<Work>();
     work->what = what;
-    const std::string owner = OwnerOf(request);
-    const auto named = [&](const std::string& id) { return scheduler_.prefixes().Named(id, owner); };
-    work->chat = ParseChatRequest(ParseRequest(request.body), options_.chat, named);
+    const std::string owner = CacheOwnerOf(request);
+    const auto named = [&](const std::string& id) { return scheduler_.prefixes().Use(id, owner); };
+    const Json body = ParseRequest(request.body);
+    if (const auto file = what == Ask::kPrefix ? PrefixFile(body) : std::nullopt) {
+      const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
+      return static_cast<ObjectReply&>(*reply).Respond(OpenPrefixFile(*file, owner));
+    }
+    work->chat = ParseChatRequest(body, options_.chat, named);
     CheckChatOptions(work->chat);
     work->chat.job.owner = owner;
+    work->files_of = OwnerOf(request);
     request = {};
     if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
-    work->files = FetchAll(&work->chat);
+    work->files = FetchAll(work->files_of, &work->chat);
     const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
     const auto flight = std::make_shared<ChatFlight>(reply);
     {
@@ -153,7 +160,7 @@ void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& re
     std::vector<PreparedMedia> plans =
         PlanMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, flight.cancel());
     reply.Respond(CostObject(model_, options_.scheduler.limits, work.chat.job, std::move(plans),
-                             options_.scheduler.prefix_memory, scheduler_.SecondsPerToken()));
+                             options_.scheduler.prefixes.memory, scheduler_.SecondsPerToken()));
   } catch (const Cancelled&) {
   } catch (const ApiError& error) {
     flight.Refuse(error);
@@ -164,6 +171,18 @@ void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& re
 
 void ChatService::Submit(ChatFlight& flight, JobRequest job) {
   if (!flight.Submit(std::move(job), scheduler_)) flight.Refuse(Busy());
+}
+
+std::string ChatService::CacheOwnerOf(const HttpRequest& head) const {
+  return options_.share_cache ? "" : OwnerOf(head);
+}
+
+OrderedJson ChatService::OpenPrefixFile(const std::string& name, const std::string& owner) {
+  try {
+    return PrefixObject(scheduler_.prefixes(), scheduler_.prefixes().OpenFile(name, owner), owner);
+  } catch (const Error& error) {
+    Refuse("invalid_value", "file", ": ", error.what());
+  }
 }
 
 void ChatService::Tick() {
@@ -211,13 +230,13 @@ ApiError ChatService::Busy() const {
                       static_cast<int>(std::clamp(std::ceil(scheduler_.ExpectedWait()), 1.0, 120.0)));
 }
 
-std::vector<std::shared_ptr<const SpoolFile>> ChatService::FetchAll(ChatRequest* chat) const {
+std::vector<std::shared_ptr<const SpoolFile>> ChatService::FetchAll(const std::string& owner, ChatRequest* chat) const {
   std::vector<std::shared_ptr<const SpoolFile>> files;
   for (size_t i = 0; i < chat->media.size(); ++i) {
     ChatRequest::MediaReference& one = chat->media[i];
     std::string digest;
     if (one.url.starts_with(kFileId)) {
-      const auto stored = FetchStored(files_, chat->job.owner, options_.media.bytes, chat, i);
+      const auto stored = FetchStored(files_, owner, options_.media.bytes, chat, i);
       files.push_back(stored->file);
       digest = stored->sha256;
     } else {

@@ -46,6 +46,8 @@ class ChatService {
   // Whether nothing is being done, or waits.
   bool idle() const;
 
+  // Whose what is kept of a request is.
+  std::string CacheOwnerOf(const HttpRequest& head) const;
   Scheduler& scheduler() { return scheduler_; }
   const Model& model() const { return *model_; }
   int64_t max_model_len() const { return options_.scheduler.limits.max_positions; }
@@ -55,6 +57,7 @@ class ChatService {
   struct Work {
     Ask what = Ask::kChat;
     ChatRequest chat;
+    std::string files_of;  // whose uploaded files it may name
     std::vector<std::shared_ptr<const SpoolFile>> files;
   };
   using Flights = std::vector<std::shared_ptr<ChatFlight>>;
@@ -63,7 +66,10 @@ class ChatService {
              const std::shared_ptr<HttpExchange>& exchange);
   std::shared_ptr<Reply> MakeReply(const Work& work, const RequestLog::Entry& entry,
                                    const std::shared_ptr<HttpExchange>& exchange);
-  std::vector<std::shared_ptr<const SpoolFile>> FetchAll(ChatRequest* chat) const;
+  // owner: of uploaded files.
+  std::vector<std::shared_ptr<const SpoolFile>> FetchAll(const std::string& owner, ChatRequest* chat) const;
+  // Throws ApiError.
+  OrderedJson OpenPrefixFile(const std::string& name, const std::string& owner);
   // What begins where media have been fetched; `reply` is held by who works on it.
   void Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                const std::shared_ptr<Reply>& reply);

@@ -14,9 +14,9 @@
 #include <optional>
 #include <span>
 
+#include "base/base64.h"
 #include "base/descriptor.h"
 #include "server/api_error.h"
-#include "base/base64.h"
 
 namespace purekv::server {
 namespace {

@@ -20,22 +20,19 @@ ApiError NoPrefix() {
   return MakeApiError(404, "not_found", "there is no such prefix; GET /v1/purekv/prefixes lists them");
 }
 
-std::shared_ptr<const Prefix> Find(const PrefixStore& prefixes, const std::string& id, const std::string& owner) {
-  std::shared_ptr<const Prefix> prefix = prefixes.Named(id, owner);
-  if (prefix == nullptr) throw NoPrefix();
-  return prefix;
-}
-
-std::shared_ptr<const Prefix> PrefixOf(const PrefixStore& prefixes, const HttpRequest& request) {
-  return Find(prefixes, PrefixOfPath(request.path()), OwnerOf(request));
+PrefixStore::Listed Find(const PrefixStore& prefixes, const std::string& id, const std::string& owner) {
+  auto found = prefixes.Named(id, owner);
+  if (!found) throw NoPrefix();
+  return std::move(*found);
 }
 
 const char* KindName(MediaSource::Kind kind) {
   return kind == MediaSource::Kind::kImage ? "image" : "video";
 }
 
-OrderedJson ObjectOf(const Prefix& prefix) {
-  const KvStats kv = prefix.read.kv();
+OrderedJson ObjectOf(const PrefixStore::Listed& listed) {
+  const PrefixRecord& prefix = *listed.record;
+  const KvStats& kv = prefix.kv;
   OrderedJson media = OrderedJson::array();
   for (const PrefixKey::Medium& one : prefix.key.media) {
     media.push_back({{"kind", KindName(one.kind)}, {"sha256", one.content}});
@@ -46,9 +43,9 @@ OrderedJson ObjectOf(const Prefix& prefix) {
   if (prefix.key.kv.tokens) object["tokens"] = *prefix.key.kv.tokens;
   object["tokens_full"] = kv.tokens_full;
   object["tokens_kept_mean"] = kv.tokens_kept_mean;
-  object["bytes"] = prefix.bytes();
-  object["state"] = "memory";
-  object["users"] = prefix.users.load();
+  object["bytes"] = listed.bytes;
+  object["state"] = listed.in_memory ? "memory" : "disk";
+  object["users"] = listed.users;
   return object;
 }
 
@@ -66,31 +63,32 @@ std::optional<size_t> FrameNumber(const std::string& path) {
 }  // namespace
 
 OrderedJson PrefixObject(const PrefixStore& prefixes, const std::string& id, const std::string& owner) {
-  return ObjectOf(*Find(prefixes, id, owner));
+  return ObjectOf(Find(prefixes, id, owner));
 }
 
-HttpResponse PrefixList(const PrefixStore& prefixes, const HttpRequest& request) {
+HttpResponse PrefixList(const PrefixStore& prefixes, const std::string& owner) {
   OrderedJson data = OrderedJson::array();
-  for (const auto& one : prefixes.List(OwnerOf(request))) data.push_back(ObjectOf(*one));
+  for (const auto& one : prefixes.List(owner)) data.push_back(ObjectOf(one));
   HttpResponse response;
   response.body = server::Text({{"object", "list"}, {"data", std::move(data)}});
   return response;
 }
 
-HttpResponse OnePrefix(PrefixStore& prefixes, const HttpRequest& request) {
+HttpResponse OnePrefix(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner) {
   HttpResponse response;
   if (request.method != "DELETE") {
-    response.body = server::Text(ObjectOf(*PrefixOf(prefixes, request)));
+    response.body = server::Text(ObjectOf(Find(prefixes, PrefixOfPath(request.path()), owner)));
     return response;
   }
   const std::string id = PrefixOfPath(request.path());
-  if (!prefixes.Remove(id, OwnerOf(request))) throw NoPrefix();
+  if (!prefixes.Remove(id, owner)) throw NoPrefix();
   response.body = server::Text({{"id", id}, {"object", "purekv.prefix.deleted"}, {"deleted", true}});
   return response;
 }
 
-HttpResponse PrefixKept(const PrefixStore& prefixes, const HttpRequest& request) {
-  const auto prefix = PrefixOf(prefixes, request);
+HttpResponse PrefixKept(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner) {
+  const auto prefix = prefixes.Use(PrefixOfPath(request.path()), owner);
+  if (prefix == nullptr) throw NoPrefix();
   const Conversation& read = prefix->read;
   const std::vector<int32_t> visual = VisualTokens(read.layout());
   const KvCacheSpec& spec = read.cache().spec();
@@ -128,9 +126,9 @@ HttpResponse PrefixKept(const PrefixStore& prefixes, const HttpRequest& request)
   return response;
 }
 
-HttpResponse PrefixFrame(const PrefixStore& prefixes, const HttpRequest& request) {
-  const auto prefix = PrefixOf(prefixes, request);
-  const std::vector<std::string>& pictures = prefix->contents.pictures;
+HttpResponse PrefixFrame(const PrefixStore& prefixes, const HttpRequest& request, const std::string& owner) {
+  const std::shared_ptr<const PrefixRecord> prefix = Find(prefixes, PrefixOfPath(request.path()), owner).record;
+  const std::vector<std::string>& pictures = prefix->pictures;
   const std::optional<size_t> number = FrameNumber(request.path());
   if (!number || *number >= pictures.size()) {
     throw MakeApiError(404, "not_found", Say("there are pictures 0.jpg to N.jpg, ", pictures.size(), " of them").text);
@@ -140,6 +138,13 @@ HttpResponse PrefixFrame(const PrefixStore& prefixes, const HttpRequest& request
   response.body = pictures[*number];
   response.fields.emplace_back("Cache-Control", "private, max-age=3600");
   return response;
+}
+
+std::optional<std::string> PrefixFile(const Json& body) {
+  const RequestFields fields(body, "");
+  if (!fields.Has("file")) return std::nullopt;
+  fields.AllowOnly({"file", "model"});
+  return fields.String("file");
 }
 
 void PrepareToReadAhead(ChatRequest* chat) {

@@ -17,6 +17,18 @@ std::string Now() {
   return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts)};
 }
 
+std::string LineOf(const nlohmann::ordered_json& line, LogFormat format) {
+  if (format == LogFormat::kJson) {
+    return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
+  std::string text;
+  for (const auto& [name, value] : line.items()) {
+    text += (text.empty() ? "" : " ") + (name == "time" ? "" : name + "=") +
+            (value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return OneLine(text);
+}
+
 }  // namespace
 
 void RequestLog::Write(const Entry& entry, const ReplyEnd& end) const {
@@ -33,17 +45,11 @@ void RequestLog::Write(const Entry& entry, const ReplyEnd& end) const {
                                  {"seconds", seconds},
                                  {"kv_bytes", end.kv_bytes}};
   if (!end.problem.empty()) line["problem"] = end.problem;
-  std::string text;
-  if (format_ == LogFormat::kJson) {
-    text = line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-  } else {
-    for (const auto& [name, value] : line.items()) {
-      text += (text.empty() ? "" : " ") + (name == "time" ? "" : name + "=") +
-              (value.is_string() ? value.get<std::string>() : value.dump());
-    }
-    text = OneLine(text);
-  }
-  std::fprintf(stderr, "%s\n", text.c_str());
+  std::fprintf(stderr, "%s\n", LineOf(line, format_).c_str());
+}
+
+void RequestLog::Note(const std::string& what) const {
+  std::fprintf(stderr, "%s\n", LineOf({{"time", Now()}, {"note", what}}, format_).c_str());
 }
 
 }  // namespace purekv::server

@@ -21,6 +21,8 @@ class RequestLog {
   };
   // Any thread.
   void Write(const Entry& entry, const ReplyEnd& end) const;
+  // Of what is no request's. Any thread.
+  void Note(const std::string& what) const;
 
  private:
   LogFormat format_;

@@ -43,11 +43,12 @@ class Server::Impl final : public HttpHandler {
              const ReadDefaults& text) {
     const std::lock_guard lock(mutex_);
     SchedulerOptions& scheduler = options_.scheduler;
-    scheduler.prefix_memory = options_.cache_memory.value_or(AvailableMemory() / 2);
+    scheduler.prefixes.memory = options_.cache_memory.value_or(AvailableMemory() / 2);
     int64_t& positions = scheduler.limits.max_positions;
     const int64_t most = model->info().max_positions;
     positions = positions > 0 ? std::min(positions, most) : most;
     scheduler.limits.max_answer = options_.chat.max_tokens_limit;
+    scheduler.prefixes.log = [this](const std::string& line) { log_.Note(line); };
     options_.chat.generate = generate;
     options_.chat.media = media;
     options_.chat.text = text;
@@ -160,15 +161,16 @@ class Server::Impl final : public HttpHandler {
     if (route == Route::kFile) return OneFile(files_, request);
     ChatService& service = Service();
     PrefixStore& prefixes = service.scheduler().prefixes();
+    const std::string owner = service.CacheOwnerOf(request);
     switch (route) {
       case Route::kPrefixes:
-        return PrefixList(prefixes, request);
+        return PrefixList(prefixes, owner);
       case Route::kPrefix:
-        return OnePrefix(prefixes, request);
+        return OnePrefix(prefixes, request, owner);
       case Route::kPrefixKept:
-        return PrefixKept(prefixes, request);
+        return PrefixKept(prefixes, request, owner);
       case Route::kPrefixFrame:
-        return PrefixFrame(prefixes, request);
+        return PrefixFrame(prefixes, request, owner);
       case Route::kModels:
         return ModelList(service);
       case Route::kModel:

@@ -26,6 +26,7 @@ struct ServerOptions {
   FileLimits files;
   ChatMediaOptions chat_media;
   std::optional<int64_t> cache_memory;  // of prefixes; unset: half of what is free when the model has been loaded
+  bool share_cache = false;             // what one key has had read serves requests of the others
   SchedulerOptions scheduler;           // limits.max_positions 0: the model's
   double drain_timeout_s = 60;
   LogFormat log = LogFormat::kText;

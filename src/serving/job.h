@@ -43,6 +43,7 @@ struct JobResult {
   double queue_s = 0;
   std::string prefix;         // the id of what was used or is kept for others; "": nothing
   int64_t cached_tokens = 0;  // of the prompt, that had been read before
+  bool from_disk = false;     // they came from there for this job
   int64_t shared_bytes = 0;   // of keys and values, that lie in it
 };
 

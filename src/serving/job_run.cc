@@ -144,6 +144,7 @@ void JobRun::Read() {
   if (found != nullptr) {
     read_->SetWatch(options.progress, &cancel_);
     result_.prefix = found->id;
+    result_.from_disk = found->from_disk.exchange(false);
     use_ = std::make_unique<PrefixUse>(found);
     result_.cached_tokens = read_->tokens();
     result_.shared_bytes = read_->kv().bytes_now;
@@ -215,10 +216,10 @@ void JobRun::CheckCanBeKept(const std::optional<PrefixKey>& key) const {
 void JobRun::Keep(const PrefixKey& key, const std::vector<PreparedMedia>& media) {
   Conversation kept = read_->Fork();
   kept.SetWatch(nullptr, nullptr);
-  PrefixContents contents{UpToLastMedium(request_.chat), SliceJpegs(media, kept.layout(), kPictureSide)};
-  const auto prefix =
-      std::make_shared<const Prefix>("pfx-" + RandomDigits(24), key, std::move(kept), std::move(contents));
-  if (!prefixes_.Add(prefix)) return;
+  PrefixRecord record{"pfx-" + RandomDigits(24), key, UpToLastMedium(request_.chat),
+                      SliceJpegs(media, kept.layout(), kPictureSide), kept.kv()};
+  const auto prefix = std::make_shared<const Prefix>(std::move(record), std::move(kept));
+  if (!prefixes_.Add(prefix, request_.answers == 0)) return;
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told
   use_ = std::make_unique<PrefixUse>(prefix);
   result_.prefix = prefix->id;

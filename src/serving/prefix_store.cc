@@ -4,17 +4,19 @@
 #include <tuple>
 #include <utility>
 
+#include "base/error.h"
+
 namespace purekv {
 namespace {
 
-// A further option of media must be compared here, too.
+// A further option of media must be compared here, and written to disk, too.
 static_assert(sizeof(MediaOptions) == 4 * sizeof(std::optional<double>) + sizeof(std::optional<FrameSampling>));
 
 }  // namespace
 
 int64_t Prefix::bytes() const {
   int64_t sum = read.kv().bytes_now;
-  for (const std::string& one : contents.pictures) sum += static_cast<int64_t>(one.size());
+  for (const std::string& one : pictures) sum += static_cast<int64_t>(one.size());
   return sum;
 }
 
@@ -26,20 +28,154 @@ bool PrefixKey::Medium::operator==(const Medium& other) const {
   return all(*this) == all(other);
 }
 
+PrefixStore::PrefixStore(std::shared_ptr<const Model> model, PrefixStoreOptions options)
+    : model_(std::move(model)), options_(std::move(options)) {
+  if (options_.directory.empty()) return;
+  disk_ = std::make_unique<PrefixDisk>(options_.directory);
+  for (PrefixDisk::Found& found : disk_->Index(*model_, options_.log)) {
+    entries_.push_back({std::move(found.record), nullptr, found.bytes});
+  }
+  writer_ = std::thread([this] { Work(); });
+}
+
+PrefixStore::~PrefixStore() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  if (writer_.joinable()) writer_.join();
+}
+
+int64_t PrefixStore::MemoryTaken() const {
+  int64_t bytes = 0;
+  for (const Entry& one : entries_) bytes += one.prefix != nullptr ? one.prefix->bytes() : 0;
+  return bytes;
+}
+
+void PrefixStore::PutFirst(Entry entry, Entries* gone) {
+  int64_t bytes = MemoryTaken() + entry.prefix->bytes();
+  entries_.push_front(std::move(entry));
+  for (auto one = std::prev(entries_.end()); one != entries_.begin() && bytes > options_.memory;) {
+    const auto at = one--;
+    if (at->prefix == nullptr) continue;
+    bytes -= at->prefix->bytes();
+    // Known all the while, where it is on disk already.
+    if (at->disk > 0) {
+      gone->push_back({at->record, std::exchange(at->prefix, nullptr), at->disk});
+    } else {
+      gone->splice(gone->end(), entries_, at);
+    }
+  }
+}
+
+int64_t PrefixStore::Write(const Prefix& prefix) {
+  try {
+    int64_t bytes = disk_->Write(prefix);
+    // Those that were used longest ago make room there.
+    Entries removed;
+    {
+      const std::lock_guard lock(mutex_);
+      int64_t all = bytes;
+      for (const Entry& one : entries_) all += one.disk;
+      for (auto one = entries_.end(); one != entries_.begin() && all > options_.disk;) {
+        --one;
+        if (one->disk == 0 || one->record->id == prefix.id) continue;
+        all -= one->disk;
+        removed.push_back({one->record, nullptr, std::exchange(one->disk, 0)});
+        if (one->prefix == nullptr) one = entries_.erase(one);
+      }
+      if (all > options_.disk) {
+        removed.push_back({std::make_shared<const PrefixRecord>(prefix), nullptr, std::exchange(bytes, 0)});
+      }
+    }
+    for (const Entry& one : removed) disk_->Remove(one.record->id);
+    return bytes;
+  } catch (const Error& error) {
+    if (options_.log) options_.log(error.what());
+    return 0;
+  }
+}
+
+void PrefixStore::LetGo(Entries gone) {
+  for (Entry& one : gone) {
+    if (one.disk > 0 || !MayBeWritten(one)) continue;
+    const std::lock_guard disk(disk_mutex_);
+    one.disk = Write(*one.prefix);
+    if (one.disk == 0) continue;
+    one.prefix.reset();
+    const std::lock_guard lock(mutex_);
+    const bool anew = std::any_of(entries_.begin(), entries_.end(),
+                                  [&](const Entry& other) { return other.record->key == one.record->key; });
+    if (anew) {
+      disk_->Remove(one.record->id);
+    } else {
+      entries_.push_back(std::move(one));
+    }
+  }
+}
+
+std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
+  const auto find = [&] {
+    return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& one) { return which(*one.record); });
+  };
+  std::shared_ptr<const PrefixRecord> record;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = find();
+    if (at == entries_.end()) return nullptr;
+    entries_.splice(entries_.begin(), entries_, at);
+    if (at->prefix != nullptr) return at->prefix;
+  }
+  Entries gone;
+  std::shared_ptr<const Prefix> prefix;
+  {
+    const std::lock_guard disk(disk_mutex_);
+    {
+      const std::lock_guard lock(mutex_);
+      const auto at = find();
+      if (at == entries_.end()) return nullptr;
+      if (at->prefix != nullptr) return at->prefix;  // another has read it meanwhile
+      record = at->record;
+    }
+    try {
+      prefix = disk_->Read(*record, model_, options_.threads);
+      prefix->from_disk = true;
+      disk_->Touch(record->id);
+    } catch (const Error& error) {
+      if (options_.log) options_.log(StrCat(error.what(), " (removed)"));
+      disk_->Remove(record->id);
+    }
+    const std::lock_guard lock(mutex_);
+    const auto at = find();
+    if (at == entries_.end()) return prefix;
+    if (prefix == nullptr) {
+      entries_.erase(at);
+      return nullptr;
+    }
+    Entry entry = std::move(*at);
+    entries_.erase(at);
+    entry.prefix = prefix;
+    PutFirst(std::move(entry), &gone);
+  }
+  LetGo(std::move(gone));
+  return prefix;
+}
+
 std::shared_ptr<const Prefix> PrefixStore::Find(const PrefixKey& key) {
-  const std::lock_guard lock(mutex_);
-  const auto at = std::find_if(prefixes_.begin(), prefixes_.end(), [&](const auto& one) { return one->key == key; });
-  if (at == prefixes_.end()) return nullptr;
-  prefixes_.splice(prefixes_.begin(), prefixes_, at);
-  return prefixes_.front();
+  return Get([&](const PrefixRecord& one) { return one.key == key; });
+}
+
+std::shared_ptr<const Prefix> PrefixStore::Use(const std::string& id, const std::string& owner) {
+  return Get([&](const PrefixRecord& one) { return one.id == id && one.key.owner == owner; });
 }
 
 std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t* common) {
   const std::lock_guard lock(mutex_);
   *common = 0;
-  auto best = prefixes_.end();
-  for (auto one = prefixes_.begin(); one != prefixes_.end(); ++one) {
-    const PrefixKey& other = (*one)->key;
+  auto best = entries_.end();
+  for (auto one = entries_.begin(); one != entries_.end(); ++one) {
+    const PrefixKey& other = one->record->key;
     if (!other.media.empty() || other.owner != key.owner || other.salt != key.salt || !(other.kv == key.kv) ||
         !(other.prefill == key.prefill)) {
       continue;
@@ -50,65 +186,126 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
     *common = same;
     best = one;
   }
-  if (best == prefixes_.end()) return nullptr;
-  prefixes_.splice(prefixes_.begin(), prefixes_, best);
-  return prefixes_.front();
+  if (best == entries_.end()) return nullptr;
+  entries_.splice(entries_.begin(), entries_, best);
+  return entries_.front().prefix;
 }
 
-bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix) {
-  if (prefix->bytes() > memory_) return false;
-  std::list<std::shared_ptr<const Prefix>> gone;  // freed behind the lock
-  const std::lock_guard lock(mutex_);
-  int64_t bytes = prefix->bytes();
-  prefixes_.push_front(std::move(prefix));
-  for (auto one = std::next(prefixes_.begin()); one != prefixes_.end();) {
-    const auto at = one++;
-    bytes += (*at)->bytes();
-    if (bytes <= memory_) continue;
-    bytes -= (*at)->bytes();
-    gone.splice(gone.end(), prefixes_, at);
+bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix, bool ahead) {
+  if (prefix->bytes() > options_.memory) return false;
+  Entries gone;
+  {
+    const std::lock_guard lock(mutex_);
+    const Entry entry{prefix, prefix, 0};
+    if ((ahead || options_.write_through) && MayBeWritten(entry)) to_write_.push_back(prefix);
+    PutFirst(entry, &gone);
+  }
+  changed_.notify_all();
+  LetGo(std::move(gone));
+  return true;
+}
+
+void PrefixStore::Work() {
+  while (true) {
+    std::shared_ptr<const Prefix> next;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return ending_ || !to_write_.empty(); });
+      if (to_write_.empty()) return;
+      next = std::move(to_write_.front());
+      to_write_.pop_front();
+    }
+    const std::lock_guard disk(disk_mutex_);
+    const auto known = [&] {
+      return std::find_if(entries_.begin(), entries_.end(),
+                          [&](const Entry& one) { return one.record->id == next->id; });
+    };
+    {
+      const std::lock_guard lock(mutex_);
+      const auto at = known();
+      if (at == entries_.end() || at->disk > 0) continue;
+    }
+    const int64_t bytes = Write(*next);
+    if (bytes == 0) continue;
+    const std::lock_guard lock(mutex_);
+    const auto at = known();
+    if (at != entries_.end()) {
+      at->disk = bytes;
+    } else {
+      disk_->Remove(next->id);  // deleted meanwhile
+    }
+  }
+}
+
+void PrefixStore::WriteAll() {
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Entry& one : entries_) {
+      if (one.prefix != nullptr && one.disk == 0 && MayBeWritten(one)) to_write_.push_back(one.prefix);
+    }
+  }
+  changed_.notify_all();
+}
+
+bool PrefixStore::Remove(const std::string& id, const std::string& owner) {
+  Entries gone;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& one) {
+      return one.record->id == id && one.record->key.owner == owner;
+    });
+    if (at == entries_.end()) return false;
+    gone.splice(gone.end(), entries_, at);
+  }
+  if (gone.front().disk > 0) {
+    const std::lock_guard disk(disk_mutex_);
+    disk_->Remove(id);
   }
   return true;
 }
 
-std::shared_ptr<const Prefix> PrefixStore::Use(const std::string& id, const std::string& owner) {
-  const std::lock_guard lock(mutex_);
-  const auto at = std::find_if(prefixes_.begin(), prefixes_.end(),
-                               [&](const auto& one) { return one->id == id && one->key.owner == owner; });
-  if (at == prefixes_.end()) return nullptr;
-  prefixes_.splice(prefixes_.begin(), prefixes_, at);
-  return prefixes_.front();
+std::string PrefixStore::OpenFile(const std::string& name, const std::string& owner) {
+  if (disk_ == nullptr) FailUsage("no directory of prefixes was named when the server was started");
+  std::shared_ptr<const Prefix> prefix;
+  {
+    const std::lock_guard disk(disk_mutex_);
+    prefix = disk_->OpenFile(name, owner, model_, options_.threads);
+  }
+  if (const auto there = Find(prefix->key)) return there->id;
+  if (!Add(prefix)) FailUsage("'", name, "': ", prefix->bytes(), " bytes are more than may be kept in memory");
+  return prefix->id;
 }
 
-std::shared_ptr<const Prefix> PrefixStore::Named(const std::string& id, const std::string& owner) const {
-  const std::lock_guard lock(mutex_);
-  const auto at = std::find_if(prefixes_.begin(), prefixes_.end(),
-                               [&](const auto& one) { return one->id == id && one->key.owner == owner; });
-  return at == prefixes_.end() ? nullptr : *at;
+PrefixStore::Listed PrefixStore::Show(const Entry& entry) const {
+  const bool memory = entry.prefix != nullptr;
+  return {entry.record, memory, memory ? entry.prefix->bytes() : entry.disk, memory ? entry.prefix->users.load() : 0};
 }
 
-bool PrefixStore::Remove(const std::string& id, const std::string& owner) {
-  std::list<std::shared_ptr<const Prefix>> gone;
+std::vector<PrefixStore::Listed> PrefixStore::List(const std::string& owner) const {
   const std::lock_guard lock(mutex_);
-  const auto at = std::find_if(prefixes_.begin(), prefixes_.end(),
-                               [&](const auto& one) { return one->id == id && one->key.owner == owner; });
-  if (at == prefixes_.end()) return false;
-  gone.splice(gone.end(), prefixes_, at);
-  return true;
-}
-
-std::vector<std::shared_ptr<const Prefix>> PrefixStore::List(const std::string& owner) const {
-  const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<const Prefix>> list;
-  std::copy_if(prefixes_.begin(), prefixes_.end(), std::back_inserter(list),
-               [&](const auto& one) { return one->key.owner == owner; });
+  std::vector<Listed> list;
+  for (const Entry& one : entries_) {
+    if (one.record->key.owner == owner) list.push_back(Show(one));
+  }
   return list;
+}
+
+std::optional<PrefixStore::Listed> PrefixStore::Named(const std::string& id, const std::string& owner) const {
+  for (Listed& one : List(owner)) {
+    if (one.record->id == id) return std::move(one);
+  }
+  return std::nullopt;
 }
 
 int64_t PrefixStore::bytes() const {
   const std::lock_guard lock(mutex_);
+  return MemoryTaken();
+}
+
+int64_t PrefixStore::disk_bytes() const {
+  const std::lock_guard lock(mutex_);
   int64_t bytes = 0;
-  for (const auto& one : prefixes_) bytes += one->bytes();
+  for (const Entry& one : entries_) bytes += one.disk;
   return bytes;
 }
 

@@ -1,102 +1,102 @@
-// What has been read of chats, kept for those that begin with the same: up to the end of their last medium, so that a
-// long video is read once; or all of one without media.
+// The prefixes that are kept, in memory and on disk.
 #pragma once
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "engine/conversation.h"
-#include "purekv/media.h"
-#include "purekv/options.h"
+#include "serving/prefix.h"
+#include "serving/prefix_disk.h"
 
 namespace purekv {
 
-// All that a prefix depends on, within one model: compared as a whole, so that no two can be taken for one another.
-struct PrefixKey {
-  struct Medium {
-    std::string content;  // who has the same content has the same bytes: a digest that resists forgers
-    MediaSource::Kind kind = MediaSource::Kind::kVideo;
-    std::optional<double> start, end;
-    MediaOptions options;
-    bool operator==(const Medium& other) const;
-  };
-  // Who may share it: those who are the same, and say the same secret of their own choice.
-  std::string owner, salt;
-  std::vector<int32_t> ids;  // one placeholder per medium, up to the end of the last one; without media: of all of it
-  std::vector<Medium> media;
-  int64_t images = 0;  // that the whole chat has: some families look closer at one that is alone
-  KvOptions kv;
-  PrefillOptions prefill;
-  bool operator==(const PrefixKey&) const = default;
+struct PrefixStoreOptions {
+  int64_t memory = 0;     // bytes of keys and values that all of them may hold; 0: none is kept there
+  std::string directory;  // where those go that have no room in memory, to be there after a restart; empty: nowhere
+  int64_t disk = int64_t{20} << 30;  // bytes that they may take there
+  bool write_through = false;        // all of them are written, when they are made
+  int threads = 0;                   // SessionOptions::threads, of those that are read back
+  // Told of files that were not taken, and of what could not be written, in one line each. Any thread.
+  std::function<void(const std::string&)> log;
 };
 
-// What it knows beside what has been read.
-struct PrefixContents {
-  std::vector<ChatTurn> chat;         // up to its last medium; without media: all of it
-  std::vector<std::string> pictures;  // JPEGs, one for each slice of the media, in the order of their tokens
-};
-
-struct Prefix {
-  Prefix(std::string name, PrefixKey of, Conversation conversation, PrefixContents more)
-      : id(std::move(name)), key(std::move(of)), read(std::move(conversation)), contents(std::move(more)) {}
-
-  const std::string id;  // "pfx-" and 24 hexadecimal digits
-  const PrefixKey key;
-  const Conversation read;  // nobody watches it; Fork goes on from it
-  const PrefixContents contents;
-
-  mutable std::atomic<int64_t> users{0};  // jobs that have gone on from it, and go on
-
-  // Of keys, values and pictures.
-  int64_t bytes() const;
-};
-
-// Counts as one of its users. Null: of none's.
-class PrefixUse {
- public:
-  explicit PrefixUse(std::shared_ptr<const Prefix> prefix = nullptr) : prefix_(std::move(prefix)) {
-    if (prefix_ != nullptr) ++prefix_->users;
-  }
-  ~PrefixUse() {
-    if (prefix_ != nullptr) --prefix_->users;
-  }
-  PrefixUse(const PrefixUse&) = delete;
-  PrefixUse& operator=(const PrefixUse&) = delete;
-
- private:
-  const std::shared_ptr<const Prefix> prefix_;
-};
-
-// Any thread may call it. What has been found stays while it is held, whatever the store does.
+// Any thread may call it. What has been found stays while it is held, whatever the store does. On disk are those with
+// media alone; an owner's are nobody else's there, too.
 class PrefixStore {
  public:
-  // memory: bytes of keys and values that all of them may hold; 0: nothing is kept.
-  explicit PrefixStore(int64_t memory) : memory_(memory) {}
+  // Throws Error naming the directory: it cannot be used, or another store uses it.
+  PrefixStore(std::shared_ptr<const Model> model, PrefixStoreOptions options);
+  // Ends writing.
+  ~PrefixStore();
+  PrefixStore(const PrefixStore&) = delete;
+  PrefixStore& operator=(const PrefixStore&) = delete;
 
-  // Null: there is none. What is found is the last to go.
+  // Null: there is none. What is found is the last to go; where it is on disk alone it is read back.
   std::shared_ptr<const Prefix> Find(const PrefixKey& key);
   // Of those without media the one that has most of the first ids in common; `common`: how many.
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
   // Those that were used longest ago make room. One that is larger than all of the memory is not kept. Whether it is.
-  bool Add(std::shared_ptr<const Prefix> prefix);
-  // By id, of one's own. Null, false: there is none. Use: it is the last to go now.
+  // ahead: it was asked for, and is to be there after a restart.
+  bool Add(std::shared_ptr<const Prefix> prefix, bool ahead = false);
+  // As Find, by id, of one's own.
   std::shared_ptr<const Prefix> Use(const std::string& id, const std::string& owner);
-  std::shared_ptr<const Prefix> Named(const std::string& id, const std::string& owner) const;
   bool Remove(const std::string& id, const std::string& owner);
+
+  // A file of the directory (PrefixDisk::OpenFile) becomes one of this owner's, if it is not yet: its id. Throws Error.
+  std::string OpenFile(const std::string& name, const std::string& owner);
+
+  struct Listed {
+    std::shared_ptr<const PrefixRecord> record;
+    bool in_memory = false;
+    int64_t bytes = 0;  // of memory, or of the disk
+    int64_t users = 0;
+  };
   // The last used first.
-  std::vector<std::shared_ptr<const Prefix>> List(const std::string& owner) const;
-  int64_t bytes() const;
+  std::vector<Listed> List(const std::string& owner) const;
+  std::optional<Listed> Named(const std::string& id, const std::string& owner) const;
+  // Writes all that are in memory alone. Before the end.
+  void WriteAll();
+  int64_t bytes() const;  // of memory
+  int64_t disk_bytes() const;
 
  private:
-  const int64_t memory_;
+  struct Entry {
+    std::shared_ptr<const PrefixRecord> record;
+    std::shared_ptr<const Prefix> prefix;  // null: on disk alone
+    int64_t disk = 0;                      // bytes there; 0: it is not
+  };
+  using Entries = std::list<Entry>;
+  using Which = std::function<bool(const PrefixRecord&)>;
+
+  std::shared_ptr<const Prefix> Get(const Which& which);
+  // The entry comes to the front; what has no room goes to `gone`, to disk where it may and is not. With the lock held.
+  void PutFirst(Entry entry, Entries* gone);
+  int64_t MemoryTaken() const;
+  Listed Show(const Entry& entry) const;
+  bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.media.empty(); }
+  // Without the lock. Writes those that are not on disk; they stay known.
+  void LetGo(Entries gone);
+  // Bytes that it took; 0: it could not be.
+  int64_t Write(const Prefix& prefix);
+  void Work();
+
+  const std::shared_ptr<const Model> model_;
+  const PrefixStoreOptions options_;
+  std::unique_ptr<PrefixDisk> disk_;  // null: none
+  std::mutex disk_mutex_;             // one file is written or read at a time; taken before mutex_
   mutable std::mutex mutex_;
-  std::list<std::shared_ptr<const Prefix>> prefixes_;  // the last used first
+  Entries entries_;  // the last used first
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<const Prefix>> to_write_;
+  bool ending_ = false;
+  std::thread writer_;  // last: it uses all of the above
 };
 
 }  // namespace purekv

@@ -34,6 +34,12 @@ void FailAll(const std::vector<std::shared_ptr<Job>>& jobs, Reason reason, const
   for (const std::shared_ptr<Job>& job : jobs) job->Fail(reason, message);
 }
 
+PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options) {
+  PrefixStoreOptions store = options.prefixes;
+  store.threads = options.limits.threads;
+  return store;
+}
+
 Message Ending() {
   return Say("the server ends; ask again in a moment");
 }
@@ -41,7 +47,7 @@ Message Ending() {
 }  // namespace
 
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
-    : model_(std::move(model)), options_(options), prefixes_(options.prefix_memory) {
+    : model_(std::move(model)), options_(options), prefixes_(model_, StoreOptionsOf(options)) {
   PUREKV_CHECK(options.max_batch >= 1 && options.max_batch <= AnswerBatch::most() && options.decode_share >= 0 &&
                    options.decode_share <= 0.9,
                options.max_batch, " answers, share ", options.decode_share);

@@ -29,7 +29,7 @@ struct SchedulerOptions {
   int64_t max_queue = 64;        // jobs that wait
   double queue_timeout_s = 900;  // what waits longer fails
   int64_t max_batch = 8;         // answers that grow side by side, at most AnswerBatch::most()
-  int64_t prefix_memory = 0;     // bytes that prefixes hold for later jobs; 0: none is kept
+  PrefixStoreOptions prefixes;   // threads: as limits say
   double decode_share = 0.5;     // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
 

@@ -30,7 +30,7 @@ const Table kRoomsOfRoom = {
     {"models", {"base", "kernels", "attention", "cache", "checkpoint", "media"}},
     {"engine", {"base", "kernels", "attention", "cache", "policy", "checkpoint", "media", "models"}},
     {"eval", {"base", "cache", "policy", "checkpoint", "media", "models", "engine"}},
-    {"serving", {"base", "models", "engine"}},
+    {"serving", {"base", "checkpoint", "models", "engine"}},
     {"server", {"base", "policy", "checkpoint", "media", "models", "engine", "serving"}},
     {"cli",
      {"base", "kernels", "cache", "policy", "checkpoint", "media", "models", "engine", "eval", "serving", "server"}},

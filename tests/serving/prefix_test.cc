@@ -15,7 +15,7 @@ using PrefixTest = SchedulerTest;
 // The same media under the same settings are read once; what is answered is what it is without that, bit by bit.
 TEST_F(PrefixTest, MediaAreReadOnceForWhoAsksAboutThemAgain) {
   SchedulerOptions options = Options();
-  options.prefix_memory = int64_t{1} << 30;
+  options.prefixes.memory = int64_t{1} << 30;
   Scheduler scheduler(small_->model(), options);
   using Cache = JobRequest::Cache;
   const auto asks = [&](const std::string& question, const std::string& policy) {
@@ -97,7 +97,7 @@ TEST_F(PrefixTest, MediaAreReadOnceForWhoAsksAboutThemAgain) {
 // A text that begins as another did goes on from whole blocks of it.
 TEST_F(PrefixTest, TextsThatBeginAlikeAreReadOnce) {
   SchedulerOptions options = Options();
-  options.prefix_memory = int64_t{1} << 30;
+  options.prefixes.memory = int64_t{1} << 30;
   Scheduler scheduler(small_->model(), options);
   std::string beginning;
   for (int i = 0; i < 400; ++i) beginning += "ab " + std::to_string(i) + " ";
@@ -153,23 +153,23 @@ TEST_F(PrefixTest, PrefixesMakeRoomForLaterOnes) {
   int64_t bytes = 0;
   {
     SchedulerOptions options = Options();
-    options.prefix_memory = int64_t{1} << 30;
+    options.prefixes.memory = int64_t{1} << 30;
     Scheduler scheduler(small_->model(), options);
     run(scheduler, "0");
     bytes = scheduler.prefixes().bytes();
     ASSERT_GT(bytes, 0);
   }
   SchedulerOptions options = Options();
-  options.prefix_memory = 2 * bytes + bytes / 2;
+  options.prefixes.memory = 2 * bytes + bytes / 2;
   Scheduler scheduler(small_->model(), options);
   run(scheduler, "0");
   run(scheduler, "1");
   EXPECT_GT(run(scheduler, "0").cached_tokens, 0);  // now "1" is the older one
   run(scheduler, "2");
-  EXPECT_LE(scheduler.prefixes().bytes(), options.prefix_memory);
+  EXPECT_LE(scheduler.prefixes().bytes(), options.prefixes.memory);
   EXPECT_GT(run(scheduler, "0").cached_tokens, 0);
   EXPECT_EQ(run(scheduler, "1").cached_tokens, 0);
-  options.prefix_memory = bytes - 1;
+  options.prefixes.memory = bytes - 1;
   Scheduler small(small_->model(), options);
   EXPECT_EQ(run(small, "0").prefix, "");
   EXPECT_EQ(small.prefixes().bytes(), 0);
