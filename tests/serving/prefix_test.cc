@@ -87,8 +87,8 @@ TEST_F(PrefixTest, MediaAreReadOnceForWhoAsksAboutThemAgain) {
   EXPECT_GT(store.List("a").size(), 3U);
   EXPECT_EQ(store.List("b").size(), 1U);
   EXPECT_EQ(store.List("c").size(), 0U);
-  const std::string id = store.List("b").front()->id;
-  EXPECT_EQ(store.Named(id, "a"), nullptr);
+  const std::string id = store.List("b").front().record->id;
+  EXPECT_FALSE(store.Named(id, "a").has_value());
   EXPECT_FALSE(store.Remove(id, "a"));
   EXPECT_TRUE(store.Remove(id, "b"));
   EXPECT_FALSE(store.Remove(id, "b"));
