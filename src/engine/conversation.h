@@ -61,6 +61,8 @@ class Conversation {
                      std::vector<PreparedMedia>* media = nullptr);
   // what its keys and values will take then, with `more` tokens behind the prompt (BytesOf of policy/budget_plan.h);
   PlannedBytes BytesOfChat(const PreparedChat& chat, int64_t more) const;
+  // the tower's work on its media can be done before (PreparedMedia::embedded), to be kept for others;
+  void EmbedChatMedia(PreparedChat* chat);
   PromptInfo ReadChat(PreparedChat chat);
   // and what ends with its last medium can be read apart, where it is compressed there (KvOptions::When::kContext), and
   // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.

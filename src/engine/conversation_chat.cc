@@ -73,6 +73,20 @@ PlannedBytes Conversation::BytesOfChat(const PreparedChat& chat, int64_t more) c
   return sequence_.compression().BytesOf(chat.tokens - behind, behind + more);
 }
 
+void Conversation::EmbedChatMedia(PreparedChat* chat) {
+  Begin();
+  int64_t before = 0, total = 0;
+  for (const PreparedMedia& one : chat->media) total += one.grid().patches();
+  for (PreparedMedia& one : chat->media) {
+    const auto show = [&](int64_t done, int64_t) {
+      if (!CancelRaised()) Progress("vision", before + done, total);
+      return !CancelRaised();
+    };
+    if (one.embedded == nullptr) one.embedded = EmbedMedium(internals(), one, show, &times_);
+    before += one.grid().patches();
+  }
+}
+
 PromptInfo Conversation::ReadChat(PreparedChat chat) {
   dialogue_.SetSystem(std::move(chat.system));
   place_ = RepeatPlace::kBehindTurn;

@@ -61,6 +61,19 @@ MediaFeatures FeaturesOf(EmbeddedMedia& embedded) {
   return features;
 }
 
+std::shared_ptr<const EmbeddedMedia> EmbedMedium(const LanguageModel& model, const PreparedMedia& medium,
+                                                 const VisionProgress& progress, StageTimes* times) {
+  const StageTimer timer(&times->vision_s);
+  const double decoded = medium.source ? medium.source->seconds() : 0;
+  const auto embedded = RoomForEmbedded(model, medium.tokens);
+  if (!model.Encode(medium, FeaturesOf(*embedded), progress)) throw Cancelled();
+  if (medium.source) {  // the tower waited for the frames: that time is theirs
+    times->media_s += medium.source->seconds() - decoded;
+    times->vision_s -= medium.source->seconds() - decoded;
+  }
+  return embedded;
+}
+
 void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info) {
   for (const PreparedMedia& one : media) {
     MediaInfo& added = info->media.emplace_back();

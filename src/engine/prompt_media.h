@@ -28,6 +28,10 @@ PromptTokens LayOutTurn(const LanguageModel& model, const std::vector<int32_t>& 
 std::shared_ptr<EmbeddedMedia> RoomForEmbedded(const LanguageModel& model, int64_t tokens);
 MediaFeatures FeaturesOf(EmbeddedMedia& embedded);
 
+// What the tower and the connector make of one medium. Throws Cancelled where progress says so. times: as EmbedPrompt.
+std::shared_ptr<const EmbeddedMedia> EmbedMedium(const LanguageModel& model, const PreparedMedia& medium,
+                                                 const VisionProgress& progress, StageTimes* times);
+
 // Adds what a user is told of the media, with a warning for each that is not all there. Behind decoding: before, nobody
 // knows what it will meet.
 void AddMediaInfo(const std::vector<PreparedMedia>& media, PromptInfo* info);

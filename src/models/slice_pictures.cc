@@ -45,13 +45,15 @@ std::vector<SliceFrame> SliceFrames(const std::vector<PreparedMedia>& media, con
   return frames;
 }
 
-std::vector<std::string> SliceJpegs(const std::vector<PreparedMedia>& media, const TokenLayout& layout, int64_t side) {
-  std::vector<std::string> jpegs;
-  if (std::any_of(media.begin(), media.end(), [](const auto& one) { return one.source == nullptr; })) return jpegs;
+std::vector<std::vector<std::string>> SliceJpegs(const std::vector<PreparedMedia>& media, const TokenLayout& layout,
+                                                 int64_t side) {
+  std::vector<std::vector<std::string>> jpegs(media.size());
   Frames from;
   std::vector<uint8_t> rgb;
   for (const SliceFrame& one : SliceFrames(media, layout)) {
-    media[static_cast<size_t>(one.item)].source->Read(one.frame, 1, &from);
+    const auto& source = media[static_cast<size_t>(one.item)].source;
+    if (source == nullptr) continue;
+    source->Read(one.frame, 1, &from);
     const double scale =
         std::min(1.0, static_cast<double>(side) / static_cast<double>(std::max(from.height, from.width)));
     const auto scaled = [&](int64_t length) {
@@ -60,7 +62,7 @@ std::vector<std::string> SliceJpegs(const std::vector<PreparedMedia>& media, con
     const int64_t height = scaled(from.height), width = scaled(from.width);
     rgb.resize(static_cast<size_t>(height * width * 3));
     Shrink(from.rgb.data(), from.height, from.width, rgb.data(), height, width, width * 3);
-    jpegs.push_back(EncodeJpeg(rgb, height, width, kQuality));
+    jpegs[static_cast<size_t>(one.item)].push_back(EncodeJpeg(rgb, height, width, kQuality));
   }
   return jpegs;
 }

@@ -26,8 +26,9 @@ struct SliceFrame : Slice {
 };
 std::vector<SliceFrame> SliceFrames(const std::vector<PreparedMedia>& media, const TokenLayout& layout);
 
-// Of each, a JPEG of its frame with sides of at most `side` pixels. Reads the media's sources, one frame at a time;
-// empty where one has none. Throws Error.
-std::vector<std::string> SliceJpegs(const std::vector<PreparedMedia>& media, const TokenLayout& layout, int64_t side);
+// Of each medium, of each of its slices, a JPEG of the frame with sides of at most `side` pixels. Reads the media's
+// sources, one frame at a time; nothing of one that has none. Throws Error.
+std::vector<std::vector<std::string>> SliceJpegs(const std::vector<PreparedMedia>& media, const TokenLayout& layout,
+                                                 int64_t side);
 
 }  // namespace purekv

@@ -118,7 +118,8 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
                           const std::shared_ptr<Reply>& reply) {
   JobRequest& job = work->chat.job;
   if (work->what != Ask::kCost && !work->files.empty()) job.prefix = scheduler_.FindPrefix(job);
-  const bool decodes = !work->files.empty() && job.prefix == nullptr;
+  if (work->what != Ask::kCost && job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
+  const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();
   if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));
   if (draining_ || decoding_.waiting() >= options_.scheduler.max_queue) return flight->Refuse(Busy());
   ++in_flight_;
@@ -139,7 +140,8 @@ void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) 
   try {
     if (flight.cancel().raised()) return;
     job.prefix = scheduler_.FindPrefix(job);  // read while this one waited
-    if (job.prefix != nullptr) return Submit(flight, std::move(job));
+    if (job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
+    if (job.prefix != nullptr || !job.embedded.empty()) return Submit(flight, std::move(job));
     job.media = std::make_shared<std::vector<PreparedMedia>>(
         DecodeMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, frames_,
                     flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));

@@ -12,6 +12,7 @@
 
 namespace purekv {
 
+struct EmbeddedMedium;
 struct Prefix;
 struct PreparedMedia;
 
@@ -28,7 +29,9 @@ struct JobRequest {
   // out when the prompt is read.
   std::shared_ptr<std::vector<PreparedMedia>> media;
   std::shared_ptr<const Prefix> prefix{};  // found by Scheduler::FindPrefix, or named: its media are not needed
-  double waited_s = 0, media_s = 0;        // before it was handed in: for that, and spent on it
+  // Of its media, in their order, where the tower has done its work on them: they are not needed either.
+  std::vector<std::shared_ptr<const EmbeddedMedium>> embedded{};
+  double waited_s = 0, media_s = 0;  // before it was handed in: for that, and spent on it
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
   std::string owner, salt;             // who may share what is kept (PrefixKey)
@@ -44,6 +47,7 @@ struct JobResult {
   std::string prefix;         // the id of what was used or is kept for others; "": nothing
   int64_t cached_tokens = 0;  // of the prompt, that had been read before
   bool from_disk = false;     // they came from there for this job
+  bool embedded = false;      // the tower's rows had been kept
   int64_t shared_bytes = 0;   // of keys and values, that lie in it
 };
 

@@ -109,13 +109,14 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 
 JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
                const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
-               std::function<double()> between)
+               EmbeddingStore& embeddings, std::function<double()> between)
     : model_(std::move(model)),
       limits_(limits),
       request_(request),
       cancel_(cancel),
       listener_(listener),
       prefixes_(prefixes),
+      embeddings_(embeddings),
       between_(std::move(between)),
       generate_(request.generate) {}
 
@@ -154,21 +155,29 @@ void JobRun::Read() {
         std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
     generate_.max_new_tokens = RoomForAnswer(limits_, request_, result_.cached_tokens + rest, visual);
   } else {
-    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, &prepared, request_.media.get()); });
+    LoadMedia(&prepared);
     generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
   }
   result_.prompt = Blaming(request_, false, [&] {
-    if (found == nullptr && key && media) {
-      PromptInfo info = read_->ReadChatPrefix(prepared);
-      Keep(*key, prepared.media);
-      return ahead ? info : read_->ReadChatRest(prepared);
+    if (found != nullptr) return ahead && media ? read_->read_ahead() : read_->ReadChatRest(prepared);
+    if (embeddings_.keeps() && !EmbeddingKeysOf(request_).empty()) {
+      read_->BytesOfChat(prepared, 0);  // a budget that does not fit is refused before the tower works for it
+      read_->EmbedChatMedia(&prepared);
     }
-    if (ahead && found != nullptr && media) return read_->read_ahead();
-    return found != nullptr ? read_->ReadChatRest(prepared) : read_->ReadChat(std::move(prepared));
+    const std::vector<PreparedMedia> loaded = prepared.media;
+    if (!key || !media) {
+      PromptInfo info = read_->ReadChat(std::move(prepared));
+      KeepMedia(loaded);
+      return info;
+    }
+    PromptInfo info = read_->ReadChatPrefix(prepared);
+    KeepMedia(loaded);
+    Keep(*key);
+    return ahead ? info : read_->ReadChatRest(prepared);
   });
   // A text of which most was there already is not worth the room, nor is one that nothing could go on from.
   const int64_t tokens = read_->tokens();
-  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key, {});
+  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
   if (ahead && result_.prefix.empty()) {
     if (!media && !read_->ForkText(tokens)) {
       FailJob(Reason::kRefused, Say("a text is kept from a block of tokens on, and this one has ", tokens));
@@ -213,11 +222,43 @@ void JobRun::CheckCanBeKept(const std::optional<PrefixKey>& key) const {
           Say(Field{"kv.policy"}, " ", request_.kv.policy, ": without media it is read ahead under policy full alone"));
 }
 
-void JobRun::Keep(const PrefixKey& key, const std::vector<PreparedMedia>& media) {
+void JobRun::LoadMedia(Conversation::PreparedChat* prepared) {
+  std::vector<std::shared_ptr<const EmbeddedMedium>> embedded = request_.embedded;
+  if (embedded.empty() && request_.cache == JobRequest::Cache::kUse) {
+    embedded = embeddings_.Find(EmbeddingKeysOf(request_));  // made while this one waited
+  }
+  if (embedded.empty()) {
+    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, prepared, request_.media.get()); });
+    return;
+  }
+  std::vector<PreparedMedia> media;
+  for (const auto& one : embedded) {
+    media.push_back(one->media);
+    pictures_.push_back(one->pictures);
+  }
+  result_.embedded = true;
+  Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, prepared, &media); });
+}
+
+void JobRun::KeepMedia(const std::vector<PreparedMedia>& media) {
+  const std::vector<EmbeddingKey> keys = EmbeddingKeysOf(request_);
+  if (keys.empty() || result_.embedded || !embeddings_.keeps()) return;
+  PUREKV_CHECK(keys.size() == media.size(), keys.size(), " keys of ", media.size(), " media");
+  pictures_ = SliceJpegs(media, read_->layout(), kPictureSide);
+  for (size_t i = 0; i < media.size(); ++i) {
+    auto kept = std::make_shared<EmbeddedMedium>(EmbeddedMedium{media[i], pictures_[i]});
+    if (kept->media.source) kept->media.source = ForgetFrames(*kept->media.source);
+    embeddings_.Add(keys[i], std::move(kept));
+  }
+}
+
+void JobRun::Keep(const PrefixKey& key) {
   Conversation kept = read_->Fork();
   kept.SetWatch(nullptr, nullptr);
-  PrefixRecord record{"pfx-" + RandomDigits(24), key, UpToLastMedium(request_.chat),
-                      SliceJpegs(media, kept.layout(), kPictureSide), kept.kv()};
+  PrefixRecord record{"pfx-" + RandomDigits(24), key, UpToLastMedium(request_.chat), {}, kept.kv()};
+  for (const auto& of_medium : pictures_) {
+    record.pictures.insert(record.pictures.end(), of_medium.begin(), of_medium.end());
+  }
   const auto prefix = std::make_shared<const Prefix>(std::move(record), std::move(kept));
   if (!prefixes_.Add(prefix, request_.answers == 0)) return;
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told

@@ -11,6 +11,7 @@
 #include "engine/answer_batch.h"
 #include "engine/conversation.h"
 #include "purekv/model.h"
+#include "serving/embedding_store.h"
 #include "serving/job.h"
 #include "serving/prefix_store.h"
 
@@ -39,10 +40,10 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:
-  // request, cancel, listener, prefixes: borrowed. between: called between blocks of the tower's and the decoder's work
-  // on the prompt; may do other work, whose seconds it returns: they are not the job's.
+  // request, cancel, listener, prefixes, embeddings: borrowed. between: called between blocks of the tower's and the
+  // decoder's work on the prompt; may do other work, whose seconds it returns: they are not the job's.
   JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
-         const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
+         const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes, EmbeddingStore& embeddings,
          std::function<double()> between);
 
   // Reads the prompt. Throws JobFailed, Cancelled when the flag was raised, and what is not the request's fault.
@@ -63,8 +64,12 @@ class JobRun {
  private:
   // What has been read before of a chat with this key; then read_ is a conversation behind it.
   std::shared_ptr<const Prefix> GoOnFrom(const PrefixKey& key);
-  // What has been read so far is there for others from now on, if there is room. media: that it has.
-  void Keep(const PrefixKey& key, const std::vector<PreparedMedia>& media);
+  // Media as they are in the prompt: as the tower has made them before, or as they were handed in.
+  void LoadMedia(Conversation::PreparedChat* prepared);
+  // Their rows and pictures are there for others from now on.
+  void KeepMedia(const std::vector<PreparedMedia>& media);
+  // What has been read so far is there for others from now on, if there is room.
+  void Keep(const PrefixKey& key);
   // Throws where nothing of what is read ahead could be kept.
   void CheckCanBeKept(const std::optional<PrefixKey>& key) const;
   void Ended(int64_t index, Conversation& conversation, Answer answer);
@@ -75,10 +80,12 @@ class JobRun {
   const std::atomic<bool>& cancel_;
   JobListener& listener_;
   PrefixStore& prefixes_;
+  EmbeddingStore& embeddings_;
   const std::function<double()> between_;
   GenerateOptions generate_;
   std::unique_ptr<Conversation> read_;                // the last answer's
   std::vector<std::unique_ptr<Conversation>> forks_;  // of the others, which share what it has read
+  std::vector<std::vector<std::string>> pictures_;    // of its media, of their slices
   std::unique_ptr<PrefixUse> use_;                    // of what it has gone on from, or is kept of it
   int64_t begun_ = 0, ended_ = 0;
   bool cancelled_ = false;

@@ -47,6 +47,10 @@ PrefixStore::~PrefixStore() {
   if (writer_.joinable()) writer_.join();
 }
 
+void PrefixStore::PressOthers(int64_t more) const {
+  if (options_.others) options_.others(std::max<int64_t>(0, options_.memory - bytes() - more));
+}
+
 int64_t PrefixStore::MemoryTaken() const {
   int64_t bytes = 0;
   for (const Entry& one : entries_) bytes += one.prefix != nullptr ? one.prefix->bytes() : 0;
@@ -141,6 +145,7 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
     try {
       prefix = disk_->Read(*record, model_, options_.threads);
       prefix->from_disk = true;
+      PressOthers(prefix->bytes());
       disk_->Touch(record->id);
     } catch (const Error& error) {
       if (options_.log) options_.log(StrCat(error.what(), " (removed)"));
@@ -193,6 +198,7 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
 
 bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix, bool ahead) {
   if (prefix->bytes() > options_.memory) return false;
+  PressOthers(prefix->bytes());
   Entries gone;
   {
     const std::lock_guard lock(mutex_);

@@ -22,7 +22,9 @@ struct PrefixStoreOptions {
   std::string directory;  // where those go that have no room in memory, to be there after a restart; empty: nowhere
   int64_t disk = int64_t{20} << 30;  // bytes that they may take there
   bool write_through = false;        // all of them are written, when they are made
-  int threads = 0;                   // SessionOptions::threads, of those that are read back
+  // Others that hold memory of the same budget shall hold at most so many bytes from now on. May be empty.
+  std::function<void(int64_t most)> others;
+  int threads = 0;  // SessionOptions::threads, of those that are read back
   // Told of files that were not taken, and of what could not be written, in one line each. Any thread.
   std::function<void(const std::string&)> log;
 };
@@ -79,6 +81,8 @@ class PrefixStore {
   // The entry comes to the front; what has no room goes to `gone`, to disk where it may and is not. With the lock held.
   void PutFirst(Entry entry, Entries* gone);
   int64_t MemoryTaken() const;
+  // Before so many bytes come. Without the lock.
+  void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
   bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.media.empty(); }
   // Without the lock. Writes those that are not on disk; they stay known.

@@ -34,9 +34,12 @@ void FailAll(const std::vector<std::shared_ptr<Job>>& jobs, Reason reason, const
   for (const std::shared_ptr<Job>& job : jobs) job->Fail(reason, message);
 }
 
-PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options) {
+constexpr int64_t kEmbeddingsShare = 4;  // of the memory for what is kept: one part of so many
+
+PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options, EmbeddingStore* embeddings) {
   PrefixStoreOptions store = options.prefixes;
   store.threads = options.limits.threads;
+  store.others = [embeddings](int64_t most) { embeddings->Shrink(most); };
   return store;
 }
 
@@ -47,7 +50,11 @@ Message Ending() {
 }  // namespace
 
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
-    : model_(std::move(model)), options_(options), prefixes_(model_, StoreOptionsOf(options)) {
+    : model_(std::move(model)),
+      options_(options),
+      embeddings_(options.prefixes.memory / kEmbeddingsShare,
+                  [this] { return options_.prefixes.memory - prefixes_.bytes(); }),
+      prefixes_(model_, StoreOptionsOf(options, &embeddings_)) {
   PUREKV_CHECK(options.max_batch >= 1 && options.max_batch <= AnswerBatch::most() && options.decode_share >= 0 &&
                    options.decode_share <= 0.9,
                options.max_batch, " answers, share ", options.decode_share);
@@ -103,6 +110,11 @@ std::shared_ptr<const Prefix> Scheduler::FindPrefix(const JobRequest& request) {
   } catch (const Error&) {
     return nullptr;
   }
+}
+
+std::vector<std::shared_ptr<const EmbeddedMedium>> Scheduler::FindEmbedded(const JobRequest& request) {
+  if (request.cache != JobRequest::Cache::kUse) return {};
+  return embeddings_.Find(EmbeddingKeysOf(request));
 }
 
 void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
@@ -194,7 +206,7 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
   int64_t tokens = 0;
   try {
     reading.run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener,
-                                           prefixes_, [this] { return StepBetween(); });
+                                           prefixes_, embeddings_, [this] { return StepBetween(); });
     reading.run->Read();
     tokens = reading.run->tokens_read();
     answering_.push_back(std::move(reading));

@@ -19,8 +19,10 @@
 
 #include "engine/answer_batch.h"
 #include "purekv/model.h"
+#include "serving/embedding_store.h"
 #include "serving/job.h"
 #include "serving/job_run.h"
+#include "serving/prefix_store.h"
 
 namespace purekv {
 
@@ -29,8 +31,9 @@ struct SchedulerOptions {
   int64_t max_queue = 64;        // jobs that wait
   double queue_timeout_s = 900;  // what waits longer fails
   int64_t max_batch = 8;         // answers that grow side by side, at most AnswerBatch::most()
-  PrefixStoreOptions prefixes;   // threads: as limits say
-  double decode_share = 0.5;     // of the time while a prompt is read that answers of others get, [0, 0.9]
+  // memory: of embeddings, too, which make way for prefixes and take a quarter at most. threads: as limits say.
+  PrefixStoreOptions prefixes;
+  double decode_share = 0.5;  // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
 
 // A job that has been taken.
@@ -57,9 +60,12 @@ class Scheduler {
   void Stop();
 
   PrefixStore& prefixes() { return prefixes_; }
+  const EmbeddingStore& embeddings() const { return embeddings_; }
   // What has been read of this chat before and may be used, so that nobody needs to look at its media. Null: nothing,
   // or what is wrong with the request, which its job will be told.
   std::shared_ptr<const Prefix> FindPrefix(const JobRequest& request);
+  // What the tower has made of all its media before, where that may be used; empty: not all of them.
+  std::vector<std::shared_ptr<const EmbeddedMedium>> FindEmbedded(const JobRequest& request);
   int64_t waiting() const;
   int64_t running() const;
   // Seconds until a job that comes now would begin, as far as earlier ones tell.
@@ -92,6 +98,7 @@ class Scheduler {
 
   const std::shared_ptr<const Model> model_;
   const SchedulerOptions options_;
+  EmbeddingStore embeddings_;
   PrefixStore prefixes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -5,6 +5,7 @@ import unittest
 from serving import VIDEOS, Server, text_part, user, video_part
 
 VIDEO = sorted(VIDEOS.glob("short-*.mp4"))[0]
+THIRD = sorted(VIDEOS.glob("short-*.mp4"))[2]
 OTHER = sorted(VIDEOS.glob("short-*.mp4"))[1]
 KEYS = {"a": {"Authorization": "Bearer a"}, "b": {"Authorization": "Bearer b"}}
 
@@ -81,6 +82,31 @@ class Prefixes(unittest.TestCase):
         self.assertEqual(self.server.request("DELETE", "/v1/models", None, KEYS["b"]).status, 405)
         self.assertEqual(self.server.request("PUT", path, "{}", KEYS["b"]).status, 405)
         self.assertEqual(self.ask(about(VIDEO, "What?"), key="b", purekv={"policy": "snapkv", "budget": 0.3})[0], 0)
+
+    def test_other_settings_need_no_tower(self):
+        question = [user(video_part(THIRD), text_part("What moves?"))]
+        first, _ = self.ask(question)[1:]
+        for settings in ({"policy": "purekv", "budget": 0.2}, {"policy": "h2o", "budget": 0.3},
+                         {"policy": "snapkv", "budget": 0.4, "when": "prompt"}):
+            with self.subTest(settings["policy"]):
+                _, usage, said = self.ask(question, purekv=settings)
+                self.assertEqual((usage["cache"], usage["time"]["media_s"], usage["time"]["vision_s"]), ("embeddings", 0, 0))
+                _, anew, alone = self.ask(question, purekv={**settings, "cache": "off"})
+                self.assertEqual((said, anew["cache"]), (alone, "none"))
+                self.assertEqual(usage["media"], first["media"])
+                self.assertGreater(anew["time"]["vision_s"], 0)
+        # Frames of what the tower no longer sees are there to be shown.
+        prefix = self.ask(question, purekv={"policy": "purekv", "budget": 0.2})[1]["prefix"]
+        frame = f"/v1/purekv/prefixes/{prefix}/frames/1.jpg"
+        self.assertEqual(self.server.get(frame, **KEYS["a"]).body, self.server.get(frame.replace(prefix, first["prefix"]), **KEYS["a"]).body)
+        # Two of them: only both together.
+        both = [user(video_part(THIRD), video_part(OTHER), text_part("What moves?"))]
+        self.assertEqual(self.ask(both)[1]["cache"], "none")
+        self.assertEqual(self.ask(both, purekv={"policy": "snapkv", "budget": 0.5})[1]["cache"], "embeddings")
+        for what, key, settings in (("key", "b", {}), ("salt", "a", {"cache_salt": "y"}), ("rate", "a", {"mm_processor_kwargs": {"fps": 1}}),
+                                    ("refresh", "a", {"purekv": {"cache": "refresh"}})):
+            with self.subTest(what):
+                self.assertEqual(self.ask(question, key, **settings)[1]["cache"], "none")
 
     def test_wrong_settings_are_named(self):
         for settings, param in (({"purekv": {"cache": "maybe"}}, "purekv.cache"), ({"cache_salt": 3}, "cache_salt")):

@@ -1,0 +1,68 @@
+// What the vision tower has made of media, kept for whoever asks about the same under other settings of the cache.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "models/prepared_media.h"
+#include "serving/job.h"
+#include "serving/prefix.h"
+
+namespace purekv {
+
+// All that a medium's rows depend on, within one model, and who may share them.
+struct EmbeddingKey {
+  std::string owner, salt;
+  PrefixKey::Medium medium;
+  int64_t images = 0;  // that the whole chat has
+  bool operator==(const EmbeddingKey&) const = default;
+};
+// Of the media of a chat, in the order of its parts; empty: it has none, or they may not be shared.
+std::vector<EmbeddingKey> EmbeddingKeysOf(const JobRequest& request);
+
+struct EmbeddedMedium {
+  PreparedMedia media;                // embedded; its frames are gone
+  std::vector<std::string> pictures;  // JPEGs of its slices
+
+  int64_t bytes() const;
+};
+
+// A stream in the place of frames that nobody can read any more: what is known of them stays known.
+std::shared_ptr<FrameStream> ForgetFrames(const FrameStream& frames);
+
+// Any thread may call it.
+class EmbeddingStore {
+ public:
+  // most: bytes of all. room: those that are free for it now.
+  EmbeddingStore(int64_t most, std::function<int64_t()> room) : most_(most), room_(std::move(room)) {}
+
+  // All of them, or nothing.
+  std::vector<std::shared_ptr<const EmbeddedMedium>> Find(const std::vector<EmbeddingKey>& keys);
+  // Those that were used longest ago make room. One for which there is none is not kept.
+  void Add(const EmbeddingKey& key, std::shared_ptr<const EmbeddedMedium> medium);
+  // Down to so many bytes.
+  void Shrink(int64_t most);
+  int64_t bytes() const;
+  bool keeps() const { return most_ > 0; }
+
+ private:
+  struct Entry {
+    EmbeddingKey key;
+    std::shared_ptr<const EmbeddedMedium> medium;
+  };
+
+  void ShrinkLocked(int64_t most);
+
+  const int64_t most_;
+  const std::function<int64_t()> room_;
+  mutable std::mutex mutex_;
+  std::list<Entry> entries_;  // the last used first
+  int64_t bytes_ = 0;
+};
+
+}  // namespace purekv
