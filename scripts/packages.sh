@@ -11,6 +11,7 @@ build_packages=(
   nlohmann-json3-dev libcli11-dev
   libboost-dev         # the server's sockets and HTTP
   libssl-dev           # SHA-256
+  prometheus-cpp-dev   # the server's metrics
   libeigen3-dev        # eigenvectors of keys and values (calibrate --basis)
   libgtest-dev libgmock-dev libbenchmark-dev
 )

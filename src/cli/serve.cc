@@ -285,6 +285,7 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
     options.chat.models = {(path.has_filename() ? path : path.parent_path()).filename().string()};
   }
   if (!table.Given("--kv-when")) flags->kv.when = KvOptions::When::kContext;  // chats ask again about the same media
+  options.version = PUREKV_VERSION;
   options.scheduler.limits.threads = flags->model.threads;
   options.chat_media.child.model = flags->model.directory;
   options.chat_media.child.threads = flags->model.threads > 0 ? flags->model.threads : PhysicalCores();

@@ -90,6 +90,8 @@ Route RouteOf(const std::string& path) {
   if (path.starts_with(kModelPrefix)) return Route::kModel;
   if (path == "/v1/chat/completions") return Route::kChat;
   if (path == "/v1/purekv/cost") return Route::kCost;
+  if (path == "/v1/purekv/status") return Route::kStatus;
+  if (path == "/metrics") return Route::kMetrics;
   if (path == kPrefixes) return Route::kPrefixes;
   if (path.starts_with(kPrefixes) && path[kPrefixes.size()] == '/') {
     const std::string rest = path.substr(kPrefixes.size() + 1),
@@ -142,6 +144,10 @@ const char* RouteName(Route route) {
       return "prefixes";
     case Route::kCost:
       return "cost";
+    case Route::kStatus:
+      return "status";
+    case Route::kMetrics:
+      return "metrics";
     case Route::kFiles:
     case Route::kFile:
       return "files";

@@ -24,6 +24,8 @@ enum class Route {
   kPrefixKept,
   kPrefixFrame,
   kCost,
+  kStatus,
+  kMetrics,
   kFiles,
   kFile,
 };

@@ -17,7 +17,13 @@ namespace purekv::server {
 // Any thread may call it. Owned by who hears of the client's going; the answer is owned by who works on it.
 class ChatFlight {
  public:
-  explicit ChatFlight(std::weak_ptr<Reply> reply) : reply_(std::move(reply)) {}
+  // id, route: of the request. owner: of what is kept of it.
+  ChatFlight(std::weak_ptr<Reply> reply, std::string id, std::string route, std::string owner)
+      : reply_(std::move(reply)), id_(std::move(id)), route_(std::move(route)), owner_(std::move(owner)) {}
+
+  const std::string& id() const { return id_; }
+  const std::string& route() const { return route_; }
+  const std::string& owner() const { return owner_; }
 
   // Null: it has ended.
   std::shared_ptr<Reply> reply() const { return reply_.lock(); }
@@ -59,6 +65,7 @@ class ChatFlight {
 
  private:
   const std::weak_ptr<Reply> reply_;
+  const std::string id_, route_, owner_;
   const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
   CancelSignal cancel_;
   std::atomic<bool> begun_{false};

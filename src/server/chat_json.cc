@@ -98,10 +98,7 @@ OrderedJson UsageObject(const JobRequest& request, const JobResult& result) {
   if (kv.bytes) own["bytes"] = *kv.bytes;
   own["when"] = kv.when == KvOptions::When::kPrompt ? "prompt" : "context";
   own["prefill"] = request.prefill.kind;
-  own["cache"] = result.from_disk           ? "disk"
-                 : result.cached_tokens > 0 ? "prefix"
-                 : result.embedded          ? "embeddings"
-                                            : "none";
+  own["cache"] = CacheOf(result);
   if (!result.prefix.empty()) own["prefix"] = result.prefix;
   own["tokens_full"] = result.kv.tokens_full;
   own["tokens_kept_mean"] = result.kv.tokens_kept_mean;

@@ -22,10 +22,14 @@ class FrameMemory {
   // Waits until there is room, for as much as `most` alone; it is given back with the last share of what is returned.
   // Throws Cancelled when the signal was raised. This must outlive what it returns.
   std::shared_ptr<const void> Take(int64_t bytes, const CancelSignal& cancel);
+  int64_t taken() const {
+    const std::lock_guard lock(mutex_);
+    return taken_;
+  }
 
  private:
   const int64_t most_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   int64_t taken_ = 0;
 };

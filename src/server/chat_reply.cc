@@ -1,5 +1,6 @@
 #include "server/chat_reply.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -19,7 +20,11 @@ ChatReply::ChatReply(ChatRequest request, ChatIdentity identity, const Tokenizer
       fields_(std::move(fields)),
       exchange_(std::move(exchange)),
       ended_(std::move(ended)),
-      tokens_sent_(static_cast<size_t>(request_.job.answers), 0) {}
+      last_text_(static_cast<size_t>(request_.job.answers)),
+      tokens_before_(last_text_.size(), 0),
+      tokens_sent_(last_text_.size(), 0) {
+  end_.looks_up = LooksUp(request_.job);
+}
 
 void ChatReply::SendRaw(std::string piece) {
   if (!streaming_) {
@@ -43,6 +48,7 @@ void ChatReply::Send(const OrderedJson& object) {
 
 // Called while the prompt is read: what is wrong with a request shows mostly before, and gets a status of its own.
 void ChatReply::Progress(const char* stage, int64_t done, int64_t total) {
+  SetStage(stage, done, total);
   const std::lock_guard lock(mutex_);
   if (over_ || !request_.stream) return;
   const auto now = Clock::now();
@@ -60,6 +66,7 @@ void ChatReply::Progress(const char* stage, int64_t done, int64_t total) {
 }
 
 void ChatReply::Read(const PromptInfo& prompt, const KvStats& kv) {
+  SetStage("decode", 0, 0);
   const std::lock_guard lock(mutex_);
   prompt_ = prompt;
   end_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
@@ -85,9 +92,22 @@ void ChatReply::SendPiece(int64_t index, const std::string& text, const Answer& 
   Send(ChunkObject(identity_, ChunkChoice(index, {{"content", text}}, logprobs, nullptr), UsageSoFar()));
 }
 
+void ChatReply::Measure(size_t index, size_t tokens) {
+  const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
+  const auto now = Clock::now();
+  if (end_.first_token_s == 0) end_.first_token_s = seconds(now - start_);
+  const size_t more = tokens - std::exchange(tokens_before_[index], tokens);
+  const auto before = std::exchange(last_text_[index], now);
+  // Several tokens of one piece came one after the other.
+  if (before != Clock::time_point()) {
+    end_.gaps.insert(end_.gaps.end(), more, seconds(now - before) / static_cast<double>(std::max<size_t>(more, 1)));
+  }
+}
+
 void ChatReply::Text(int64_t index, const std::string& text, const Answer& so_far) {
   const std::lock_guard lock(mutex_);
   tokens_now_ = static_cast<int64_t>(so_far.ids.size());
+  Measure(static_cast<size_t>(index), so_far.ids.size());
   if (!over_ && request_.stream) SendPiece(index, text, so_far);
 }
 
@@ -107,7 +127,7 @@ void ChatReply::Done(const JobResult& result) {
   const std::lock_guard lock(mutex_);
   if (over_) return;
   const OrderedJson usage = UsageObject(request_.job, result);
-  end_.cached_tokens = result.cached_tokens;
+  end_.SetDone(result);
   if (request_.stream) {
     if (request_.include_usage) Send(ChunkObject(identity_, OrderedJson::array(), usage));
     SendRaw("data: [DONE]\n\n");
@@ -139,6 +159,7 @@ void ChatReply::Refuse(const ApiError& error, const std::string& problem) {
   const std::lock_guard lock(mutex_);
   if (over_) return;
   end_.problem = problem;
+  end_.code = error.code;
   if (streaming_) {
     SendRaw("data: " + ErrorObject(error) + "\n\n");
     exchange_->End();
@@ -164,6 +185,7 @@ void ChatReply::Gone() {
 void ChatReply::End(int status) {
   over_ = true;
   end_.status = status;
+  end_.stage = stage().name;
   end_.completion_tokens = tokens_ended_ + tokens_now_;
   ended_(end_);
   ended_ = nullptr;

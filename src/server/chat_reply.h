@@ -43,6 +43,7 @@ class ChatReply final : public Reply {
   void SendRaw(std::string piece);
   OrderedJson UsageSoFar() const;
   void End(int status);
+  void Measure(size_t index, size_t tokens);
   void SendPiece(int64_t index, const std::string& text, const Answer& so_far);
 
   std::mutex mutex_;
@@ -54,11 +55,14 @@ class ChatReply final : public Reply {
   EndFunction ended_;
   bool streaming_ = false;  // the head of a stream has gone out
   bool over_ = false;
-  Clock::time_point last_sent_ = Clock::now();
-  std::string progress_;               // the comment that says how far the work is
-  std::string last_stage_;             // of the progress that a client asked for
-  Clock::time_point last_progress_{};  // likewise
-  PromptInfo prompt_;                  // once it has been read
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point last_sent_ = start_;
+  std::vector<Clock::time_point> last_text_;  // of each answer; none yet: the epoch
+  std::vector<size_t> tokens_before_;         // likewise, its tokens then
+  std::string progress_;                      // the comment that says how far the work is
+  std::string last_stage_;                    // of the progress that a client asked for
+  Clock::time_point last_progress_{};         // likewise
+  PromptInfo prompt_;                         // once it has been read
   ReplyEnd end_;
   std::vector<size_t> tokens_sent_;            // of each answer, with their log-probabilities
   int64_t tokens_ended_ = 0, tokens_now_ = 0;  // of answers that have ended, and of the one that grows

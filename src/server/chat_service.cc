@@ -24,10 +24,11 @@ ApiError DrainingError() {
 }
 
 ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
-                         FileStore& files)
+                         Metrics& metrics, FileStore& files)
     : model_(std::move(model)),
       options_(options),
       log_(log),
+      metrics_(metrics),
       files_(files),
       frames_(options.chat_media.frame_bytes),
       scheduler_(model_, options.scheduler),
@@ -57,6 +58,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     exchange->Respond(std::move(response));
     ReplyEnd end;
     end.status = error.status;
+    end.code = error.code;
     end.problem = problem;
     log_.Write(entry, end);
   };
@@ -78,7 +80,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
     work->files = FetchAll(work->files_of, &work->chat);
     const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
-    const auto flight = std::make_shared<ChatFlight>(reply);
+    const auto flight = std::make_shared<ChatFlight>(reply, entry.id, entry.route, owner);
     {
       const std::lock_guard lock(mutex_);
       flights_.push_back(flight);
@@ -100,7 +102,7 @@ std::shared_ptr<Reply> ChatService::MakeReply(const Work& work, const RequestLog
   const HttpFields fields = {{"X-Request-Id", entry.id}};
   const EndFunction ended = [this, entry](const ReplyEnd& end) { log_.Write(entry, end); };
   if (work.what != Ask::kChat) {
-    return std::make_shared<ObjectReply>(fields, exchange, ended, work.chat.media,
+    return std::make_shared<ObjectReply>(fields, exchange, ended, work.chat,
                                          [this, owner = work.chat.job.owner](const JobResult& result) {
                                            return PrefixObject(scheduler_.prefixes(), result.prefix, owner);
                                          });
@@ -146,13 +148,19 @@ void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) 
         DecodeMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, frames_,
                     flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));
     job.media_s = flight.age() - job.waited_s;
+    CountMedia(work.chat, "ok");
     Submit(flight, std::move(job));
   } catch (const Cancelled&) {  // who cancelled it has told why
   } catch (const ApiError& error) {
+    CountMedia(work.chat, error.code);
     flight.Refuse(error);
   } catch (const std::exception& error) {
     flight.Refuse(InternalError(), error.what());
   }
+}
+
+void ChatService::CountMedia(const ChatRequest& chat, const std::string& result) {
+  for (const ChatRequest::MediaReference& one : chat.media) metrics_.Media(one.kind == MediaKind::kImage, result);
 }
 
 void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& reply) {
@@ -185,6 +193,39 @@ OrderedJson ChatService::OpenPrefixFile(const std::string& name, const std::stri
   } catch (const Error& error) {
     Refuse("invalid_value", "file", ": ", error.what());
   }
+}
+
+Metrics::Now ChatService::Numbers() {
+  Metrics::Now now;
+  const PrefixStore& prefixes = scheduler_.prefixes();
+  now.waiting = scheduler_.waiting() + in_flight_;
+  now.running = scheduler_.running();
+  now.rows = scheduler_.rows();
+  now.prefix_bytes = prefixes.bytes();
+  now.embedding_bytes = scheduler_.embeddings().bytes();
+  now.frame_bytes = frames_.taken();
+  now.cache_memory = options_.scheduler.prefixes.memory;
+  now.disk_bytes = prefixes.disk_bytes();
+  now.prefixes_to_disk = prefixes.evicted_to_disk();
+  now.prefixes_dropped = prefixes.dropped();
+  now.embeddings_dropped = scheduler_.embeddings().dropped();
+  return now;
+}
+
+OrderedJson ChatService::Jobs(const std::string& owner) {
+  OrderedJson jobs = OrderedJson::array();
+  for (const auto& flight : FlightsThat([&](const ChatFlight& one) { return one.owner() == owner; })) {
+    const std::shared_ptr<Reply> reply = flight->reply();
+    if (reply == nullptr || flight->cancel().raised()) continue;
+    const Reply::Stage stage = reply->stage();
+    jobs.push_back({{"id", flight->id()},
+                    {"route", flight->route()},
+                    {"stage", stage.name},
+                    {"done", stage.done},
+                    {"total", stage.total},
+                    {"age_s", flight->age()}});
+  }
+  return jobs;
 }
 
 void ChatService::Tick() {

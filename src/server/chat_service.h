@@ -12,6 +12,7 @@
 #include "purekv/model.h"
 #include "server/chat_flight.h"
 #include "server/file_store.h"
+#include "server/metrics.h"
 #include "server/reply.h"
 #include "server/request_log.h"
 #include "server/server_options.h"
@@ -22,8 +23,8 @@ namespace purekv::server {
 
 class ChatService {
  public:
-  // log, files: borrowed. options: of what is said later, now all is known.
-  ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
+  // log, metrics, files: borrowed. options: of what is said later, now all is known.
+  ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log, Metrics& metrics,
               FileStore& files);
   // Ends what there is; children die with their requests.
   ~ChatService();
@@ -46,6 +47,10 @@ class ChatService {
   // Whether nothing is being done, or waits.
   bool idle() const;
 
+  // How things are, but for what the service does not know.
+  Metrics::Now Numbers();
+  // Of the requests of an owner that have not ended: [{"id", "route", "stage", "done", "total", "age_s"}].
+  OrderedJson Jobs(const std::string& owner);
   // Whose what is kept of a request is.
   std::string CacheOwnerOf(const HttpRequest& head) const;
   Scheduler& scheduler() { return scheduler_; }
@@ -74,6 +79,7 @@ class ChatService {
   void Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                const std::shared_ptr<Reply>& reply);
   void DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply);
+  void CountMedia(const ChatRequest& chat, const std::string& result);
   void Submit(ChatFlight& flight, JobRequest job);
   // In the thread of who calls: media are looked at and not decoded.
   void TellCost(ChatFlight& flight, const Work& work, ObjectReply& reply);
@@ -83,6 +89,7 @@ class ChatService {
   const std::shared_ptr<const Model> model_;
   const ServerOptions options_;
   const RequestLog& log_;
+  Metrics& metrics_;
   FileStore& files_;
   std::atomic<bool> draining_{false};
   std::mutex mutex_;

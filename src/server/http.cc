@@ -113,6 +113,10 @@ HttpServer::HttpServer(const std::string& host, uint16_t port, const HttpLimits&
 
 HttpServer::~HttpServer() = default;
 
+int64_t HttpServer::connections() const {
+  return impl_->shared.connections;
+}
+
 std::string HttpServer::url() const {
   const tcp::endpoint endpoint = impl_->acceptor.local_endpoint();
   const std::string address = endpoint.address().to_string();

@@ -109,6 +109,7 @@ class HttpServer {
   void StopListening();
   void Stop();
   void Post(std::function<void()> what);
+  int64_t connections() const;  // open ones
 
  private:
   struct Impl;

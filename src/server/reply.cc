@@ -52,16 +52,38 @@ ApiError InternalError() {
                       "the server failed to answer this request; its log has the request's id and the reason");
 }
 
+const char* CacheOf(const JobResult& result) {
+  return result.from_disk ? "disk" : result.cached_tokens > 0 ? "prefix" : result.embedded ? "embeddings" : "none";
+}
+
+bool LooksUp(const JobRequest& request) {
+  return !request.digests.empty() && request.cache == JobRequest::Cache::kUse;
+}
+
+void ReplyEnd::SetDone(const JobResult& result) {
+  done = true;
+  cache = CacheOf(result);
+  cached_tokens = result.cached_tokens;
+  visual_tokens = result.prompt.visual_tokens;
+  tokens_full = result.kv.tokens_full;
+  kv_bytes_full = result.kv.bytes_full;
+  queue_s = result.queue_s;
+  times = result.times;
+}
+
 ObjectReply::ObjectReply(HttpFields fields, std::shared_ptr<HttpExchange> exchange, EndFunction ended,
-                         std::vector<ChatRequest::MediaReference> media,
-                         std::function<OrderedJson(const JobResult&)> done)
+                         const ChatRequest& request, std::function<OrderedJson(const JobResult&)> done)
     : fields_(std::move(fields)),
       exchange_(std::move(exchange)),
       ended_(std::move(ended)),
-      media_(std::move(media)),
-      done_(std::move(done)) {}
+      media_(request.media),
+      done_(std::move(done)) {
+  end_.looks_up = LooksUp(request.job);
+}
 
-void ObjectReply::Progress(const char*, int64_t, int64_t) {}
+void ObjectReply::Progress(const char* stage, int64_t done, int64_t total) {
+  SetStage(stage, done, total);
+}
 void ObjectReply::Text(int64_t, const std::string&, const Answer&) {}
 void ObjectReply::Ended(int64_t, const Answer&) {}
 
@@ -75,7 +97,7 @@ void ObjectReply::Read(const PromptInfo& prompt, const KvStats& kv) {
 void ObjectReply::Done(const JobResult& result) {
   {
     const std::lock_guard lock(mutex_);
-    end_.cached_tokens = result.cached_tokens;
+    end_.SetDone(result);
   }
   try {
     Respond(done_(result));
@@ -91,19 +113,19 @@ void ObjectReply::Failed(const JobFailure& failure) {
 void ObjectReply::Respond(const OrderedJson& object) {
   HttpResponse response;
   response.body = server::Text(object);
-  End(response.status, &response, "");
+  End(response.status, &response, "", "");
 }
 
 void ObjectReply::Refuse(const ApiError& error, const std::string& problem) {
   const HttpResponse response = ErrorResponse(error);
-  End(error.status, &response, problem);
+  End(error.status, &response, problem, error.code);
 }
 
 void ObjectReply::Gone() {
-  End(kClientGone, nullptr, "");
+  End(kClientGone, nullptr, "", "");
 }
 
-void ObjectReply::End(int status, const HttpResponse* response, const std::string& problem) {
+void ObjectReply::End(int status, const HttpResponse* response, const std::string& problem, const std::string& code) {
   const std::lock_guard lock(mutex_);
   if (!ended_) return;
   if (response != nullptr) {
@@ -113,6 +135,8 @@ void ObjectReply::End(int status, const HttpResponse* response, const std::strin
   }
   end_.status = status;
   end_.problem = problem;
+  end_.code = code;
+  end_.stage = stage().name;
   std::exchange(ended_, nullptr)(end_);
 }
 

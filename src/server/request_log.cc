@@ -33,6 +33,7 @@ std::string LineOf(const nlohmann::ordered_json& line, LogFormat format) {
 
 void RequestLog::Write(const Entry& entry, const ReplyEnd& end) const {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - entry.start).count();
+  metrics_.Ended(end, seconds);
   nlohmann::ordered_json line = {{"time", Now()},
                                  {"id", entry.id},
                                  {"key", entry.key},
@@ -41,7 +42,7 @@ void RequestLog::Write(const Entry& entry, const ReplyEnd& end) const {
                                  {"prompt_tokens", end.prompt_tokens},
                                  {"completion_tokens", end.completion_tokens},
                                  {"kept", end.tokens_kept_mean},
-                                 {"cache", end.cached_tokens > 0 ? "prefix" : "none"},
+                                 {"cache", end.cache.empty() ? "none" : end.cache},
                                  {"seconds", seconds},
                                  {"kv_bytes", end.kv_bytes}};
   if (!end.problem.empty()) line["problem"] = end.problem;

@@ -1,9 +1,11 @@
-// One line for each request on stderr: what was asked for and what it took. Never a prompt, an answer, a URL or a key.
+// Where requests end: one line for each on stderr, what was asked for and what it took, and never a prompt, an answer,
+// a URL or a key; and what it adds to the metrics.
 #pragma once
 
 #include <chrono>
 #include <string>
 
+#include "server/metrics.h"
 #include "server/reply.h"
 
 namespace purekv::server {
@@ -12,7 +14,8 @@ enum class LogFormat { kText, kJson };
 
 class RequestLog {
  public:
-  explicit RequestLog(LogFormat format) : format_(format) {}
+  // metrics: borrowed.
+  RequestLog(LogFormat format, Metrics& metrics) : format_(format), metrics_(metrics) {}
 
   struct Entry {
     std::string id, key;  // key: KeyDigits
@@ -26,6 +29,7 @@ class RequestLog {
 
  private:
   LogFormat format_;
+  Metrics& metrics_;
 };
 
 }  // namespace purekv::server

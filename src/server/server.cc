@@ -29,7 +29,7 @@ class Server::Impl final : public HttpHandler {
  public:
   explicit Impl(const ServerOptions& options)
       : options_(options),
-        log_(options.log),
+        log_(options.log, metrics_),
         http_(options.host, options.port, options.http, *this),
         files_(options.files.disk),
         writing_(1) {
@@ -52,7 +52,8 @@ class Server::Impl final : public HttpHandler {
     options_.chat.generate = generate;
     options_.chat.media = media;
     options_.chat.text = text;
-    service_ = std::make_unique<ChatService>(std::move(model), options_, log_, files_);
+    metrics_.SetModel(model->info(), options_.version);
+    service_ = std::make_unique<ChatService>(std::move(model), options_, log_, metrics_, files_);
   }
 
   std::optional<HttpResponse> Refuse(const HttpRequest& head) override {
@@ -60,7 +61,7 @@ class Server::Impl final : public HttpHandler {
       CheckAccess(head, options_.access);
       return std::nullopt;
     } catch (const ApiError& error) {
-      return Logged(head, "-", ErrorResponse(error));
+      return LoggedError(head, "-", error);
     }
   }
 
@@ -75,20 +76,20 @@ class Server::Impl final : public HttpHandler {
       if (request.sink != nullptr) return FinishUpload(std::move(request), std::move(exchange));
       exchange->Respond(Logged(request, RouteName(route), Answer(route, request)));
     } catch (const ApiError& error) {
-      exchange->Respond(Logged(request, RouteName(route), ErrorResponse(error)));
+      exchange->Respond(LoggedError(request, RouteName(route), error));
     }
   }
 
   std::shared_ptr<BodySink> SinkOf(const HttpRequest& head) override {
     if (CheckAccess(head, options_.access) != Route::kFiles || head.method != "POST") return nullptr;
     return std::make_shared<Upload>(head, options_.files, files_, writing_, [this, head](const ApiError& error) {
-      return Logged(head, RouteName(Route::kFiles), ErrorResponse(error));
+      return LoggedError(head, RouteName(Route::kFiles), error);
     });
   }
 
   HttpResponse Malformed(int status, const std::string& problem) override {
     const char* const code = status == 413 ? "body_too_large" : status == 503 ? "overloaded" : "malformed_request";
-    return Logged({}, "-", ErrorResponse(MakeApiError(status, code, problem)));
+    return LoggedError({}, "-", MakeApiError(status, code, problem));
   }
 
   void Tick() override {
@@ -128,7 +129,11 @@ class Server::Impl final : public HttpHandler {
   }
 
   // The response, with the request's id, and a line in the log.
-  HttpResponse Logged(const HttpRequest& head, const char* route, HttpResponse response) const {
+  HttpResponse LoggedError(const HttpRequest& head, const char* route, const ApiError& error) const {
+    return Logged(head, route, ErrorResponse(error), error.code);
+  }
+  HttpResponse Logged(const HttpRequest& head, const char* route, HttpResponse response,
+                      const std::string& code = "") const {
     RequestLog::Entry entry;
     entry.id = RequestId(head);
     entry.key = KeyDigits(head);
@@ -136,7 +141,9 @@ class Server::Impl final : public HttpHandler {
     response.fields.emplace_back("X-Request-Id", entry.id);
     ReplyEnd end;
     end.status = response.status;
-    if (entry.route != RouteName(Route::kHealth)) log_.Write(entry, end);
+    end.code = code;
+    // Who asks all the time is no news.
+    if (entry.route != RouteName(Route::kHealth) && entry.route != RouteName(Route::kMetrics)) log_.Write(entry, end);
     return response;
   }
 
@@ -159,6 +166,7 @@ class Server::Impl final : public HttpHandler {
     if (route == Route::kHealth) return Health();
     if (route == Route::kFiles) return FileList(files_, request);
     if (route == Route::kFile) return OneFile(files_, request);
+    if (route == Route::kMetrics) return MetricsText();
     ChatService& service = Service();
     PrefixStore& prefixes = service.scheduler().prefixes();
     const std::string owner = service.CacheOwnerOf(request);
@@ -171,6 +179,8 @@ class Server::Impl final : public HttpHandler {
         return PrefixKept(prefixes, request, owner);
       case Route::kPrefixFrame:
         return PrefixFrame(prefixes, request, owner);
+      case Route::kStatus:
+        return Status(service, owner);
       case Route::kModels:
         return ModelList(service);
       case Route::kModel:
@@ -192,6 +202,34 @@ class Server::Impl final : public HttpHandler {
       response.status = error.status;
     }
     response.body = server::Text({{"status", state}});
+    return response;
+  }
+
+  HttpResponse MetricsText() {
+    Metrics::Now now;
+    if (ChatService* const service = ServiceIfThere()) now = service->Numbers();
+    now.connections = http_.connections();
+    HttpResponse response;
+    response.type = "text/plain; version=0.0.4; charset=utf-8";
+    response.body = metrics_.Text(now);
+    return response;
+  }
+
+  HttpResponse Status(ChatService& service, const std::string& owner) {
+    const Metrics::Now now = service.Numbers();
+    HttpResponse response;
+    response.body =
+        server::Text({{"object", "purekv.status"},
+                      {"queue", {{"waiting", now.waiting}, {"running", now.running}, {"decode_rows", now.rows}}},
+                      {"jobs", service.Jobs(owner)},
+                      {"memory",
+                       {{"cache_memory", now.cache_memory},
+                        {"prefixes", now.prefix_bytes},
+                        {"embeddings", now.embedding_bytes},
+                        {"frames", now.frame_bytes},
+                        {"requests", now.request_bytes},
+                        {"resident", ResidentBytes()},
+                        {"disk", now.disk_bytes}}}});
     return response;
   }
 
@@ -235,17 +273,16 @@ class Server::Impl final : public HttpHandler {
   void FinishUpload(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
     const auto upload = std::static_pointer_cast<Upload>(std::exchange(request.sink, nullptr));
     writing_.Add([this, upload, request = std::move(request), exchange = std::move(exchange)] {
-      HttpResponse response;
       try {
-        response = upload->Finish();
+        exchange->Respond(Logged(request, RouteName(Route::kFiles), upload->Finish()));
       } catch (const ApiError& error) {
-        response = ErrorResponse(error);
+        exchange->Respond(LoggedError(request, RouteName(Route::kFiles), error));
       }
-      exchange->Respond(Logged(request, RouteName(Route::kFiles), std::move(response)));
     });
   }
 
   ServerOptions options_;
+  Metrics metrics_;
   const RequestLog log_;
   const std::time_t started_ = std::time(nullptr);
   std::atomic<bool> ending_{false};

@@ -17,6 +17,7 @@
 namespace purekv::server {
 
 struct ServerOptions {
+  std::string version;  // of the program, for the metrics
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   HttpLimits http;

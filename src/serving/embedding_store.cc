@@ -94,6 +94,7 @@ void EmbeddingStore::ShrinkLocked(int64_t most) {
   while (bytes_ > most && !entries_.empty()) {
     bytes_ -= entries_.back().medium->bytes();
     entries_.pop_back();
+    ++dropped_;
   }
 }
 

@@ -1,6 +1,7 @@
 // What the vision tower has made of media, kept for whoever asks about the same under other settings of the cache.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -48,6 +49,7 @@ class EmbeddingStore {
   // Down to so many bytes.
   void Shrink(int64_t most);
   int64_t bytes() const;
+  int64_t dropped() const { return dropped_; }  // that had no room any more, since the start
   bool keeps() const { return most_ > 0; }
 
  private:
@@ -63,6 +65,7 @@ class EmbeddingStore {
   mutable std::mutex mutex_;
   std::list<Entry> entries_;  // the last used first
   int64_t bytes_ = 0;
+  std::atomic<int64_t> dropped_{0};
 };
 
 }  // namespace purekv

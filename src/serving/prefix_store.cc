@@ -103,10 +103,19 @@ int64_t PrefixStore::Write(const Prefix& prefix) {
 
 void PrefixStore::LetGo(Entries gone) {
   for (Entry& one : gone) {
-    if (one.disk > 0 || !MayBeWritten(one)) continue;
+    if (one.disk == 0 && !MayBeWritten(one)) {
+      ++dropped_;
+      continue;
+    }
+    ++evicted_to_disk_;
+    if (one.disk > 0) continue;
     const std::lock_guard disk(disk_mutex_);
     one.disk = Write(*one.prefix);
-    if (one.disk == 0) continue;
+    if (one.disk == 0) {
+      --evicted_to_disk_;
+      ++dropped_;
+      continue;
+    }
     one.prefix.reset();
     const std::lock_guard lock(mutex_);
     const bool anew = std::any_of(entries_.begin(), entries_.end(),

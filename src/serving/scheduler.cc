@@ -240,6 +240,7 @@ void Scheduler::Step() {
     for (Answering& one : answering_) {
       while (one.run->waiting() > 0 && batch_.size() < options_.max_batch) one.run->Begin(batch_);
     }
+    rows_ = batch_.size();
     batch_.Step();
   } catch (...) {
     thrown = std::current_exception();

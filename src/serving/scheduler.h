@@ -68,6 +68,7 @@ class Scheduler {
   std::vector<std::shared_ptr<const EmbeddedMedium>> FindEmbedded(const JobRequest& request);
   int64_t waiting() const;
   int64_t running() const;
+  int64_t rows() const { return rows_; }  // of the last step of decoding
   // Seconds until a job that comes now would begin, as far as earlier ones tell.
   double ExpectedWait() const;
   // Of reading a prompt; nothing until one has been read.
@@ -109,6 +110,7 @@ class Scheduler {
   int64_t prompts_read_ = 0, tokens_read_ = 0;
   // The engine thread's own.
   AnswerBatch batch_;
+  std::atomic<int64_t> rows_{0};
   std::list<Answering> answering_;
   Clock::time_point since_;  // when other work than the answers' began
   double owed_ = 0;          // seconds that the answers may have before it goes on
