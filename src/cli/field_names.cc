@@ -18,6 +18,7 @@ const std::vector<FieldName>& FieldNames() {
       {"kv.key_channels", "--kv-key-channels"},
       {"kv.basis", "--kv-basis"},
       {"kv.budget_of", "--kv-budget-of"},
+      {"kv.when", "--kv-when"},
       {"kv.chunk", "--kv-chunk"},
       {"kv.attend", "--kv-attend"},
       {"kv.store", "--kv-store"},

@@ -131,7 +131,8 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
                 server.scheduler.decode_share = ParseReal(name, text, {.low = 0, .high = 0.9});
               });
   table.Value(kGroup, "--cache-memory", "SIZE",
-              "that what was read of media may hold for later requests (default: half of what is free when the model "
+              "of keys and values of requests, and of what is kept for later ones (default: half of what is free when "
+              "the model "
               "has been loaded; 0: nothing is kept)",
               [&server](const std::string& name, const std::string& text) {
                 server.cache_memory = text == "0" ? 0 : ParseBytes(name, text);

@@ -106,6 +106,8 @@ class Conversation {
   std::span<const Position> positions() const { return sequence_.tokens().positions; }
   const KvOptions& kv_options() const { return options_.kv; }
   const PrefillOptions& prefill_options() const { return options_.prefill; }
+  // Whether entries stay where they are, so that forks share them for good; else steps evict.
+  bool only_grows() const { return sequence_.only_grows(); }
   KvStats kv() const;
   const StageTimes& times() const { return times_; }
   PrefillStats prefill() const { return attention_->stats(); }

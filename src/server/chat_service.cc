@@ -23,6 +23,17 @@ ApiError DrainingError() {
   return MakeApiError(503, "draining", "the server ends; ask again in a moment", 1);
 }
 
+namespace {
+
+// Of frames that are decoded: a quarter as much as all else has, within bounds.
+int64_t FrameBytes(const ServerOptions& options) {
+  constexpr int64_t kLeast = int64_t{256} << 20;
+  const int64_t memory = options.scheduler.prefixes.memory, most = options.chat_media.frame_bytes;
+  return memory > 0 ? std::clamp(memory / 4, kLeast, most) : most;
+}
+
+}  // namespace
+
 ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
                          Metrics& metrics, FileStore& files)
     : model_(std::move(model)),
@@ -30,7 +41,7 @@ ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions
       log_(log),
       metrics_(metrics),
       files_(files),
-      frames_(options.chat_media.frame_bytes),
+      frames_(FrameBytes(options)),
       scheduler_(model_, options.scheduler),
       decoding_(options.chat_media.workers),
       parsing_(1) {}
@@ -75,6 +86,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     work->chat = ParseChatRequest(body, options_.chat, named);
     CheckChatOptions(work->chat);
     work->chat.job.owner = owner;
+    work->chat.job.client = OwnerOf(request);
     work->files_of = OwnerOf(request);
     request = {};
     if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
@@ -170,7 +182,7 @@ void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& re
     std::vector<PreparedMedia> plans =
         PlanMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, flight.cancel());
     reply.Respond(CostObject(model_, options_.scheduler.limits, work.chat.job, std::move(plans),
-                             options_.scheduler.prefixes.memory, scheduler_.SecondsPerToken()));
+                             scheduler_.ledger().capacity(), scheduler_.SecondsPerToken()));
   } catch (const Cancelled&) {
   } catch (const ApiError& error) {
     flight.Refuse(error);
@@ -204,6 +216,8 @@ Metrics::Now ChatService::Numbers() {
   now.prefix_bytes = prefixes.bytes();
   now.embedding_bytes = scheduler_.embeddings().bytes();
   now.frame_bytes = frames_.taken();
+  now.request_bytes = scheduler_.ledger().reserved();
+  now.overruns = scheduler_.ledger().overruns();
   now.cache_memory = options_.scheduler.prefixes.memory;
   now.disk_bytes = prefixes.disk_bytes();
   now.prefixes_to_disk = prefixes.evicted_to_disk();

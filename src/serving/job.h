@@ -34,6 +34,7 @@ struct JobRequest {
   double waited_s = 0, media_s = 0;  // before it was handed in: for that, and spent on it
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
+  std::string client;                  // whose turn it is (Scheduler)
   std::string owner, salt;             // who may share what is kept (PrefixKey)
   std::vector<std::string> digests{};  // of the media's contents, in the order of the parts; none: nothing is kept
 };

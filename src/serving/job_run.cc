@@ -109,7 +109,7 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 
 JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
                const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
-               EmbeddingStore& embeddings, std::function<double()> between)
+               EmbeddingStore& embeddings, MemoryLedger& ledger, std::function<double()> between)
     : model_(std::move(model)),
       limits_(limits),
       request_(request),
@@ -118,9 +118,11 @@ JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, cons
       prefixes_(prefixes),
       embeddings_(embeddings),
       between_(std::move(between)),
-      generate_(request.generate) {}
+      ledger_(ledger),
+      generate_(request.generate),
+      reservation_(ledger) {}
 
-void JobRun::Read() {
+void JobRun::Prepare() {
   SessionOptions options;
   options.threads = limits_.threads;
   options.kv = request_.kv;
@@ -135,35 +137,86 @@ void JobRun::Read() {
   };
   Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
-  Conversation::PreparedChat prepared = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
-  const std::optional<PrefixKey> key = PrefixKeyOf(request_, prepared);
-  const bool media = prepared.prefix_ids > 0;
-  const bool ahead = request_.answers == 0;
-  if (ahead) CheckCanBeKept(key);
-  const std::shared_ptr<const Prefix> found =
-      key && request_.cache == JobRequest::Cache::kUse ? GoOnFrom(*key) : nullptr;
-  if (found != nullptr) {
+  prepared_ = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
+  key_ = PrefixKeyOf(request_, prepared_);
+  const bool media = prepared_.prefix_ids > 0;
+  if (request_.answers == 0) CheckCanBeKept(key_);
+  if (key_ && request_.cache == JobRequest::Cache::kUse) found_ = GoOnFrom(*key_);
+  if (found_ != nullptr) {
     read_->SetWatch(options.progress, &cancel_);
-    result_.prefix = found->id;
-    result_.from_disk = found->from_disk.exchange(false);
-    use_ = std::make_unique<PrefixUse>(found);
+    result_.prefix = found_->id;
+    use_ = std::make_unique<PrefixUse>(found_);
     result_.cached_tokens = read_->tokens();
-    result_.shared_bytes = read_->kv().bytes_now;
-    const auto rest = static_cast<int64_t>(prepared.ids.size()) -
-                      (media ? static_cast<int64_t>(prepared.prefix_ids) : result_.cached_tokens);
+    result_.shared_bytes = shared_ = read_->kv().bytes_now;
+    const auto rest = static_cast<int64_t>(prepared_.ids.size()) -
+                      (media ? static_cast<int64_t>(prepared_.prefix_ids) : result_.cached_tokens);
     const int64_t visual =
         std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
-    generate_.max_new_tokens = RoomForAnswer(limits_, request_, result_.cached_tokens + rest, visual);
+    prepared_.tokens = result_.cached_tokens + rest;
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared_.tokens, visual);
+    need_ = Need({});
   } else {
-    LoadMedia(&prepared);
-    generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared.tokens, prepared.visual);
+    LoadMedia(&prepared_);
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared_.tokens, prepared_.visual);
+    need_ = Need(Blaming(request_, false, [&] { return read_->BytesOfChat(prepared_, 0); }));
   }
+  if (need_ > ledger_.capacity()) FailNoRoom();
+}
+
+int64_t JobRun::AnswerBytes() const {
+  constexpr int64_t kPage = 4096;  // lists of entries grow a sixteenth ahead, by whole pages
+  const ModelInfo& info = model_->info();
+  const int64_t lists = 2 * info.layers * info.kv_heads;
+  return request_.answers * (generate_.max_new_tokens * info.kv_bytes_per_token * 17 / 16 + lists * kPage);
+}
+
+int64_t JobRun::Need(const PlannedBytes& bytes) const {
+  const ModelInfo& info = model_->info();
+  const auto grown = [](int64_t exact) { return exact * 17 / 16; };
+  const int64_t row = info.hidden * static_cast<int64_t>(sizeof(float));
+  if (found_ != nullptr) {
+    const int64_t rest = prepared_.tokens - result_.cached_tokens;
+    // What steps evict from is a copy.
+    return grown(rest * info.kv_bytes_per_token) + rest * row + AnswerBytes() +
+           (read_->only_grows() ? 0 : result_.shared_bytes);
+  }
+  const int64_t rows = (prepared_.tokens + (embeddings_.keeps() ? prepared_.visual : 0)) * row;
+  return std::max(grown(bytes.peak) + rows, grown(bytes.kept)) + AnswerBytes();
+}
+
+void JobRun::FailNoRoom() const {
+  Message hint;
+  for (const double budget : {0.5, 0.3, 0.2, 0.1, 0.05}) {
+    if (found_ != nullptr) break;
+    SessionOptions options;
+    options.kv = request_.kv;
+    options.kv.tokens.reset();
+    options.kv.bytes.reset();
+    if (options.kv.policy == "full") options.kv.policy = "purekv";
+    options.kv.budget = budget;
+    if (Need(Conversation(model_, options).BytesOfChat(prepared_, 0)) > ledger_.capacity()) continue;
+    hint = Say("; under policy ", options.kv.policy, " ", Field{"kv.budget"}, " ", budget, " would fit");
+    break;
+  }
+  FailJob(Reason::kNoRoom, Say("the prompt and its answer take up to ", need_, " bytes; ", ledger_.capacity(),
+                               " are all that requests have here", hint));
+}
+
+void JobRun::ReserveAnswers() {
+  const int64_t now = read_->kv().bytes_now;
+  reservation_.Set((read_->only_grows() ? now - shared_ : now) * 17 / 16 + AnswerBytes());
+}
+
+void JobRun::Read() {
+  reservation_.Set(need_);
+  const bool media = prepared_.prefix_ids > 0, ahead = request_.answers == 0;
+  Conversation::PreparedChat prepared = std::move(prepared_);
+  const std::optional<PrefixKey> key = std::move(key_);
+  const std::shared_ptr<const Prefix> found = std::move(found_);
+  if (found != nullptr) result_.from_disk = found->from_disk.exchange(false);
   result_.prompt = Blaming(request_, false, [&] {
     if (found != nullptr) return ahead && media ? read_->read_ahead() : read_->ReadChatRest(prepared);
-    if (embeddings_.keeps() && !EmbeddingKeysOf(request_).empty()) {
-      read_->BytesOfChat(prepared, 0);  // a budget that does not fit is refused before the tower works for it
-      read_->EmbedChatMedia(&prepared);
-    }
+    if (embeddings_.keeps() && !EmbeddingKeysOf(request_).empty()) read_->EmbedChatMedia(&prepared);
     const std::vector<PreparedMedia> loaded = prepared.media;
     if (!key || !media) {
       PromptInfo info = read_->ReadChat(std::move(prepared));
@@ -185,6 +238,8 @@ void JobRun::Read() {
     FailJob(Reason::kNoRoom, Say(read_->kv().bytes_now, " bytes of keys and values are more than may be kept here"));
   }
   result_.kv = read_->kv();
+  if (found == nullptr && result_.kv.bytes_peak > need_) ledger_.CountOverrun();
+  ReserveAnswers();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);
 }
@@ -260,11 +315,19 @@ void JobRun::Keep(const PrefixKey& key) {
     record.pictures.insert(record.pictures.end(), of_medium.begin(), of_medium.end());
   }
   const auto prefix = std::make_shared<const Prefix>(std::move(record), std::move(kept));
-  if (!prefixes_.Add(prefix, request_.answers == 0)) return;
+  // From here on it is the store's, and this job's is what comes behind it.
+  const int64_t before = reservation_.bytes(), shared = shared_;
+  shared_ = prefix->read.kv().bytes_now;
+  ReserveAnswers();
+  if (!prefixes_.Add(prefix, request_.answers == 0)) {
+    shared_ = shared;
+    reservation_.Set(before);
+    return;
+  }
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told
   use_ = std::make_unique<PrefixUse>(prefix);
   result_.prefix = prefix->id;
-  result_.shared_bytes = prefix->read.kv().bytes_now;
+  result_.shared_bytes = shared_;
 }
 
 void JobRun::Begin(AnswerBatch& batch) {
@@ -299,6 +362,11 @@ void JobRun::Ended(int64_t index, Conversation& conversation, Answer answer) {
 
 JobResult JobRun::Finish(double queue_s) {
   use_.reset();
+  int64_t taken = 0;
+  for (const auto& one : forks_) taken += one->kv().bytes_now - (one->only_grows() ? shared_ : 0);
+  taken += read_->kv().bytes_now - (read_->only_grows() ? shared_ : 0);
+  // Forks share the prompt; counted once for each, they may seem to take more than they do.
+  if (forks_.empty() && taken > reservation_.bytes()) ledger_.CountOverrun();
   StageTimes times = read_->times();
   times.decode_s += result_.times.decode_s;
   times.decoded_tokens += result_.times.decoded_tokens;

@@ -13,6 +13,7 @@
 #include "purekv/model.h"
 #include "serving/embedding_store.h"
 #include "serving/job.h"
+#include "serving/memory_ledger.h"
 #include "serving/prefix_store.h"
 
 namespace purekv {
@@ -40,13 +41,17 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:
-  // request, cancel, listener, prefixes, embeddings: borrowed. between: called between blocks of the tower's and the
-  // decoder's work on the prompt; may do other work, whose seconds it returns: they are not the job's.
+  // request, cancel, listener, prefixes, embeddings, ledger: borrowed. between: called between blocks of the tower's
+  // and the decoder's work on the prompt; may do other work, whose seconds it returns: they are not the job's.
   JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
          const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes, EmbeddingStore& embeddings,
-         std::function<double()> between);
+         MemoryLedger& ledger, std::function<double()> between);
 
-  // Reads the prompt. Throws JobFailed, Cancelled when the flag was raised, and what is not the request's fault.
+  // Finds out what the job is about and what it takes. Throws JobFailed, and what is not the request's fault.
+  void Prepare();
+  // Bytes that it takes at most, beside what is kept already. Behind Prepare.
+  int64_t need() const { return need_; }
+  // Reads the prompt. Throws as Prepare, and Cancelled when the flag was raised.
   void Read();
   // Of the prompt, that had not been read before. Behind Read.
   int64_t tokens_read() const { return static_cast<int64_t>(result_.prompt.ids.size()) - result_.cached_tokens; }
@@ -73,6 +78,13 @@ class JobRun {
   // Throws where nothing of what is read ahead could be kept.
   void CheckCanBeKept(const std::optional<PrefixKey>& key) const;
   void Ended(int64_t index, Conversation& conversation, Answer answer);
+  // Of all answers, beside the prompt's keys and values.
+  int64_t AnswerBytes() const;
+  // bytes: of the prompt's, where it is read from its beginning.
+  int64_t Need(const PlannedBytes& bytes) const;
+  [[noreturn]] void FailNoRoom() const;
+  // What it holds of its own once its prompt has been read, and will with its answers.
+  void ReserveAnswers();
 
   const std::shared_ptr<const Model> model_;
   const JobLimits limits_;
@@ -82,7 +94,14 @@ class JobRun {
   PrefixStore& prefixes_;
   EmbeddingStore& embeddings_;
   const std::function<double()> between_;
+  MemoryLedger& ledger_;
   GenerateOptions generate_;
+  Conversation::PreparedChat prepared_;
+  std::optional<PrefixKey> key_;
+  std::shared_ptr<const Prefix> found_;  // what it goes on from, until it has been read
+  int64_t need_ = 0;
+  int64_t shared_ = 0;  // bytes of its prompt's keys and values that a store has
+  Reservation reservation_;
   std::unique_ptr<Conversation> read_;                // the last answer's
   std::vector<std::unique_ptr<Conversation>> forks_;  // of the others, which share what it has read
   std::vector<std::vector<std::string>> pictures_;    // of its media, of their slices

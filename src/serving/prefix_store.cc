@@ -48,7 +48,7 @@ PrefixStore::~PrefixStore() {
 }
 
 void PrefixStore::PressOthers(int64_t more) const {
-  if (options_.others) options_.others(std::max<int64_t>(0, options_.memory - bytes() - more));
+  if (options_.others) options_.others(std::max<int64_t>(0, Limit() - bytes() - more));
 }
 
 int64_t PrefixStore::MemoryTaken() const {
@@ -57,20 +57,30 @@ int64_t PrefixStore::MemoryTaken() const {
   return bytes;
 }
 
-void PrefixStore::PutFirst(Entry entry, Entries* gone) {
-  int64_t bytes = MemoryTaken() + entry.prefix->bytes();
-  entries_.push_front(std::move(entry));
-  for (auto one = std::prev(entries_.end()); one != entries_.begin() && bytes > options_.memory;) {
-    const auto at = one--;
-    if (at->prefix == nullptr) continue;
-    bytes -= at->prefix->bytes();
+void PrefixStore::MakeRoom(int64_t more, int64_t most, Entries* gone) {
+  int64_t bytes = MemoryTaken() + more;
+  for (auto one = entries_.end(); one != entries_.begin() && bytes > most;) {
+    --one;
+    // Whoever holds it keeps it in memory, so that letting it go gains nothing.
+    if (one->prefix == nullptr || one->prefix.use_count() > (one->record == one->prefix ? 2 : 1)) continue;
+    bytes -= one->prefix->bytes();
     // Known all the while, where it is on disk already.
-    if (at->disk > 0) {
-      gone->push_back({at->record, std::exchange(at->prefix, nullptr), at->disk});
+    if (one->disk > 0) {
+      gone->push_back({one->record, std::exchange(one->prefix, nullptr), one->disk});
     } else {
+      const auto at = one++;
       gone->splice(gone->end(), entries_, at);
     }
   }
+}
+
+void PrefixStore::Shrink(int64_t most) {
+  Entries gone;
+  {
+    const std::lock_guard lock(mutex_);
+    MakeRoom(0, most, &gone);
+  }
+  LetGo(std::move(gone));
 }
 
 int64_t PrefixStore::Write(const Prefix& prefix) {
@@ -167,10 +177,8 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
       entries_.erase(at);
       return nullptr;
     }
-    Entry entry = std::move(*at);
-    entries_.erase(at);
-    entry.prefix = prefix;
-    PutFirst(std::move(entry), &gone);
+    MakeRoom(prefix->bytes(), Limit(), &gone);
+    if (MemoryTaken() + prefix->bytes() <= Limit()) at->prefix = prefix;
   }
   LetGo(std::move(gone));
   return prefix;
@@ -206,18 +214,22 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
 }
 
 bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix, bool ahead) {
-  if (prefix->bytes() > options_.memory) return false;
+  if (prefix->bytes() > Limit()) return false;
   PressOthers(prefix->bytes());
   Entries gone;
+  bool fits = false;
   {
     const std::lock_guard lock(mutex_);
-    const Entry entry{prefix, prefix, 0};
-    if ((ahead || options_.write_through) && MayBeWritten(entry)) to_write_.push_back(prefix);
-    PutFirst(entry, &gone);
+    MakeRoom(prefix->bytes(), Limit(), &gone);
+    fits = MemoryTaken() + prefix->bytes() <= Limit();
+    if (fits) {
+      entries_.push_front({prefix, prefix, 0});
+      if ((ahead || options_.write_through) && MayBeWritten(entries_.front())) to_write_.push_back(prefix);
+    }
   }
   changed_.notify_all();
   LetGo(std::move(gone));
-  return true;
+  return fits;
 }
 
 void PrefixStore::Work() {

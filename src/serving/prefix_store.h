@@ -1,6 +1,7 @@
 // The prefixes that are kept, in memory and on disk.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -19,7 +20,9 @@
 namespace purekv {
 
 struct PrefixStoreOptions {
-  int64_t memory = 0;     // bytes of keys and values that all of them may hold; 0: none is kept there
+  int64_t memory = 0;  // bytes that all of them may hold; 0: none is kept there
+  // Of these, those that they may hold now. Empty: all.
+  std::function<int64_t()> limit;
   std::string directory;  // where those go that have no room in memory, to be there after a restart; empty: nowhere
   int64_t disk = int64_t{20} << 30;  // bytes that they may take there
   bool write_through = false;        // all of them are written, when they are made
@@ -30,8 +33,8 @@ struct PrefixStoreOptions {
   std::function<void(const std::string&)> log;
 };
 
-// Any thread may call it. What has been found stays while it is held, whatever the store does. On disk are those with
-// media alone; an owner's are nobody else's there, too.
+// Any thread may call it. What has been found stays while it is held, and is not let go meanwhile. On disk are those
+// with media alone; an owner's are nobody else's there, too.
 class PrefixStore {
  public:
   // Throws Error naming the directory: it cannot be used, or another store uses it.
@@ -45,12 +48,14 @@ class PrefixStore {
   std::shared_ptr<const Prefix> Find(const PrefixKey& key);
   // Of those without media the one that has most of the first ids in common; `common`: how many.
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
-  // Those that were used longest ago make room. One that is larger than all of the memory is not kept. Whether it is.
+  // Those that were used longest ago make room. One for which there is none is not kept. Whether it is.
   // ahead: it was asked for, and is to be there after a restart.
   bool Add(std::shared_ptr<const Prefix> prefix, bool ahead = false);
   // As Find, by id, of one's own.
   std::shared_ptr<const Prefix> Use(const std::string& id, const std::string& owner);
   bool Remove(const std::string& id, const std::string& owner);
+  // Down to so many bytes of memory, as far as nobody is using them.
+  void Shrink(int64_t most);
 
   // A file of the directory (PrefixDisk::OpenFile) becomes one of this owner's, if it is not yet: its id. Throws Error.
   std::string OpenFile(const std::string& name, const std::string& owner);
@@ -82,8 +87,9 @@ class PrefixStore {
   using Which = std::function<bool(const PrefixRecord&)>;
 
   std::shared_ptr<const Prefix> Get(const Which& which);
-  // The entry comes to the front; what has no room goes to `gone`, to disk where it may and is not. With the lock held.
-  void PutFirst(Entry entry, Entries* gone);
+  // With the lock held: what goes so that no more than `most` bytes are taken, if that can be; `more` of them come.
+  void MakeRoom(int64_t more, int64_t most, Entries* gone);
+  int64_t Limit() const { return options_.limit ? std::min(options_.memory, options_.limit()) : options_.memory; }
   int64_t MemoryTaken() const;
   // Before so many bytes come. Without the lock.
   void PressOthers(int64_t more) const;

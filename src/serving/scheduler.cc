@@ -1,6 +1,7 @@
 #include "serving/scheduler.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -20,6 +21,9 @@ class Job {
   std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
   std::atomic<bool> cancel{false};
   std::atomic<bool> draining{false};  // why it was cancelled
+  // The engine thread's own.
+  std::unique_ptr<JobRun> run;  // once it has been prepared
+  int64_t overtaken = 0;        // by jobs whose memory was there
 };
 
 namespace {
@@ -34,11 +38,14 @@ void FailAll(const std::vector<std::shared_ptr<Job>>& jobs, Reason reason, const
   for (const std::shared_ptr<Job>& job : jobs) job->Fail(reason, message);
 }
 
+constexpr int64_t kMostOvertaken = 8;    // then nobody begins before it does
 constexpr int64_t kEmbeddingsShare = 4;  // of the memory for what is kept: one part of so many
 
-PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options, EmbeddingStore* embeddings) {
+PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options, const MemoryLedger& ledger,
+                                  EmbeddingStore* embeddings) {
   PrefixStoreOptions store = options.prefixes;
   store.threads = options.limits.threads;
+  store.limit = [&ledger] { return ledger.for_stores(); };
   store.others = [embeddings](int64_t most) { embeddings->Shrink(most); };
   return store;
 }
@@ -52,9 +59,10 @@ Message Ending() {
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
     : model_(std::move(model)),
       options_(options),
+      ledger_(options.prefixes.memory),
       embeddings_(options.prefixes.memory / kEmbeddingsShare,
-                  [this] { return options_.prefixes.memory - prefixes_.bytes(); }),
-      prefixes_(model_, StoreOptionsOf(options, &embeddings_)) {
+                  [this] { return ledger_.for_stores() - prefixes_.bytes(); }),
+      prefixes_(model_, StoreOptionsOf(options, ledger_, &embeddings_)) {
   PUREKV_CHECK(options.max_batch >= 1 && options.max_batch <= AnswerBatch::most() && options.decode_share >= 0 &&
                    options.decode_share <= 0.9,
                options.max_batch, " answers, share ", options.decode_share);
@@ -78,6 +86,10 @@ std::shared_ptr<Job> Scheduler::Submit(JobRequest request, std::shared_ptr<JobLi
     // What runs does not wait: a queue of no places still serves one after another.
     const bool free = running_.empty() && queue_.empty();
     if (draining_ || (!free && static_cast<int64_t>(queue_.size()) >= options_.max_queue)) return nullptr;
+    const auto mine = std::count_if(queue_.begin(), queue_.end(),
+                                    [&](const auto& one) { return one->request.client == job->request.client; });
+    const bool others = mine < static_cast<int64_t>(queue_.size());
+    if (others && mine >= std::max<int64_t>(1, options_.max_queue / 2)) return nullptr;
     queue_.push_back(job);
   }
   changed_.notify_one();
@@ -180,37 +192,122 @@ std::optional<double> Scheduler::SecondsPerToken() const {
 
 void Scheduler::Work() {
   while (true) {
-    std::shared_ptr<Job> next;
+    bool may_read = false;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return ending_ || !queue_.empty() || !answering_.empty(); });
       if (queue_.empty() && answering_.empty()) return;
       const bool waits = std::any_of(answering_.begin(), answering_.end(),
                                      [](const Answering& one) { return one.run->waiting() > 0; });
-      if (!queue_.empty() && !waits && batch_.size() < options_.max_batch) {
-        next = std::move(queue_.front());
-        queue_.pop_front();
-        running_.push_back(next);
-      }
+      may_read = !queue_.empty() && !waits && batch_.size() < options_.max_batch;
     }
-    if (next != nullptr) Read(next);
+    if (const std::shared_ptr<Job> next = may_read ? NextToRead() : nullptr) Read(next);
     Step();
   }
 }
 
+std::vector<std::shared_ptr<Job>> Scheduler::InOrder() const {
+  // Whose turn it is: those who have not been served since they came, then the one served longest ago.
+  const auto turn = [&](const std::string& client) {
+    const auto at = std::find(served_.begin(), served_.end(), client);
+    return at == served_.end() ? -1 : at - served_.begin();
+  };
+  struct Place {
+    bool ready;
+    size_t nth;  // of its client's
+    std::ptrdiff_t turn;
+    std::shared_ptr<Job> job;
+  };
+  std::vector<Place> places;
+  for (const std::shared_ptr<Job>& job : queue_) {
+    const auto before = std::count_if(places.begin(), places.end(),
+                                      [&](const Place& one) { return one.job->request.client == job->request.client; });
+    places.push_back({job->request.prefix != nullptr, static_cast<size_t>(before), turn(job->request.client), job});
+  }
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return std::tuple(!a.ready, a.nth, a.turn) < std::tuple(!b.ready, b.nth, b.turn);
+  });
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (Place& one : places) jobs.push_back(std::move(one.job));
+  return jobs;
+}
+
+bool Scheduler::TakeOut(const std::shared_ptr<Job>& job) {
+  const std::lock_guard lock(mutex_);
+  return !TakeQueued([&](const Job& one) { return &one == job.get(); }).empty();
+}
+
+bool Scheduler::Prepare(const std::shared_ptr<Job>& job) {
+  if (job->run != nullptr) return true;
+  try {
+    auto run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener, prefixes_,
+                                        embeddings_, ledger_, [this] { return StepBetween(); });
+    run->Prepare();
+    job->run = std::move(run);
+    return true;
+  } catch (...) {
+    if (TakeOut(job)) FailBy(*job, std::current_exception());
+    return false;
+  }
+}
+
+bool Scheduler::Admits(int64_t bytes) {
+  const auto free = [&] {
+    return ledger_.capacity() - ledger_.reserved() - prefixes_.bytes() - embeddings_.bytes() - bytes;
+  };
+  if (free() >= 0) return true;
+  embeddings_.Shrink(std::max<int64_t>(0, embeddings_.bytes() + free()));
+  if (free() < 0) prefixes_.Shrink(std::max<int64_t>(0, prefixes_.bytes() + free()));
+  return free() >= 0;
+}
+
+std::shared_ptr<Job> Scheduler::NextToRead() {
+  std::vector<std::shared_ptr<Job>> jobs;
+  {
+    const std::lock_guard lock(mutex_);
+    jobs = InOrder();
+  }
+  std::vector<std::shared_ptr<Job>> too_large;
+  std::shared_ptr<Job> next;
+  for (const std::shared_ptr<Job>& job : jobs) {
+    if (!Prepare(job)) continue;
+    if (Admits(job->run->need())) {
+      next = job;
+      break;
+    }
+    too_large.push_back(job);
+    if (job->overtaken >= kMostOvertaken && !answering_.empty()) break;
+  }
+  // Where nothing runs nothing more comes free: what is still held is held by those who wait.
+  if (next == nullptr && answering_.empty() && !too_large.empty()) next = too_large.front();
+  if (next == nullptr) return nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (TakeQueued([&](const Job& one) { return &one == next.get(); }).empty()) return nullptr;  // cancelled
+    running_.push_back(next);
+    const std::string& client = next->request.client;
+    std::erase(served_, client);
+    std::erase_if(served_, [&](const std::string& one) {
+      return std::none_of(queue_.begin(), queue_.end(), [&](const auto& job) { return job->request.client == one; });
+    });
+    served_.push_back(client);
+  }
+  for (const std::shared_ptr<Job>& job : too_large) ++job->overtaken;
+  return next;
+}
+
 void Scheduler::Read(const std::shared_ptr<Job>& job) {
   const auto start = Clock::now();
-  Answering reading{job, nullptr, Seconds(start - job->since)};
+  Answering reading{job, std::move(job->run), Seconds(start - job->since)};
   since_ = start;
   owed_ = 0;
   int64_t tokens = 0;
   try {
-    reading.run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener,
-                                           prefixes_, embeddings_, [this] { return StepBetween(); });
     reading.run->Read();
     tokens = reading.run->tokens_read();
     answering_.push_back(std::move(reading));
   } catch (...) {
+    reading.run.reset();  // what it held is free when it is told
     Forget(*job);
     FailBy(*job, std::current_exception());
   }
@@ -254,11 +351,15 @@ void Scheduler::Step() {
     Job& job = *apart.front().job;
     Forget(job);
     if (thrown != nullptr) {
+      apart.front().run.reset();
       FailBy(job, thrown);
     } else if (apart.front().run->cancelled()) {
+      apart.front().run.reset();
       FailBy(job, std::make_exception_ptr(Cancelled()));
     } else {
-      job.listener->Done(apart.front().run->Finish(apart.front().queue_s));
+      const JobResult result = apart.front().run->Finish(apart.front().queue_s);
+      apart.front().run.reset();
+      job.listener->Done(result);
     }
   }
 }

@@ -1,7 +1,9 @@
 // Who is served when: a queue with limits, and the one thread that drives the engine. A second thread of compute would
-// only wait for the first one's cores. One prompt is read at a time, in the order in which they came: reading is bound
-// by compute, and two at once would double the peak and delay the first. Answers grow side by side, a token each at a
-// step, also between the blocks of a prompt that is being read.
+// only wait for the first one's cores. One prompt is read at a time: reading is bound by compute, and two at once would
+// double the peak and delay the first. Clients take turns, each one's jobs in the order in which they came; those that
+// go on from what has been read come first. A job begins when the memory that it may take is there, so that what has
+// begun is never stopped for want of it; what is kept for later jobs makes room. Answers grow side by side, a token
+// each at a step, also between the blocks of a prompt that is being read.
 #pragma once
 
 #include <atomic>
@@ -22,16 +24,18 @@
 #include "serving/embedding_store.h"
 #include "serving/job.h"
 #include "serving/job_run.h"
+#include "serving/memory_ledger.h"
 #include "serving/prefix_store.h"
 
 namespace purekv {
 
 struct SchedulerOptions {
   JobLimits limits;
-  int64_t max_queue = 64;        // jobs that wait
+  int64_t max_queue = 64;        // jobs that wait; while others wait a client may have half of the places
   double queue_timeout_s = 900;  // what waits longer fails
   int64_t max_batch = 8;         // answers that grow side by side, at most AnswerBatch::most()
-  // memory: of embeddings, too, which make way for prefixes and take a quarter at most. threads: as limits say.
+  // memory: of embeddings, too, which make way for prefixes and take a quarter at most, and of what jobs take; 0: jobs
+  // take what they need, and nothing is kept. threads, limit: of the scheduler.
   PrefixStoreOptions prefixes;
   double decode_share = 0.5;  // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
@@ -68,6 +72,7 @@ class Scheduler {
   std::vector<std::shared_ptr<const EmbeddedMedium>> FindEmbedded(const JobRequest& request);
   int64_t waiting() const;
   int64_t running() const;
+  const MemoryLedger& ledger() const { return ledger_; }
   int64_t rows() const { return rows_; }  // of the last step of decoding
   // Seconds until a job that comes now would begin, as far as earlier ones tell.
   double ExpectedWait() const;
@@ -85,6 +90,15 @@ class Scheduler {
   };
 
   void Work();
+  // Jobs in the order in which they would be read. With the lock held.
+  std::vector<std::shared_ptr<Job>> InOrder() const;
+  // The next job whose memory is there, out of the queue, ready to be read. Null: there is none now.
+  std::shared_ptr<Job> NextToRead();
+  // Whether so many bytes are there; what is kept makes room for them.
+  bool Admits(int64_t bytes);
+  // False: it has been failed, or somebody has cancelled it. In the queue.
+  bool Prepare(const std::shared_ptr<Job>& job);
+  bool TakeOut(const std::shared_ptr<Job>& job);
   void Read(const std::shared_ptr<Job>& job);
   // As many steps as the time since the last call owes the answers. Returns the seconds that they took.
   double StepBetween();
@@ -99,11 +113,13 @@ class Scheduler {
 
   const std::shared_ptr<const Model> model_;
   const SchedulerOptions options_;
+  MemoryLedger ledger_;
   EmbeddingStore embeddings_;
   PrefixStore prefixes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> queue_;
+  std::vector<std::string> served_;            // clients that wait, the one whose turn was last at the end
   std::vector<std::shared_ptr<Job>> running_;  // their prompt is being read, or their answers grow
   bool draining_ = false, ending_ = false;
   double seconds_of_reading_ = 0;

@@ -11,7 +11,7 @@ import unittest
 from serving import CLEAN, MODEL, PROGRAM, VIDEOS, Server, text_part, until, user, video_part
 
 VIDEO = sorted(VIDEOS.glob("short-*.mp4"))[0]
-OTHER = sorted(VIDEOS.glob("short-*.mp4"))[1]
+OTHER, THIRD, FOURTH = sorted(VIDEOS.glob("short-*.mp4"))[1:4]
 PREFIXES = "/v1/purekv/prefixes"
 SMALL = {"purekv": {"policy": "purekv", "budget": 0.2}}
 
@@ -83,18 +83,20 @@ class Disk(unittest.TestCase):
         probe.stop()
         for name in files(self.directory.name):
             os.remove(os.path.join(self.directory.name, name))
-        server = self.serve("--cache-memory", str(int(size * 1.5)))
+        server = self.serve("--cache-memory", str(int(size * 2.4)))  # a prompt of its own takes 2, for a moment
         first, said = self.ask(server, about(VIDEO))
         second, _ = self.ask(server, about(OTHER))
         states = {one["id"]: one["state"] for one in self.list(server)}
         self.assertEqual(states, {first["prefix"]: "disk", second["prefix"]: "memory"})
         again, text = self.ask(server, about(VIDEO))
         self.assertEqual((again["cache"], text), ("disk", said))
+        third, _ = self.ask(server, about(THIRD))
         states = {one["id"]: one["state"] for one in self.list(server)}
-        self.assertEqual(states, {first["prefix"]: "memory", second["prefix"]: "disk"})
+        self.assertEqual(states, {first["prefix"]: "disk", second["prefix"]: "disk", third["prefix"]: "memory"})
         # Back and forth: what is there already is not written anew.
         times = {name: os.stat(os.path.join(self.directory.name, name)).st_ino for name in files(self.directory.name)}
         self.assertEqual(self.ask(server, about(OTHER))[0]["cache"], "disk")
+        self.assertEqual(self.ask(server, about(FOURTH))[0]["cache"], "none")
         self.assertEqual(self.ask(server, about(VIDEO))[0]["cache"], "disk")
         self.assertEqual({name: os.stat(os.path.join(self.directory.name, name)).st_ino for name in times}, times)
 

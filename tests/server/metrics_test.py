@@ -34,13 +34,9 @@ def parse(text):
 
 
 class Numbers(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server("--api-key", "a", "--api-key", "b", "--served-model-name", "demo")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.server.stop()
+    def setUp(self):
+        self.server = Server("--api-key", "a", "--api-key", "b")
+        self.addCleanup(self.server.stop)
 
     def metrics(self):
         answer = self.server.get("/metrics", **A)
@@ -57,6 +53,10 @@ class Numbers(unittest.TestCase):
             said.append(answer.json["usage"])
         self.assertEqual(self.server.chat("Hi", headers=A, max_tokens=0).status, 400)
         self.assertEqual(self.server.chat("Hi").status, 401)
+        # A request is counted when its answer has been written.
+        def ended(metrics):
+            return sum(metrics.get("purekv_requests_total", {}).values())
+        self.assertTrue(until(lambda: ended(self.metrics()) == ended(before) + 4))
         after = self.metrics()
 
         def grew(name, **labels):

@@ -141,38 +141,67 @@ TEST_F(PrefixTest, TextsThatBeginAlikeAreReadOnce) {
 
 // Memory is a limit: the last used stay.
 TEST_F(PrefixTest, PrefixesMakeRoomForLaterOnes) {
-  const auto run = [&](Scheduler& scheduler, const std::string& digest) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  // One that nobody else has.
+  const auto make = [&](const std::string& digest) {
     JobRequest request = AsksAboutVideo();
     request.kv.when = KvOptions::When::kContext;
     request.digests = {digest};
     const auto listener = std::make_shared<Listener>();
     scheduler.Submit(request, listener);
     listener->AwaitEnd();
-    return listener->result_.value();
+    const std::string id = listener->result_.value().prefix;
+    std::shared_ptr<const Prefix> prefix = scheduler.prefixes().Use(id, "");
+    scheduler.prefixes().Remove(id, "");
+    return prefix;
   };
-  int64_t bytes = 0;
+  std::vector<PrefixKey> keys;
+  int64_t bytes = 0, others = 0;
   {
-    SchedulerOptions options = Options();
-    options.prefixes.memory = int64_t{1} << 30;
-    Scheduler scheduler(small_->model(), options);
-    run(scheduler, "0");
-    bytes = scheduler.prefixes().bytes();
-    ASSERT_GT(bytes, 0);
+    const auto first = make("0");
+    bytes = first->bytes();
+    keys.push_back(first->key);
   }
-  SchedulerOptions options = Options();
-  options.prefixes.memory = 2 * bytes + bytes / 2;
-  Scheduler scheduler(small_->model(), options);
-  run(scheduler, "0");
-  run(scheduler, "1");
-  EXPECT_GT(run(scheduler, "0").cached_tokens, 0);  // now "1" is the older one
-  run(scheduler, "2");
-  EXPECT_LE(scheduler.prefixes().bytes(), options.prefixes.memory);
-  EXPECT_GT(run(scheduler, "0").cached_tokens, 0);
-  EXPECT_EQ(run(scheduler, "1").cached_tokens, 0);
-  options.prefixes.memory = bytes - 1;
-  Scheduler small(small_->model(), options);
-  EXPECT_EQ(run(small, "0").prefix, "");
-  EXPECT_EQ(small.prefixes().bytes(), 0);
+  for (const char* const digest : {"1", "2", "3", "4"}) {
+    keys.push_back(keys[0]);
+    keys.back().media[0].content = digest;
+  }
+  PrefixStoreOptions limits;
+  limits.memory = 2 * bytes + bytes / 2;
+  limits.others = [&](int64_t most) { others = most; };
+  PrefixStore store(small_->model(), limits);
+  EXPECT_TRUE(store.Add(make("0")));
+  EXPECT_EQ(others, limits.memory - bytes);
+  EXPECT_TRUE(store.Add(make("1")));
+  EXPECT_NE(store.Find(keys[0]), nullptr);  // now "1" is the older one
+  EXPECT_TRUE(store.Add(make("2")));
+  EXPECT_EQ(store.bytes(), 2 * bytes);
+  EXPECT_EQ(store.dropped(), 1);
+  EXPECT_EQ(store.Find(keys[1]), nullptr);
+  {
+    // What is in use stays, and what has no room then is not kept.
+    const auto held = store.Find(keys[0]), too = store.Find(keys[2]);
+    ASSERT_TRUE(held != nullptr && too != nullptr);
+    EXPECT_FALSE(store.Add(make("3")));
+    EXPECT_EQ(store.Find(keys[3]), nullptr);
+    store.Shrink(0);
+    EXPECT_EQ(store.bytes(), 2 * bytes);
+  }
+  EXPECT_TRUE(store.Add(make("4")));
+  EXPECT_EQ(store.Find(keys[0]), nullptr);
+  store.Shrink(bytes);
+  EXPECT_EQ(store.List("").size(), 1U);
+  EXPECT_NE(store.Find(keys[4]), nullptr);
+  limits.memory = bytes - 1;
+  PrefixStore small(small_->model(), limits);
+  EXPECT_FALSE(small.Add(make("0")));
+  // What jobs have taken is not there for what is kept.
+  limits.memory = 2 * bytes;
+  limits.limit = [&] { return bytes - 1; };
+  PrefixStore pressed(small_->model(), limits);
+  EXPECT_FALSE(pressed.Add(make("0")));
 }
 
 }  // namespace

@@ -1,0 +1,205 @@
+// Whose turn it is, and that a job begins when its memory is there.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serving/scheduler_testing.h"
+
+namespace purekv {
+namespace {
+
+using Reason = JobFailure::Reason;
+
+class AdmissionTest : public SchedulerTest {
+ protected:
+  using Listeners = std::vector<std::shared_ptr<Listener>>;
+
+  // Places in which they end.
+  static std::vector<int> Order(const Listeners& listeners) {
+    std::vector<int> numbers;
+    for (const auto& one : listeners) {
+      one->AwaitEnd();
+      numbers.push_back(one->number_);
+    }
+    return numbers;
+  }
+  static JobRequest From(const std::string& client, const std::string& text = "a") {
+    JobRequest request = Asks(text);
+    request.client = client;
+    request.max_tokens = 1;
+    return request;
+  }
+};
+
+TEST_F(AdmissionTest, ClientsTakeTurns) {
+  Scheduler scheduler(small_->model(), Options());
+  const auto holds = std::make_shared<Listener>(true);
+  scheduler.Submit(From("a"), holds);
+  holds->AwaitRead();
+  Listeners jobs;
+  for (const char* const client : {"a", "a", "a", "b", "b", "c"}) {
+    jobs.push_back(std::make_shared<Listener>());
+    ASSERT_NE(scheduler.Submit(From(client), jobs.back()), nullptr);
+  }
+  holds->Release();
+  const std::vector<int> at = Order(jobs);
+  // b and c have not been served: b, c, a, then b, a, a.
+  for (const auto& [first, second] : std::vector<std::pair<size_t, size_t>>{{3, 5}, {5, 0}, {0, 4}, {4, 1}, {1, 2}}) {
+    EXPECT_LT(at[first], at[second]) << first << " " << second;
+  }
+}
+
+TEST_F(AdmissionTest, OneClientDoesNotFillTheQueueWhileOthersWait) {
+  SchedulerOptions options = Options();
+  options.max_queue = 4;
+  Scheduler scheduler(small_->model(), options);
+  const auto holds = std::make_shared<Listener>(true);
+  scheduler.Submit(From("a"), holds);
+  holds->AwaitRead();
+  Listeners jobs;
+  const auto submit = [&](const std::string& client) {
+    jobs.push_back(std::make_shared<Listener>());
+    if (scheduler.Submit(From(client), jobs.back()) != nullptr) return true;
+    jobs.pop_back();
+    return false;
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(submit("a"));  // nobody else is there
+  EXPECT_TRUE(submit("b"));
+  EXPECT_FALSE(submit("c"));  // full
+  holds->Release();
+  Order(jobs);
+  jobs.clear();
+  const auto again = std::make_shared<Listener>(true);
+  scheduler.Submit(From("a"), again);
+  again->AwaitRead();
+  EXPECT_TRUE(submit("b"));
+  EXPECT_TRUE(submit("a"));
+  EXPECT_TRUE(submit("a"));
+  EXPECT_FALSE(submit("a"));
+  EXPECT_TRUE(submit("c"));
+  again->Release();
+  Order(jobs);
+}
+
+TEST_F(AdmissionTest, WhatHasBeenReadComesFirst) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  JobRequest video = AsksAboutVideo();
+  video.kv.when = KvOptions::When::kContext;
+  video.digests = {"1"};
+  video.max_tokens = 1;
+  const auto first = std::make_shared<Listener>();
+  scheduler.Submit(video, first);
+  first->AwaitEnd();
+  const auto holds = std::make_shared<Listener>(true);
+  scheduler.Submit(From("a"), holds);
+  holds->AwaitRead();
+  Listeners jobs = {std::make_shared<Listener>(), std::make_shared<Listener>()};
+  scheduler.Submit(From("b"), jobs[0]);
+  video.client = "b";
+  video.prefix = scheduler.FindPrefix(video);
+  ASSERT_NE(video.prefix, nullptr);
+  scheduler.Submit(video, jobs[1]);
+  video.prefix.reset();
+  holds->Release();
+  const std::vector<int> at = Order(jobs);
+  EXPECT_LT(at[1], at[0]);
+}
+
+TEST_F(AdmissionTest, AJobBeginsWhenItsMemoryIsThere) {
+  const std::string large(400, 'x');
+  int64_t need = 0;
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  const auto about = [&] {
+    JobRequest request = From("a", large);
+    request.max_tokens = 40;
+    request.cache = JobRequest::Cache::kOff;
+    return request;
+  };
+  {
+    Scheduler scheduler(small_->model(), options);
+    const auto holds = std::make_shared<Listener>(true);
+    scheduler.Submit(about(), holds);
+    holds->AwaitRead();
+    need = scheduler.ledger().reserved();
+    EXPECT_GT(need, 400 * small_->model()->info().kv_bytes_per_token);
+    holds->Release();
+    holds->AwaitEnd();
+    EXPECT_EQ(scheduler.ledger().reserved(), 0);
+  }
+  // Room for one of them at a time, and for a little one beside it.
+  options.prefixes.memory = 2 * need - need / 4;
+  Scheduler scheduler(small_->model(), options);
+  Listeners jobs = {std::make_shared<Listener>(true), std::make_shared<Listener>(), std::make_shared<Listener>()};
+  JobRequest first = about();
+  first.max_tokens = 40;
+  scheduler.Submit(first, jobs[0]);
+  jobs[0]->AwaitRead();
+  scheduler.Submit(about(), jobs[1]);
+  scheduler.Submit(From("a"), jobs[2]);  // behind it in the queue
+  jobs[0]->Release();
+  const std::vector<int> at = Order(jobs);
+  for (const auto& one : jobs) EXPECT_TRUE(one->result_.has_value());
+  EXPECT_LT(at[2], at[1]);
+  EXPECT_LT(at[0], at[1]);
+  EXPECT_EQ(scheduler.ledger().overruns(), 0);
+  EXPECT_EQ(scheduler.ledger().reserved(), 0);
+}
+
+TEST_F(AdmissionTest, WhatIsKeptMakesRoom) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  JobRequest video = AsksAboutVideo();
+  video.kv.when = KvOptions::When::kContext;
+  video.digests = {"1"};
+  int64_t kept = 0, most = 0;
+  {
+    Scheduler scheduler(small_->model(), options);
+    const auto listener = std::make_shared<Listener>(true);
+    scheduler.Submit(video, listener);
+    listener->AwaitRead();
+    kept = scheduler.prefixes().bytes() + scheduler.embeddings().bytes();
+    most = kept + scheduler.ledger().reserved();
+    listener->Release();
+    listener->AwaitEnd();
+  }
+  options.prefixes.memory = 3 * most;
+  Scheduler scheduler(small_->model(), options);
+  for (int i = 0; i < 8; ++i) {
+    video.digests = {std::to_string(i)};
+    const auto listener = std::make_shared<Listener>(true);
+    scheduler.Submit(video, listener);
+    listener->AwaitRead();
+    EXPECT_LE(scheduler.prefixes().bytes() + scheduler.embeddings().bytes() + scheduler.ledger().reserved(),
+              options.prefixes.memory);
+    listener->Release();
+    listener->AwaitEnd();
+    EXPECT_TRUE(listener->result_.has_value());
+  }
+  EXPECT_GT(scheduler.prefixes().dropped(), 0);
+  EXPECT_GT(scheduler.prefixes().bytes(), 0);
+  EXPECT_EQ(scheduler.ledger().overruns(), 0);
+}
+
+TEST_F(AdmissionTest, WhatNeverFitsIsRefused) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = 300 * small_->model()->info().kv_bytes_per_token;
+  Scheduler scheduler(small_->model(), options);
+  const auto listener = std::make_shared<Listener>();
+  scheduler.Submit(From("a", std::string(600, 'x')), listener);
+  listener->AwaitEnd();
+  ASSERT_TRUE(listener->failure_.has_value());
+  EXPECT_EQ(listener->failure_->reason, Reason::kNoRoom);
+  EXPECT_NE(listener->failure_->message.text.find("kv.budget"), std::string::npos) << listener->failure_->message.text;
+  const auto small = std::make_shared<Listener>();
+  scheduler.Submit(From("a"), small);
+  small->AwaitEnd();
+  EXPECT_TRUE(small->result_.has_value());
+}
+
+}  // namespace
+}  // namespace purekv
