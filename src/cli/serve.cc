@@ -47,6 +47,7 @@ struct ServeFlags {
   server::ServerOptions server;
   std::string key_file;
   bool no_auth = false;
+  bool no_page = false;
   bool greedy = false;  // --sampling-defaults greedy
 };
 
@@ -107,6 +108,18 @@ void AddServerFlags(FlagTable& table, ServeFlags* flags) {
                    }));
   table.Value(kGroup, "--api-key-file", "FILE", "the same, a key on each line", SetPath(&flags->key_file));
   table.Switch(kGroup, "--insecure-no-auth", "listen beyond this machine without a key", &flags->no_auth);
+  table.Value(kGroup, "--cors-origins", "A,B",
+              "web pages of these origins may ask, too (https://example.org; *: of any, without a key)",
+              [&server](const std::string& name, const std::string& text) {
+                for (const std::string& one : SplitList(name, text)) {
+                  const auto origin = server::ParseOrigin(one);
+                  if (!origin) {
+                    FailUsage(name, ": '", one, "' is no origin; https://HOST or http://HOST:PORT is expected, or *");
+                  }
+                  server.access.origins.push_back(*origin);
+                }
+              });
+  table.Switch(kGroup, "--no-web", "without the web page at /", &flags->no_page);
   table.Value(kGroup, "--log-format", "text|json", "of the line for each request on stderr (default text)",
               [&server](const std::string& name, const std::string& text) {
                 server.log = ParseChoice(name, text, {"text", "json"}) == 0 ? server::LogFormat::kText
@@ -232,6 +245,12 @@ void CheckServeFlags(const FlagTable& table, ServeFlags* flags) {
     FailUsage(table.Name("--host"), ": ", server.host,
               " can be reached from other machines; give --api-key or --api-key-file (or --insecure-no-auth)");
   }
+  // A key would be at the mercy of whichever page its owner looks at.
+  const auto& origins = server.access.origins;
+  if (!server.access.keys.empty() && std::find(origins.begin(), origins.end(), server::kAnyOrigin) != origins.end()) {
+    FailUsage(table.Name("--cors-origins"), ": * and keys do not go together; name the origins");
+  }
+  server.access.page = !flags->no_page;
   if (server.http.body > server.http.bodies) {
     FailUsage(table.Name("--max-body"), ": ", server.http.body, " bytes are more than ", table.Name("--max-body-total"),
               " allows together: ", server.http.bodies);

@@ -11,6 +11,7 @@
 #include "server/api_error.h"
 #include "server/digest.h"
 #include "server/multipart.h"
+#include "server/page.h"
 
 namespace purekv::server {
 namespace {
@@ -71,15 +72,23 @@ void CheckJson(const HttpRequest& head) {
   CheckEncoding(head);
 }
 
+// Whether a browser says that the page which asks is this server's own. Behind a proxy that speaks TLS, Host and Origin
+// may differ; Sec-Fetch-Site no page can set.
+bool FromOwnPage(const HttpRequest& head) {
+  const std::string *const origin = head.Find("origin"), *const host = head.Find("host");
+  if (origin == nullptr || (host != nullptr && Lower(*origin) == "http://" + Lower(*host))) return true;
+  const std::string* const site = head.Find("sec-fetch-site");
+  return site != nullptr && *site == "same-origin";
+}
+
 // Web pages may send forms anywhere without asking, but say where they are from.
-void CheckUpload(const HttpRequest& head) {
+void CheckUpload(const HttpRequest& head, const AccessRules& rules) {
   const std::string* const type = head.Find("content-type");
   if (type == nullptr || !BoundaryOf(*type)) {
     Deny(415, "wrong_content_type", "Content-Type: multipart/form-data with a boundary is needed");
   }
   CheckEncoding(head);
-  const std::string *const origin = head.Find("origin"), *const host = head.Find("host");
-  if (origin != nullptr && (host == nullptr || Lower(*origin) != "http://" + Lower(*host))) {
+  if (!FromOwnPage(head) && !FromListedOrigin(head, rules.origins)) {
     Deny(403, "wrong_origin", "files of a page from elsewhere are not taken");
   }
 }
@@ -151,6 +160,9 @@ const char* RouteName(Route route) {
     case Route::kFiles:
     case Route::kFile:
       return "files";
+    case Route::kPage:
+    case Route::kPreflight:
+      return "page";
     case Route::kChat:
       break;
   }
@@ -160,12 +172,17 @@ const char* RouteName(Route route) {
 Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
   if (rules.loopback) CheckHost(head);
   const std::string path = head.path();
+  if (!rules.origins.empty() && IsPreflight(head)) {  // before the key: browsers send none along
+    if (FromListedOrigin(head, rules.origins)) return Route::kPreflight;
+    Deny(403, "wrong_origin", "pages of this origin are not answered");
+  }
+  if (rules.page && IsPagePath(path) && head.method == "GET") return Route::kPage;
   if (path != "/health") CheckKey(head, rules);
   const Route route = RouteOf(path);
   CheckMethod(head, route);
   if (head.method != "POST") return route;
   if (route == Route::kFiles) {
-    CheckUpload(head);
+    CheckUpload(head, rules);
   } else {
     CheckJson(head);
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "server/cors.h"
 #include "server/http.h"
 
 namespace purekv::server {
@@ -12,6 +13,8 @@ namespace purekv::server {
 struct AccessRules {
   std::vector<std::string> keys;  // any of them opens; none: open to all
   bool loopback = true;           // the server listens on this machine alone: only its own names are answered
+  CorsOrigins origins;            // of web pages from elsewhere that may ask, too
+  bool page = true;               // the server's own web page is there
 };
 
 enum class Route {
@@ -28,6 +31,8 @@ enum class Route {
   kMetrics,
   kFiles,
   kFile,
+  kPage,
+  kPreflight,
 };
 // For the log: "chat".
 const char* RouteName(Route route);

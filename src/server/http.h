@@ -70,6 +70,11 @@ class HttpHandler {
 
   // What to answer before the body is read; nothing: go on. The request has no body yet.
   virtual std::optional<HttpResponse> Refuse(const HttpRequest& head) = 0;
+  // What every answer to this request says besides.
+  virtual HttpFields FieldsFor(const HttpRequest& head) {
+    (void)head;
+    return {};
+  }
   // Null: the body is collected in memory.
   virtual std::shared_ptr<BodySink> SinkOf(const HttpRequest& head) {
     (void)head;

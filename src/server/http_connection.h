@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <ctime>
 #include <deque>
+#include <functional>
 
 #include "base/error.h"
 #include "server/http.h"
@@ -186,6 +187,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   void ReadHead() {
     if (closed_) return;
     parser_.emplace();
+    common_.clear();
     parser_->header_limit(static_cast<std::uint32_t>(shared_.limits.head));
     parser_->body_limit(UINT64_MAX);  // whose it is, and so its limit, only the head says
     Arm(read_timer_, shared_.limits.head_s,
@@ -232,6 +234,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
                      [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
       request_.fields.emplace_back(std::move(name), std::string(field.value()));
     }
+    common_ = shared_.handler.FieldsFor(request_);
     // Who reads a length from elsewhere than the next server does smuggles requests: one of each, and never both.
     const auto lengths = head.count(http::field::content_length), codings = head.count(http::field::transfer_encoding);
     const auto said = head[http::field::content_length];
@@ -335,7 +338,9 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     const auto status = http::int_to_status(static_cast<unsigned>(response.status));
     std::string text = StrCat("HTTP/1.1 ", response.status, " ", std::string(http::obsolete_reason(status)), "\r\n");
     text += "Date: " + DateNow() + "\r\nContent-Type: " + response.type + "\r\nX-Content-Type-Options: nosniff\r\n";
-    for (const auto& [name, value] : response.fields) text.append(name).append(": ").append(value).append("\r\n");
+    for (const HttpFields& fields : {std::cref(response.fields), std::cref(common_)}) {
+      for (const auto& [name, value] : fields) text.append(name).append(": ").append(value).append("\r\n");
+    }
     text += keep_alive_ ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
     return text;
   }
@@ -424,6 +429,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
   HttpRequest request_;
+  HttpFields common_;  // of every answer to it
   std::shared_ptr<Lease> lease_;
   std::shared_ptr<BodySink> sink_;
   int64_t body_limit_ = 0, body_bytes_ = 0;  // of the body; of it, what the sink has

@@ -11,10 +11,12 @@
 
 #include "base/available_memory.h"
 #include "base/error.h"
+#include "policy/registry.h"
 #include "server/api_error.h"
 #include "server/chat_json.h"
 #include "server/chat_service.h"
 #include "server/file_api.h"
+#include "server/page.h"
 #include "server/prefix_api.h"
 #include "server/task_threads.h"
 
@@ -79,6 +81,8 @@ class Server::Impl final : public HttpHandler {
       exchange->Respond(LoggedError(request, RouteName(route), error));
     }
   }
+
+  HttpFields FieldsFor(const HttpRequest& head) override { return CorsFields(head, options_.access.origins); }
 
   std::shared_ptr<BodySink> SinkOf(const HttpRequest& head) override {
     if (CheckAccess(head, options_.access) != Route::kFiles || head.method != "POST") return nullptr;
@@ -164,6 +168,8 @@ class Server::Impl final : public HttpHandler {
 
   HttpResponse Answer(Route route, const HttpRequest& request) {
     if (route == Route::kHealth) return Health();
+    if (route == Route::kPage) return PageResponse(request.path());
+    if (route == Route::kPreflight) return PreflightResponse(request);
     if (route == Route::kFiles) return FileList(files_, request);
     if (route == Route::kFile) return OneFile(files_, request);
     if (route == Route::kMetrics) return MetricsText();
@@ -257,6 +263,8 @@ class Server::Impl final : public HttpHandler {
 
   OrderedJson ModelObject(const ChatService& service, const std::string& name) const {
     const ModelInfo& info = service.model().info();
+    OrderedJson policies = OrderedJson::array();
+    for (const PolicyInfo& one : Policies()) policies.push_back(one.name);
     return {{"id", name},
             {"object", "model"},
             {"created", static_cast<int64_t>(started_)},
@@ -266,7 +274,8 @@ class Server::Impl final : public HttpHandler {
              {{"family", info.family},
               {"dtype", DtypeName(info.dtype)},
               {"fingerprint", info.fingerprint},
-              {"kv_bytes_per_token", info.kv_bytes_per_token}}}};
+              {"kv_bytes_per_token", info.kv_bytes_per_token},
+              {"policies", std::move(policies)}}}};
   }
 
   // In the thread that has written it.

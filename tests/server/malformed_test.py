@@ -94,8 +94,8 @@ class Malformed(unittest.TestCase):
         for line in ("POST /health HTTP/1.1", "DELETE /v1/models HTTP/1.1", "GET /v1/chat/completions HTTP/1.1", "OPTIONS /v1/chat/completions HTTP/1.1",
                      "HEAD /health HTTP/1.1", "BREW /health HTTP/1.1"):
             self.assertIn(status(self.server.raw(get(here, line=line).encode())), (400, 405), line)
-        for path in ("/", "/v1", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models/", "/../health", "//health", "/health/", "*",
-                     "http://localhost/health"):
+        for path in ("/v1", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models/", "/../health", "//health", "/health/", "*",
+                     "http://localhost/health", "/page.html", "/page.js/", "/../page.js"):
             self.expect(get(here, line=f"GET {path} HTTP/1.1"), 404)
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", "application/jsonx", ""):
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nConnection: close\r\n"
