@@ -16,5 +16,6 @@ build_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 
-# For .ci/run and scripts/fuzz.sh besides: fuzz targets, checks of the shell scripts, a browser for the report's page, and tests/torture.
-ci_packages=(clang libclang-rt-dev shellcheck chromium python3)
+# For .ci/run and scripts/fuzz.sh besides: fuzz targets, checks of the shell scripts, a browser for the report's and the server's
+# page and what drives it, tests/server and tests/torture.
+ci_packages=(clang libclang-rt-dev shellcheck chromium chromium-driver python3-selenium python3)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building PureKV needs and this machine lacks. Does nothing, not even a network call, when all is there.
 #   scripts/setup.sh [--ci] [--dry-run]
-#     --ci       also what .ci/run and scripts/fuzz.sh need (Clang for the fuzz targets, ShellCheck, Chromium for the report's page, Python for tests/torture)
+#     --ci       also what .ci/run and scripts/fuzz.sh need (Clang for the fuzz targets, ShellCheck, Chromium for the report's and the server's page, Python for tests/server and tests/torture)
 #     --dry-run  only say what would be installed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

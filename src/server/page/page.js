@@ -241,7 +241,6 @@ async function showCost() {
 
 function costTable(cost) {
   const chosen = cacheSettings();
-  const budget = chosen.policy === "full" ? 1 : chosen.budget;
   const table = element("table");
   table.append(element("caption", "Memory of the cache"));
   const head = table.createTHead().insertRow();
@@ -253,10 +252,12 @@ function costTable(cost) {
   const rows = table.createTBody();
   for (const one of cost.kept) {
     const row = rows.insertRow();
-    const name = element("th", Math.round(one.budget * 1000) / 10 + " %");
+    // As the server is set, a budget may be of tokens or bytes.
+    const name = element("th", one.budget !== undefined ? Math.round(one.budget * 1000) / 10 + " %"
+        : one.tokens !== undefined ? count(one.tokens) + " tokens" : one.bytes !== undefined ? bytes(one.bytes) : "full");
     name.scope = "row";
     row.append(name, element("td", bytes(one.kv_bytes)), element("td", bytes(one.peak_bytes) + (one.fits ? "" : ", too much")));
-    if (budget !== undefined && Math.abs(one.budget - budget) < 1e-9) row.className = "chosen";
+    if (Math.abs(one.budget - chosen.budget) < 1e-9) row.className = "chosen";
   }
   let text = count(cost.prompt_tokens) + " tokens to read, " + count(cost.visual_tokens) + " of them seen";
   if (typeof cost.seconds === "number") text += "; about " + seconds(cost.seconds);
@@ -373,11 +374,17 @@ function facts(usage, first) {
 
 const kDark = 0.8;   // of a cell that no head has
 const kMean = "mean";
-let kept = null;     // {id, layers, kv_heads, visual_tokens, grids, counts, bits, cells, frames}
+let kept = null;     // what the server says of a prefix, and {id, bits: [layer][head] bit sets, frames}
 let frameWatch = null;
 
-const bitSet = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const has = (bits, i) => (bits[i >> 3] >> (i & 7)) & 1;
+
+// The sets lie one behind the other. A layer that reads another's cache may have none.
+function bitSets({kept: text, counts, visual_tokens}) {
+  const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), size = Math.ceil(visual_tokens / 8);
+  let next = 0;
+  return counts.map((heads) => heads.map(() => all.subarray(next, next += size)));
+}
 
 function hideKept() {
   frameWatch?.disconnect();
@@ -399,7 +406,7 @@ async function showKept(id) {
     return;
   }
   if (!found.visual_tokens) return;
-  kept = {...found, id, bits: found.kept.map((heads) => heads.map(bitSet)), frames: []};
+  kept = {...found, id, bits: bitSets(found), frames: []};
   const heads = [option(kMean, "mean over heads")];
   for (let h = 0; h < kept.kv_heads; ++h) heads.push(option(h, "head " + h));
   const chosen = $("head").value;
@@ -453,21 +460,31 @@ async function loadFrame(of, index) {
   }
 }
 
-function drawKept() {
-  const layer = Number($("layer").value), bits = kept.bits[layer], counts = kept.counts[layer];
-  const heads = $("head").value === kMean ? bits : [bits[Number($("head").value)]];
-  $("layer-value").textContent = layer + " of 0 to " + (kept.layers - 1);
+function headsText(sets) {
+  if (sets.length === 0) return "it reads the cache of another layer.";
+  const counts = sets.map((one) => {
+    let n = 0;
+    for (let i = 0; i < kept.visual_tokens; ++i) n += has(one, i);
+    return n;
+  });
   const least = Math.min(...counts), most = Math.max(...counts);
-  $("kept-summary").textContent = "Layer " + layer + ": " + (least === most ? "every head keeps " + count(least)
-      : "heads keep " + count(least) + " to " + count(most)) + " of " + count(kept.visual_tokens) + " visual tokens.";
+  return (least === most ? "every head keeps " + count(least) : "heads keep " + count(least) + " to " + count(most)) + " of " +
+      count(kept.visual_tokens) + " visual tokens.";
+}
+
+function drawKept() {
+  const layer = Number($("layer").value), sets = kept.bits[layer], chosen = sets[$("head").value];
+  const heads = chosen ? [chosen] : sets;
+  $("layer-value").textContent = layer + " of 0 to " + (kept.layers - 1);
+  $("kept-summary").textContent = "Layer " + layer + ": " + headsText(sets);
   kept.frames.forEach((frame, index) => {
     const context = frame.canvas.getContext("2d");
     const picture = context.createImageData(frame.canvas.width, frame.canvas.height);  // black, and clear
     let sum = 0;
     for (let i = 0; i < frame.cells; ++i) {
-      const having = heads.reduce((n, one) => n + has(one, frame.first + i), 0);
-      sum += having / heads.length;
-      picture.data[4 * i + 3] = Math.round(255 * kDark * (1 - having / heads.length));
+      const share = heads.reduce((n, one) => n + has(one, frame.first + i), 0) / Math.max(1, heads.length);
+      sum += share;
+      picture.data[4 * i + 3] = Math.round(255 * kDark * (1 - share));
     }
     context.putImageData(picture, 0, 0);
     const text = count(sum) + " of " + count(frame.cells) + " cells kept";
