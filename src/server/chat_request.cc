@@ -169,10 +169,10 @@ class Messages {
     const auto source = part.Object(key);
     if (!source) Refuse("invalid_value", part.Path(key), ": an object with a url is expected");
     source->AllowOnly(keys);
-    if (source->String("detail").value_or("auto") != "auto") {
-      Refuse("unsupported_parameter", source->Path("detail"),
-             ": only \"auto\" is supported; max_pixels of "
-             "mm_processor_kwargs sets the size");
+    // OpenAI's word for its own models' sizes; evaluators send it to every server, and it changes nothing here.
+    if (const auto detail = source->String("detail");
+        detail && *detail != "auto" && *detail != "low" && *detail != "high") {
+      Refuse("invalid_value", source->Path("detail"), ": auto, low or high is expected");
     }
     const bool by_id = kind == MediaKind::kUnknown;
     const auto url = source->String(by_id ? "file_id" : "url"), data = source->String("data");
