@@ -376,6 +376,7 @@ class Page(unittest.TestCase):
         for path in ("", "page.js", "page.css", "v1/files", "v1/chat/completions"):
             self.assertIn(origin + path, asked)
         self.assertEqual([url for url in asked if not url.startswith((origin, "blob:" + origin))], [])
+        self.assertEqual(page.complaints(), [])  # of what its policy has kept back, for one
         # The browser would refuse.
         self.assertEqual(page.driver.execute_async_script(
             "fetch('https://elsewhere.example/').then(() => arguments[0]('went'), () => arguments[0]('refused'))"), "refused")
