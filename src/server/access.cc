@@ -176,7 +176,7 @@ Route CheckAccess(const HttpRequest& head, const AccessRules& rules) {
     if (FromListedOrigin(head, rules.origins)) return Route::kPreflight;
     Deny(403, "wrong_origin", "pages of this origin are not answered");
   }
-  if (rules.page && IsPagePath(path) && head.method == "GET") return Route::kPage;
+  if (rules.page && IsPagePath(path) && (head.method == "GET" || head.method == "HEAD")) return Route::kPage;
   if (path != "/health") CheckKey(head, rules);
   const Route route = RouteOf(path);
   CheckMethod(head, route);

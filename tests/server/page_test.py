@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import unittest
 
+from files_test import IMAGE
 from serving import CLEAN, LONG, VIDEOS, Server, until
 
 try:
@@ -270,6 +271,8 @@ class Page(unittest.TestCase):
             try:
                 page.upload(large.name)
                 self.assertTrue(until(lambda: 0 < float(page.find("#upload-progress").get_property("value")) < 1))
+                self.drop(VIDEO.name)
+                self.assertTrue(until(lambda: "was not taken" in page.text("#file-problem")))
                 page.find("#cancel-upload").click()
                 self.assertTrue(until(lambda: page.text("#file-problem") == "The upload was cancelled."))
             finally:
@@ -279,13 +282,26 @@ class Page(unittest.TestCase):
 
     def test_a_file_is_dropped(self):
         page = self.browser
-        self.script("""const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), data = new DataTransfer();
-            data.items.add(new File([bytes], arguments[1], {type: "video/mp4"}));
-            document.getElementById("drop").dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}))""",
-                    base64.b64encode(VIDEO.read_bytes()).decode(), MARKUP + ".mp4")
+        self.drop(MARKUP + ".mp4")
         self.assertTrue(until(lambda: page.shown("#uploaded")), page.text("#drop"))
         self.assertEqual(page.text("#file-name"), MARKUP + ".mp4")
         self.assertEqual(self.script("return document.title"), "PureKV")
+
+    def drop(self, name):
+        self.script("""const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), data = new DataTransfer();
+            data.items.add(new File([bytes], arguments[1], {type: "video/mp4"}));
+            document.getElementById("drop").dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}))""",
+                    base64.b64encode(VIDEO.read_bytes()).decode(), name)
+
+    def test_an_image_is_asked_about(self):
+        page = self.browser
+        page.find("#frames").send_keys("2")  # which an image has no use for
+        self.upload(IMAGE)
+        self.assertFalse(page.find("#frames").is_enabled())
+        self.assertIsNone(page.ask("What is this?")["problem"])
+        self.assertTrue(until(lambda: page.shown("#kept")))
+        self.assertEqual(len(page.driver.find_elements(By.CSS_SELECTOR, "#frames-kept figure")), 1)
+        self.assertEqual(page.complaints(), [])
 
     def test_what_is_no_video_is_said(self):
         page = self.browser

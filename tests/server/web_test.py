@@ -8,8 +8,10 @@ import unittest
 from serving import CLEAN, MODEL, PROGRAM, ROOT, Server
 from files_test import IMAGE, form, post
 
-FILES = {"/": ("page.html", "text/html; charset=utf-8"), "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-         "/page.css": ("page.css", "text/css; charset=utf-8"), "/page.svg": ("page.svg", "image/svg+xml")}
+FOLDER = ROOT / "src/server/page"
+SCRIPTS = ("requests.js", "file.js", "chat.js", "kept.js", "events.js")  # joined
+FILES = {"/": (("page.html",), "text/html; charset=utf-8"), "/page.js": (SCRIPTS, "text/javascript; charset=utf-8"),
+         "/page.css": (("page.css",), "text/css; charset=utf-8"), "/page.svg": (("page.svg",), "image/svg+xml")}
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
           "frame-ancestors 'none'")
 MINE, OTHER = "https://mine.example", "https://other.example:8443"
@@ -28,17 +30,19 @@ def refused(*flags):
 class Page(unittest.TestCase):
     def test_its_files_come_as_they_are_without_a_key(self):
         with Server("--api-key", "secret") as server:
-            for path, (name, kind) in FILES.items():
+            for path, (parts, kind) in FILES.items():
                 with self.subTest(path):
                     answer = server.get(path)
                     self.assertEqual(answer.status, 200)
-                    self.assertEqual(answer.body, (ROOT / "src/server/page" / name).read_bytes())
+                    self.assertEqual(answer.body, b"".join((FOLDER / part).read_bytes() for part in parts))
                     self.assertEqual(answer.headers["content-type"], kind)
                     self.assertEqual(answer.headers["content-security-policy"], POLICY)
                     self.assertEqual(answer.headers["x-content-type-options"], "nosniff")
                     self.assertEqual(answer.headers["referrer-policy"], "no-referrer")
                     self.assertEqual(answer.headers["cache-control"], "no-cache")
                     self.assertEqual(cors(answer), {})
+                    head = server.request("HEAD", path)
+                    self.assertEqual((head.status, head.body, head.headers["content-length"]), (200, b"", str(len(answer.body))))
                     self.assertEqual(server.request("POST", path, "{}", {"Content-Type": "application/json"}).status, 401)
             for path in ("/page.html", "/page.json", "/page.js/", "//page.js", "/page/page.js", "/v1/models"):
                 with self.subTest(path):
@@ -58,8 +62,9 @@ class Page(unittest.TestCase):
                 self.assertEqual(server.get(path).status, 404)
 
     def test_it_names_no_other_origin(self):
-        for name, _ in FILES.values():
-            text = (ROOT / "src/server/page" / name).read_text(encoding="utf-8")
+        files = list(FOLDER.iterdir())
+        self.assertEqual({file.name for file in files}, {part for parts, _ in FILES.values() for part in parts})
+        for name, text in ((file.name, file.read_text(encoding="utf-8")) for file in files):
             self.assertEqual(re.findall(r"(?:https?:)?//[a-z][\w.-]*\.[a-z]+", text.replace("http://www.w3.org/2000/svg", "")), [], name)
             for markup in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style=", "onclick=\""):
                 self.assertNotIn(markup, text, name)
