@@ -82,6 +82,7 @@ void EmbeddingStore::Add(const EmbeddingKey& key, std::shared_ptr<const Embedded
   if (bytes > most) return;
   ShrinkLocked(most - bytes);
   bytes_ += bytes;
+  ++changes_;
   entries_.push_front({key, std::move(medium)});
 }
 

@@ -49,6 +49,7 @@ class EmbeddingStore {
   // Down to so many bytes.
   void Shrink(int64_t most);
   int64_t bytes() const;
+  int64_t changes() const { return changes_; }  // how often something has come
   int64_t dropped() const { return dropped_; }  // that had no room any more, since the start
   bool keeps() const { return most_ > 0; }
 
@@ -65,7 +66,7 @@ class EmbeddingStore {
   mutable std::mutex mutex_;
   std::list<Entry> entries_;  // the last used first
   int64_t bytes_ = 0;
-  std::atomic<int64_t> dropped_{0};
+  std::atomic<int64_t> changes_{0}, dropped_{0};
 };
 
 }  // namespace purekv

@@ -15,6 +15,7 @@ namespace {
 
 using Reason = JobFailure::Reason;
 
+constexpr int64_t kShortRead = 1024;   // tokens
 constexpr int64_t kPictureSide = 320;  // pixels
 
 [[noreturn]] void FailJob(Reason reason, Message message) {
@@ -163,6 +164,12 @@ void JobRun::Prepare() {
   if (need_ > ledger_.capacity()) FailNoRoom();
 }
 
+bool JobRun::short_read() const {
+  const bool embedded = std::all_of(prepared_.media.begin(), prepared_.media.end(),
+                                    [](const PreparedMedia& one) { return one.embedded != nullptr; });
+  return embedded && prepared_.tokens - result_.cached_tokens <= kShortRead;
+}
+
 int64_t JobRun::AnswerBytes() const {
   constexpr int64_t kPage = 4096;  // lists of entries grow a sixteenth ahead, by whole pages
   const ModelInfo& info = model_->info();
@@ -209,6 +216,7 @@ void JobRun::ReserveAnswers() {
 
 void JobRun::Read() {
   reservation_.Set(need_);
+  if (request_.media != nullptr) request_.media->clear();  // frames go when the tower has seen them
   const bool media = prepared_.prefix_ids > 0, ahead = request_.answers == 0;
   Conversation::PreparedChat prepared = std::move(prepared_);
   const std::optional<PrefixKey> key = std::move(key_);
@@ -283,7 +291,10 @@ void JobRun::LoadMedia(Conversation::PreparedChat* prepared) {
     embedded = embeddings_.Find(EmbeddingKeysOf(request_));  // made while this one waited
   }
   if (embedded.empty()) {
-    Blaming(request_, true, [&] { read_->LoadChatMedia(request_.chat, prepared, request_.media.get()); });
+    std::vector<PreparedMedia> media;
+    if (request_.media != nullptr) media = *request_.media;
+    Blaming(request_, true,
+            [&] { read_->LoadChatMedia(request_.chat, prepared, request_.media != nullptr ? &media : nullptr); });
     return;
   }
   std::vector<PreparedMedia> media;

@@ -51,6 +51,10 @@ class JobRun {
   void Prepare();
   // Bytes that it takes at most, beside what is kept already. Behind Prepare.
   int64_t need() const { return need_; }
+  // Whether it goes on from what has been read before. Behind Prepare.
+  bool goes_on() const { return found_ != nullptr || result_.embedded; }
+  // Whether there is little to read, and nothing for the tower. Behind Prepare.
+  bool short_read() const;
   // Reads the prompt. Throws as Prepare, and Cancelled when the flag was raised.
   void Read();
   // Of the prompt, that had not been read before. Behind Read.

@@ -223,6 +223,7 @@ bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix, bool ahead) {
     MakeRoom(prefix->bytes(), Limit(), &gone);
     fits = MemoryTaken() + prefix->bytes() <= Limit();
     if (fits) {
+      ++changes_;
       entries_.push_front({prefix, prefix, 0});
       if ((ahead || options_.write_through) && MayBeWritten(entries_.front())) to_write_.push_back(prefix);
     }

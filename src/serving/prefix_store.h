@@ -73,6 +73,8 @@ class PrefixStore {
   void WriteAll();
   int64_t bytes() const;  // of memory
   int64_t disk_bytes() const;
+  // How often something has come.
+  int64_t changes() const { return changes_; }
   // Of those that had no room in memory, since the start.
   int64_t evicted_to_disk() const { return evicted_to_disk_; }
   int64_t dropped() const { return dropped_; }
@@ -106,7 +108,7 @@ class PrefixStore {
   std::unique_ptr<PrefixDisk> disk_;  // null: none
   std::mutex disk_mutex_;             // one file is written or read at a time; taken before mutex_
   mutable std::mutex mutex_;
-  std::atomic<int64_t> evicted_to_disk_{0}, dropped_{0};
+  std::atomic<int64_t> changes_{0}, evicted_to_disk_{0}, dropped_{0};
   Entries entries_;  // the last used first
   std::condition_variable changed_;
   std::deque<std::shared_ptr<const Prefix>> to_write_;

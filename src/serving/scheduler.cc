@@ -23,6 +23,7 @@ class Job {
   std::atomic<bool> draining{false};  // why it was cancelled
   // The engine thread's own.
   std::unique_ptr<JobRun> run;  // once it has been prepared
+  int64_t known = 0;            // changes of what is kept, when it was
   int64_t overtaken = 0;        // by jobs whose memory was there
 };
 
@@ -197,9 +198,7 @@ void Scheduler::Work() {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return ending_ || !queue_.empty() || !answering_.empty(); });
       if (queue_.empty() && answering_.empty()) return;
-      const bool waits = std::any_of(answering_.begin(), answering_.end(),
-                                     [](const Answering& one) { return one.run->waiting() > 0; });
-      may_read = !queue_.empty() && !waits && batch_.size() < options_.max_batch;
+      may_read = !queue_.empty() && MayRead();
     }
     if (const std::shared_ptr<Job> next = may_read ? NextToRead() : nullptr) Read(next);
     Step();
@@ -238,7 +237,10 @@ bool Scheduler::TakeOut(const std::shared_ptr<Job>& job) {
 }
 
 bool Scheduler::Prepare(const std::shared_ptr<Job>& job) {
-  if (job->run != nullptr) return true;
+  const int64_t changes = prefixes_.changes() + embeddings_.changes();
+  if (job->run != nullptr && (job->run->goes_on() || job->known == changes)) return true;
+  job->run.reset();  // what it could go on from may be there now
+  job->known = changes;
   try {
     auto run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener, prefixes_,
                                         embeddings_, ledger_, [this] { return StepBetween(); });
@@ -261,6 +263,39 @@ bool Scheduler::Admits(int64_t bytes) {
   return free() >= 0;
 }
 
+bool Scheduler::MayRead() const {
+  const bool waits =
+      std::any_of(answering_.begin(), answering_.end(), [](const Answering& one) { return one.run->waiting() > 0; });
+  return !waits && batch_.size() < options_.max_batch;
+}
+
+bool Scheduler::Start(const std::shared_ptr<Job>& job) {
+  const std::lock_guard lock(mutex_);
+  if (TakeQueued([&](const Job& one) { return &one == job.get(); }).empty()) return false;
+  running_.push_back(job);
+  const std::string& client = job->request.client;
+  std::erase(served_, client);
+  std::erase_if(served_, [&](const std::string& one) {
+    return std::none_of(queue_.begin(), queue_.end(), [&](const auto& other) { return other->request.client == one; });
+  });
+  served_.push_back(client);
+  return true;
+}
+
+std::shared_ptr<Job> Scheduler::NextShort() {
+  if (!MayRead()) return nullptr;
+  std::vector<std::shared_ptr<Job>> jobs;
+  {
+    const std::lock_guard lock(mutex_);
+    jobs = InOrder();
+  }
+  for (const std::shared_ptr<Job>& job : jobs) {
+    if (!Prepare(job) || !job->run->short_read() || !Admits(job->run->need())) continue;
+    return Start(job) ? job : nullptr;
+  }
+  return nullptr;
+}
+
 std::shared_ptr<Job> Scheduler::NextToRead() {
   std::vector<std::shared_ptr<Job>> jobs;
   {
@@ -281,17 +316,7 @@ std::shared_ptr<Job> Scheduler::NextToRead() {
   // Where nothing runs nothing more comes free: what is still held is held by those who wait.
   if (next == nullptr && answering_.empty() && !too_large.empty()) next = too_large.front();
   if (next == nullptr) return nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    if (TakeQueued([&](const Job& one) { return &one == next.get(); }).empty()) return nullptr;  // cancelled
-    running_.push_back(next);
-    const std::string& client = next->request.client;
-    std::erase(served_, client);
-    std::erase_if(served_, [&](const std::string& one) {
-      return std::none_of(queue_.begin(), queue_.end(), [&](const auto& job) { return job->request.client == one; });
-    });
-    served_.push_back(client);
-  }
+  if (!Start(next)) return nullptr;
   for (const std::shared_ptr<Job>& job : too_large) ++job->overtaken;
   return next;
 }
@@ -301,6 +326,7 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
   Answering reading{job, std::move(job->run), Seconds(start - job->since)};
   since_ = start;
   owed_ = 0;
+  interruptible_ = !reading.run->short_read();
   int64_t tokens = 0;
   try {
     reading.run->Read();
@@ -320,13 +346,23 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
 double Scheduler::StepBetween() {
   const auto start = Clock::now();
   owed_ += Seconds(start - since_) * options_.decode_share / (1 - options_.decode_share);
-  while (owed_ > 0 && !answering_.empty()) {
+  while (owed_ > 0) {
     const auto before = Clock::now();
-    Step();
+    if (const std::shared_ptr<Job> next = interruptible_ ? NextShort() : nullptr) {
+      // It owes the answers their share, too; then the first one goes on counting.
+      const double owed = owed_;
+      Read(next);
+      interruptible_ = true;
+      owed_ = owed;
+    } else if (answering_.empty()) {
+      break;
+    } else {
+      Step();
+    }
     owed_ -= Seconds(Clock::now() - before);
   }
   // What nobody wanted is not saved up for later.
-  if (answering_.empty()) owed_ = 0;
+  if (answering_.empty()) owed_ = std::min(owed_, 0.0);
   since_ = Clock::now();
   return Seconds(since_ - start);
 }

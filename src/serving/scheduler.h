@@ -3,7 +3,7 @@
 // double the peak and delay the first. Clients take turns, each one's jobs in the order in which they came; those that
 // go on from what has been read come first. A job begins when the memory that it may take is there, so that what has
 // begun is never stopped for want of it; what is kept for later jobs makes room. Answers grow side by side, a token
-// each at a step, also between the blocks of a prompt that is being read.
+// each at a step, also between the blocks of a prompt that is being read; so are prompts of which little is left.
 #pragma once
 
 #include <atomic>
@@ -94,6 +94,12 @@ class Scheduler {
   std::vector<std::shared_ptr<Job>> InOrder() const;
   // The next job whose memory is there, out of the queue, ready to be read. Null: there is none now.
   std::shared_ptr<Job> NextToRead();
+  // The same of those that another prompt can be interrupted for.
+  std::shared_ptr<Job> NextShort();
+  // Whether one more prompt may be read now: its answers find room.
+  bool MayRead() const;
+  // Out of the queue, into what runs. False: it has been cancelled.
+  bool Start(const std::shared_ptr<Job>& job);
   // Whether so many bytes are there; what is kept makes room for them.
   bool Admits(int64_t bytes);
   // False: it has been failed, or somebody has cancelled it. In the queue.
@@ -128,9 +134,10 @@ class Scheduler {
   AnswerBatch batch_;
   std::atomic<int64_t> rows_{0};
   std::list<Answering> answering_;
-  Clock::time_point since_;  // when other work than the answers' began
-  double owed_ = 0;          // seconds that the answers may have before it goes on
-  std::thread thread_;       // last: it uses all of the above
+  Clock::time_point since_;     // when other work than the answers' began
+  double owed_ = 0;             // seconds that the answers may have before it goes on
+  bool interruptible_ = false;  // the prompt that is being read is a long one, and no other is read in between
+  std::thread thread_;          // last: it uses all of the above
 };
 
 }  // namespace purekv
