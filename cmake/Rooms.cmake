@@ -28,7 +28,8 @@ endfunction()
 
 add_library(purekv_dependencies INTERFACE)
 target_link_libraries(purekv_dependencies INTERFACE Threads::Threads purekv_dnnl PkgConfig::FFMPEG PkgConfig::JPEG
-                      PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::HWY PkgConfig::CRYPTO PkgConfig::PROMETHEUS nlohmann_json::nlohmann_json)
+                      PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::HWY PkgConfig::CRYPTO PkgConfig::CURL
+                      PkgConfig::PROMETHEUS nlohmann_json::nlohmann_json)
 
 function(purekv_library)
   foreach(room ${PUREKV_ROOMS})

@@ -12,6 +12,7 @@ build_packages=(
   libboost-dev         # the server's sockets and HTTP
   libssl-dev           # SHA-256
   prometheus-cpp-dev   # the server's metrics
+  libcurl4-openssl-dev # media by URL
   libeigen3-dev        # eigenvectors of keys and values (calibrate --basis)
   libgtest-dev libgmock-dev libbenchmark-dev
 )
