@@ -43,6 +43,8 @@ struct MediaSource {
 enum class FrameSampling {
   kQwenVlUtils,  // evenly spaced over the whole length, both ends included (qwen-vl-utils)
   kHuggingFace,  // as transformers' processor of the family: int(arange(0, total, total / n)) (Qwen2-VL, Qwen2.5-VL)
+  kEven,  // max_frames of them, as few as `fps` says where that is given, all of a shorter video, evenly spaced as
+          // numpy.linspace(0, total - 1, n, dtype=int): what vLLM hands to any family; sized as kHuggingFace
 };
 
 // Limits; what is not set comes from the model directory, else from the family's defaults.

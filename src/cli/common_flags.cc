@@ -161,11 +161,13 @@ void AddFrameFlags(FlagTable& table, const std::string& group, const std::string
   table.Value(group, "--max-frames", "N", "most frames to sample from a video (default: the model's)",
               SetInt(&options->max_frames, 2, kMaxFrames));
   AddPixelFlags(table, options);
-  table.Value(group, "--sampling", "qwen|hf",
-              "frames picked, and sized, as by qwen-vl-utils or by transformers (default: the family's)",
+  table.Value(group, "--sampling", "qwen|hf|even",
+              "frames picked, and sized, as by qwen-vl-utils or by transformers (default: the family's); even: "
+              "--max-frames of them, evenly spaced, as vLLM's num_frames",
               [options](const std::string& name, const std::string& text) {
-                options->sampling = ParseChoice(name, text, {"qwen", "hf"}) == 0 ? FrameSampling::kQwenVlUtils
-                                                                                 : FrameSampling::kHuggingFace;
+                constexpr FrameSampling kKinds[] = {FrameSampling::kQwenVlUtils, FrameSampling::kHuggingFace,
+                                                    FrameSampling::kEven};
+                options->sampling = kKinds[ParseChoice(name, text, {"qwen", "hf", "even"})];
               });
 }
 

@@ -212,7 +212,10 @@ OrderedJson BindingSettings(const EvalFlags& flags, const Model& model) {
   settings["min_pixels"] = optional(flags.media_options.min_pixels);
   settings["max_pixels"] = optional(flags.media_options.max_pixels);
   const auto& sampling = flags.media_options.sampling;
-  settings["sampling"] = !sampling ? "default" : *sampling == FrameSampling::kQwenVlUtils ? "qwen" : "hf";
+  settings["sampling"] = !sampling                                  ? "default"
+                         : *sampling == FrameSampling::kQwenVlUtils ? "qwen"
+                         : *sampling == FrameSampling::kHuggingFace ? "hf"
+                                                                    : "even";
   settings["limit"] = optional(flags.limit);
   settings["types"] = flags.types;
   settings["lengths"] = flags.lengths;

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/stage_timer.h"
 #include "media/npy.h"
+#include "media/picture_list.h"
 
 namespace purekv {
 namespace {
@@ -80,6 +81,25 @@ class NpyStream : public FrameStream {
   FrameSource source_;
 };
 
+class PictureStream : public FrameStream {
+ public:
+  PictureStream(PictureList pictures, const FrameUse& use, Resizer resize)
+      : FrameStream(std::max(pictures.count(), use.least), use.size, {}),
+        pictures_(std::move(pictures)),
+        source_(pictures_.size(), std::move(resize)) {}
+
+ private:
+  void Fill(int64_t first, int64_t count, uint8_t* to, const std::function<void()>& done) override {
+    for (int64_t i = first; i < first + count; ++i, to += BytesOf(size())) {
+      const Frames picture = i < pictures_.count() ? pictures_.Decode(i) : Frames();
+      source_.Copy(picture.count > 0 ? picture.rgb.data() : nullptr, to, size());
+      done();
+    }
+  }
+  PictureList pictures_;
+  FrameSource source_;
+};
+
 class VideoStream : public FrameStream {
  public:
   VideoStream(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices, const Size& size,
@@ -145,6 +165,18 @@ std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer resize, 
   NpyFrames frames(path);
   const FrameUse use = choose(frames.count(), frames.size().height, frames.size().width);
   return std::make_unique<NpyStream>(std::move(frames), use, std::move(resize));
+}
+
+std::unique_ptr<FrameStream> StreamPictures(const std::string& path, Resizer resize, const ChooseUse& choose) {
+  PictureList pictures(path);
+  const FrameUse use = choose(pictures.count(), pictures.size().height, pictures.size().width);
+  return std::make_unique<PictureStream>(std::move(pictures), use, std::move(resize));
+}
+
+std::unique_ptr<FrameStream> StreamSampled(const MediaSource& source, Resizer resize, const ChooseUse& choose) {
+  if (source.frames) return StreamFrames(source.frames, source.path, std::move(resize), choose);
+  if (IsPictureList(source.path)) return StreamPictures(source.path, std::move(resize), choose);
+  return StreamNpy(source.path, std::move(resize), choose);
 }
 
 std::unique_ptr<FrameStream> StreamVideo(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices,

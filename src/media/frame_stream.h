@@ -67,6 +67,12 @@ std::unique_ptr<FrameStream> StreamFrames(std::shared_ptr<const Frames> frames, 
 // uint8 [T, H, W, 3] of a .npy file, mapped and read slice by slice, resized by `resize`.
 std::unique_ptr<FrameStream> StreamNpy(const std::string& path, Resizer resize, const ChooseUse& choose);
 
+// Pictures of a list (picture_list.h), decoded and resized one by one.
+std::unique_ptr<FrameStream> StreamPictures(const std::string& path, Resizer resize, const ChooseUse& choose);
+
+// A source of kind kFrames, as whichever of these it is.
+std::unique_ptr<FrameStream> StreamSampled(const MediaSource& source, Resizer resize, const ChooseUse& choose);
+
 // Frames `indices` (ascending) of a video, resized by `resize`.
 std::unique_ptr<FrameStream> StreamVideo(std::unique_ptr<VideoReader> video, std::vector<int64_t> indices,
                                          const Size& size, FrameProgress progress, Resizer resize = ResizeTorchvision);

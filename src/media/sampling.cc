@@ -177,6 +177,28 @@ std::vector<int64_t> SegmentMiddles(FrameRange range, int64_t count) {
   return indices;
 }
 
+std::vector<int64_t> EvenFrames(FrameRange range, int64_t count) {
+  PUREKV_CHECK(range.count >= 1 && count >= 1, range.count, " frames, ", count);
+  count = std::min(count, range.count);
+  const auto last = static_cast<double>(range.count - 1);
+  const double step = count > 1 ? last / static_cast<double>(count - 1) : 0;
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < count; ++i) {
+    const double at = i > 0 && i == count - 1 ? last : static_cast<double>(i) * step;
+    indices.push_back(range.first + static_cast<int64_t>(std::floor(at)));
+  }
+  return indices;
+}
+
+FrameChoice ChooseEvenFrames(FrameRange range, double video_fps, std::optional<double> fps, int64_t most) {
+  const auto total = static_cast<double>(range.count);
+  if (fps) most = std::min(most, static_cast<int64_t>(std::min(std::floor(total / video_fps * *fps), total)));
+  FrameChoice choice;
+  choice.indices = EvenFrames(range, std::max<int64_t>(most, 1));
+  choice.sample_fps = static_cast<double>(choice.indices.size()) / total * video_fps;
+  return choice;
+}
+
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,
                          int64_t factor, FrameSampling sampling, const std::string& path) {
   CheckChoice(range, video_fps, fps, min_frames, max_frames, factor, path);

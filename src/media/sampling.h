@@ -59,6 +59,13 @@ FrameRange FramesBetween(int64_t total, double video_fps, std::optional<double> 
 // them; a range of fewer frames repeats some.
 std::vector<int64_t> SegmentMiddles(FrameRange range, int64_t count);
 
+// `count` frames of `range`, all of one that has fewer, evenly spaced from the first to the last, fractions dropped, as
+// numpy.linspace(0, n - 1, count, dtype=int) has it: how vLLM's loader takes num_frames of any video.
+std::vector<int64_t> EvenFrames(FrameRange range, int64_t count);
+
+// So chosen of the frames of `range` at `video_fps`: `most`, or fewer where `fps` says so, at least one.
+FrameChoice ChooseEvenFrames(FrameRange range, double video_fps, std::optional<double> fps, int64_t most);
+
 // Of the frames of `range` at `video_fps`; `fps` wanted; at least `min_frames` and at most `max_frames`, a multiple of
 // `factor`. Throws Error naming `path` when the range has fewer than `factor` frames.
 FrameChoice ChooseFrames(FrameRange range, double video_fps, double fps, int64_t min_frames, int64_t max_frames,

@@ -106,8 +106,9 @@ void FixedPreprocessor::NeedVideos(const std::string& path) const {
 
 void FixedPreprocessor::CheckOptions(const MediaOptions& options) const {
   CheckMediaOptions(options);
-  if (options.sampling) {
-    FailUsage(Field{"media.sampling"}, ": this model looks at frames, and at pictures of one size, in one way alone");
+  if (options.sampling && options.sampling != FrameSampling::kEven) {
+    FailUsage(Field{"media.sampling"},
+              ": this model's frames are chosen in its own way, or evenly; its pictures have one size");
   }
   for (const auto& [field, value] : {std::pair{Field{"media.min_pixels"}, options.min_pixels},
                                      std::pair{Field{"media.max_pixels"}, options.max_pixels}}) {
@@ -162,8 +163,7 @@ PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOpti
       }
       return FrameUse(framing.size, config_.pads ? config_.frames : 0);
     };
-    media.source = source.frames ? StreamFrames(source.frames, source.path, ResizerOf(framing), choose)
-                                 : StreamNpy(source.path, ResizerOf(framing), choose);
+    media.source = StreamSampled(source, ResizerOf(framing), choose);
     media.sample_fps = source.fps.value_or(options.fps.value_or(kFps));
     shown = media.source->count();
   } else {
@@ -172,15 +172,17 @@ PreparedMedia FixedPreprocessor::Load(const MediaSource& source, const MediaOpti
       FailUsage(Field{"media.fps"}, ": this model looks at a number of frames (", Field{"media.max_frames"},
                 "), whatever the length of a video");
     }
-    if (options.sampling != FrameSampling::kQwenVlUtils) {
-      FailUsage(Field{"media.sampling"}, ": this model's frames are those in the middle of equal parts of a video");
-    }
-    const int64_t count = FrameCount(options);
+    const int64_t wanted = FrameCount(options);
     auto video = std::make_unique<VideoReader>(source.path);
     const VideoInfo info = video->info();
     framing.Check(source.path, info.size.height, info.size.width);
     const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, 1, source.path);
-    std::vector<int64_t> indices = config_.rule(range, count);
+    const bool even = options.sampling == FrameSampling::kEven;
+    std::vector<int64_t> indices = even ? EvenFrames(range, wanted) : config_.rule(range, wanted);
+    const auto count = static_cast<int64_t>(indices.size());
+    if (count < SmallestGrid().t) {
+      Fail(source.path, ": has ", count, " frame(s); the model needs at least ", SmallestGrid().t);
+    }
     media.sample_fps = static_cast<double>(count) / static_cast<double>(range.count) * info.fps;
     media.source = StreamVideo(std::move(video), std::move(indices), framing.size, progress, ResizerOf(framing));
     shown = count;

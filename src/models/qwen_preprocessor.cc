@@ -197,9 +197,12 @@ Size QwenPreprocessor::Checked(const std::string& path, int64_t frames, const Si
 
 FrameChoice QwenPreprocessor::ChooseFrom(const VideoInfo& info, const MediaSource& source,
                                          const MediaOptions& options) const {
-  const FrameRange range = FramesBetween(info.frames, info.fps, source.start, source.end, kFrameFactor, source.path);
+  const bool even = options.sampling == FrameSampling::kEven;
+  const FrameRange range =
+      FramesBetween(info.frames, info.fps, source.start, source.end, even ? 1 : kFrameFactor, source.path);
   const double fps = options.fps.value_or(limits_.fps);
   const int64_t most = options.max_frames.value_or(limits_.max_frames);
+  if (even) return ChooseEvenFrames(range, info.fps, options.fps, most);
   if (ByVolume(options)) {
     return ChooseFramesEvenly(range, info.fps, fps, limits_.min_frames, most, kFrameFactor, source.path);
   }
@@ -227,8 +230,7 @@ PreparedMedia QwenPreprocessor::Load(const MediaSource& source, const MediaOptio
     const auto choose = [&](int64_t count, int64_t height, int64_t width) {
       return sized(count, [&] { return VideoSize(count, height, width, options); });
     };
-    media.source = source.frames ? StreamFrames(source.frames, source.path, ResizeTorchvision, choose)
-                                 : StreamNpy(source.path, ResizeTorchvision, choose);
+    media.source = StreamSampled(source, ResizeTorchvision, choose);
     media.sample_fps = source_fps = source.fps.value_or(options.fps.value_or(kFps));
     indices.resize(static_cast<size_t>(media.source->count()));
     std::iota(indices.begin(), indices.end(), int64_t{0});

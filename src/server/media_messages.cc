@@ -105,7 +105,7 @@ std::string LineOf(const DecodeRequest& request) {
   const MediaOptions& options = request.options;
   Json json = {{"parent", request.parent},
                {"model", request.model},
-               {"image", request.kind == MediaSource::Kind::kImage},
+               {"kind", static_cast<int>(request.kind)},
                {"images", request.images},
                {"threads", request.threads},
                {"seconds", request.seconds},
@@ -117,7 +117,7 @@ std::string LineOf(const DecodeRequest& request) {
   Put(&json, "max_frames", options.max_frames);
   Put(&json, "min_pixels", options.min_pixels);
   Put(&json, "max_pixels", options.max_pixels);
-  if (options.sampling) json["hugging_face"] = *options.sampling == FrameSampling::kHuggingFace;
+  if (options.sampling) json["sampling"] = static_cast<int>(*options.sampling);
   return Line(json);
 }
 
@@ -127,7 +127,9 @@ DecodeRequest ReadDecodeRequest(const std::string& line) {
   DecodeRequest request;
   request.parent = fields.Int("parent", 1, INT32_MAX);
   request.model = fields.String("model");
-  request.kind = fields.Bool("image", false) ? MediaSource::Kind::kImage : MediaSource::Kind::kVideo;
+  constexpr MediaSource::Kind kKinds[] = {MediaSource::Kind::kVideo, MediaSource::Kind::kImage,
+                                          MediaSource::Kind::kFrames};
+  request.kind = kKinds[fields.Int("kind", 0, 2)];
   request.images = fields.Int("images", 0, kMost);
   request.threads = static_cast<int>(fields.Int("threads", 1, 4096));
   request.seconds = fields.Number("seconds", 0, 1e9);
@@ -139,9 +141,10 @@ DecodeRequest ReadDecodeRequest(const std::string& line) {
   request.options.max_frames = Whole(fields, "max_frames");
   request.options.min_pixels = Whole(fields, "min_pixels");
   request.options.max_pixels = Whole(fields, "max_pixels");
-  if (fields.Has("hugging_face")) {
-    const bool hugging_face = fields.Bool("hugging_face", false);
-    request.options.sampling = hugging_face ? FrameSampling::kHuggingFace : FrameSampling::kQwenVlUtils;
+  if (fields.Has("sampling")) {
+    constexpr FrameSampling kSamplings[] = {FrameSampling::kQwenVlUtils, FrameSampling::kHuggingFace,
+                                            FrameSampling::kEven};
+    request.options.sampling = kSamplings[fields.Int("sampling", 0, 2)];
   }
   return request;
 }

@@ -1,12 +1,15 @@
 // Frames handed out a few at a time are those of one reading.
 #include "media/frame_stream.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "base/file.h"
+#include "media/picture_list.h"
 #include "media/resize.h"
 #include "media_testing.h"
 
@@ -65,6 +68,67 @@ TEST(FrameStream, ArraysInGroups) {
   const auto other = StreamNpy(file.path(), ResizeTorchvision, [](int64_t, int64_t, int64_t) { return Size{28, 56}; });
   ExpectGroupsEqual(*other, resized);
   ExpectGroupsEqual(*StreamOf(all), all);
+}
+
+TEST(FrameStream, PicturesBehindOneAnother) {
+  const std::string jpeg = ReadFile(DataPath("colour_420.jpg"), 1 << 20);
+  const Frames picture = ReadImage(DataPath("colour_420.jpg"));
+  const auto as_is = [](int64_t, int64_t height, int64_t width) { return Size{height, width}; };
+  const auto list = [](const std::vector<std::string>& pictures) {
+    std::vector<int64_t> sizes;
+    std::string all;
+    for (const std::string& one : pictures) {
+      sizes.push_back(static_cast<int64_t>(one.size()));
+      all += one;
+    }
+    return PictureListHead(sizes) + all;
+  };
+  const TemporaryFile good("good.list", list({jpeg, jpeg, jpeg}));
+  MediaSource source{MediaSource::Kind::kFrames, good.path()};
+  const auto stream = StreamSampled(source, ResizeTorchvision, as_is);
+  Frames all{3, picture.height, picture.width, {}};
+  for (int i = 0; i < 3; ++i) all.rgb.insert(all.rgb.end(), picture.rgb.begin(), picture.rgb.end());
+  ExpectGroupsEqual(*stream, all);
+  // Fewer than are needed: black ones follow.
+  const auto more = StreamPictures(good.path(), ResizeTorchvision, [](int64_t count, int64_t height, int64_t width) {
+    EXPECT_EQ(count, 3);
+    return FrameUse({height, width}, 4);
+  });
+  all.count = 4;
+  all.rgb.resize(all.rgb.size() + picture.rgb.size());
+  ExpectGroupsEqual(*more, all);
+
+  const auto refusal = [&](const std::string& bytes) {
+    const TemporaryFile file("bad.list", bytes);
+    source.path = file.path();
+    try {
+      Frames frames;
+      const auto read = StreamSampled(source, ResizeTorchvision, as_is);
+      read->Read(0, read->count(), &frames);
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      return text.substr(text.find("list: ") + 6);
+    }
+    return std::string("taken");
+  };
+  const std::string png = ReadFile(DataPath("../reference/media/button.png"), 1 << 20), whole = list({jpeg, png});
+  EXPECT_NE(ReadImage(DataPath("../reference/media/button.png")).rgb.size(), picture.rgb.size());
+  EXPECT_THAT(refusal(whole), ::testing::MatchesRegex("frame 2: .* the first one has .*"));
+  EXPECT_EQ(refusal(list({jpeg, ReadFile(DataPath("animated.gif"), 1 << 20)})),
+            "frame 2: neither a JPEG nor a PNG picture");
+  EXPECT_EQ(refusal(list({"", jpeg})), "frame 1: neither a JPEG nor a PNG picture");
+  EXPECT_THAT(refusal(list({jpeg, jpeg.substr(0, jpeg.size() / 2)})), ::testing::StartsWith("frame 2: "));
+  const std::string damaged = "a damaged list of pictures";
+  EXPECT_EQ(refusal(list({})), damaged);
+  EXPECT_EQ(refusal(whole + "x"), damaged);
+  EXPECT_EQ(refusal(whole.substr(0, whole.size() - 1)), damaged);
+  EXPECT_EQ(refusal(whole.substr(0, 30)), damaged);
+  EXPECT_EQ(refusal(PictureListHead({INT64_MAX, INT64_MAX, 2}) + "xx"), damaged);  // whose sum comes round
+  std::string many = whole;
+  many.replace(8, 8, std::string(8, '\xff'));
+  EXPECT_THAT(refusal(many), ::testing::StartsWith("has 18446744073709551615 frames"));
+  many.replace(8, 8, std::string("\0\0\x10\0\0\0\0\0", 8));
+  EXPECT_EQ(refusal(many), damaged);
 }
 
 TEST(FrameStream, ReportsEachFrameAndStopsWhereAsked) {

@@ -71,6 +71,47 @@ TEST(SegmentMiddles, EqualsVideoLlama2) {
   EXPECT_EQ(SegmentMiddles({40, 300}, 2), (Indices{115, 264}));
 }
 
+// numpy 2: linspace(0, total - 1, n, dtype=int), and list(range(total)) where the video has no more than n, as vLLM
+// does.
+TEST(EvenFrames, EqualsNumpy) {
+  const auto of = [](int64_t total, int64_t count) { return EvenFrames({0, total}, count); };
+  using Indices = std::vector<int64_t>;
+  EXPECT_EQ(of(300, 8), (Indices{0, 42, 85, 128, 170, 213, 256, 299}));
+  EXPECT_EQ(of(100, 7), (Indices{0, 16, 33, 49, 66, 82, 99}));
+  EXPECT_EQ(of(5, 8), (Indices{0, 1, 2, 3, 4}));
+  EXPECT_EQ(of(8, 8), (Indices{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(of(300, 1), (Indices{0}));
+  EXPECT_EQ(of(1, 3), (Indices{0}));
+  EXPECT_EQ(Tail(of(54000, 640), 4), (Indices{53745, 53829, 53914, 53999}));
+  EXPECT_EQ(Tail(of(9000, 768), 4), (Indices{8963, 8975, 8987, 8999}));
+  EXPECT_EQ(EvenFrames({40, 100}, 3), (Indices{40, 89, 139}));
+  int64_t digest = 0;
+  for (int64_t total = 1; total < 400; ++total) {
+    for (int64_t count = 1; count < 80; ++count) {
+      const Indices indices = of(total, count);
+      for (size_t i = 0; i < indices.size(); ++i) {
+        digest = (digest * 31 + indices[i] + static_cast<int64_t>(i)) % 1000000007;
+      }
+    }
+  }
+  EXPECT_EQ(digest, 991997632);
+}
+
+TEST(EvenFrames, ARateLowersTheirCount) {
+  const auto count = [](std::optional<double> fps, int64_t most) {
+    const FrameChoice choice = ChooseEvenFrames({10, 300}, 30.0, fps, most);
+    EXPECT_EQ(choice.indices.front(), 10);
+    EXPECT_DOUBLE_EQ(choice.sample_fps, static_cast<double>(choice.indices.size()) / 10);
+    return choice.indices.size();
+  };
+  EXPECT_EQ(count({}, 32), 32U);
+  EXPECT_EQ(count(2.0, 32), 20U);
+  EXPECT_EQ(count(2.05, 32), 20U);
+  EXPECT_EQ(count(4.0, 32), 32U);
+  EXPECT_EQ(count(0.01, 32), 1U);
+  EXPECT_EQ(count(1000.0, 1000), 300U);
+}
+
 TEST(ChooseFrames, EqualsQwenVlUtils) {
   struct Vector {
     int64_t total;
