@@ -186,6 +186,22 @@ void AddServedMediaFlags(FlagTable& table, ServeFlags* flags) {
                      if (!DirectoryExists(text)) FailUsage(name, ": '", text, "' is no directory");
                      server.media.local_paths.push_back(std::filesystem::canonical(text).string());
                    });
+  server::FetchOptions& fetch = server.media.fetch;
+  table.Value(kGroup, "--allowed-media-domains", "A,B",
+              "http(s): URLs may name media there: hosts, or *.host for all below one (default: none)",
+              [&fetch](const std::string& name, const std::string& text) {
+                fetch.rules.domains.clear();
+                for (const std::string& one : SplitList(name, text)) {
+                  const std::optional<std::string> domain = server::NormalDomain(one);
+                  if (!domain) FailUsage(name, ": '", one, "' is no host, *.host or address");
+                  fetch.rules.domains.push_back(*domain);
+                }
+              });
+  table.Switch(kGroup, "--media-allow-private-addresses",
+               "of them also those of private networks and of this machine, at any port",
+               &fetch.rules.private_addresses);
+  table.Value(kGroup, "--fetch-timeout", "S", "seconds that fetching one may take (default 60)",
+              SetSeconds(&fetch.timeout_s));
   table.Value(kGroup, "--max-media-bytes", "SIZE", "of one image or video (default 2G)", SetSize(&server.media.bytes));
   table.Value(kGroup, "--max-frames", "N", "most frames of a video that are looked at (default: the model's)",
               [&server](const std::string& name, const std::string& text) {
@@ -230,6 +246,10 @@ void ReadKeys(ServeFlags* flags) {
 
 void CheckServeFlags(const FlagTable& table, ServeFlags* flags) {
   server::ServerOptions& server = flags->server;
+  if (server.media.fetch.rules.private_addresses && server.media.fetch.rules.domains.empty()) {
+    table.Refuse("--media-allow-private-addresses",
+                 "no URL is fetched without " + table.Name("--allowed-media-domains"));
+  }
   CheckModelFlags(table, flags->model);
   CheckProfileFlags(table, flags->profile, flags->kv, Reads::kMedia);
   CheckPrefillFlags(table, flags->prefill, true);
@@ -312,6 +332,7 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
   BlockSignals();
   signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more ends no answers
   AllowDescriptors();
+  options.media.list_frames = options.chat.max_frames;
   server::Server server(options);
   Print("listening on " + server.url() + "\n");
   std::exception_ptr failure;

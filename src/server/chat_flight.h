@@ -1,7 +1,6 @@
 // A chat that has been taken, until its answer is there: first its media, then a job of the scheduler's.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -29,10 +28,28 @@ class ChatFlight {
   std::shared_ptr<Reply> reply() const { return reply_.lock(); }
   const CancelSignal& cancel() const { return cancel_; }
   // Seconds since it was taken.
-  double age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count(); }
-  // Its media's turn has come.
-  void Begin() { begun_ = true; }
-  bool begun() const { return begun_; }
+  double age() const { return SecondsSince(since_); }
+  // Its turn has come, to be fetched or decoded.
+  void Begin() {
+    const std::lock_guard lock(mutex_);
+    waited_ += waits_ ? SecondsSince(waits_since_) : 0;
+    waits_ = false;
+  }
+  // It waits for one, or for another one.
+  void Wait() {
+    const std::lock_guard lock(mutex_);
+    waits_since_ = Clock::now();
+    waits_ = true;
+  }
+  // Whether it waits, and has not been ended; and for how long it has waited in all.
+  bool waits() const {
+    const std::lock_guard lock(mutex_);
+    return waits_ && !cancel_.raised();
+  }
+  double waited() const {
+    const std::lock_guard lock(mutex_);
+    return waited_ + (waits_ ? SecondsSince(waits_since_) : 0);
+  }
   // Whether it has not come to the scheduler yet.
   bool before_job() const {
     const std::lock_guard lock(mutex_);
@@ -49,8 +66,9 @@ class ChatFlight {
   }
   // Ends it with this answer, before there is a job. problem: for the log.
   void Refuse(const ApiError& error, const std::string& problem = "") {
+    const auto one = reply();  // who works on it lets go of it at the signal
     cancel_.Raise();
-    if (const auto one = reply()) one->Refuse(error, problem);
+    if (one != nullptr) one->Refuse(error, problem);
   }
   // Ends its work, wherever that is. scheduler: null while there is no job.
   void Cancel(Scheduler* scheduler) {
@@ -64,12 +82,19 @@ class ChatFlight {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static double SecondsSince(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
   const std::weak_ptr<Reply> reply_;
   const std::string id_, route_, owner_;
-  const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  const Clock::time_point since_ = Clock::now();
   CancelSignal cancel_;
-  std::atomic<bool> begun_{false};
   mutable std::mutex mutex_;
+  Clock::time_point waits_since_{};
+  bool waits_ = false;
+  double waited_ = 0;  // before
   // Not held: it holds who holds the exchange, which may hold this long after the answer.
   std::weak_ptr<Job> job_;
   bool submitted_ = false;

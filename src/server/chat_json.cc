@@ -108,11 +108,9 @@ OrderedJson UsageObject(const JobRequest& request, const JobResult& result) {
   own["kv_bytes_peak"] = result.kv.bytes_peak;
   own["kv_bytes_now"] = result.kv.bytes_now;
   own["media"] = MediaObjects(result.prompt);
-  own["time"] = {{"queue_s", result.queue_s},
-                 {"media_s", result.times.media_s},
-                 {"vision_s", result.times.vision_s},
-                 {"prefill_s", result.times.prefill_s},
-                 {"decode_s", result.times.decode_s}};
+  own["time"] = {{"queue_s", result.queue_s},           {"fetch_s", result.fetch_s},
+                 {"media_s", result.times.media_s},     {"vision_s", result.times.vision_s},
+                 {"prefill_s", result.times.prefill_s}, {"decode_s", result.times.decode_s}};
   usage["purekv"] = std::move(own);
   return usage;
 }

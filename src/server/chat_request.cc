@@ -11,7 +11,7 @@ namespace purekv::server {
 namespace {
 
 constexpr int64_t kMost = int64_t{1} << 40;  // of counts that other limits bound
-constexpr size_t kMaxMessages = 4096, kMaxStops = 4;
+constexpr size_t kMaxMessages = 4096, kMaxStops = 4, kMaxName = 256;
 constexpr int64_t kMaxTopLogprobs = 20;
 
 std::string At(const std::string& path, size_t index) {
@@ -40,11 +40,25 @@ void CheckWithoutEffect(const RequestFields& fields) {
 // media_options of a request, or of one part.
 struct MediaFields {
   MediaOptions options;
+  std::optional<int64_t> num_frames;
   std::optional<double> start, end;
 };
 
+// -1, as vLLM has it: by the rate.
+void ReadNumFrames(const RequestFields& fields, const ChatDefaults& defaults, MediaFields* media) {
+  const auto frames = fields.Int("num_frames", -1, kMost);
+  if (!frames) return;
+  if (*frames == 0) Refuse("invalid_value", fields.Path("num_frames"), ": at least 1, or -1 (by fps), is expected");
+  if (*frames > 0 && defaults.max_frames && *frames > *defaults.max_frames) {
+    Refuse("media_limit", fields.Path("num_frames"), ": ", *frames, "; this server takes at most ",
+           *defaults.max_frames);
+  }
+  media->num_frames = *frames > 0 ? frames : std::nullopt;
+}
+
 void ReadMediaFields(const RequestFields& fields, const ChatDefaults& defaults, MediaFields* media) {
-  fields.AllowOnly({"fps", "max_frames", "min_pixels", "max_pixels", "video_start", "video_end"});
+  fields.AllowOnly({"fps", "max_frames", "num_frames", "min_pixels", "max_pixels", "video_start", "video_end"});
+  ReadNumFrames(fields, defaults, media);
   if (const auto fps = fields.Number("fps", 0, 1000, true)) media->options.fps = fps;
   if (const auto frames = fields.Int("max_frames", 1, kMost)) {
     if (defaults.max_frames && *frames > *defaults.max_frames) {
@@ -69,15 +83,16 @@ MediaFields MediaOf(const RequestFields& request, const ChatDefaults& defaults) 
     io->AllowOnly({"video"});
     if (const auto video = io->Object("video")) {
       video->AllowOnly({"fps", "num_frames"});
-      if (video->Has("num_frames") && video->Int("num_frames", -kMost, kMost) != -1) {
-        Refuse("unsupported_parameter", video->Path("num_frames"),
-               ": only -1 (by fps) is supported; max_frames of "
-               "mm_processor_kwargs limits the frames");
-      }
+      ReadNumFrames(*video, defaults, &media);
       media.options.fps = video->Number("fps", 0, 1000, true);
     }
   }
-  if (const auto kwargs = request.Object("mm_processor_kwargs")) ReadMediaFields(*kwargs, defaults, &media);
+  if (const auto kwargs = request.Object("mm_processor_kwargs")) {
+    if (kwargs->Has("num_frames")) {
+      Refuse("unsupported_parameter", kwargs->Path("num_frames"), ": media_io_kwargs.video takes it");
+    }
+    ReadMediaFields(*kwargs, defaults, &media);
+  }
   return media;
 }
 
@@ -147,13 +162,13 @@ class Messages {
       if (!text) Refuse("invalid_value", path + ".text", ": a string is expected");
       request_->job.chat.back().parts.push_back({.text = *text});
     } else if (type == "image_url" || type == "video_url") {
-      fields.AllowOnly({"type", type, "purekv"});
+      fields.AllowOnly({"type", type, "uuid", "purekv"});
       AddMedium(fields, type, type == "image_url" ? MediaKind::kImage : MediaKind::kVideo, {"url", "detail"});
     } else if (type == "file") {
-      fields.AllowOnly({"type", type, "purekv"});
+      fields.AllowOnly({"type", type, "uuid", "purekv"});
       AddMedium(fields, type, MediaKind::kUnknown, {"file_id"});
     } else if (type == "input_video") {
-      fields.AllowOnly({"type", type, "purekv"});
+      fields.AllowOnly({"type", type, "uuid", "purekv"});
       AddMedium(fields, type, MediaKind::kVideo, {"url", "data"});
     } else {
       Refuse("unsupported_parameter", path + ".type", ": text, image_url, video_url, input_video or file is expected");
@@ -166,20 +181,14 @@ class Messages {
     if (turn.role != ChatTurn::Role::kUser) {
       Refuse("invalid_value", part.Path("type"), ": images and videos stand in the user's messages");
     }
+    ChatRequest::MediaReference reference;
+    ReadName(part, &reference);
     const auto source = part.Object(key);
-    if (!source) Refuse("invalid_value", part.Path(key), ": an object with a url is expected");
-    source->AllowOnly(keys);
-    // OpenAI's word for its own models' sizes; evaluators send it to every server, and it changes nothing here.
-    if (const auto detail = source->String("detail");
-        detail && *detail != "auto" && *detail != "low" && *detail != "high") {
-      Refuse("invalid_value", source->Path("detail"), ": auto, low or high is expected");
+    if (!source && reference.name.empty()) {
+      Refuse("invalid_value", part.Path(key), ": an object with a url is expected");
     }
-    const bool by_id = kind == MediaKind::kUnknown;
-    const auto url = source->String(by_id ? "file_id" : "url"), data = source->String("data");
-    if (by_id && (!url || !url->starts_with(kFileId))) {
-      Refuse("invalid_value", source->Path("file_id"), ": the id of an uploaded file is expected");
-    }
-    if (url.has_value() == data.has_value()) Refuse("invalid_value", source->Path("url"), ": a string is expected");
+    reference.param = part.Path(key);
+    if (source) ReadSource(*source, kind == MediaKind::kUnknown, keys, &reference);
     MediaFields media = media_;
     if (const auto own = part.Object("purekv")) ReadMediaFields(*own, defaults_, &media);
     ChatPart& added = turn.parts.emplace_back();
@@ -190,11 +199,41 @@ class Messages {
       medium.start = media.start;
       medium.end = media.end;
     }
-    request_->media.push_back({request_->job.chat.size() - 1, turn.parts.size() - 1, kind,
-                               url ? *url : "data:;base64," + *data,
-                               source->Path(by_id ? "file_id"
-                                            : url ? "url"
-                                                  : "data")});
+    reference.turn = request_->job.chat.size() - 1;
+    reference.part = turn.parts.size() - 1;
+    reference.kind = kind;
+    reference.num_frames = media.num_frames;
+    request_->media.push_back(std::move(reference));
+  }
+
+  static void ReadName(const RequestFields& part, ChatRequest::MediaReference* reference) {
+    const auto name = part.String("uuid");
+    if (!name) return;
+    reference->name_param = part.Path("uuid");
+    if (name->empty() || name->size() > kMaxName) {
+      Refuse("invalid_value", reference->name_param, ": a string of 1 to ", kMaxName, " bytes is expected");
+    }
+    reference->name = *name;
+  }
+
+  static void ReadSource(const RequestFields& source, bool by_id, std::initializer_list<std::string_view> keys,
+                         ChatRequest::MediaReference* reference) {
+    source.AllowOnly(keys);
+    // OpenAI's word for its own models' sizes; evaluators send it to every server, and it changes nothing here.
+    if (const auto detail = source.String("detail");
+        detail && *detail != "auto" && *detail != "low" && *detail != "high") {
+      Refuse("invalid_value", source.Path("detail"), ": auto, low or high is expected");
+    }
+    const auto url = source.String(by_id ? "file_id" : "url"), data = source.String("data");
+    reference->param = source.Path(by_id ? "file_id" : data ? "data" : "url");
+    if (!url && !data && !reference->name.empty()) return;  // it has come before
+    if (by_id && (!url || !url->starts_with(kFileId))) {
+      Refuse("invalid_value", reference->param, ": the id of an uploaded file is expected");
+    }
+    if (url.has_value() == data.has_value() || (url && url->empty())) {
+      Refuse("invalid_value", source.Path("url"), ": a string is expected");
+    }
+    reference->url = url ? *url : "data:;base64," + *data;
   }
 
   const ChatDefaults& defaults_;

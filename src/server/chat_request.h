@@ -41,7 +41,10 @@ struct ChatRequest {
     size_t turn = 0, part = 0;
     MediaKind kind = MediaKind::kImage;
     std::string url;
-    std::string param;  // "messages[0].content[1].image_url.url"
+    std::string param;                    // "messages[0].content[1].image_url.url"
+    std::optional<int64_t> num_frames{};  // of a video, evenly spaced
+    // What the medium is called by the client, and its key; a later request may leave the url out then: it is "".
+    std::string name{}, name_param{};
   };
   std::vector<MediaReference> media;  // in the order of the parts
   bool stream = false;

@@ -1,6 +1,7 @@
 #include "server/chat_service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -13,11 +14,15 @@
 #include "server/chat_cost.h"
 #include "server/chat_media.h"
 #include "server/chat_reply.h"
-#include "server/digest.h"
-#include "server/file_api.h"
 #include "server/prefix_api.h"
 
 namespace purekv::server {
+
+namespace {
+
+constexpr int64_t kFetchers = 4;  // requests whose media are fetched at once; each takes its own one by one
+
+}  // namespace
 
 ApiError DrainingError() {
   return MakeApiError(503, "draining", "the server ends; ask again in a moment", 1);
@@ -43,7 +48,9 @@ ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions
       files_(files),
       frames_(FrameBytes(options)),
       scheduler_(model_, options.scheduler),
+      intake_(options.media, options.chat, files),
       decoding_(options.chat_media.workers),
+      fetching_(kFetchers),
       parsing_(1) {}
 
 ChatService::~ChatService() {
@@ -90,7 +97,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     work->files_of = OwnerOf(request);
     request = {};
     if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
-    work->files = FetchAll(work->files_of, &work->chat);
+    const bool all_here = intake_.TakeHere(work->files_of, &work->chat, &work->files);
     const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
     const auto flight = std::make_shared<ChatFlight>(reply, entry.id, entry.route, owner);
     {
@@ -101,7 +108,13 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
       if (const auto one = flight->reply()) one->Gone();
       flight->Cancel(&scheduler_);
     });
-    Proceed(flight, work, reply);
+    if (all_here) return Proceed(flight, work, reply);
+    if (!MayWait(*flight)) return;
+    ++in_flight_;
+    fetching_.Add([this, flight, work, reply] {
+      FetchAndProceed(flight, work, reply);
+      --in_flight_;
+    });
   } catch (const ApiError& error) {
     refuse(error, "");
   } catch (const std::exception& error) {
@@ -128,6 +141,33 @@ std::shared_ptr<Reply> ChatService::MakeReply(const Work& work, const RequestLog
                                      ended);
 }
 
+bool ChatService::MayWait(ChatFlight& flight) {
+  const auto waiting = static_cast<int64_t>(FlightsThat([](const ChatFlight& one) { return one.waits(); }).size());
+  if (draining_ || waiting >= options_.scheduler.max_queue) {
+    flight.Refuse(Busy());
+    return false;
+  }
+  flight.Wait();
+  return true;
+}
+
+void ChatService::FetchAndProceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                                  const std::shared_ptr<Reply>& reply) {
+  flight->Begin();
+  try {
+    if (flight->cancel().raised()) return;
+    work->chat.job.fetch_s = intake_.Fetch(work->files_of, &work->chat, &work->files, flight->cancel(),
+                                           [&](int64_t done, int64_t of) { reply->Progress("fetch", done, of); });
+    Proceed(flight, work, reply);
+  } catch (const Cancelled&) {  // who cancelled it has told why
+  } catch (const ApiError& error) {
+    CountMedia(work->chat, error.code);
+    flight->Refuse(error);
+  } catch (const std::exception& error) {
+    flight->Refuse(InternalError(), error.what());
+  }
+}
+
 void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                           const std::shared_ptr<Reply>& reply) {
   JobRequest& job = work->chat.job;
@@ -135,7 +175,7 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
   if (work->what != Ask::kCost && job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
   const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();
   if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));
-  if (draining_ || decoding_.waiting() >= options_.scheduler.max_queue) return flight->Refuse(Busy());
+  if (!MayWait(*flight)) return;
   ++in_flight_;
   decoding_.Add([this, flight, work, reply] {
     if (work->what == Ask::kCost) {
@@ -150,7 +190,8 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
 void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) {
   flight.Begin();
   JobRequest& job = work.chat.job;
-  job.waited_s = flight.age();
+  job.waited_s = flight.waited();
+  const auto start = std::chrono::steady_clock::now();
   try {
     if (flight.cancel().raised()) return;
     job.prefix = scheduler_.FindPrefix(job);  // read while this one waited
@@ -159,7 +200,7 @@ void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) 
     job.media = std::make_shared<std::vector<PreparedMedia>>(
         DecodeMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, frames_,
                     flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));
-    job.media_s = flight.age() - job.waited_s;
+    job.media_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     CountMedia(work.chat, "ok");
     Submit(flight, std::move(job));
   } catch (const Cancelled&) {  // who cancelled it has told why
@@ -247,7 +288,7 @@ void ChatService::Tick() {
     if (const auto reply = flight->reply()) reply->KeepAlive();
   }
   const double most = options_.scheduler.queue_timeout_s;
-  const auto late = [&](const ChatFlight& one) { return one.before_job() && !one.begun() && one.age() > most; };
+  const auto late = [&](const ChatFlight& one) { return one.waits() && one.waited() > most; };
   for (const auto& flight : FlightsThat(late)) {
     flight->Refuse(MakeApiError(504, "queue_timeout", Say("no turn came in ", most, " s of waiting").text));
   }
@@ -285,28 +326,6 @@ ApiError ChatService::Busy() const {
   return MakeApiError(429, "queue_full",
                       Say("too many requests wait already (", options_.scheduler.max_queue, ")").text,
                       static_cast<int>(std::clamp(std::ceil(scheduler_.ExpectedWait()), 1.0, 120.0)));
-}
-
-std::vector<std::shared_ptr<const SpoolFile>> ChatService::FetchAll(const std::string& owner, ChatRequest* chat) const {
-  std::vector<std::shared_ptr<const SpoolFile>> files;
-  for (size_t i = 0; i < chat->media.size(); ++i) {
-    ChatRequest::MediaReference& one = chat->media[i];
-    std::string digest;
-    if (one.url.starts_with(kFileId)) {
-      const auto stored = FetchStored(files_, owner, options_.media.bytes, chat, i);
-      files.push_back(stored->file);
-      digest = stored->sha256;
-    } else {
-      files.push_back(FetchMedia(one.url, one.kind, options_.media, one.param));
-    }
-    std::string().swap(one.url);
-    chat->job.chat[one.turn].parts[one.part].medium->path = one.param;
-    if (chat->job.cache != JobRequest::Cache::kOff) {
-      chat->job.digests.push_back(digest.empty() ? DigestOfFile(files.back()->descriptor()) : digest);
-    }
-  }
-  CheckMediaCounts(*chat, options_.chat);
-  return files;
 }
 
 }  // namespace purekv::server

@@ -12,6 +12,7 @@
 #include "purekv/model.h"
 #include "server/chat_flight.h"
 #include "server/file_store.h"
+#include "server/media_intake.h"
 #include "server/metrics.h"
 #include "server/reply.h"
 #include "server/request_log.h"
@@ -71,11 +72,14 @@ class ChatService {
              const std::shared_ptr<HttpExchange>& exchange);
   std::shared_ptr<Reply> MakeReply(const Work& work, const RequestLog::Entry& entry,
                                    const std::shared_ptr<HttpExchange>& exchange);
-  // owner: of uploaded files.
-  std::vector<std::shared_ptr<const SpoolFile>> FetchAll(const std::string& owner, ChatRequest* chat) const;
   // Throws ApiError.
   OrderedJson OpenPrefixFile(const std::string& name, const std::string& owner);
-  // What begins where media have been fetched; `reply` is held by who works on it.
+  // Lets it wait in front of the engine; false: there is no room, and it is refused.
+  bool MayWait(ChatFlight& flight);
+  // `reply` is held by who works on it.
+  void FetchAndProceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                       const std::shared_ptr<Reply>& reply);
+  // What begins where media have been fetched.
   void Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                const std::shared_ptr<Reply>& reply);
   void DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply);
@@ -97,7 +101,9 @@ class ChatService {
   std::atomic<int64_t> in_flight_{0};  // whose bodies or media are looked at
   FrameMemory frames_;
   Scheduler scheduler_;
+  const MediaIntake intake_;
   TaskThreads decoding_;
+  TaskThreads fetching_;
   TaskThreads parsing_;  // bodies may be large; first to end
 };
 

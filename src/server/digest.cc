@@ -1,12 +1,8 @@
 #include "server/digest.h"
 
 #include <openssl/evp.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
-#include <cstring>
-#include <vector>
 
 #include "base/error.h"
 
@@ -36,19 +32,6 @@ std::string DigestOf(std::string_view bytes) {
   Digest hash;
   hash.Add(bytes);
   return hash.Hex();
-}
-
-std::string DigestOfFile(int descriptor) {
-  Digest hash;
-  std::vector<char> buffer(size_t{1} << 18);
-  for (off_t at = 0;;) {
-    const ssize_t read = pread(descriptor, buffer.data(), buffer.size(), at);
-    if (read < 0 && errno == EINTR) continue;
-    if (read < 0) Fail("a medium's file cannot be read: ", std::strerror(errno));
-    if (read == 0) return hash.Hex();
-    hash.Add({buffer.data(), static_cast<size_t>(read)});
-    at += read;
-  }
 }
 
 }  // namespace purekv::server

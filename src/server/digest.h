@@ -23,7 +23,5 @@ class Digest {
 
 // 64 hexadecimal digits.
 std::string DigestOf(std::string_view bytes);
-// Of all that is in an open file, wherever it stands; it stays there. Throws Error.
-std::string DigestOfFile(int descriptor);
 
 }  // namespace purekv::server

@@ -211,23 +211,12 @@ HttpResponse Upload::Finish() {
   return Answered(FileObject(*stored));
 }
 
-std::shared_ptr<const StoredFile> FetchStored(const FileStore& store, const std::string& owner, int64_t max_bytes,
-                                              ChatRequest* chat, size_t media) {
-  ChatRequest::MediaReference& one = chat->media[media];
-  auto file = store.Find(one.url, owner);
-  if (file == nullptr) Refuse("media_not_allowed", one.param, ": no such file was uploaded with this key");
-  if (file->bytes > max_bytes) Refuse("media_limit", one.param, ": more than ", max_bytes, " bytes");
-  if (one.kind != MediaKind::kUnknown) {
-    CheckMediaKind(file->kind, one.kind, one.param);
-    return file;
-  }
-  one.kind = file->kind;
-  if (file->kind == MediaKind::kImage) {
-    MediaSource& medium = *chat->job.chat[one.turn].parts[one.part].medium;
-    medium.kind = MediaSource::Kind::kImage;
-    medium.start = medium.end = std::nullopt;
-  }
-  return file;
+MediaFile FetchStored(const FileStore& store, const std::string& id, const std::string& owner, int64_t max_bytes,
+                      const std::string& param) {
+  const auto file = store.Find(id, owner);
+  if (file == nullptr) Refuse("media_not_allowed", param, ": no such file was uploaded with this key");
+  if (file->bytes > max_bytes) Refuse("media_limit", param, ": more than ", max_bytes, " bytes");
+  return {file->file, file->kind, file->sha256, file->bytes};
 }
 
 HttpResponse FileList(const FileStore& store, const HttpRequest& request) {

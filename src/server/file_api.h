@@ -53,10 +53,10 @@ class Upload final : public BodySink, public std::enable_shared_from_this<Upload
   std::string* into_ = nullptr;  // of a part that is a text; null: the file
 };
 
-// The file that a reference of a chat's names by its id; what it is becomes known to a reference of unknown kind.
-// max_bytes: of one medium. Throws ApiError.
-std::shared_ptr<const StoredFile> FetchStored(const FileStore& store, const std::string& owner, int64_t max_bytes,
-                                              ChatRequest* chat, size_t media);
+// The file of one's own that a chat names by its id. max_bytes: of one medium. param: the key, for messages. Throws
+// ApiError.
+MediaFile FetchStored(const FileStore& store, const std::string& id, const std::string& owner, int64_t max_bytes,
+                      const std::string& param);
 
 // GET of the list: `after`, `limit`, `order` and `purpose` of the query. Throws ApiError.
 HttpResponse FileList(const FileStore& store, const HttpRequest& request);

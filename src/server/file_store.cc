@@ -9,6 +9,11 @@ namespace purekv::server {
 
 bool FileStore::Reserve(int64_t bytes) {
   const std::lock_guard lock(mutex_);
+  return TakeRoom(bytes);
+}
+
+bool FileStore::TakeRoom(int64_t bytes) {
+  while (bytes > disk_ - reserved_ && !names_.empty()) DropOldestName();
   if (bytes > disk_ - reserved_) return false;
   reserved_ += bytes;
   return true;
@@ -51,6 +56,34 @@ std::vector<std::shared_ptr<const StoredFile>> FileStore::List(const std::string
   std::copy_if(files_.begin(), files_.end(), std::back_inserter(found),
                [&](const auto& one) { return one->owner == owner; });
   return found;
+}
+
+void FileStore::DropOldestName() {
+  reserved_ -= names_.front().medium.bytes;
+  names_.erase(names_.begin());
+}
+
+const FileStore::NamedMedium* FileStore::Use(const std::string& owner, const std::string& name) {
+  const auto found = std::find_if(names_.begin(), names_.end(),
+                                  [&](const NamedMedium& one) { return one.owner == owner && one.name == name; });
+  if (found == names_.end()) return nullptr;
+  std::rotate(found, found + 1, names_.end());
+  return &names_.back();
+}
+
+bool FileStore::Name(const std::string& owner, const std::string& name, const MediaFile& medium) {
+  const std::lock_guard lock(mutex_);
+  if (const NamedMedium* const known = Use(owner, name)) return known->medium.sha256 == medium.sha256;
+  if (names_.size() == kMostNames) DropOldestName();
+  if (TakeRoom(medium.bytes)) names_.push_back({owner, name, medium});
+  return true;
+}
+
+std::optional<MediaFile> FileStore::Named(const std::string& owner, const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const NamedMedium* const known = Use(owner, name);
+  if (known == nullptr) return std::nullopt;
+  return known->medium;
 }
 
 }  // namespace purekv::server

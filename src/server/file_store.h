@@ -1,11 +1,12 @@
-// Files that clients have uploaded, for their later requests. They have no names on this machine, and are gone with the
-// server.
+// Files that clients have uploaded, and media that they have named, for their later requests. They have no names on
+// this machine, and are gone with the server.
 #pragma once
 
 #include <cstdint>
 #include <ctime>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,10 +28,10 @@ struct StoredFile {
 // Any thread may call it.
 class FileStore {
  public:
-  // disk: bytes of all files, those on their way included.
+  // disk: bytes of all files, those on their way included, and of media that have names.
   explicit FileStore(int64_t disk) : disk_(disk) {}
 
-  // Whether there is room for so many bytes more; they are taken then.
+  // Whether there is room for so many bytes more, when media lose their names for it; they are taken then.
   bool Reserve(int64_t bytes);
   // What was reserved for a file that does not come.
   void Release(int64_t bytes);
@@ -42,10 +43,28 @@ class FileStore {
   // In the order in which they came.
   std::vector<std::shared_ptr<const StoredFile>> List(const std::string& owner) const;
 
+  // Calls a medium of one's own `name`, until others need the room, or kMostNames have been used since. False: it is
+  // the name of other bytes.
+  bool Name(const std::string& owner, const std::string& name, const MediaFile& medium);
+  // What is called so. Nothing: there is none, or it has gone.
+  std::optional<MediaFile> Named(const std::string& owner, const std::string& name);
+
  private:
+  static constexpr size_t kMostNames = 256;
+  struct NamedMedium {
+    std::string owner, name;
+    MediaFile medium;
+  };
+  // All with the lock held.
+  bool TakeRoom(int64_t bytes);
+  void DropOldestName();
+  // Null: there is none. Now it is the one that was used last.
+  const NamedMedium* Use(const std::string& owner, const std::string& name);
+
   const int64_t disk_;
   mutable std::mutex mutex_;
   std::vector<std::shared_ptr<const StoredFile>> files_;
+  std::vector<NamedMedium> names_;  // used longest ago first
   int64_t reserved_ = 0;
 };
 

@@ -8,15 +8,19 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "base/base64.h"
 #include "base/descriptor.h"
+#include "media/picture_list.h"
 #include "server/api_error.h"
+#include "server/digest.h"
 
 namespace purekv::server {
 namespace {
@@ -30,26 +34,41 @@ void WriteAll(int fd, std::span<const std::byte> bytes) {
   }
 }
 
-// Adds to the file, up to the limit.
+// Adds to a file of its own, up to the limit.
 class Copy {
  public:
-  Copy(const SpoolFile& to, const MediaLimits& limits, const std::string& param)
-      : to_(to), limits_(limits), param_(param) {}
+  Copy(const MediaLimits& limits, const std::string& param)
+      : file_(std::make_shared<const SpoolFile>()), limits_(limits), param_(param) {}
   void Add(std::span<const std::byte> bytes) {
     count_ += static_cast<int64_t>(bytes.size());
     if (count_ > limits_.bytes) Refuse("media_limit", param_, ": more than ", limits_.bytes, " bytes");
-    WriteAll(to_.descriptor(), bytes);
+    digest_.Add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    WriteAll(file_->descriptor(), bytes);
+  }
+  // Nothing is added behind it. kUnknown: its bytes tell.
+  MediaFile Take(MediaKind kind) {
+    if (kind == MediaKind::kUnknown) {
+      std::array<char, kSniffedBytes> first{};
+      const ssize_t count = pread(file_->descriptor(), first.data(), first.size(), 0);
+      kind = SniffMedia({first.data(), static_cast<size_t>(std::max<ssize_t>(count, 0))});
+    }
+    return {std::move(file_), kind, digest_.Hex(), count_};
   }
 
  private:
-  const SpoolFile& to_;
+  std::shared_ptr<const SpoolFile> file_;
   const MediaLimits& limits_;
   const std::string& param_;
+  Digest digest_;
   int64_t count_ = 0;
 };
 
-[[noreturn]] void RefuseUrl(const std::string& param) {
-  Refuse("media_not_allowed", param, ": this URL is not among those that this server takes");
+constexpr std::string_view kFrameLabel = "data:video/jpeg;base64,";
+
+void AddBase64(std::string_view text, const std::string& param, Copy* copy) {
+  if (!DecodeBase64(text, [&](std::span<const std::byte> bytes) { copy->Add(bytes); })) {
+    Refuse("invalid_media", param, ": its data is not base64 (RFC 4648, padded, no line breaks)");
+  }
 }
 
 void CopyData(std::string_view url, const std::string& param, Copy* copy) {
@@ -58,9 +77,31 @@ void CopyData(std::string_view url, const std::string& param, Copy* copy) {
   if (comma == url.npos || !label.ends_with(";base64")) {
     Refuse("invalid_media", param, ": a data: URL is expected to be data:TYPE;base64,DATA");
   }
-  if (!DecodeBase64(url.substr(comma + 1), [&](std::span<const std::byte> bytes) { copy->Add(bytes); })) {
-    Refuse("invalid_media", param, ": its data is not base64 (RFC 4648, padded, no line breaks)");
+  AddBase64(url.substr(comma + 1), param, copy);
+}
+
+// Bytes that a base64 text stands for, if it is one.
+int64_t BytesOfBase64(std::string_view text) {
+  const int64_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;
+  return std::max<int64_t>(static_cast<int64_t>(text.size()) / 4 * 3 - padding, 0);
+}
+
+// The pictures are looked at by the child alone.
+void CopyFrames(std::string_view list, const MediaLimits& limits, const std::string& param, Copy* copy) {
+  std::vector<std::string_view> pictures;
+  std::vector<int64_t> bytes;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    pictures.push_back(list.substr(begin, end - begin));
+    bytes.push_back(BytesOfBase64(pictures.back()));
+    begin = end + 1;
   }
+  if (limits.list_frames && static_cast<int64_t>(pictures.size()) > *limits.list_frames) {
+    Refuse("media_limit", param, ": ", pictures.size(), " frames; this server takes at most ", *limits.list_frames);
+  }
+  const std::string head = PictureListHead(bytes);
+  copy->Add(std::as_bytes(std::span(head)));
+  for (const std::string_view one : pictures) AddBase64(one, param, copy);
 }
 
 int HexDigit(char c) {
@@ -159,30 +200,43 @@ MediaKind SniffMedia(std::string_view bytes) {
 }
 
 void CheckMediaKind(MediaKind found, MediaKind said, const std::string& param) {
-  if (found == said) return;
-  const std::string_view was = found == MediaKind::kImage   ? "an image"
-                               : found == MediaKind::kVideo ? "a video"
-                                                            : "neither";
+  if (found == said || (found == MediaKind::kFrames && said == MediaKind::kVideo)) return;
+  const std::string_view was = found == MediaKind::kImage     ? "an image"
+                               : found != MediaKind::kUnknown ? "a video"
+                                                              : "neither";
   Refuse("invalid_media", param, ": its bytes are ", was, "; ",
          said == MediaKind::kImage ? "an image is expected (JPEG, PNG, WebP)"
                                    : "a video is expected (MP4, MOV, Matroska, WebM, AVI, MPEG-TS)");
 }
 
-std::shared_ptr<const SpoolFile> FetchMedia(std::string_view url, MediaKind kind, const MediaLimits& limits,
-                                            const std::string& param) {
-  auto file = std::make_shared<const SpoolFile>();
-  Copy copy(*file, limits, param);
+bool IsRemote(std::string_view url) {
+  const auto begins = [&](std::string_view scheme) {
+    return url.size() >= scheme.size() && std::equal(scheme.begin(), scheme.end(), url.begin(), [](char a, char b) {
+             return a == std::tolower(static_cast<unsigned char>(b));
+           });
+  };
+  return begins("http:") || begins("https:");
+}
+
+MediaFile FetchMedia(const std::string& url, MediaKind kind, const MediaLimits& limits, const std::string& param,
+                     const CancelSignal& cancel) {
+  Copy copy(limits, param);
+  if (kind == MediaKind::kVideo && url.starts_with(kFrameLabel)) {
+    CopyFrames(std::string_view(url).substr(kFrameLabel.size()), limits, param, &copy);
+    return copy.Take(MediaKind::kFrames);
+  }
   if (url.starts_with("data:")) {
     CopyData(url, param, &copy);
   } else if (url.starts_with("file:")) {
     CopyLocal(url, limits, param, &copy);
+  } else if (IsRemote(url)) {
+    FetchUrl(url, limits.fetch, limits.bytes, param, cancel,
+             [&](std::span<const std::byte> bytes) { copy.Add(bytes); });
   } else {
     RefuseUrl(param);
   }
-  std::array<char, kSniffedBytes> first{};
-  const ssize_t count = pread(file->descriptor(), first.data(), first.size(), 0);
-  const std::string_view begin(first.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
-  CheckMediaKind(SniffMedia(begin), kind, param);
+  MediaFile file = copy.Take(MediaKind::kUnknown);
+  CheckMediaKind(file.kind, kind, param);
   return file;
 }
 

@@ -4,17 +4,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "purekv/media.h"
+#include "server/fetch_url.h"
 
 namespace purekv::server {
 
 struct MediaLimits {
-  int64_t bytes = int64_t{2} << 30;      // of one medium
-  std::vector<std::string> local_paths;  // folders below which file: URLs may lead; none: no such URL is taken
+  int64_t bytes = int64_t{2} << 30;        // of one medium
+  std::vector<std::string> local_paths{};  // folders below which file: URLs may lead; none: no such URL is taken
+  FetchOptions fetch;
+  std::optional<int64_t> list_frames{};  // of a video that comes frame by frame; unset: as the model has it
 };
 
 // A file that only this process has, mode 0600 and gone with it or with the last share of this, whatever ends it.
@@ -36,16 +40,29 @@ class SpoolFile {
 
 // What the first bytes of a file, at most kSniffedBytes, say that it is.
 constexpr size_t kSniffedBytes = 1024;
-enum class MediaKind { kUnknown, kImage, kVideo };
+enum class MediaKind { kUnknown, kImage, kVideo, kFrames };  // kFrames: a video as a list of pictures
 // JPEG, PNG, WebP; MP4 and MOV, Matroska and WebM, AVI, MPEG-TS. No playlist, and nothing that names other files.
 MediaKind SniffMedia(std::string_view bytes);
 
-// Throws ApiError where a medium is another kind than a part says.
+// Throws ApiError where a medium is another kind than a part says; a list of pictures is a video.
 void CheckMediaKind(MediaKind found, MediaKind said, const std::string& param);
-// `url`: "data:...;base64,..." or "file:///..."; other schemes are refused. param: the key of the request, for
-// messages, which say nothing of what lies on this machine. Throws ApiError: media_not_allowed, media_limit,
-// invalid_media.
-std::shared_ptr<const SpoolFile> FetchMedia(std::string_view url, MediaKind kind, const MediaLimits& limits,
-                                            const std::string& param);
+
+// A medium that has come in.
+struct MediaFile {
+  std::shared_ptr<const SpoolFile> file;
+  MediaKind kind = MediaKind::kUnknown;
+  std::string sha256;
+  int64_t bytes = 0;
+};
+
+// Whether a URL is of http(s): what it stands for takes a connection to elsewhere, and time.
+bool IsRemote(std::string_view url);
+
+// `url`: "data:...;base64,...", of a video also "data:video/jpeg;base64,F1,F2,..", a picture for each frame;
+// "file:///..."; "https://..." as FetchUrl has it, which `cancel` ends. Other schemes are refused. kind: what a part
+// says. param: the key of the request, for messages, which say nothing of what lies on this machine. Throws ApiError:
+// media_not_allowed, media_limit, media_fetch_failed, invalid_media; Cancelled.
+MediaFile FetchMedia(const std::string& url, MediaKind kind, const MediaLimits& limits, const std::string& param,
+                     const CancelSignal& cancel);
 
 }  // namespace purekv::server

@@ -31,7 +31,7 @@ struct JobRequest {
   std::shared_ptr<const Prefix> prefix{};  // found by Scheduler::FindPrefix, or named: its media are not needed
   // Of its media, in their order, where the tower has done its work on them: they are not needed either.
   std::vector<std::shared_ptr<const EmbeddedMedium>> embedded{};
-  double waited_s = 0, media_s = 0;  // before it was handed in: for that, and spent on it
+  double waited_s = 0, fetch_s = 0, media_s = 0;  // before it was handed in: for its turns, and spent on its media
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
   std::string client;                  // whose turn it is (Scheduler)
@@ -44,7 +44,7 @@ struct JobResult {
   PromptInfo prompt;
   KvStats kv;        // of the first answer
   StageTimes times;  // in seconds, of all
-  double queue_s = 0;
+  double queue_s = 0, fetch_s = 0;
   std::string prefix;         // the id of what was used or is kept for others; "": nothing
   int64_t cached_tokens = 0;  // of the prompt, that had been read before
   bool from_disk = false;     // they came from there for this job

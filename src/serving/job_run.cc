@@ -385,6 +385,7 @@ JobResult JobRun::Finish(double queue_s) {
   times.prefill_s = std::max(0.0, times.prefill_s - prefill_s_);
   result_.times = times;
   result_.times.media_s += request_.media_s;
+  result_.fetch_s = request_.fetch_s;
   result_.queue_s = request_.waited_s + queue_s;
   return std::move(result_);
 }

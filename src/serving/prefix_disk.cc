@@ -42,9 +42,11 @@ void GetCount(const JsonFields& fields, const char* name, std::optional<int64_t>
   if (fields.Has(name)) *value = fields.Int(name, 1, int64_t{1} << 60);
 }
 
+constexpr const char* kKinds[] = {"video", "image", "frames"};  // of MediaSource::Kind
+
 OrderedJson MediumJson(MediaSource::Kind kind, std::optional<double> start, std::optional<double> end,
                        const MediaOptions& options) {
-  OrderedJson json = {{"kind", kind == MediaSource::Kind::kImage ? "image" : "video"}};
+  OrderedJson json = {{"kind", kKinds[static_cast<size_t>(kind)]}};
   Put(&json, "start", start);
   Put(&json, "end", end);
   Put(&json, "fps", options.fps);
@@ -58,15 +60,16 @@ OrderedJson MediumJson(MediaSource::Kind kind, std::optional<double> start, std:
 void ReadMedium(const JsonFields& fields, MediaSource::Kind* kind, std::optional<double>* start,
                 std::optional<double>* end, MediaOptions* options) {
   const std::string name = fields.String("kind");
-  if (name != "image" && name != "video") Fail(fields.where(), ": kind '", name, "' is not known");
-  *kind = name == "image" ? MediaSource::Kind::kImage : MediaSource::Kind::kVideo;
+  const auto found = std::find(std::begin(kKinds), std::end(kKinds), name);
+  if (found == std::end(kKinds)) Fail(fields.where(), ": kind '", name, "' is not known");
+  *kind = static_cast<MediaSource::Kind>(found - std::begin(kKinds));
   GetReal(fields, "start", start);
   GetReal(fields, "end", end);
   GetReal(fields, "fps", &options->fps);
   GetCount(fields, "max_frames", &options->max_frames);
   GetCount(fields, "min_pixels", &options->min_pixels);
   GetCount(fields, "max_pixels", &options->max_pixels);
-  if (fields.Has("sampling")) options->sampling = static_cast<FrameSampling>(fields.Int("sampling", 0, 1));
+  if (fields.Has("sampling")) options->sampling = static_cast<FrameSampling>(fields.Int("sampling", 0, 2));
 }
 
 constexpr const char* kRoles[] = {"system", "user", "assistant"};
