@@ -208,6 +208,9 @@ void AddServedMediaFlags(FlagTable& table, ServeFlags* flags) {
                 server.chat.max_frames = ParseInt(name, text, 1, kMostCount);
               });
   table.Value(kGroup, "--max-upload", "SIZE", "of one file of /v1/files (default 4G)", SetSize(&server.files.upload));
+  table.Value(kGroup, "--files-dir", "DIR",
+              "files of /v1/files are kept there, also for a later server (default: none, they are gone with it)",
+              SetPath(&server.files.directory));
   table.Value(kGroup, "--files-disk", "SIZE", "of all of them (default 20G)", SetSize(&server.files.disk));
   server::MediaChildOptions& child = server.chat_media.child;
   table.Value(kGroup, "--max-source-frames", "N", "most frames that a video may have (default 432000)",

@@ -171,6 +171,7 @@ void ChatService::FetchAndProceed(const std::shared_ptr<ChatFlight>& flight, con
 void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                           const std::shared_ptr<Reply>& reply) {
   JobRequest& job = work->chat.job;
+  job.waited_s = flight->waited();
   if (work->what != Ask::kCost && !work->files.empty()) job.prefix = scheduler_.FindPrefix(job);
   if (work->what != Ask::kCost && job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
   const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();

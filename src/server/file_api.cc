@@ -107,7 +107,7 @@ Upload::Upload(const HttpRequest& head, const FileLimits& limits, FileStore& sto
 }
 
 Upload::~Upload() {
-  if (file_.id.empty()) store_.Release(file_.bytes);
+  if (!kept_) store_.GiveUp(file_);
 }
 
 int64_t Upload::limit() const {
@@ -153,7 +153,7 @@ void Upload::Begin(const FormPart& part) {
   }
   file_.filename = OneLine(*part.filename);
   try {
-    file_.file = std::make_shared<const SpoolFile>();
+    store_.Begin(&file_);
   } catch (const Error&) {
     FailInside();
   }
@@ -206,17 +206,22 @@ HttpResponse Upload::Finish() {
   CheckKind();
   file_.sha256 = digest_.Hex();
   file_.created = std::time(nullptr);
-  const auto stored = store_.Add(std::move(file_));
-  file_.id = stored->id;  // it is the store's from now on
-  return Answered(FileObject(*stored));
+  try {
+    const auto stored = store_.Add(file_);
+    kept_ = true;
+    return Answered(FileObject(*stored));
+  } catch (const Error&) {
+    FailInside();
+  }
 }
 
 MediaFile FetchStored(const FileStore& store, const std::string& id, const std::string& owner, int64_t max_bytes,
                       const std::string& param) {
   const auto file = store.Find(id, owner);
-  if (file == nullptr) Refuse("media_not_allowed", param, ": no such file was uploaded with this key");
+  std::shared_ptr<const SpoolFile> bytes = file == nullptr ? nullptr : store.Open(*file);
+  if (bytes == nullptr) Refuse("media_not_allowed", param, ": no such file was uploaded with this key");
   if (file->bytes > max_bytes) Refuse("media_limit", param, ": more than ", max_bytes, " bytes");
-  return {file->file, file->kind, file->sha256, file->bytes};
+  return {std::move(bytes), file->kind, file->sha256, file->bytes};
 }
 
 HttpResponse FileList(const FileStore& store, const HttpRequest& request) {

@@ -19,6 +19,7 @@ namespace purekv::server {
 struct FileLimits {
   int64_t disk = int64_t{20} << 30;   // of all files
   int64_t upload = int64_t{4} << 30;  // of one
+  std::string directory{};            // in which they outlive the server; "": none
 };
 
 // A file on its way in: written to disk as it comes, in a thread of its own. What is neither an image nor a video is
@@ -50,6 +51,7 @@ class Upload final : public BodySink, public std::enable_shared_from_this<Upload
   Digest digest_;
   std::string first_;  // bytes of the file, as many as tell what it is
   bool has_file_ = false, has_purpose_ = false;
+  bool kept_ = false;            // it is the store's
   std::string* into_ = nullptr;  // of a part that is a text; null: the file
 };
 

@@ -7,6 +7,16 @@
 
 namespace purekv::server {
 
+FileStore::FileStore(int64_t disk, const std::string& directory, const std::function<void(const std::string&)>& log)
+    : disk_(disk) {
+  if (directory.empty()) return;
+  directory_ = std::make_unique<const FileDisk>(directory);
+  for (StoredFile& file : directory_->Index(log)) {
+    reserved_ += file.bytes;
+    files_.push_back(std::make_shared<const StoredFile>(std::move(file)));
+  }
+}
+
 bool FileStore::Reserve(int64_t bytes) {
   const std::lock_guard lock(mutex_);
   return TakeRoom(bytes);
@@ -19,17 +29,30 @@ bool FileStore::TakeRoom(int64_t bytes) {
   return true;
 }
 
-void FileStore::Release(int64_t bytes) {
+void FileStore::Begin(StoredFile* file) const {
+  file->id = "file-" + RandomDigits(24);
+  file->file = directory_ ? directory_->Begin(file->id) : std::make_shared<const SpoolFile>();
+}
+
+void FileStore::GiveUp(const StoredFile& file) {
+  if (directory_ && !file.id.empty()) directory_->Remove(file.id);
   const std::lock_guard lock(mutex_);
-  reserved_ -= bytes;
+  reserved_ -= file.bytes;
 }
 
 std::shared_ptr<const StoredFile> FileStore::Add(StoredFile file) {
-  file.id = "file-" + RandomDigits(24);
+  if (directory_) {
+    directory_->Keep(file);
+    file.file = nullptr;
+  }
   auto stored = std::make_shared<const StoredFile>(std::move(file));
   const std::lock_guard lock(mutex_);
   files_.push_back(stored);
   return stored;
+}
+
+std::shared_ptr<const SpoolFile> FileStore::Open(const StoredFile& file) const {
+  return file.file || !directory_ ? file.file : directory_->Open(file.id);
 }
 
 std::shared_ptr<const StoredFile> FileStore::Find(const std::string& id, const std::string& owner) const {
@@ -45,6 +68,7 @@ bool FileStore::Remove(const std::string& id, const std::string& owner) {
   const auto found =
       std::find_if(files_.begin(), files_.end(), [&](const auto& one) { return one->id == id && one->owner == owner; });
   if (found == files_.end()) return false;
+  if (directory_) directory_->Remove(id);
   reserved_ -= (*found)->bytes;
   files_.erase(found);
   return true;

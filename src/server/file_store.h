@@ -3,43 +3,38 @@
 #pragma once
 
 #include <cstdint>
-#include <ctime>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "server/media_files.h"
+#include "server/file_disk.h"
+#include "server/stored_file.h"
 
 namespace purekv::server {
-
-struct StoredFile {
-  std::string id;     // "file-" and 24 hexadecimal digits
-  std::string owner;  // OwnerOf
-  std::string filename, purpose;
-  std::string sha256;
-  int64_t bytes = 0;
-  std::time_t created = 0;
-  MediaKind kind = MediaKind::kUnknown;
-  std::shared_ptr<const SpoolFile> file;
-};
 
 // Any thread may call it.
 class FileStore {
  public:
   // disk: bytes of all files, those on their way included, and of media that have names.
-  explicit FileStore(int64_t disk) : disk_(disk) {}
+  // directory: of uploads, where they outlive this; "": none. log: is told of what is damaged there. Throws Error.
+  FileStore(int64_t disk, const std::string& directory, const std::function<void(const std::string&)>& log);
 
   // Whether there is room for so many bytes more, when media lose their names for it; they are taken then.
   bool Reserve(int64_t bytes);
-  // What was reserved for a file that does not come.
-  void Release(int64_t bytes);
-  // Gives it an id. Its bytes have been reserved.
+  // Gives a file that is to come its id, and where its bytes go. Throws Error.
+  void Begin(StoredFile* file) const;
+  // It does not come; what was reserved for it is free again.
+  void GiveUp(const StoredFile& file);
+  // It has come; its bytes have been reserved. Throws Error.
   std::shared_ptr<const StoredFile> Add(StoredFile file);
   // Of one's own. Null, false: there is none.
   std::shared_ptr<const StoredFile> Find(const std::string& id, const std::string& owner) const;
   bool Remove(const std::string& id, const std::string& owner);
+  // Its bytes. Null: it has just been removed.
+  std::shared_ptr<const SpoolFile> Open(const StoredFile& file) const;
   // In the order in which they came.
   std::vector<std::shared_ptr<const StoredFile>> List(const std::string& owner) const;
 
@@ -62,6 +57,7 @@ class FileStore {
   const NamedMedium* Use(const std::string& owner, const std::string& name);
 
   const int64_t disk_;
+  std::unique_ptr<const FileDisk> directory_;  // null: none
   mutable std::mutex mutex_;
   std::vector<std::shared_ptr<const StoredFile>> files_;
   std::vector<NamedMedium> names_;  // used longest ago first

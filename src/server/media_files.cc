@@ -170,17 +170,13 @@ SpoolFile::SpoolFile() {
   const char* const given = std::getenv("TMPDIR");
   const std::string directory = given == nullptr || *given == '\0' ? "/tmp" : given;
   std::string name = directory + "/purekv-media-XXXXXX";
-  descriptor_ = mkostemp(name.data(), O_CLOEXEC);
-  if (descriptor_ < 0) Fail(directory, ": cannot create a temporary file: ", std::strerror(errno));
+  descriptor_ = Descriptor(mkostemp(name.data(), O_CLOEXEC));
+  if (descriptor_.get() < 0) Fail(directory, ": cannot create a temporary file: ", std::strerror(errno));
   unlink(name.c_str());
 }
 
-SpoolFile::~SpoolFile() {
-  close(descriptor_);
-}
-
 std::string SpoolFile::path() const {
-  return StrCat("/proc/self/fd/", descriptor_);
+  return StrCat("/proc/self/fd/", descriptor_.get());
 }
 
 MediaKind SniffMedia(std::string_view bytes) {

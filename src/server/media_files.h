@@ -7,8 +7,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "base/descriptor.h"
 #include "purekv/media.h"
 #include "server/fetch_url.h"
 
@@ -26,16 +28,17 @@ class SpoolFile {
  public:
   // Throws Error naming the system's directory for temporary files.
   SpoolFile();
-  ~SpoolFile();
+  // One that is open already, which has a name of its own.
+  explicit SpoolFile(Descriptor file) : descriptor_(std::move(file)) {}
   SpoolFile(const SpoolFile&) = delete;
   SpoolFile& operator=(const SpoolFile&) = delete;
 
-  int descriptor() const { return descriptor_; }
+  int descriptor() const { return descriptor_.get(); }
   // A name under which this process, and none but it, can open the file.
   std::string path() const;
 
  private:
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 // What the first bytes of a file, at most kSniffedBytes, say that it is.

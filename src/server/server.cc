@@ -33,7 +33,7 @@ class Server::Impl final : public HttpHandler {
       : options_(options),
         log_(options.log, metrics_),
         http_(options.host, options.port, options.http, *this),
-        files_(options.files.disk),
+        files_(options.files.disk, options.files.directory, [this](const std::string& line) { log_.Note(line); }),
         writing_(1) {
     options_.access.loopback = IsLoopback(options.host);
   }

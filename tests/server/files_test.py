@@ -4,7 +4,9 @@ import hashlib
 import http.client
 import json
 import pathlib
+import signal
 import socket
+import tempfile
 import time
 import unittest
 
@@ -158,6 +160,91 @@ class Large(unittest.TestCase):
             connection.close()
             print(f"{size >> 20} MiB in {time.monotonic() - start:.2f} s; the server grew by {peak() - before} KiB")
             self.assertLess(peak() - before, 16 << 10)
+
+
+class Directory(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name) / "files"
+        self.flags = ("--files-dir", str(self.folder), "--api-key", "a", "--api-key", "b")
+
+    A, B = {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}
+
+    def names(self):
+        return sorted(one.name for one in self.folder.iterdir() if one.name.startswith("file-"))
+
+    def describe(self, server, name):
+        answer = server.chat([user({"type": "file", "file": {"file_id": name}}, text_part("Describe the video."))], self.A, max_tokens=24)
+        self.assertEqual(answer.status, 200, answer.body)
+        return answer.json["choices"][0]["message"]["content"]
+
+    def test_files_outlive_the_server(self):
+        with Server(*self.flags) as server:
+            first = upload(server, VIDEO.read_bytes(), "f\u00e9.mp4", **self.A).json
+            other = upload(server, IMAGE.read_bytes(), "i.png", **self.B).json
+            said = self.describe(server, first["id"])
+            self.assertEqual(self.names(), sorted(one["id"] + end for one in (first, other) for end in ("", ".json")))
+            for one in self.folder.iterdir():
+                self.assertEqual(one.stat().st_mode & 0o777, 0o600, one)
+            self.assertEqual(self.folder.stat().st_mode & 0o777, 0o700)
+            with self.assertRaises(RuntimeError) as failure:
+                Server(*self.flags)
+            self.assertIn("another process", str(failure.exception))
+            server.signal(signal.SIGKILL)
+            server.wait()
+        with Server(*self.flags) as server:
+            self.assertEqual(server.get("/v1/files", **self.A).json["data"], [first])
+            self.assertEqual(server.get(f"/v1/files/{other['id']}", **self.B).json, other)
+            self.assertEqual(server.get(f"/v1/files/{other['id']}", **self.A).status, 404)
+            self.assertEqual(self.describe(server, first["id"]), said)
+            self.assertEqual(server.request("DELETE", f"/v1/files/{first['id']}", None, self.A).status, 200)
+            self.assertEqual(self.names(), [other["id"], other["id"] + ".json"])
+        with Server(*self.flags) as server:
+            self.assertEqual(server.get("/v1/files", **self.A).json["data"], [])
+
+    def test_what_is_damaged_is_left_out(self):
+        with Server(*self.flags) as server:
+            ids = [upload(server, IMAGE.read_bytes(), "i.png", **self.A).json["id"] for _ in range(8)]
+
+        def record(i, **changed):
+            path = self.folder / f"{ids[i]}.json"
+            path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changed}), encoding="utf-8")
+        with open(self.folder / ids[0], "ab") as file:
+            file.write(b"x")
+        (self.folder / f"{ids[1]}.json").write_text("{", encoding="utf-8")
+        record(2, id=ids[3])
+        record(3, owner="../x")
+        record(4, kind="program")
+        (self.folder / ids[5]).unlink()
+        (self.folder / ids[5]).symlink_to(IMAGE)
+        (self.folder / f"{ids[6]}.json").unlink()  # its bytes alone: half written
+        half = [f"file-{'0' * 24}.tmp", f"file-{'1' * 24}.json.tmp"]
+        for name in (*half, "file-mine", "notes.tmp"):
+            (self.folder / name).write_bytes(b"x")
+        with Server(*self.flags) as server:
+            self.assertEqual([one["id"] for one in server.get("/v1/files", **self.A).json["data"]], ids[7:])
+            log = server.stderr()
+            for one in ids[:6]:
+                self.assertEqual(sum(one in line and "left out" in line for line in log.splitlines()), 1, log)
+            left = {one.name for one in self.folder.iterdir()}
+            self.assertFalse({*half, ids[6]} & left, left)
+            self.assertTrue({"file-mine", "notes.tmp", ids[0], ids[5]} <= left, left)
+
+    def test_what_is_there_counts(self):
+        large = IMAGE.read_bytes() + bytes(2 << 20)
+        with Server(*self.flags, "--files-disk", "5M") as server:
+            self.assertEqual(upload(server, large, **self.A).status, 200)
+        with Server(*self.flags, "--files-disk", "5M") as server:
+            self.assertEqual(upload(server, large, **self.A).status, 200)
+            self.assertEqual(upload(server, large, **self.A).error["code"], "storage_full")
+            self.assertEqual(upload(server, b"hello", **self.A).error["code"], "invalid_media")
+            self.assertTrue(until(lambda: len(self.names()) == 4), self.names())
+
+    def test_a_directory_that_cannot_be(self):
+        with self.assertRaises(RuntimeError) as failure:
+            Server("--files-dir", str(IMAGE))
+        self.assertIn(IMAGE.name, str(failure.exception))
 
 
 class Keys(unittest.TestCase):
