@@ -45,7 +45,6 @@ ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions
       options_(options),
       log_(log),
       metrics_(metrics),
-      files_(files),
       frames_(FrameBytes(options)),
       scheduler_(model_, options.scheduler),
       intake_(options.media, options.chat, files),
@@ -177,6 +176,7 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
   const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();
   if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));
   if (!MayWait(*flight)) return;
+  reply->SetStage("queue", 0, 0);
   ++in_flight_;
   decoding_.Add([this, flight, work, reply] {
     if (work->what == Ask::kCost) {

@@ -94,7 +94,6 @@ class ChatService {
   const ServerOptions options_;
   const RequestLog& log_;
   Metrics& metrics_;
-  FileStore& files_;
   std::atomic<bool> draining_{false};
   std::mutex mutex_;
   std::vector<std::weak_ptr<ChatFlight>> flights_;

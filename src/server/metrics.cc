@@ -127,7 +127,8 @@ void Metrics::Ended(const ReplyEnd& end, double seconds) {
   impl_->visual_tokens.Increment(static_cast<double>(end.visual_tokens));
   impl_->cached_tokens.Increment(static_cast<double>(end.cached_tokens));
   impl_->queued.Observe(end.queue_s);
-  const std::pair<const char*, double> stages[] = {{"media", end.times.media_s},
+  const std::pair<const char*, double> stages[] = {{"fetch", end.fetch_s},
+                                                   {"media", end.times.media_s},
                                                    {"vision", end.times.vision_s},
                                                    {"prefill", end.times.prefill_s},
                                                    {"decode", end.times.decode_s}};

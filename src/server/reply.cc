@@ -68,6 +68,7 @@ void ReplyEnd::SetDone(const JobResult& result) {
   tokens_full = result.kv.tokens_full;
   kv_bytes_full = result.kv.bytes_full;
   queue_s = result.queue_s;
+  fetch_s = result.fetch_s;
   times = result.times;
 }
 

@@ -33,7 +33,7 @@ struct ReplyEnd {
   bool looks_up = false;  // what is kept
   std::string cache;      // what it found there: "none"
   int64_t cached_tokens = 0, visual_tokens = 0, tokens_full = 0, kv_bytes_full = 0;
-  double queue_s = 0;
+  double queue_s = 0, fetch_s = 0;
   StageTimes times;
 
   void SetDone(const JobResult& result);
