@@ -230,9 +230,8 @@ class Messages {
     if (by_id && (!url || !url->starts_with(kFileId))) {
       Refuse("invalid_value", reference->param, ": the id of an uploaded file is expected");
     }
-    if (url.has_value() == data.has_value() || (url && url->empty())) {
-      Refuse("invalid_value", source.Path("url"), ": a string is expected");
-    }
+    if (url.has_value() == data.has_value()) Refuse("invalid_value", source.Path("url"), ": a string is expected");
+    if (url && url->empty()) RefuseUrl(reference->param);
     reference->url = url ? *url : "data:;base64," + *data;
   }
 

@@ -211,7 +211,7 @@ class Chat(unittest.TestCase):
                  ({"mm_processor_kwargs": {"fps": 0}}, "invalid_value", "mm_processor_kwargs.fps"),
                  ({"mm_processor_kwargs": {"max_frames": 33}}, "media_limit", "mm_processor_kwargs.max_frames"),
                  ({"mm_processor_kwargs": {"video_start": 3, "video_end": 2}}, "invalid_value", "mm_processor_kwargs.video_end"),
-                 ({"media_io_kwargs": {"video": {"num_frames": 8}}}, "unsupported_parameter", "media_io_kwargs.video.num_frames"),
+                 ({"media_io_kwargs": {"video": {"num_frames": 0}}}, "invalid_value", "media_io_kwargs.video.num_frames"),
                  ({"purekv": {"polcy": "full"}}, "unsupported_parameter", "purekv.polcy"),
                  ({"purekv": {"policy": "nonsense"}}, "invalid_value", "purekv.policy"),
                  ({"purekv": {"policy": "full", "budget": 0.5}}, "invalid_value", "purekv.budget"),
