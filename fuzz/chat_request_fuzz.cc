@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "server/api_error.h"
 #include "base/base64.h"
+#include "server/api_error.h"
 #include "server/chat_request.h"
 #include "server/request_fields.h"
 

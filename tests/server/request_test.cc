@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/base64.h"
 #include "base/file.h"
 #include "server/access.h"
 #include "server/api_error.h"
-#include "base/base64.h"
 #include "server/chat_request.h"
 #include "server/media_files.h"
 
