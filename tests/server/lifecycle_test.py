@@ -14,6 +14,7 @@ from serving import CLEAN, LONG, MODEL, PROGRAM, VIDEOS, Background, Server, tex
 
 def log_lines(server, status):
     return [line for line in server.stderr().splitlines() if f"status={status}" in line and "route=chat" in line]
+LONGISH = "red " * 1100  # too long to be read between the blocks of another
 
 
 class Cancelling(unittest.TestCase):
@@ -93,9 +94,10 @@ class Cancelling(unittest.TestCase):
     def test_a_full_queue_says_when_to_come_back(self):
         socks = [self.server.start_chat(LONG, max_tokens=1)]
         time.sleep(0.1)
-        socks += [self.server.start_chat("a", max_tokens=1) for _ in range(2)]
+        self.assertEqual(self.server.chat("a", max_tokens=1).status, 200)  # a short one is read in between
+        socks += [self.server.start_chat(LONGISH, max_tokens=1) for _ in range(2)]
         time.sleep(0.1)
-        answer = self.server.chat("a")
+        answer = self.server.chat(LONGISH)
         self.assertEqual((answer.status, answer.error["code"], answer.error["type"]), (429, "queue_full", "rate_limit_error"))
         self.assertTrue(1 <= int(answer.headers["retry-after"]) <= 120)
         self.assertEqual(self.server.get("/health").status, 200)  # whatever the engine does
@@ -250,7 +252,7 @@ class StartAndEnd(unittest.TestCase):
         with Server("--cache-memory", "0", "--queue-timeout", "0.3") as server:
             first = server.start_chat(LONG, max_tokens=1)
             time.sleep(0.1)
-            answer = server.chat("a")
+            answer = server.chat(LONGISH)
             self.assertEqual((answer.status, answer.error["code"], answer.error["type"]), (504, "queue_timeout", "timeout_error"))
             self.assertEqual(answer.headers["x-should-retry"], "false")
             first.close()
@@ -260,7 +262,7 @@ class StartAndEnd(unittest.TestCase):
         stream = Background(lambda: server.chat(LONG, max_tokens=3, stream=True))
         self.assertTrue(until(lambda: server.descriptors() > 0))
         time.sleep(0.3)
-        waiting = [Background(lambda: server.chat("a")) for _ in range(4)]
+        waiting = [Background(lambda: server.chat(LONGISH)) for _ in range(4)]
         time.sleep(0.3)
         health = server.open()  # connected before
         health.connect()
