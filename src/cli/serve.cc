@@ -174,6 +174,8 @@ void AddLimitFlags(FlagTable& table, ServeFlags* flags) {
   table.Value(kGroup, "--max-connections", "N", "(default 1024)", SetCount(&server.http.connections, 1));
   table.Value(kGroup, "--send-timeout", "S", "seconds in which a client must take something (default 60)",
               SetSeconds(&server.http.send_s));
+  table.Value(kGroup, "--session-ttl", "S", "seconds that a session lives which nobody goes on with (default 900)",
+              SetSeconds(&server.scheduler.session_ttl_s));
   table.Value(kGroup, "--drain-timeout", "S", "seconds that running answers have to end after SIGTERM (default 60)",
               SetSeconds(&server.drain_timeout_s));
 }
@@ -328,6 +330,8 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
     options.chat.models = {(path.has_filename() ? path : path.parent_path()).filename().string()};
   }
   if (!table.Given("--kv-when")) flags->kv.when = KvOptions::When::kContext;  // chats ask again about the same media
+  options.chat.has_profile = !flags->profile.file.empty();
+  options.chat.without_profile = {flags->kv, flags->prefill};
   options.version = PUREKV_VERSION;
   options.scheduler.limits.threads = flags->model.threads;
   options.chat_media.child.model = flags->model.directory;

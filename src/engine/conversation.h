@@ -68,6 +68,11 @@ class Conversation {
   // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
   PromptInfo ReadChatPrefix(PreparedChat chat);
   PromptInfo ReadChatRest(const PreparedChat& chat);
+  // What a chat says behind all that this conversation has read and answered of it: ids of text. Of what is returned
+  // the ids are those of the whole sequence.
+  PromptInfo ReadChatOn(const std::vector<int32_t>& ids);
+  // Tokens that have been said and not been read.
+  int64_t unread() const { return static_cast<int64_t>(dialogue_.pending().size()); }
   // The beginning of a chat of text alone that was read whole, as a prefix of another that begins with the same ids: so
   // many blocks of the prompt as `most` tokens hold, fewer than all; what is read behind it has the bits that it would
   // have in one reading. Nothing where there is no whole block, or not all of it is kept as it is (policy full).

@@ -130,6 +130,14 @@ PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
   return info;
 }
 
+PromptInfo Conversation::ReadChatOn(const std::vector<int32_t>& ids) {
+  CheckQuestionIsRead("ReadChatOn");
+  ReadPrompt(ids, {});
+  PromptInfo info;
+  info.ids = sequence_.ids();
+  return info;
+}
+
 std::optional<Conversation> Conversation::ForkText(int64_t most) const {
   const int64_t tokens = std::min(most, sequence_.size() - 1) / BlockRows() * BlockRows();
   const auto part = std::span(layout()).first(static_cast<size_t>(std::max<int64_t>(tokens, 0)));

@@ -3,14 +3,20 @@
 #include "engine/prefill_attention.h"
 #include "engine/sampling.h"
 #include "media/sampling.h"
+#include "policy/drop.h"
 #include "policy/registry.h"
 #include "server/api_error.h"
 #include "server/chat_request.h"
 
 namespace purekv::server {
 
-void CheckChatOptions(const ChatRequest& request) {
+void CheckChatOptions(ChatRequest* chat) {
   try {
+    if (chat->drop_layers) {
+      chat->job.kv.drop_layers =
+          *chat->drop_layers == "off" ? std::vector<DropLayer>() : ParseDropLayers(*chat->drop_layers);
+    }
+    const ChatRequest& request = *chat;
     CheckKvOptions(request.job.kv);
     CheckPrefillOptions(request.job.prefill);
     if (request.media.empty() && request.job.prefix == nullptr &&

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 40;  // of counts that other limits bound
 constexpr size_t kMaxMessages = 4096, kMaxStops = 4, kMaxName = 256;
+constexpr size_t kMaxSessionName = 128;
 constexpr int64_t kMaxTopLogprobs = 20;
 
 std::string At(const std::string& path, size_t index) {
@@ -254,7 +255,15 @@ void ReadOptions(const RequestFields& fields, const std::string& key, std::map<s
 
 void ReadPureKv(const RequestFields& fields, ChatRequest* request) {
   fields.AllowOnly({"policy", "budget", "tokens", "bytes", "when", "allocator", "options", "chunk", "prefill",
-                    "progress", "cache", "prefix"});
+                    "progress", "cache", "prefix", "session", "profile", "drop_layers"});
+  if (const auto drops = fields.String("drop_layers")) request->drop_layers = *drops;
+  if (const auto name = fields.String("session")) {
+    if (name->empty() || name->size() > kMaxSessionName) {
+      Refuse("invalid_value", fields.Path("session"), ": a name of 1 to ", kMaxSessionName, " bytes is expected");
+    }
+    if (request->job.answers != 1) Refuse("invalid_value", "n", ": a session goes on from one answer");
+    request->job.session = *name;
+  }
   KvOptions& kv = request->job.kv;
   if (const auto policy = fields.String("policy"); policy && *policy != kv.policy) {
     // Another policy begins anew: a budget and options of the server's are those of its own.
@@ -315,6 +324,16 @@ std::shared_ptr<const Prefix> PrefixOf(const RequestFields& fields, const NamedP
     throw error;
   }
   return prefix;
+}
+
+const ReadDefaults& ReadingOf(const RequestFields& fields, const ChatDefaults& defaults, bool media) {
+  const auto own = fields.Object("purekv");
+  const auto profile = own ? own->Bool("profile") : std::nullopt;
+  if (profile == false) return defaults.without_profile;
+  if (profile == true && !defaults.has_profile) {
+    Refuse("invalid_value", own->Path("profile"), ": this server was started without one");
+  }
+  return media ? defaults.media : defaults.text;
 }
 
 void CheckGoesOn(const ChatRequest& request, const Prefix& prefix) {
@@ -422,12 +441,15 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, con
   request.job.salt = fields.String("cache_salt").value_or("");
   const std::shared_ptr<const Prefix> prefix = request.job.prefix = PrefixOf(fields, named, request.job.salt);
   Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
-  const ReadDefaults& read = request.media.empty() ? defaults.text : defaults.media;
+  const ReadDefaults& read = ReadingOf(fields, defaults, !request.media.empty());
   request.job.kv = prefix != nullptr ? prefix->key.kv : read.kv;
   request.job.prefill = prefix != nullptr ? prefix->key.prefill : read.prefill;
   ReadSampling(fields, defaults, &request);
   if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
   if (prefix != nullptr) CheckGoesOn(request, *prefix);
+  if (!request.job.session.empty() && request.job.cache != JobRequest::Cache::kUse) {
+    Refuse("invalid_value", "purekv.cache", ": a session is what is kept; use is expected");
+  }
   request.stream = fields.Bool("stream").value_or(false);
   if (const auto options = fields.Object("stream_options")) {
     if (!request.stream) Refuse("invalid_value", "stream_options", ": needs stream: true");

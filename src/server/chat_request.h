@@ -25,6 +25,8 @@ struct ReadDefaults {
 struct ChatDefaults {
   std::vector<std::string> models;  // the names that the model is served under
   ReadDefaults media, text;         // of chats with images or videos, and of those without
+  bool has_profile = false;         // that they are of
+  ReadDefaults without_profile;
   GenerateOptions generate;
   int64_t max_tokens_limit = 4096;
   int64_t max_answers = 4;
@@ -46,7 +48,8 @@ struct ChatRequest {
     // What the medium is called by the client, and its key; a later request may leave the url out then: it is "".
     std::string name{}, name_param{};
   };
-  std::vector<MediaReference> media;  // in the order of the parts
+  std::vector<MediaReference> media;       // in the order of the parts
+  std::optional<std::string> drop_layers;  // as the request has them
   bool stream = false;
   bool include_usage = false, continuous_usage = false;  // of a stream
   bool progress = false;
@@ -63,9 +66,9 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, con
 // More images or videos than one request may have, as far as it is known what they are. Throws ApiError.
 void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults);
 
-// Ranges and combinations that the engine knows: as soon as a request is there, and not when its turn comes. Throws
-// ApiError.
-void CheckChatOptions(const ChatRequest& request);
+// Ranges and combinations that the engine knows: as soon as a request is there, and not when its turn comes. What the
+// engine reads of it is read here. Throws ApiError.
+void CheckChatOptions(ChatRequest* request);
 
 // The key of a request that sets an option, for messages of the engine: "kv.budget" is "purekv.budget", "chat.0.1" is
 // "messages[0].content[1]". What no key sets stays as it is.

@@ -90,7 +90,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
       return static_cast<ObjectReply&>(*reply).Respond(OpenPrefixFile(*file, owner));
     }
     work->chat = ParseChatRequest(body, options_.chat, named);
-    CheckChatOptions(work->chat);
+    CheckChatOptions(&work->chat);
     work->chat.job.owner = owner;
     work->chat.job.client = OwnerOf(request);
     work->files_of = OwnerOf(request);
@@ -258,7 +258,8 @@ Metrics::Now ChatService::Numbers() {
   now.prefix_bytes = prefixes.bytes();
   now.embedding_bytes = scheduler_.embeddings().bytes();
   now.frame_bytes = frames_.taken();
-  now.request_bytes = scheduler_.ledger().reserved();
+  now.session_bytes = scheduler_.sessions().bytes();
+  now.request_bytes = scheduler_.ledger().reserved() - now.session_bytes;
   now.overruns = scheduler_.ledger().overruns();
   now.cache_memory = options_.scheduler.prefixes.memory;
   now.disk_bytes = prefixes.disk_bytes();
@@ -293,7 +294,7 @@ void ChatService::Tick() {
   for (const auto& flight : FlightsThat(late)) {
     flight->Refuse(MakeApiError(504, "queue_timeout", Say("no turn came in ", most, " s of waiting").text));
   }
-  scheduler_.ExpireQueued();
+  scheduler_.Expire();
 }
 
 void ChatService::Drain() {

@@ -135,7 +135,7 @@ void Metrics::Ended(const ReplyEnd& end, double seconds) {
   for (const auto& [stage, spent] : stages) impl_->stages.Add({{"stage", stage}}, Seconds()).Observe(spent);
   if (end.tokens_full > 0) impl_->kept.Observe(end.tokens_kept_mean / static_cast<double>(end.tokens_full));
   if (end.cached_tokens == 0) impl_->kv_evicted.Increment(static_cast<double>(end.kv_bytes_full - end.kv_bytes));
-  if (!end.looks_up) return;
+  if (!end.looks_up || end.cache == "session") return;
   const auto found = [&](const char* store, bool hit) {
     impl_->lookups.Add({{"store", store}, {"result", hit ? "hit" : "miss"}}).Increment();
     return hit;
@@ -155,6 +155,7 @@ std::string Metrics::Text(const Now& now) {
   set(impl_->waiting, now.waiting);
   set(impl_->rows, now.rows);
   set(impl_->connections, now.connections);
+  set(impl_->kv_bytes.Add({{"kind", "session"}}), now.session_bytes);
   set(impl_->kv_bytes.Add({{"kind", "prefix"}}), now.prefix_bytes);
   set(impl_->kv_bytes.Add({{"kind", "embeddings"}}), now.embedding_bytes);
   set(impl_->kv_bytes.Add({{"kind", "frames"}}), now.frame_bytes);

@@ -27,7 +27,7 @@ class Metrics {
   // How things are; the totals are of all time.
   struct Now {
     int64_t waiting = 0, running = 0, rows = 0, connections = 0;
-    int64_t prefix_bytes = 0, embedding_bytes = 0, frame_bytes = 0, request_bytes = 0;
+    int64_t session_bytes = 0, prefix_bytes = 0, embedding_bytes = 0, frame_bytes = 0, request_bytes = 0;
     int64_t cache_memory = 0, disk_bytes = 0;
     int64_t prefixes_to_disk = 0, prefixes_dropped = 0, embeddings_dropped = 0, overruns = 0;
   };

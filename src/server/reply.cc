@@ -53,7 +53,11 @@ ApiError InternalError() {
 }
 
 const char* CacheOf(const JobResult& result) {
-  return result.from_disk ? "disk" : result.cached_tokens > 0 ? "prefix" : result.embedded ? "embeddings" : "none";
+  return result.from_session        ? "session"
+         : result.from_disk         ? "disk"
+         : result.cached_tokens > 0 ? "prefix"
+         : result.embedded          ? "embeddings"
+                                    : "none";
 }
 
 bool LooksUp(const JobRequest& request) {

@@ -234,6 +234,7 @@ class Server::Impl final : public HttpHandler {
                         {"embeddings", now.embedding_bytes},
                         {"frames", now.frame_bytes},
                         {"requests", now.request_bytes},
+                        {"sessions", now.session_bytes},
                         {"resident", ResidentBytes()},
                         {"disk", now.disk_bytes}}}});
     return response;

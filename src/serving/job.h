@@ -34,6 +34,9 @@ struct JobRequest {
   double waited_s = 0, fetch_s = 0, media_s = 0;  // before it was handed in: for its turns, and spent on its media
   // What has been read before may be used, and kept for others: kUse; read anew and kept: kRefresh; neither: kOff.
   enum class Cache { kUse, kRefresh, kOff } cache = Cache::kUse;
+  // A name of the owner's: what is read and answered is held under it for a request that goes on with the same chat,
+  // and this one goes on from what is; "": neither. Of one answer.
+  std::string session;
   std::string client;                  // whose turn it is (Scheduler)
   std::string owner, salt;             // who may share what is kept (PrefixKey)
   std::vector<std::string> digests{};  // of the media's contents, in the order of the parts; none: nothing is kept
@@ -48,6 +51,7 @@ struct JobResult {
   std::string prefix;         // the id of what was used or is kept for others; "": nothing
   int64_t cached_tokens = 0;  // of the prompt, that had been read before
   bool from_disk = false;     // they came from there for this job
+  bool from_session = false;  // they are a session's
   bool embedded = false;      // the tower's rows had been kept
   int64_t shared_bytes = 0;   // of keys and values, that lie in it
 };

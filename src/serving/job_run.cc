@@ -110,7 +110,8 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 
 JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
                const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes,
-               EmbeddingStore& embeddings, MemoryLedger& ledger, std::function<double()> between)
+               EmbeddingStore& embeddings, SessionStore& sessions, MemoryLedger& ledger,
+               std::function<double()> between)
     : model_(std::move(model)),
       limits_(limits),
       request_(request),
@@ -118,10 +119,52 @@ JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, cons
       listener_(listener),
       prefixes_(prefixes),
       embeddings_(embeddings),
+      sessions_(sessions),
       between_(std::move(between)),
       ledger_(ledger),
       generate_(request.generate),
       reservation_(ledger) {}
+
+JobRun::~JobRun() {
+  if (session_ == nullptr || read_ == nullptr || result_.from_session) return;
+  read_->SetWatch(nullptr, nullptr);
+  session_->read = std::move(read_);
+  sessions_.Put(std::move(session_));
+}
+
+bool JobRun::TakeSession() {
+  if (request_.session.empty()) return false;
+  chat_ = {request_.owner, request_.salt, prepared_.ids, {}, 0, request_.kv, request_.prefill};
+  for (const EmbeddingKey& one : EmbeddingKeysOf(request_)) {
+    chat_.media.push_back(one.medium);
+    chat_.images = one.images;
+  }
+  session_ = sessions_.Take(request_.owner, request_.salt, request_.session);
+  if (session_ == nullptr) return false;
+  if (!session_->Precedes(chat_)) {  // another chat, or an edited one: it is read anew
+    session_.reset();
+    return false;
+  }
+  read_ = std::move(session_->read);
+  return true;
+}
+
+void JobRun::KeepSession() {
+  auto session = std::make_unique<LiveSession>(ledger_);
+  session->name = request_.session;
+  session->key = std::move(chat_);
+  session->key.ids.insert(session->key.ids.end(), result_.answers[0].ids.begin(), result_.answers[0].ids.end());
+  session->prompt = result_.prompt;
+  session->prefix = used_;
+  session->shared_bytes = shared_;
+  const int64_t now = read_->kv().bytes_now;
+  read_->SetWatch(nullptr, nullptr);
+  // What it needs beside the prefix; its answer's room is given back.
+  reservation_.Set(0);
+  session->reservation.Set((read_->only_grows() ? now - shared_ : now));
+  session->read = std::move(read_);
+  sessions_.Put(std::move(session));
+}
 
 void JobRun::Prepare() {
   SessionOptions options;
@@ -139,14 +182,29 @@ void JobRun::Prepare() {
   Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
   prepared_ = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
-  key_ = PrefixKeyOf(request_, prepared_);
   const bool media = prepared_.prefix_ids > 0;
+  if (TakeSession()) {
+    read_->SetWatch(options.progress, &cancel_);
+    before_ = read_->times();
+    use_ = std::make_unique<PrefixUse>(session_->prefix);
+    used_ = session_->prefix;
+    if (used_ != nullptr) result_.prefix = used_->id;
+    result_.cached_tokens = read_->tokens() - read_->unread();
+    result_.shared_bytes = shared_ = session_->shared_bytes;
+    prepared_.tokens = read_->tokens() + static_cast<int64_t>(prepared_.ids.size() - session_->key.ids.size());
+    generate_.max_new_tokens = RoomForAnswer(limits_, request_, prepared_.tokens, session_->prompt.visual_tokens);
+    need_ = Need({});
+    if (need_ > ledger_.capacity()) FailNoRoom();
+    return;
+  }
+  key_ = PrefixKeyOf(request_, prepared_);
   if (request_.answers == 0) CheckCanBeKept(key_);
   if (key_ && request_.cache == JobRequest::Cache::kUse) found_ = GoOnFrom(*key_);
   if (found_ != nullptr) {
     read_->SetWatch(options.progress, &cancel_);
     result_.prefix = found_->id;
     use_ = std::make_unique<PrefixUse>(found_);
+    used_ = found_;
     result_.cached_tokens = read_->tokens();
     result_.shared_bytes = shared_ = read_->kv().bytes_now;
     const auto rest = static_cast<int64_t>(prepared_.ids.size()) -
@@ -181,7 +239,7 @@ int64_t JobRun::Need(const PlannedBytes& bytes) const {
   const ModelInfo& info = model_->info();
   const auto grown = [](int64_t exact) { return exact * 17 / 16; };
   const int64_t row = info.hidden * static_cast<int64_t>(sizeof(float));
-  if (found_ != nullptr) {
+  if (found_ != nullptr || session_ != nullptr) {
     const int64_t rest = prepared_.tokens - result_.cached_tokens;
     // What steps evict from is a copy.
     return grown(rest * info.kv_bytes_per_token) + rest * row + AnswerBytes() +
@@ -194,7 +252,7 @@ int64_t JobRun::Need(const PlannedBytes& bytes) const {
 void JobRun::FailNoRoom() const {
   Message hint;
   for (const double budget : {0.5, 0.3, 0.2, 0.1, 0.05}) {
-    if (found_ != nullptr) break;
+    if (found_ != nullptr || session_ != nullptr) break;
     SessionOptions options;
     options.kv = request_.kv;
     options.kv.tokens.reset();
@@ -223,6 +281,14 @@ void JobRun::Read() {
   const std::shared_ptr<const Prefix> found = std::move(found_);
   if (found != nullptr) result_.from_disk = found->from_disk.exchange(false);
   result_.prompt = Blaming(request_, false, [&] {
+    if (session_ != nullptr) {
+      result_.from_session = true;
+      const auto said = static_cast<std::ptrdiff_t>(session_->key.ids.size());
+      PromptInfo info = read_->ReadChatOn({prepared.ids.begin() + said, prepared.ids.end()});
+      info.media = session_->prompt.media;
+      info.visual_tokens = session_->prompt.visual_tokens;
+      return info;
+    }
     if (found != nullptr) return ahead && media ? read_->read_ahead() : read_->ReadChatRest(prepared);
     if (embeddings_.keeps() && !EmbeddingKeysOf(request_).empty()) read_->EmbedChatMedia(&prepared);
     const std::vector<PreparedMedia> loaded = prepared.media;
@@ -246,7 +312,8 @@ void JobRun::Read() {
     FailJob(Reason::kNoRoom, Say(read_->kv().bytes_now, " bytes of keys and values are more than may be kept here"));
   }
   result_.kv = read_->kv();
-  if (found == nullptr && result_.kv.bytes_peak > need_) ledger_.CountOverrun();
+  if (found == nullptr && session_ == nullptr && result_.kv.bytes_peak > need_) ledger_.CountOverrun();
+  if (session_ != nullptr) session_->reservation.Set(0);  // this job's, from here on
   ReserveAnswers();
   result_.answers.resize(static_cast<size_t>(request_.answers));
   listener_.Read(result_.prompt, result_.kv);
@@ -337,6 +404,7 @@ void JobRun::Keep(const PrefixKey& key) {
   }
   if (result_.cached_tokens > 0) return;  // of what it went on from it is told
   use_ = std::make_unique<PrefixUse>(prefix);
+  used_ = prefix;
   result_.prefix = prefix->id;
   result_.shared_bytes = shared_;
 }
@@ -381,12 +449,18 @@ JobResult JobRun::Finish(double queue_s) {
   StageTimes times = read_->times();
   times.decode_s += result_.times.decode_s;
   times.decoded_tokens += result_.times.decoded_tokens;
+  times.media_s -= before_.media_s;
+  times.vision_s -= before_.vision_s;
+  times.prefill_s -= before_.prefill_s;
+  times.decode_s -= before_.decode_s;
+  times.decoded_tokens -= before_.decoded_tokens;
   times.vision_s = std::max(0.0, times.vision_s - vision_s_);
   times.prefill_s = std::max(0.0, times.prefill_s - prefill_s_);
   result_.times = times;
   result_.times.media_s += request_.media_s;
   result_.fetch_s = request_.fetch_s;
   result_.queue_s = request_.waited_s + queue_s;
+  if (!request_.session.empty()) KeepSession();
   return std::move(result_);
 }
 

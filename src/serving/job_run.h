@@ -15,6 +15,7 @@
 #include "serving/job.h"
 #include "serving/memory_ledger.h"
 #include "serving/prefix_store.h"
+#include "serving/session_store.h"
 
 namespace purekv {
 
@@ -41,18 +42,22 @@ std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversati
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:
-  // request, cancel, listener, prefixes, embeddings, ledger: borrowed. between: called between blocks of the tower's
-  // and the decoder's work on the prompt; may do other work, whose seconds it returns: they are not the job's.
+  // request, cancel, listener, prefixes, embeddings, sessions, ledger: borrowed. between: called between blocks of the
+  // tower's and the decoder's work on the prompt; may do other work, whose seconds it returns: they are not the job's.
   JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, const JobRequest& request,
          const std::atomic<bool>& cancel, JobListener& listener, PrefixStore& prefixes, EmbeddingStore& embeddings,
-         MemoryLedger& ledger, std::function<double()> between);
+         SessionStore& sessions, MemoryLedger& ledger, std::function<double()> between);
+  // A session that it has not gone on from goes back.
+  ~JobRun();
+  JobRun(const JobRun&) = delete;
+  JobRun& operator=(const JobRun&) = delete;
 
   // Finds out what the job is about and what it takes. Throws JobFailed, and what is not the request's fault.
   void Prepare();
   // Bytes that it takes at most, beside what is kept already. Behind Prepare.
   int64_t need() const { return need_; }
   // Whether it goes on from what has been read before. Behind Prepare.
-  bool goes_on() const { return found_ != nullptr || result_.embedded; }
+  bool goes_on() const { return found_ != nullptr || session_ != nullptr || result_.embedded; }
   // Whether there is little to read, and nothing for the tower. Behind Prepare.
   bool short_read() const;
   // Reads the prompt. Throws as Prepare, and Cancelled when the flag was raised.
@@ -73,6 +78,10 @@ class JobRun {
  private:
   // What has been read before of a chat with this key; then read_ is a conversation behind it.
   std::shared_ptr<const Prefix> GoOnFrom(const PrefixKey& key);
+  // Whether there is a session that the chat goes on from; then read_ is its conversation.
+  bool TakeSession();
+  // What has been read and answered is there for the chat's next turn.
+  void KeepSession();
   // Media as they are in the prompt: as the tower has made them before, or as they were handed in.
   void LoadMedia(Conversation::PreparedChat* prepared);
   // Their rows and pictures are there for others from now on.
@@ -97,18 +106,23 @@ class JobRun {
   JobListener& listener_;
   PrefixStore& prefixes_;
   EmbeddingStore& embeddings_;
+  SessionStore& sessions_;
   const std::function<double()> between_;
   MemoryLedger& ledger_;
   GenerateOptions generate_;
   Conversation::PreparedChat prepared_;
   std::optional<PrefixKey> key_;
-  std::shared_ptr<const Prefix> found_;  // what it goes on from, until it has been read
+  std::shared_ptr<const Prefix> found_;   // what it goes on from, until it has been read
+  PrefixKey chat_;                        // with a session: of the whole chat
+  std::unique_ptr<LiveSession> session_;  // that it goes on from
+  StageTimes before_;                     // of its conversation
   int64_t need_ = 0;
   int64_t shared_ = 0;  // bytes of its prompt's keys and values that a store has
   Reservation reservation_;
   std::unique_ptr<Conversation> read_;                // the last answer's
   std::vector<std::unique_ptr<Conversation>> forks_;  // of the others, which share what it has read
   std::vector<std::vector<std::string>> pictures_;    // of its media, of their slices
+  std::shared_ptr<const Prefix> used_;                // of use_, for a session
   std::unique_ptr<PrefixUse> use_;                    // of what it has gone on from, or is kept of it
   int64_t begun_ = 0, ended_ = 0;
   bool cancelled_ = false;

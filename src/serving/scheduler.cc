@@ -140,7 +140,8 @@ void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
   FailAll(taken, Reason::kCancelled, Say("cancelled"));
 }
 
-void Scheduler::ExpireQueued() {
+void Scheduler::Expire() {
+  sessions_.Expire(options_.session_ttl_s);
   std::vector<std::shared_ptr<Job>> taken;
   {
     const std::lock_guard lock(mutex_);
@@ -243,7 +244,7 @@ bool Scheduler::Prepare(const std::shared_ptr<Job>& job) {
   job->known = changes;
   try {
     auto run = std::make_unique<JobRun>(model_, options_.limits, job->request, job->cancel, *job->listener, prefixes_,
-                                        embeddings_, ledger_, [this] { return StepBetween(); });
+                                        embeddings_, sessions_, ledger_, [this] { return StepBetween(); });
     run->Prepare();
     job->run = std::move(run);
     return true;
@@ -258,7 +259,8 @@ bool Scheduler::Admits(int64_t bytes) {
     return ledger_.capacity() - ledger_.reserved() - prefixes_.bytes() - embeddings_.bytes() - bytes;
   };
   if (free() >= 0) return true;
-  embeddings_.Shrink(std::max<int64_t>(0, embeddings_.bytes() + free()));
+  sessions_.Free(-free());
+  if (free() < 0) embeddings_.Shrink(std::max<int64_t>(0, embeddings_.bytes() + free()));
   if (free() < 0) prefixes_.Shrink(std::max<int64_t>(0, prefixes_.bytes() + free()));
   return free() >= 0;
 }

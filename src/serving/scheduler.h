@@ -26,6 +26,7 @@
 #include "serving/job_run.h"
 #include "serving/memory_ledger.h"
 #include "serving/prefix_store.h"
+#include "serving/session_store.h"
 
 namespace purekv {
 
@@ -37,7 +38,8 @@ struct SchedulerOptions {
   // memory: of embeddings, too, which make way for prefixes and take a quarter at most, and of what jobs take; 0: jobs
   // take what they need, and nothing is kept. threads, limit: of the scheduler.
   PrefixStoreOptions prefixes;
-  double decode_share = 0.5;  // of the time while a prompt is read that answers of others get, [0, 0.9]
+  double session_ttl_s = 900;  // sessions that nobody goes on with end
+  double decode_share = 0.5;   // of the time while a prompt is read that answers of others get, [0, 0.9]
 };
 
 // A job that has been taken.
@@ -56,14 +58,15 @@ class Scheduler {
   std::shared_ptr<Job> Submit(JobRequest request, std::shared_ptr<JobListener> listener);
   // Ends it: at once while it waits, else within a step of the work that is done for it. Nothing when it has ended.
   void Cancel(const std::shared_ptr<Job>& job);
-  // Fails what has waited too long; to be called now and then.
-  void ExpireQueued();
+  // Fails what has waited too long, and ends sessions; to be called now and then.
+  void Expire();
   // Takes no more, and fails what waits; what runs goes on.
   void Drain();
   // The same, and ends what runs with kDraining.
   void Stop();
 
   PrefixStore& prefixes() { return prefixes_; }
+  const SessionStore& sessions() const { return sessions_; }
   const EmbeddingStore& embeddings() const { return embeddings_; }
   // What has been read of this chat before and may be used, so that nobody needs to look at its media. Null: nothing,
   // or what is wrong with the request, which its job will be told.
@@ -122,6 +125,7 @@ class Scheduler {
   MemoryLedger ledger_;
   EmbeddingStore embeddings_;
   PrefixStore prefixes_;
+  SessionStore sessions_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> queue_;

@@ -109,7 +109,8 @@ TEST(ChatRequest, WhatIsNotSaidIsTheServers) {
   EXPECT_FALSE(other.budget.has_value());
   EXPECT_TRUE(other.options.empty());
   EXPECT_EQ(other.when, KvOptions::When::kContext);
-  CheckChatOptions(Parsed(With(R"(, "purekv": {"policy": "full"})"), defaults));
+  ChatRequest full = Parsed(With(R"(, "purekv": {"policy": "full"})"), defaults);
+  CheckChatOptions(&full);
   // Images and videos have defaults of their own.
   const JobRequest image = Parsed(R"({"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url",
       "image_url": {"url": "data:,"}}]}]})",
@@ -121,7 +122,10 @@ TEST(ChatRequest, WhatIsNotSaidIsTheServers) {
 }
 
 TEST(ChatRequest, OptionsThatTheEngineRefusesAreNamedAsTheRequestsKeys) {
-  const auto check = [](const std::string& more) { return Refusal([&] { CheckChatOptions(Parsed(With(more))); }); };
+  const auto check = [](const std::string& more) {
+    ChatRequest request = Parsed(With(more));
+    return Refusal([&] { CheckChatOptions(&request); });
+  };
   EXPECT_EQ(check(R"(, "purekv": {"policy": "snapkv", "budget": 0.5, "options": {"no": 1}})"),
             "400 invalid_value purekv.options.no");
   EXPECT_EQ(check(R"(, "purekv": {"budget": 0.5})"), "400 invalid_value purekv.budget");

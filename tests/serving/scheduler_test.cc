@@ -189,7 +189,7 @@ TEST_F(SchedulerTest, EveryJobEndsOnceWhateverEndsIt) {
   EXPECT_EQ(cancelled->failure_->reason, Reason::kCancelled);
   scheduler->Submit(Asks("a"), expired);
   std::this_thread::sleep_for(std::chrono::milliseconds(80));
-  scheduler->ExpireQueued();
+  scheduler->Expire();
   EXPECT_EQ(expired->failure_->reason, Reason::kQueueTimeout);
   scheduler->Submit(Asks("a"), drained);
   scheduler->Drain();
