@@ -228,10 +228,8 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
         // Whole groups of 32 outputs have one chain of sums for any number of rows; other bf16 panels have more for
         // fewer rows. So does no panel of f32.
         if (as_alone && weights.dtype == Dtype::kBF16 && !(weights.width == 32 && end - begin == kGroup)) {
-          for (int64_t r = 0; r < count; ++r) {
-            PanelBF16(static_cast<const uint32_t*>(rows) + r * weights.in / 2 + block / 2, weights.in / 2, 1, w,
-                      inputs / 2, weights.width, block == 0, to + r * kSums);
-          }
+          PanelBF16AsAlone(static_cast<const uint32_t*>(rows) + block / 2, weights.in / 2, count, w, inputs / 2,
+                           weights.width, block == 0, to);
           continue;
         }
         if (weights.dtype == Dtype::kBF16 && weights.width == 32) {

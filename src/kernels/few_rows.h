@@ -28,6 +28,10 @@ void MultiplyFewRows(AnyMatrixView x, const WeightPanels& weights, const Epilogu
 // The same with plain rows [out, in] of weights, f32 or bf16; x of f32 or bf16.
 void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t out, const Epilogue& epilogue);
 
+// PanelBF16 with each row's sums as they are for that row alone.
+void PanelBF16AsAlone(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
+                      bool first, float* sums);
+
 // One block of one panel: sums[r * 64 + o] = or += sum over the block's inputs. AVX512-BF16 (few_rows_bf16.cc).
 // x: pairs of inputs, row stride in pairs.
 void PanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
