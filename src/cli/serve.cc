@@ -95,7 +95,8 @@ void AddServerFlags(FlagTable& table, ServeFlags* flags) {
               Utf8([&server](const std::string& name, const std::string& text) {
                 server.chat.models = SplitList(name, text);
               }));
-  table.Value(kGroup, "--host", "ADDRESS", "where to listen (default 127.0.0.1); beyond this machine a key is needed",
+  table.Value(kGroup, "--host", "ADDRESS",
+              "where to listen (default 127.0.0.1), or unix:/path; beyond this machine a key is needed",
               Utf8([&server](const std::string&, const std::string& text) { server.host = text; }));
   table.Value(kGroup, "--port", "N", "(default 8000); 0: any that is free",
               [&server](const std::string& name, const std::string& text) {
@@ -259,6 +260,7 @@ void CheckServeFlags(const FlagTable& table, ServeFlags* flags) {
   CheckProfileFlags(table, flags->profile, flags->kv, Reads::kMedia);
   CheckPrefillFlags(table, flags->prefill, true);
   CheckReadableModel(flags->model.directory);
+  if (server.host.starts_with("unix:")) table.Refuse("--port", "a socket of the file system has none");
   ReadKeys(flags);
   for (const char* const flag : {"--cache-disk", "--cache-write-through"}) {
     if (server.scheduler.prefixes.directory.empty()) table.Refuse(flag, "--cache-dir is not given");

@@ -1,6 +1,12 @@
 #include "server/http.h"
 
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -9,6 +15,31 @@
 
 namespace purekv::server {
 namespace {
+
+using tcp = asio::ip::tcp;
+
+constexpr std::string_view kUnix = "unix:";
+
+// "unix:/path": the path; nothing: another kind of host.
+std::optional<std::string> SocketPath(const std::string& host) {
+  if (!host.starts_with(kUnix)) return std::nullopt;
+  std::string path = host.substr(kUnix.size());
+  if (path.empty() || path.size() >= sizeof(sockaddr_un::sun_path) || path.find('\0') != path.npos) {
+    FailUsage(host, ": the path of a socket has 1 to ", sizeof(sockaddr_un::sun_path) - 1, " bytes");
+  }
+  return path;
+}
+
+// What an earlier server has left and nobody listens on goes; anything else stays.
+void RemoveStaleSocket(const std::string& path) {
+  struct stat info {};
+  if (lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode)) return;
+  asio::io_context io;
+  asio::local::stream_protocol::socket probe(io);
+  error_code problem;
+  probe.connect(path, problem);
+  if (problem == boost::system::errc::connection_refused) unlink(path.c_str());
+}
 
 bool AnyLoopback(const asio::ip::address& address) {
   if (address.is_v6() && address.to_v6().is_v4_mapped()) {
@@ -35,14 +66,41 @@ const std::string* HttpRequest::Find(std::string_view name) const {
 }
 
 bool IsLoopback(const std::string& host) {
+  if (SocketPath(host)) return true;  // the file system's rights say who may ask
   return AnyLoopback(AddressOf(host));
 }
 
 struct HttpServer::Impl {
   Impl(const HttpLimits& limits, HttpHandler& handler) : shared(limits, handler) {}
+  ~Impl() {
+    if (!path.empty()) unlink(path.c_str());
+  }
+
+  void Listen(const Stream::endpoint& endpoint, const std::string& name) {
+    try {
+      acceptor.open(endpoint.protocol());
+      acceptor.set_option(asio::socket_base::reuse_address(true));
+      acceptor.bind(endpoint);
+      acceptor.listen();
+    } catch (const boost::system::system_error& error) {
+      Fail(name, ": cannot listen: ", error.code().message());
+    }
+  }
+  void ListenAt(const std::string& file, const std::string& host) {
+    RemoveStaleSocket(file);
+    const mode_t before = umask(0177);  // its owner's alone, from the first moment
+    try {
+      Listen(asio::local::stream_protocol::endpoint(file), host);
+    } catch (const Error&) {
+      umask(before);
+      throw;
+    }
+    umask(before);
+    path = file;
+  }
 
   void Accept() {
-    acceptor.async_accept([this](error_code problem, tcp::socket socket) {
+    acceptor.async_accept([this](error_code problem, Stream::socket socket) {
       if (!acceptor.is_open()) return;
       if (problem) {  // no descriptors, or the client has gone: a moment later all may be well
         retry.expires_after(std::chrono::milliseconds(100));
@@ -52,14 +110,14 @@ struct HttpServer::Impl {
         TurnAway(socket);
       } else {
         error_code ignored;
-        socket.set_option(tcp::no_delay(true), ignored);
+        socket.set_option(tcp::no_delay(true), ignored);  // a socket of the file system has no such thing
         std::make_shared<Connection>(shared, std::move(socket))->AwaitRequest();
       }
       Accept();
     });
   }
 
-  void TurnAway(tcp::socket& socket) {
+  void TurnAway(Stream::socket& socket) {
     const HttpResponse response = shared.handler.Malformed(503, "too many connections; ask again in a moment");
     const std::string text = StrCat("HTTP/1.1 503 Service Unavailable\r\nContent-Type: ", response.type,
                                     "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: ", response.body.size(),
@@ -87,7 +145,8 @@ struct HttpServer::Impl {
   }
 
   Shared shared;
-  tcp::acceptor acceptor{shared.io};
+  asio::basic_socket_acceptor<Stream> acceptor{shared.io};
+  std::string path;  // of its socket; "": TCP
   asio::steady_timer retry{shared.io}, ticker{shared.io};
   asio::signal_set signals{shared.io};
   int signalled = 0;
@@ -95,14 +154,10 @@ struct HttpServer::Impl {
 
 HttpServer::HttpServer(const std::string& host, uint16_t port, const HttpLimits& limits, HttpHandler& handler)
     : impl_(new Impl(limits, handler)) {
-  const tcp::endpoint endpoint(AddressOf(host), port);
-  try {
-    impl_->acceptor.open(endpoint.protocol());
-    impl_->acceptor.set_option(tcp::acceptor::reuse_address(true));
-    impl_->acceptor.bind(endpoint);
-    impl_->acceptor.listen();
-  } catch (const boost::system::system_error& error) {
-    Fail(host, ":", port, ": cannot listen: ", error.code().message());
+  if (const auto path = SocketPath(host)) {
+    impl_->ListenAt(*path, host);
+  } else {
+    impl_->Listen(tcp::endpoint(AddressOf(host), port), StrCat(host, ":", port));
   }
   impl_->signals.add(SIGTERM);
   impl_->signals.add(SIGINT);
@@ -118,7 +173,11 @@ int64_t HttpServer::connections() const {
 }
 
 std::string HttpServer::url() const {
-  const tcp::endpoint endpoint = impl_->acceptor.local_endpoint();
+  if (!impl_->path.empty()) return StrCat(kUnix, impl_->path);
+  const Stream::endpoint bound = impl_->acceptor.local_endpoint();
+  tcp::endpoint endpoint;
+  std::memcpy(endpoint.data(), bound.data(), bound.size());
+  endpoint.resize(bound.size());
   const std::string address = endpoint.address().to_string();
   return StrCat("http://", endpoint.address().is_v6() ? "[" + address + "]" : address, ":", endpoint.port());
 }

@@ -100,13 +100,14 @@ struct HttpLimits {
 
 class HttpServer {
  public:
-  // Listens from here on. port 0: any that is free. Throws Error naming host and port.
+  // Listens from here on. host: an address, localhost, or "unix:/path", a socket of its owner's that goes with this.
+  // port 0: any that is free. Throws Error naming host and port.
   HttpServer(const std::string& host, uint16_t port, const HttpLimits& limits, HttpHandler& handler);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // "http://127.0.0.1:8000"
+  // "http://127.0.0.1:8000", "unix:/path"
   std::string url() const;
   // Serves in this thread until Stop. SIGTERM and SIGINT must be blocked in all other threads.
   void Run();
@@ -121,7 +122,8 @@ class HttpServer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Whether an address is of this machine alone: 127.0.0.0/8, ::1, localhost. Throws Error when it is no address.
+// Whether an address is of this machine alone: 127.0.0.0/8, ::1, localhost, a socket of the file system. Throws Error
+// when it is no address.
 bool IsLoopback(const std::string& host);
 
 }  // namespace purekv::server

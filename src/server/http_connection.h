@@ -22,7 +22,7 @@ namespace purekv::server {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using boost::system::error_code;
-using tcp = asio::ip::tcp;
+using Stream = asio::generic::stream_protocol;  // TCP, or a socket of the file system
 
 constexpr size_t kReadBytes = 4096;
 constexpr size_t kPipelined = size_t{16} << 10;  // what may come behind a request before it is answered
@@ -98,7 +98,7 @@ class Lease {
 // One client. All but the methods of HttpExchange runs in the I/O thread.
 class Connection final : public HttpExchange, public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Shared& shared, tcp::socket socket)
+  Connection(Shared& shared, Stream::socket socket)
       : shared_(shared), socket_(std::move(socket)), read_timer_(shared.io), write_timer_(shared.io) {
     ++shared_.connections;
   }
@@ -397,7 +397,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
     ending_ = true;
     // A client that still sends would see a reset in place of the answer.
     error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_send, ignored);
+    socket_.shutdown(Stream::socket::shutdown_send, ignored);
     Arm(read_timer_, kLingerSeconds, [this] { Close(); });
     if (!watching_) Discard();
   }
@@ -424,7 +424,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   }
 
   Shared& shared_;
-  tcp::socket socket_;
+  Stream::socket socket_;
   asio::steady_timer read_timer_, write_timer_;
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;

@@ -35,7 +35,8 @@ class Server::Impl final : public HttpHandler {
         http_(options.host, options.port, options.http, *this),
         files_(options.files.disk, options.files.directory, [this](const std::string& line) { log_.Note(line); }),
         writing_(1) {
-    options_.access.loopback = IsLoopback(options.host);
+    // No web page reaches a socket of the file system, whatever Host it says.
+    options_.access.loopback = IsLoopback(options.host) && !options.host.starts_with("unix:");
   }
 
   HttpServer& http() { return http_; }

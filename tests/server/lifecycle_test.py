@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Slow and vanishing clients, queues, keys, start and end of the server."""
 import json
+import pathlib
+import os
 import re
 import signal
 import socket
@@ -247,6 +249,41 @@ class StartAndEnd(unittest.TestCase):
                 return [line["status"] for line in map(json.loads, whole.splitlines()) if line["route"] == "chat"]
             until(lambda: len(statuses()) == 2)
             self.assertEqual(statuses(), [200, 400])
+
+    def test_a_socket_of_the_file_system(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "s")
+            command = [PROGRAM, "serve", "-m", str(MODEL), "--host", "unix:" + path]
+            for _ in range(2):  # the second finds what the first has left
+                process = subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                self.assertEqual(process.stdout.readline(), f"listening on unix:{path}\n")
+                self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+                answer = b""
+
+                def health():
+                    nonlocal answer
+                    with socket.socket(socket.AF_UNIX) as sock:
+                        sock.connect(path)
+                        sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: anything\r\nConnection: close\r\n\r\n")
+                        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+                    return answer.startswith(b"HTTP/1.1 200")
+                self.assertTrue(until(health), answer)
+                self.assertIn(b'"demo"', answer)
+                second = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=60)
+                self.assertEqual(second.returncode, 1)
+                self.assertIn("cannot listen", second.stderr)
+                process.kill()
+                process.wait()
+                process.stdout.close()
+            self.assertTrue(os.path.exists(path))
+            file = os.path.join(folder, "file")
+            pathlib.Path(file).write_text("mine")
+            for host, code in (("unix:" + file, 1), ("unix:", 2), ("unix:" + "x" * 200, 2)):
+                refused = subprocess.run([*command[:-1], host], env=CLEAN, capture_output=True, text=True, timeout=60)
+                self.assertEqual(refused.returncode, code, refused.stderr)
+            self.assertEqual(pathlib.Path(file).read_text(), "mine")
+            with_port = subprocess.run([*command, "--port", "80"], env=CLEAN, capture_output=True, text=True, timeout=60)
+            self.assertEqual(with_port.returncode, 2)
 
     def test_what_waits_too_long_is_told(self):
         with Server("--cache-memory", "0", "--queue-timeout", "0.3") as server:
