@@ -26,6 +26,7 @@ std::vector<Slice> SlicesOf(const TokenLayout& layout) {
     one.columns = std::max<int64_t>(one.columns, token.column + 1);
   }
   std::vector<Slice> list;
+  list.reserve(slices.size());
   for (const auto& [place, slice] : slices) list.push_back(slice);
   return list;
 }

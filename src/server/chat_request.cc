@@ -442,8 +442,12 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, con
   const std::shared_ptr<const Prefix> prefix = request.job.prefix = PrefixOf(fields, named, request.job.salt);
   Messages(defaults, MediaOf(fields, defaults), &request).Read(*fields.Get("messages"));
   const ReadDefaults& read = ReadingOf(fields, defaults, !request.media.empty());
-  request.job.kv = prefix != nullptr ? prefix->key.kv : read.kv;
-  request.job.prefill = prefix != nullptr ? prefix->key.prefill : read.prefill;
+  request.job.kv = read.kv;
+  request.job.prefill = read.prefill;
+  if (prefix != nullptr) {
+    request.job.kv = prefix->key.kv;
+    request.job.prefill = prefix->key.prefill;
+  }
   ReadSampling(fields, defaults, &request);
   if (const auto own = fields.Object("purekv")) ReadPureKv(*own, &request);
   if (prefix != nullptr) CheckGoesOn(request, *prefix);

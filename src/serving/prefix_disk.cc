@@ -263,6 +263,7 @@ std::vector<PrefixDisk::Found> PrefixDisk::Index(const Model& model,
   for (const std::string& id : damaged) Remove(id);
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<Found> list;
+  list.reserve(found.size());
   for (auto& one : found) list.push_back(std::move(one.second));
   return list;
 }

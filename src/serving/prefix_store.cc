@@ -213,7 +213,7 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
   return entries_.front().prefix;
 }
 
-bool PrefixStore::Add(std::shared_ptr<const Prefix> prefix, bool ahead) {
+bool PrefixStore::Add(const std::shared_ptr<const Prefix>& prefix, bool ahead) {
   if (prefix->bytes() > Limit()) return false;
   PressOthers(prefix->bytes());
   Entries gone;

@@ -50,7 +50,7 @@ class PrefixStore {
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
   // Those that were used longest ago make room. One for which there is none is not kept. Whether it is.
   // ahead: it was asked for, and is to be there after a restart.
-  bool Add(std::shared_ptr<const Prefix> prefix, bool ahead = false);
+  bool Add(const std::shared_ptr<const Prefix>& prefix, bool ahead = false);
   // As Find, by id, of one's own.
   std::shared_ptr<const Prefix> Use(const std::string& id, const std::string& owner);
   bool Remove(const std::string& id, const std::string& owner);

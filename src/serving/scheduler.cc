@@ -228,6 +228,7 @@ std::vector<std::shared_ptr<Job>> Scheduler::InOrder() const {
     return std::tuple(!a.ready, a.nth, a.turn) < std::tuple(!b.ready, b.nth, b.turn);
   });
   std::vector<std::shared_ptr<Job>> jobs;
+  jobs.reserve(places.size());
   for (Place& one : places) jobs.push_back(std::move(one.job));
   return jobs;
 }
