@@ -26,6 +26,9 @@ using Stream = asio::generic::stream_protocol;  // TCP, or a socket of the file 
 
 constexpr size_t kReadBytes = 4096;
 constexpr size_t kPipelined = size_t{16} << 10;  // what may come behind a request before it is answered
+// Bytes that are not understood yet. The parser itself would wait for the end of a chunk's extension, or of trailers,
+// for ever.
+constexpr size_t kMostBuffered = size_t{128} << 10;
 constexpr double kLingerSeconds = 2;
 
 inline std::chrono::steady_clock::duration Duration(double seconds) {
@@ -426,7 +429,7 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   Shared& shared_;
   Stream::socket socket_;
   asio::steady_timer read_timer_, write_timer_;
-  boost::beast::flat_buffer buffer_;
+  boost::beast::flat_buffer buffer_{kMostBuffered};
   std::optional<Parser> parser_;
   HttpRequest request_;
   HttpFields common_;  // of every answer to it

@@ -2,11 +2,12 @@
 """What is no request, byte by byte: answered with 4xx or closed, and the server serves the next one."""
 import json
 import random
+import select
 import socket
 import time
 import unittest
 
-from serving import Server, user
+from serving import Server, resident, user
 
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"model": "demo", "messages": [user("a")], "max_tokens": 1})
@@ -67,6 +68,23 @@ class Malformed(unittest.TestCase):
                 self.assertIn(status(answer), (400, 413, None), answer[:200])
         # More than a body may have, without a length that says so.
         self.expect((head + "40000\r\n" + "a" * 0x40000 + "\r\n") + ("40000\r\n" + "a" * 0x40000 + "\r\n") * 5, 413)
+
+    def test_lines_that_never_end(self):
+        head = HEAD + "Transfer-Encoding: chunked\r\n\r\n"
+        before = resident(self.server)
+        for line, more in (("1;name=", "a" * 65536), ("1\r\na\r\n0;name=", "a" * 65536), ("0\r\n", "X: a\r\n" * 10000), ("0\r\nX: ", "a" * 65536)):
+            with self.subTest(line), socket.create_connection((self.server.host, self.server.port), timeout=20) as sock:
+                sock.sendall((head + line).encode())
+                sent, answer = 0, b""
+                try:
+                    while sent < 64 << 20 and not select.select([sock], [], [], 0)[0]:
+                        sent += sock.send(more.encode())
+                    answer = sock.recv(1000)
+                except ConnectionError:
+                    pass
+                self.assertLess(sent, 64 << 20)
+                self.assertIn(status(answer), (400, None), answer)
+        self.assertLess(resident(self.server) - before, 16 << 20)
 
     def test_heads(self):
         self.expect("GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + "a" * 20000 + "\r\n\r\n", 431)

@@ -189,6 +189,12 @@ class Background(threading.Thread):
         return self.value
 
 
+def resident(server, field="VmRSS"):
+    """Bytes of memory that the server's process holds, or has held at most (VmHWM)."""
+    lines = pathlib.Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
+
+
 def until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition():
