@@ -128,9 +128,10 @@ void KvHead::Append(MatrixView<const float> keys, MatrixView<const float> values
   PUREKV_CHECK(tokens_.empty() || tokens_.back() < tokens.front(), "token ", tokens.front(), " behind ",
                tokens_.back());
   const int64_t have = OwnsTail() ? capacity_ - segments_.back().length : 0;
-  // Growing moves page tables, not contents, so small steps are cheap and little stays unused. Plain entries of a head
-  // that encodes are few.
-  const int64_t grow = codec_.on() || stored_bytes() > 0 ? 16 : length() / 16 + 16;
+  // Growing moves page tables, not contents, so small steps are cheap and little stays unused: a sixteenth of what
+  // grows, and what is shared does not. Plain entries of a head that encodes are few.
+  const int64_t grows = OwnsTail() ? segments_.back().length : 0;
+  const int64_t grow = codec_.on() || stored_bytes() > 0 ? 16 : grows / 16 + 16;
   if (count > have) Reserve(std::max(count, grow), bytes);
   Segment& tail = segments_.back();
   const auto to = static_cast<size_t>(tail.length * row_);

@@ -229,10 +229,10 @@ bool JobRun::short_read() const {
 }
 
 int64_t JobRun::AnswerBytes() const {
-  constexpr int64_t kPage = 4096;  // lists of entries grow a sixteenth ahead, by whole pages
+  constexpr int64_t kPage = 4096, kAhead = 16;  // lists of entries grow a sixteenth and 16 ahead, by whole pages
   const ModelInfo& info = model_->info();
   const int64_t lists = 2 * info.layers * info.kv_heads;
-  return request_.answers * (generate_.max_new_tokens * info.kv_bytes_per_token * 17 / 16 + lists * kPage);
+  return request_.answers * ((generate_.max_new_tokens * 17 / 16 + kAhead) * info.kv_bytes_per_token + lists * kPage);
 }
 
 int64_t JobRun::Need(const PlannedBytes& bytes) const {

@@ -297,6 +297,17 @@ TEST(KvCache, WhatAForkHoldsCountsAsIfItWereAlone) {
   ExpectMarked(cut);
 }
 
+TEST(KvCache, WhatGrowsBehindAForkTakesRoomForItselfAlone) {
+  // Long enough not to be copied; a sixteenth of it would be 250 entries.
+  KvCache cache(KvCacheSpec::Uniform(1, 1, 64, KvFormat::kBF16));
+  AppendMarked(cache, 4000);
+  KvCache fork = cache.Fork(4000);
+  const int64_t shared = fork.AllocatedBytes();
+  AppendMarked(fork, 1);
+  EXPECT_EQ(fork.AllocatedBytes() - shared, KvCache::FullBytes(cache.spec(), 16));
+  ExpectMarked(fork);
+}
+
 TEST(KvCache, LayersMayDifferAndReadOneAnother) {
   const KvCacheSpec spec({{2, 16, KvFormat::kF32}, {2, 16, KvFormat::kBF16}, {2, 16, KvFormat::kF32, 0, 0}});
   EXPECT_FALSE(spec.uniform());
