@@ -74,14 +74,14 @@ HttpResponse PrefixList(const PrefixStore& prefixes, const std::string& owner) {
   return response;
 }
 
-HttpResponse OnePrefix(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner) {
+HttpResponse OnePrefix(Scheduler& scheduler, const HttpRequest& request, const std::string& owner) {
   HttpResponse response;
   if (request.method != "DELETE") {
-    response.body = server::Text(ObjectOf(Find(prefixes, PrefixOfPath(request.path()), owner)));
+    response.body = server::Text(ObjectOf(Find(scheduler.prefixes(), PrefixOfPath(request.path()), owner)));
     return response;
   }
   const std::string id = PrefixOfPath(request.path());
-  if (!prefixes.Remove(id, owner)) throw NoPrefix();
+  if (!scheduler.ForgetPrefix(id, owner)) throw NoPrefix();
   response.body = server::Text({{"id", id}, {"object", "purekv.prefix.deleted"}, {"deleted", true}});
   return response;
 }

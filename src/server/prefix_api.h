@@ -9,6 +9,7 @@
 #include "server/http.h"
 #include "server/reply.h"
 #include "serving/prefix_store.h"
+#include "serving/scheduler.h"
 
 namespace purekv::server {
 
@@ -17,7 +18,7 @@ OrderedJson PrefixObject(const PrefixStore& prefixes, const std::string& id, con
 // GET of the list of an owner's.
 HttpResponse PrefixList(const PrefixStore& prefixes, const std::string& owner);
 // GET and DELETE of one. Throws ApiError.
-HttpResponse OnePrefix(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner);
+HttpResponse OnePrefix(Scheduler& scheduler, const HttpRequest& request, const std::string& owner);
 // GET of "ID/kept": which visual tokens every layer and KV head holds. Throws ApiError.
 HttpResponse PrefixKept(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner);
 // GET of "ID/frames/N.jpg": what slice N of the media shows. Throws ApiError.

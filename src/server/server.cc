@@ -34,7 +34,8 @@ class Server::Impl final : public HttpHandler {
         log_(options.log, metrics_),
         http_(options.host, options.port, options.http, *this),
         files_(options.files.disk, options.files.directory, [this](const std::string& line) { log_.Note(line); }),
-        writing_(1) {
+        writing_(1),
+        reading_(1) {
     // No web page reaches a socket of the file system, whatever Host it says.
     options_.access.loopback = IsLoopback(options.host) && !options.host.starts_with("unix:");
   }
@@ -77,10 +78,15 @@ class Server::Impl final : public HttpHandler {
         return service.Take(*what, entry, std::move(request), std::move(exchange));
       }
       if (request.sink != nullptr) return FinishUpload(std::move(request), std::move(exchange));
-      exchange->Respond(Logged(request, RouteName(route), Answer(route, request)));
     } catch (const ApiError& error) {
-      exchange->Respond(LoggedError(request, RouteName(route), error));
+      return exchange->Respond(LoggedError(request, RouteName(route), error));
     }
+    // The I/O thread waits for no disk.
+    const bool disk = route == Route::kPrefixKept || (route == Route::kPrefix && request.method == "DELETE");
+    if (!disk) return Tell(route, request, *exchange);
+    reading_.Add([this, route, request = std::move(request), exchange = std::move(exchange)] {
+      Tell(route, request, *exchange);
+    });
   }
 
   HttpFields FieldsFor(const HttpRequest& head) override { return CorsFields(head, options_.access.origins); }
@@ -133,12 +139,13 @@ class Server::Impl final : public HttpHandler {
     return entry;
   }
 
-  // The response, with the request's id, and a line in the log.
-  HttpResponse LoggedError(const HttpRequest& head, const char* route, const ApiError& error) const {
-    return Logged(head, route, ErrorResponse(error), error.code);
+  // The response, with the request's id, and a line in the log. problem: for the log alone.
+  HttpResponse LoggedError(const HttpRequest& head, const char* route, const ApiError& error,
+                           const std::string& problem = "") const {
+    return Logged(head, route, ErrorResponse(error), error.code, problem);
   }
-  HttpResponse Logged(const HttpRequest& head, const char* route, HttpResponse response,
-                      const std::string& code = "") const {
+  HttpResponse Logged(const HttpRequest& head, const char* route, HttpResponse response, const std::string& code = "",
+                      const std::string& problem = "") const {
     RequestLog::Entry entry;
     entry.id = RequestId(head);
     entry.key = KeyDigits(head);
@@ -147,6 +154,7 @@ class Server::Impl final : public HttpHandler {
     ReplyEnd end;
     end.status = response.status;
     end.code = code;
+    end.problem = problem;
     // Who asks all the time is no news.
     if (entry.route != RouteName(Route::kHealth) && entry.route != RouteName(Route::kMetrics)) log_.Write(entry, end);
     return response;
@@ -167,6 +175,16 @@ class Server::Impl final : public HttpHandler {
     return *service;
   }
 
+  void Tell(Route route, const HttpRequest& request, HttpExchange& exchange) {
+    try {
+      exchange.Respond(Logged(request, RouteName(route), Answer(route, request)));
+    } catch (const ApiError& error) {
+      exchange.Respond(LoggedError(request, RouteName(route), error));
+    } catch (const std::exception& error) {
+      exchange.Respond(LoggedError(request, RouteName(route), InternalError(), error.what()));
+    }
+  }
+
   HttpResponse Answer(Route route, const HttpRequest& request) {
     if (route == Route::kHealth) return Health();
     if (route == Route::kPage) return PageResponse(request.path());
@@ -181,7 +199,7 @@ class Server::Impl final : public HttpHandler {
       case Route::kPrefixes:
         return PrefixList(prefixes, owner);
       case Route::kPrefix:
-        return OnePrefix(prefixes, request, owner);
+        return OnePrefix(service.scheduler(), request, owner);
       case Route::kPrefixKept:
         return PrefixKept(prefixes, request, owner);
       case Route::kPrefixFrame:
@@ -303,7 +321,7 @@ class Server::Impl final : public HttpHandler {
   FileStore files_;
   std::mutex mutex_;  // until service_ is there
   std::unique_ptr<ChatService> service_;
-  TaskThreads writing_;  // first to end
+  TaskThreads writing_, reading_;  // first to end
 };
 
 Server::Server(const ServerOptions& options) : impl_(new Impl(options)) {}

@@ -86,6 +86,15 @@ void EmbeddingStore::Add(const EmbeddingKey& key, std::shared_ptr<const Embedded
   entries_.push_front({key, std::move(medium)});
 }
 
+void EmbeddingStore::Forget(const std::string& owner, const std::string& salt, const PrefixKey::Medium& medium) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(entries_, [&](const Entry& one) {
+    if (one.key.owner != owner || one.key.salt != salt || !(one.key.medium == medium)) return false;
+    bytes_ -= one.medium->bytes();
+    return true;
+  });
+}
+
 void EmbeddingStore::Shrink(int64_t most) {
   const std::lock_guard lock(mutex_);
   ShrinkLocked(most);

@@ -46,6 +46,8 @@ class EmbeddingStore {
   std::vector<std::shared_ptr<const EmbeddedMedium>> Find(const std::vector<EmbeddingKey>& keys);
   // Those that were used longest ago make room. One for which there is none is not kept.
   void Add(const EmbeddingKey& key, std::shared_ptr<const EmbeddedMedium> medium);
+  // Lets go what the tower has made of this medium, whatever stood beside it.
+  void Forget(const std::string& owner, const std::string& salt, const PrefixKey::Medium& medium);
   // Down to so many bytes.
   void Shrink(int64_t most);
   int64_t bytes() const;

@@ -130,6 +130,14 @@ std::vector<std::shared_ptr<const EmbeddedMedium>> Scheduler::FindEmbedded(const
   return embeddings_.Find(EmbeddingKeysOf(request));
 }
 
+bool Scheduler::ForgetPrefix(const std::string& id, const std::string& owner) {
+  const auto listed = prefixes_.Named(id, owner);
+  if (!listed || !prefixes_.Remove(id, owner)) return false;
+  const PrefixKey& key = listed->record->key;
+  for (const PrefixKey::Medium& medium : key.media) embeddings_.Forget(key.owner, key.salt, medium);
+  return true;
+}
+
 void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
   job->cancel = true;
   std::vector<std::shared_ptr<Job>> taken;

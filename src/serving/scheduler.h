@@ -66,6 +66,8 @@ class Scheduler {
   void Stop();
 
   PrefixStore& prefixes() { return prefixes_; }
+  // Lets go a prefix, and what the tower has made of its media. False: this owner has none of this id.
+  bool ForgetPrefix(const std::string& id, const std::string& owner);
   const SessionStore& sessions() const { return sessions_; }
   const EmbeddingStore& embeddings() const { return embeddings_; }
   // What has been read of this chat before and may be used, so that nobody needs to look at its media. Null: nothing,

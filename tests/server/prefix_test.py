@@ -5,7 +5,7 @@ import unittest
 from serving import VIDEOS, Server, text_part, user, video_part
 
 VIDEO = sorted(VIDEOS.glob("short-*.mp4"))[0]
-THIRD, FOURTH, FIFTH = sorted(VIDEOS.glob("short-*.mp4"))[2:5]
+THIRD, FOURTH, FIFTH, SIXTH = sorted(VIDEOS.glob("short-*.mp4"))[2:6]
 OTHER = sorted(VIDEOS.glob("short-*.mp4"))[1]
 KEYS = {"a": {"Authorization": "Bearer a"}, "b": {"Authorization": "Bearer b"}}
 
@@ -108,6 +108,16 @@ class Prefixes(unittest.TestCase):
                                     ("refresh", "a", {"purekv": {"cache": "refresh"}})):
             with self.subTest(what):
                 self.assertEqual(self.ask(question, key, **settings)[1]["cache"], "none")
+
+    def test_what_is_deleted_is_forgotten(self):
+        question = [user(video_part(SIXTH), text_part("What moves?"))]
+        prefix = self.ask(question)[1]["prefix"]
+        self.ask(question, "b")
+        other = {"policy": "purekv", "budget": 0.2}
+        self.assertEqual(self.ask(question, purekv={**other, "when": "prompt"})[1]["cache"], "embeddings")
+        self.assertEqual(self.server.request("DELETE", f"/v1/purekv/prefixes/{prefix}", headers=KEYS["a"]).status, 200)
+        self.assertEqual(self.ask(question, purekv={**other, "when": "prompt"})[1]["cache"], "none")
+        self.assertEqual(self.ask(question, "b", purekv={**other, "when": "prompt"})[1]["cache"], "embeddings")  # of another's
 
     def test_wrong_settings_are_named(self):
         for settings, param in (({"purekv": {"cache": "maybe"}}, "purekv.cache"), ({"cache_salt": 3}, "cache_salt")):
