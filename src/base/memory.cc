@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -54,6 +55,10 @@ void ReleasePages(void* data, size_t bytes) {
   const uintptr_t begin = RoundUp(address, kPage);
   const uintptr_t end = (address + bytes) / kPage * kPage;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void ReleaseHeap() {
+  malloc_trim(0);
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {

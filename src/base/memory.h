@@ -44,6 +44,9 @@ class Buffer {
 // more: what is read there afterwards is undefined, what is written stays.
 void ReleasePages(void* data, size_t bytes);
 
+// Gives back what the heap keeps of smaller blocks that were freed. Takes a while, and nobody gets memory meanwhile.
+void ReleaseHeap();
+
 // Highest resident set size of this process so far, and the one of now, in bytes (Linux: VmHWM, VmRSS).
 int64_t PeakResidentBytes();
 int64_t ResidentBytes();

@@ -11,6 +11,7 @@
 
 #include "base/available_memory.h"
 #include "base/error.h"
+#include "base/memory.h"
 #include "policy/registry.h"
 #include "server/api_error.h"
 #include "server/chat_json.h"
@@ -24,6 +25,7 @@ namespace purekv::server {
 namespace {
 
 constexpr int kStoppedBySignal = 130;  // exit status of the second one
+constexpr int64_t kTicksUntilGivenBack = 5;
 
 }  // namespace
 
@@ -106,6 +108,7 @@ class Server::Impl final : public HttpHandler {
   void Tick() override {
     ChatService* const service = ServiceIfThere();
     if (service != nullptr) service->Tick();
+    if (service != nullptr) GiveBack(service->idle());
     if (!ending_) return;
     const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - ending_since_).count();
     if (waited > options_.drain_timeout_s && service != nullptr) service->Stop();
@@ -158,6 +161,12 @@ class Server::Impl final : public HttpHandler {
     // Who asks all the time is no news.
     if (entry.route != RouteName(Route::kHealth) && entry.route != RouteName(Route::kMetrics)) log_.Write(entry, end);
     return response;
+  }
+
+  // Once when there has been nothing to do for a moment: the heap keeps what bodies and answers took.
+  void GiveBack(bool idle) {
+    idle_ticks_ = idle ? idle_ticks_ + 1 : 0;
+    if (idle_ticks_ == kTicksUntilGivenBack) reading_.Add([] { ReleaseHeap(); });
   }
 
   // Null while the model is being loaded. Once there it stays.
@@ -317,6 +326,7 @@ class Server::Impl final : public HttpHandler {
   std::atomic<bool> ending_{false};
   std::chrono::steady_clock::time_point ending_since_;  // of the I/O thread, as the next
   bool was_idle_ = false;
+  int64_t idle_ticks_ = 0;
   HttpServer http_;  // outlives who holds connections
   FileStore files_;
   std::mutex mutex_;  // until service_ is there

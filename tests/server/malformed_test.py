@@ -7,7 +7,7 @@ import socket
 import time
 import unittest
 
-from serving import Server, resident, user
+from serving import Server, resident, until, user
 
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"model": "demo", "messages": [user("a")], "max_tokens": 1})
@@ -178,6 +178,14 @@ class Malformed(unittest.TestCase):
                 got += piece
         self.assertEqual(got.count(b"HTTP/1.1 200 OK"), 4)
         self.assertEqual(got.count(b'"chat.completion"'), 3)
+
+    def test_what_bodies_took_goes_back(self):
+        with Server() as server:
+            self.assertEqual(server.post(BODY).status, 200)
+            before = resident(server)
+            many = BODY.replace("}]", '}], "metadata": [' + "[{}]," * 1000000 + "0]", 1)
+            self.assertEqual(server.post(many).status, 200)
+            self.assertTrue(until(lambda: resident(server) - before < 16 << 20, 10), (resident(server), before))
 
     def test_a_large_body_is_asked_for_first(self):
         with socket.create_connection((self.server.host, self.server.port), timeout=20) as sock:
