@@ -96,6 +96,7 @@ struct HttpLimits {
   int64_t connections = 1024;
   int64_t output = int64_t{1} << 20;  // of a stream that its reader has not taken
   double head_s = 10, body_pause_s = 30, idle_s = 75, send_s = 60;
+  double body_rate = 1024;  // bytes a second; a body that comes more slowly uses up body_pause_s
 };
 
 class HttpServer {

@@ -179,6 +179,33 @@ class Slow(unittest.TestCase):
             sock.close()
 
 
+    def test_a_body_that_trickles_is_cut_off(self):
+        # Each has taken all that bodies may have together, for as long as it is let.
+        with Server("--max-body", "1M", "--max-body-total", "1M") as server:
+            def sending(pieces, pause):
+                with socket.create_connection((server.host, server.port), timeout=60) as sock:
+                    sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n")
+                    start = time.monotonic()
+                    try:
+                        for piece in pieces:
+                            sock.sendall(piece)
+                            time.sleep(pause)
+                        answer = sock.recv(1000)
+                    except ConnectionError:
+                        answer = b""
+                    return answer, time.monotonic() - start
+            trickle = Background(lambda: sending([b" "] * 100, 0.4))
+            time.sleep(1)
+            self.assertEqual(server.chat("a", max_tokens=1).status, 503)
+            answer, after = trickle.result()
+            self.assertTrue(answer == b"" or b"408 Request Timeout" in answer, answer)
+            self.assertTrue(28 < after < 40, after)
+            self.assertEqual(server.chat("a", max_tokens=1).status, 200)
+            # Slow but steady is served.
+            answer, after = sending([b" " * 32768] * 32, 0.05)
+            self.assertIn(b"400 Bad Request", answer)
+
+
 class Keys(unittest.TestCase):
     def test_only_a_known_key_opens(self):
         with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
