@@ -57,6 +57,12 @@ void ReleasePages(void* data, size_t bytes) {
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+void KeepHeapSmall() {
+  constexpr int kMapFrom = 4 << 20, kKept = 8 << 20;
+  mallopt(M_MMAP_THRESHOLD, kMapFrom);
+  mallopt(M_TRIM_THRESHOLD, kKept);
+}
+
 void ReleaseHeap() {
   malloc_trim(0);
 }

@@ -44,6 +44,9 @@ class Buffer {
 // more: what is read there afterwards is undefined, what is written stays.
 void ReleasePages(void* data, size_t bytes);
 
+// From here on the heap of each thread keeps a few megabytes of what was freed at its end, however large blocks have
+// been; as it comes, that grows to 64 MB, which ReleaseHeap does not reach.
+void KeepHeapSmall();
 // Gives back what the heap keeps of smaller blocks that were freed. Takes a while, and nobody gets memory meanwhile.
 void ReleaseHeap();
 

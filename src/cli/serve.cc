@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/threads.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
@@ -341,6 +342,7 @@ int RunServe(const FlagTable& table, ServeFlags* flags) {
   BlockSignals();
   signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more ends no answers
   AllowDescriptors();
+  KeepHeapSmall();  // bodies are large, and rare
   options.media.list_frames = options.chat.max_frames;
   server::Server server(options);
   Print("listening on " + server.url() + "\n");

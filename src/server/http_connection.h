@@ -290,30 +290,29 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
       Reject(408, StrCat("the body paused for ", shared_.limits.body_pause_s, " s, or came at less than ",
                          shared_.limits.body_rate, " bytes a second"));
     });
-    const auto start = std::chrono::steady_clock::now();
-    http::async_read_some(socket_, buffer_, *parser_,
-                          [self = shared_from_this(), start](error_code problem, size_t bytes) {
-                            if (self->ending_ || self->closed_) return;
-                            self->SpendPatience(std::chrono::steady_clock::now() - start, bytes);
-                            if (problem) {
-                              self->read_timer_.cancel();
-                              return self->FailReading(problem);
-                            }
-                            const auto there = static_cast<int64_t>(self->parser_->get().body().size());
-                            if (self->body_bytes_ + there > self->body_limit_) return self->RejectLength();
-                            if (!self->sink_ && !self->lease_->Grow(there)) {
-                              self->read_timer_.cancel();
-                              return self->RejectBody();
-                            }
-                            self->ReadBody();
-                          });
+    reading_since_ = std::chrono::steady_clock::now();
+    http::async_read_some(socket_, buffer_, *parser_, [self = shared_from_this()](error_code problem, size_t bytes) {
+      if (self->ending_ || self->closed_) return;
+      self->SpendPatience(bytes);
+      if (problem) {
+        self->read_timer_.cancel();
+        return self->FailReading(problem);
+      }
+      const auto there = static_cast<int64_t>(self->parser_->get().body().size());
+      if (self->body_bytes_ + there > self->body_limit_) return self->RejectLength();
+      if (!self->sink_ && !self->lease_->Grow(there)) {
+        self->read_timer_.cancel();
+        return self->RejectBody();
+      }
+      self->ReadBody();
+    });
   }
 
   // A byte now and then would hold a body's share of the memory for ever.
-  void SpendPatience(std::chrono::duration<double> waited, size_t bytes) {
-    const HttpLimits& limits = shared_.limits;
-    const double earned = static_cast<double>(bytes) / limits.body_rate;
-    patience_s_ = std::clamp(patience_s_ - waited.count() + earned, 0.0, limits.body_pause_s);
+  void SpendPatience(size_t bytes) {
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - reading_since_;
+    const double earned = static_cast<double>(bytes) / shared_.limits.body_rate;
+    patience_s_ = std::clamp(patience_s_ - waited.count() + earned, 0.0, shared_.limits.body_pause_s);
   }
 
   // What has come of the body goes to the sink; more is read when that has been taken.
@@ -449,7 +448,8 @@ class Connection final : public HttpExchange, public std::enable_shared_from_thi
   std::shared_ptr<Lease> lease_;
   std::shared_ptr<BodySink> sink_;
   int64_t body_limit_ = 0, body_bytes_ = 0;  // of the body; of it, what the sink has
-  double patience_s_ = 0;                    // that it may still take
+  double patience_s_ = 0;                    // what a body may still keep us waiting
+  std::chrono::steady_clock::time_point reading_since_;
   std::array<char, kReadBytes> discarded_{};
   std::deque<std::string> out_;
   int64_t head_bytes_ = 0;
