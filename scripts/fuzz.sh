@@ -16,6 +16,7 @@ declare -A seeds=(
   [pkv_fuzz]=tests/data/pkv
   [dataset_fuzz]=tests/data/eval
   [chat_request_fuzz]=tests/data/server/requests
+  [multipart_fuzz]=tests/data/server/uploads
   [jinja_fuzz]=tests/data/reference/chat_templates/templates
   [tokenizer_fuzz]=tests/data/reference/tokenizer
 )
