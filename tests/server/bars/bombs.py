@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 
-from common import CHATS, LONG, MIB, PREFIXES, Server, chat, require, resident, serving, text_part, until_settled, video, free
+from common import CHATS, LONG, MIB, PREFIXES, Server, chat, free, require, resident, text_part, until_settled, user, video
 from cancel import stopped_child
 from media_test import children, inline, mp4_of_many, png, stat
 from serving import Background, until
@@ -35,7 +35,9 @@ def broken(server):
     """A child that stands still, and those that crash, by several signals and in each kind of request."""
     for path in (CHATS, PREFIXES, "/v1/purekv/cost"):
         for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGSEGV):
-            body = chat(video(LONG[0]), text_part("?"), **OFF) if path != PREFIXES else {"model": "demo", "messages": [{"role": "user", "content": [video(LONG[0])]}], "purekv": {"cache": "refresh"}}
+            body = chat(video(LONG[0]), text_part("?"), **OFF)
+            if path == PREFIXES:
+                body = {"model": "demo", "messages": [user(video(LONG[0]))], "purekv": {"cache": "refresh"}}
             for _ in range(60):
                 answer = Background(lambda: server.post(body, path=path))
                 pid = None

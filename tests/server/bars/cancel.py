@@ -118,4 +118,5 @@ def run(_, __):
         for path, stages in ((CHATS, ("queue", "media", "vision", "prefill", "decode")), (PREFIXES, ("queue", "media", "vision", "prefill"))):
             figures.append(path.rpartition("/")[2] + ": " + ", ".join(case(server, stage, path) for stage in stages))
         inherited(server)
-        return f"seconds from the client's going to nothing left of its request, median of {TRIES}: " + "; ".join(figures) + "; a second that waits for the same prefix is answered as if alone"
+        return (f"seconds from the client's going to nothing left of its request, median of {TRIES}: {'; '.join(figures)}; "
+                "a second that waits for the same prefix is answered as if alone")

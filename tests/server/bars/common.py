@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import serving  # noqa: E402
 from metrics_test import parse  # noqa: E402
-from serving import VIDEOS, Server, data_url, resident, text_part, user  # noqa: E402
+from serving import VIDEOS, Server, data_url, resident, text_part, user  # noqa: E402, F401 (bars take all of these from here)
 
 MIB = 1 << 20
 CHATS, PREFIXES = "/v1/chat/completions", "/v1/purekv/prefixes"
@@ -158,12 +158,12 @@ class Crowd:
     """work(nth, random) for each of `count` by some threads; what one raised is raised at the end."""
 
     def __init__(self, count, clients, randomly, work):
-        numbers, lock, self.problems = iter(range(count)), threading.Lock(), []
+        self.count, lock, self.problems = list(range(count - 1, -1, -1)), threading.Lock(), []
 
         def client(own):
             while not self.problems:
                 with lock:
-                    nth = next(numbers, None)
+                    nth = self.count.pop() if self.count else None
                 if nth is None:
                     return
                 try:

@@ -15,13 +15,16 @@ SENT = 200000      # over sockets: heads, bodies and parts with what is around t
 FUZZED = 420000    # by each of the fuzz targets, which see what lies behind the sockets
 FUZZERS = {"chat_request_fuzz": "tests/data/server/requests", "multipart_fuzz": "tests/data/server/uploads"}
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-BODY = b'{"model": "other", "messages": [{"role": "user", "content": [{"type": "text", "text": "\xc3\xa9"}]}], "max_tokens": 1, "stop": ["a"], "purekv": {"budget": 0.2}}'
-PARTS = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nvision\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabcdefghijkl\r\n--b--\r\n'
+BODY = (b'{"model": "other", "messages": [{"role": "user", "content": [{"type": "text", "text": "\xc3\xa9"}]}], "max_tokens": 1, "stop": ["a"], '
+        b'"purekv": {"budget": 0.2}}')
+PARTS = (b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nvision\r\n'
+         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabcdefghijkl\r\n--b--\r\n')
 JSON, FORM = b"application/json", b"multipart/form-data; boundary=b"
 
 
 def request(path, kind, body, chunked=False):
-    framing = b"Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(body), body) if chunked else b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    framing = b"Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%s\r\n0\r\nX: y\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n%s"
+    framing %= (len(body), body)
     return b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + kind + b"\r\n" + framing
 
 
@@ -85,13 +88,15 @@ def fuzz(name, folder):
     program = serving.ROOT / "build/fuzz/fuzz" / name
     require(program.exists(), f"{program}: is not built (scripts/server_bars.sh builds it)")
     with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run([str(program), f"-runs={FUZZED}", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={scratch}/", scratch, str(serving.ROOT / folder)],
+        flags = [f"-runs={FUZZED}", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={scratch}/"]
+        done = subprocess.run([str(program), *flags, scratch, str(serving.ROOT / folder)],
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=serving.ROOT, check=False)
         require(done.returncode == 0, name, "found:", done.stderr.decode(errors="replace")[-2000:])
 
 
 def run(randomly, _):
     with Server() as server:
+        require(server.post(chat("a", max_tokens=1)).status == 200, "the server does not answer")
         send(server.port, 0, 2000)
         until_settled(lambda: value(metrics(server), "purekv_connections") <= 1, "connections")
         before = resident(server), server.descriptors(), threads(server)

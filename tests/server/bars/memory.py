@@ -44,7 +44,8 @@ def run(randomly, _):
         until_settled(lambda: (held := kv_bytes(metrics(server)))["prefix"] + held["session"] == 0, "prefixes and sessions")
         time.sleep(1)
         left = resident(server) - idle
-        figure = (f"{REQUESTS} requests, {CANCELLED} cancelled, in {seconds:.0f} s: accounted up to {most['accounted'] / MIB:.1f} of {BUDGET / MIB:.0f} MiB in {most['polls']} polls, "
+        figure = (f"{REQUESTS} requests, {CANCELLED} cancelled, in {seconds:.0f} s: accounted up to {most['accounted'] / MIB:.1f} of "
+                  f"{BUDGET / MIB:.0f} MiB in {most['polls']} polls, "
                   f"resident up to idle + {(most['resident'] - idle) / MIB:.0f} MiB; behind DELETE of all idle + {left / MIB:.0f} MiB")
         require(left <= 32 * MIB, figure)
         return figure

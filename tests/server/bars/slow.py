@@ -4,7 +4,7 @@ import re
 import socket
 import time
 
-from common import CHATS, ENDLESS, Server, chat, first_token, median, metrics, require, serving, threading, until_settled, user, value
+from common import CHATS, ENDLESS, Server, chat, first_token, median, metrics, require, threading, until_settled, value
 
 IDLE, SLOW, DEAF, ASKED = 500, 50, 20, 60
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
@@ -12,12 +12,12 @@ BODY = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: 
 SEND_TIMEOUT, SHARE = 20, 1.2
 
 
-def deaf(server, answers, tokens):
+def deaf(server, tokens):
     """Somebody who asks for a long stream and reads nothing of it."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect((server.host, server.port))
-    body = json.dumps({"model": "demo", "messages": [user("What is a square?")], **ENDLESS, "max_tokens": tokens, "n": answers, "stream": True, "logprobs": True, "top_logprobs": 20})
+    body = json.dumps(chat("What is a square?", **{**ENDLESS, "max_tokens": tokens, "stream": True, "logprobs": True, "top_logprobs": 20}))
     sock.sendall(f"POST {CHATS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     return sock
 
@@ -59,7 +59,7 @@ def run(_, __):
         sender = threading.Thread(target=trickle, daemon=True)
         sender.start()
         # Half of them get more than a connection may hold, the others all that the engine has for them.
-        streams = [deaf(server, *((1, 4000) if i % 2 else (1, 240))) for i in range(DEAF)]
+        streams = [deaf(server, 4000 if i % 2 else 240) for i in range(DEAF)]
         until_settled(lambda: value(now := metrics(server), "purekv_requests_running") + value(now, "purekv_requests_waiting") == 0, "streams that nobody reads", 60)
         require(value(metrics(server), "purekv_connections") >= IDLE + DEAF / 2, "those that should be beside are not there any more")
         beside = median(first_token(server, normal) for _ in range(ASKED))
