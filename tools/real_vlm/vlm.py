@@ -92,10 +92,12 @@ class Attention(model_module.Attention):
     def prepare(self):
         self.qkv, self.out = join(self.q_proj, self.k_proj, self.v_proj), join(self.o_proj)
 
-    def forward(self, x, cos, sin, video, groups):
+    def forward(self, x, cos, sin, video, groups, made):
+        if made is not None:
+            raise ValueError("the layers of this decoder attend to keys of their own")
         b, n, _ = x.shape
         out = slot_attention(*fused.heads(self.qkv(x), cos, sin, self.nh, self.nkv), video, groups)
-        return self.out(out.transpose(1, 2).reshape(b, n, -1))
+        return self.out(out.transpose(1, 2).reshape(b, n, -1)), None
 
 
 class MLP(model_module.MLP):
@@ -188,7 +190,7 @@ def read_text(model, ids):
     x = text.embed_tokens(ids)
     cos, sin = text.rope(torch.arange(n).expand(3, b, n), x.dtype)
     for layer in text.layers:
-        x = layer(x, cos, sin, n, ())
+        x, _ = layer(x, cos, sin, n, ())
     return text.norm(x)
 
 
