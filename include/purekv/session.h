@@ -59,6 +59,10 @@ struct ChatPart {
   std::string text{};
   std::optional<MediaSource> medium{};
   MediaOptions media_options{};
+  // Of a user's text: what has been said up to its end is compressed there under KvOptions::When::kContext, as behind
+  // Turn::context, if no medium follows in the chat; where several texts say so, behind the last. A blank line is put
+  // between it and the text that follows in the turn.
+  bool ends_context = false;
 };
 
 // What one side has said in a chat; media are the user's alone.

@@ -49,10 +49,11 @@ class Conversation {
   struct PreparedChat {
     std::optional<std::string> system;  // of its first turn, where that is a system message
     std::vector<int32_t> ids;           // one placeholder per medium
-    size_t prefix_ids = 0;              // of them, up to the end of the last medium; 0 without media
-    std::vector<PreparedMedia> media;   // of LoadChatMedia
-    int64_t tokens = 0;                 // likewise: of the prompt
-    int64_t visual = 0;                 // of them
+    size_t prefix_ids = 0;  // of them, up to the end of the last medium or of a context behind it; 0 without either
+    std::string context;    // the text that they end with, where it is no medium (ChatPart::ends_context)
+    std::vector<PreparedMedia> media;  // of LoadChatMedia
+    int64_t tokens = 0;                // likewise: of the prompt
+    int64_t visual = 0;                // of them
   };
   PreparedChat PrepareChat(const std::vector<ChatTurn>& chat) const;
   // what it takes is known before a frame of a video is decoded (media: of its parts, in their order, as LoadMedia
@@ -64,8 +65,9 @@ class Conversation {
   // the tower's work on its media can be done before (PreparedMedia::embedded), to be kept for others;
   void EmbedChatMedia(PreparedChat* chat);
   PromptInfo ReadChat(PreparedChat chat);
-  // and what ends with its last medium can be read apart, where it is compressed there (KvOptions::When::kContext), and
-  // shared: the rest goes behind it, in this conversation or a Fork. Both together are what ReadChat reads.
+  // and what ends with its last medium or context can be read apart, where it is compressed there
+  // (KvOptions::When::kContext), and shared: the rest goes behind it, in this conversation or a Fork. Both together are
+  // what ReadChat reads.
   PromptInfo ReadChatPrefix(PreparedChat chat);
   PromptInfo ReadChatRest(const PreparedChat& chat);
   // What a chat says behind all that this conversation has read and answered of it: ids of text. Of what is returned

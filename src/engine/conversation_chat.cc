@@ -8,6 +8,23 @@
 #include "engine/prompt_media.h"
 
 namespace purekv {
+namespace {
+
+const std::string& LastContext(const std::vector<ChatTurn>& chat) {
+  for (size_t turn = chat.size(); turn-- > 0;) {
+    const std::vector<ChatPart>& parts = chat[turn].parts;
+    const auto last = std::find_if(parts.rbegin(), parts.rend(), [](const ChatPart& one) { return one.ends_context; });
+    if (last != parts.rend()) return last->text;
+  }
+  PUREKV_CHECK(false, "no context in ", chat.size(), " turns");
+}
+
+// Of a turn's ids, those in front of a question behind a context text (LayOutTurn).
+int64_t ContextIds(const Conversation::PreparedChat& chat) {
+  return chat.context.empty() ? 0 : static_cast<int64_t>(chat.prefix_ids);
+}
+
+}  // namespace
 
 std::vector<PreparedMedia> Conversation::LoadMedia(const std::vector<ChatTurn>& chat) {
   int64_t images = 0;
@@ -35,6 +52,13 @@ Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>
     std::string& system = prepared.system.emplace();
     for (const ChatPart& part : chat.front().parts) system += part.text;
   }
+  if (options_.kv.when == KvOptions::When::kContext) {
+    prepared.prefix_ids = dialogue_.ChatContextIds(chat, prepared.ids).size();
+    if (prepared.prefix_ids > 0) {
+      prepared.context = LastContext(chat);
+      return prepared;
+    }
+  }
   const MediaMarkers image = internals().prompt().Markers(false), video = internals().prompt().Markers(true);
   const auto last = std::find_if(prepared.ids.rbegin(), prepared.ids.rend(), [&](int32_t id) {
     return id >= 0 && (id == image.placeholder || id == video.placeholder);
@@ -57,13 +81,13 @@ void Conversation::LoadChatMedia(const std::vector<ChatTurn>& chat, PreparedChat
   // Of what is far too long nothing is laid out: the placeholders alone say so.
   prepared->tokens = static_cast<int64_t>(prepared->ids.size() - prepared->media.size()) + prepared->visual;
   if (prepared->tokens > model_->info().max_positions) return;
-  const PromptTokens prompt = LayOutTurn(internals(), prepared->ids, prepared->media, 0, 0);
+  const PromptTokens prompt = LayOutTurn(internals(), prepared->ids, prepared->media, 0, ContextIds(*prepared));
   prepared->tokens = static_cast<int64_t>(prompt.ids.size());
   // What stands behind the last medium is a token an id.
-  PUREKV_CHECK(prepared->prefix_ids == 0 || prompt.media_end == prepared->tokens -
-                                                                    static_cast<int64_t>(prepared->ids.size()) +
-                                                                    static_cast<int64_t>(prepared->prefix_ids),
-               prompt.media_end, " of ", prepared->tokens, " tokens, ", prepared->prefix_ids, " of ",
+  PUREKV_CHECK(prepared->prefix_ids == 0 || prompt.context_end() == prepared->tokens -
+                                                                        static_cast<int64_t>(prepared->ids.size()) +
+                                                                        static_cast<int64_t>(prepared->prefix_ids),
+               prompt.context_end(), " of ", prepared->tokens, " tokens, ", prepared->prefix_ids, " of ",
                prepared->ids.size(), " ids");
 }
 
@@ -90,7 +114,7 @@ void Conversation::EmbedChatMedia(PreparedChat* chat) {
 PromptInfo Conversation::ReadChat(PreparedChat chat) {
   dialogue_.SetSystem(std::move(chat.system));
   place_ = RepeatPlace::kBehindTurn;
-  return ReadPrompt(chat.ids, std::move(chat.media));
+  return ReadPrompt(chat.ids, std::move(chat.media), nullptr, ContextIds(chat));
 }
 
 PromptInfo Conversation::ReadChatPrefix(PreparedChat chat) {
@@ -98,9 +122,10 @@ PromptInfo Conversation::ReadChatPrefix(PreparedChat chat) {
   dialogue_.SetSystem(chat.system);
   place_ = RepeatPlace::kInTurn;
   chat.ids.resize(chat.prefix_ids);
-  PromptInfo info = ReadPrompt(chat.ids, std::move(chat.media));
+  PromptInfo info = ReadPrompt(chat.ids, std::move(chat.media), nullptr, ContextIds(chat));
   Dialogue::OpenTurn open;
   open.system = std::move(chat.system);
+  if (!chat.context.empty()) open.context = std::move(chat.context);
   open.prompt_ids = std::move(chat.ids);
   open.info = std::move(info);
   dialogue_.Open(std::move(open));
@@ -123,7 +148,7 @@ PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
   PUREKV_CHECK(read.size() < chat.ids.size() && std::equal(read.begin(), read.end(), chat.ids.begin()), read.size(),
                " of ", chat.ids.size(), " ids: another chat");
   dialogue_.SetSystem(chat.system);
-  const bool text = dialogue_.open()->info.media.empty();
+  const bool text = dialogue_.open()->info.media.empty() && !dialogue_.open()->context;  // of ForkText
   const std::vector<int32_t> rest(chat.ids.begin() + static_cast<std::ptrdiff_t>(read.size()), chat.ids.end());
   PromptInfo info = ReadPrompt(rest, {});
   if (text) RecordCompression(sequence_.size());  // as of a whole prompt without media

@@ -12,9 +12,19 @@
 namespace purekv {
 namespace {
 
+constexpr const char* kChangesContext =
+    ": what it begins with changes the tokens of the context before it; begin it with a letter";
+
 [[noreturn]] void FailPrompt() {
-  FailUsage(Field{"turn.prompt"}, ": what it begins with changes the tokens of the context before it; begin it with a ",
-            "letter");
+  FailUsage(Field{"turn.prompt"}, kChangesContext);
+}
+
+void CheckEndsContext(const Field& field, const ChatPart& part, bool user) {
+  if (part.medium || !user) FailUsage(field, ": a context ends with a text, and in a user's message");
+  if (part.text.empty()) FailUsage(field, ": a context that ends here is empty");
+  if (part.text.size() > static_cast<size_t>(kMaxContextBytes)) {
+    FailUsage(field, ": ", part.text.size(), " bytes; a context has at most ", kMaxContextBytes);
+  }
 }
 
 std::string PartName(size_t turn, size_t part) {
@@ -74,11 +84,13 @@ std::vector<int32_t> Dialogue::ContextIds(const FirstTexts& texts) const {
     encoded.push_back(Checked(prompt.EncodeFirst(rendered.back()), probe));
   }
   std::vector<int32_t> ids = IdsOfContext(prompt, rendered, encoded);
-  if (ids.empty()) {
-    Fail(model_->internals().chat_template().where(), ": does not write a user's text as it is, a blank line in it; a ",
-         "context could not be told from its question");
-  }
+  if (ids.empty()) FailNoContext();
   return ids;
+}
+
+void Dialogue::FailNoContext() const {
+  Fail(model_->internals().chat_template().where(), ": does not write a user's text as it is, a blank line in it; a ",
+       "context could not be told from its question");
 }
 
 int64_t Dialogue::CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const {
@@ -124,44 +136,86 @@ std::vector<int32_t> Dialogue::Checked(std::vector<int32_t> ids, const std::vect
        " places that images and videos need, or others");
 }
 
-std::vector<int32_t> Dialogue::Chat(const std::vector<ChatTurn>& chat) const {
+Dialogue::RenderedChat Dialogue::Render(const std::vector<ChatTurn>& chat) const {
   tokenizer();
   if (chat.empty() || chat.back().role != ChatTurn::Role::kUser) {
     FailUsage("the last turn of a chat must be a user's: it is what is answered");
   }
   const LanguageModel& model = model_->internals();
+  RenderedChat rendered;
   std::vector<ChatMessage> messages;
-  std::vector<MediaSource::Kind> media;
   for (size_t i = 0; i < chat.size(); ++i) {
     const ChatTurn& turn = chat[i];
     const bool user = turn.role == ChatTurn::Role::kUser;
     std::vector<ContentPart> parts;
+    bool goes_on = false;  // the last of them, a context that is ended
     for (size_t j = 0; j < turn.parts.size(); ++j) {
       const ChatPart& part = turn.parts[j];
       const Field field{PartName(i, j)};
       if (const size_t bad = FirstInvalidUtf8(part.text); bad != part.text.npos) {
         FailUsage(field, ": byte ", bad, " is not valid UTF-8");
       }
+      if (part.ends_context) CheckEndsContext(field, part, user);
       if (part.medium && !user) FailUsage(field, ": an image or video in what is not a user's message");
-      if (!part.medium) {
+      if (part.medium) {
+        rendered.media.push_back(part.medium->kind);
+        const bool image = rendered.media.back() == MediaSource::Kind::kImage;
+        parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+      } else if (goes_on) {
+        parts.back().text += part.text;
+      } else {
         parts.push_back({ContentPart::Kind::kText, part.text});
-        continue;
       }
-      media.push_back(part.medium->kind);
-      const bool image = media.back() == MediaSource::Kind::kImage;
-      parts.push_back({image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo, ""});
+      goes_on = part.ends_context;
+      if (goes_on) parts.back().text += kContextEnd;
     }
     if (user) parts = model.prompt().UserMessage(std::move(parts), /*as_written=*/false);
     const bool system = turn.role == ChatTurn::Role::kSystem;
     messages.push_back({user ? "user" : system ? "system" : "assistant", std::move(parts)});
   }
-  const std::string text = model.chat_template().Render(messages, true);
-  return Checked(model.prompt().EncodeFirst(text), media, [&] {
+  rendered.text = model.chat_template().Render(messages, true);
+  return rendered;
+}
+
+std::vector<int32_t> Dialogue::Chat(const std::vector<ChatTurn>& chat) const {
+  const RenderedChat rendered = Render(chat);
+  return Checked(model_->internals().prompt().EncodeFirst(rendered.text), rendered.media, [&] {
     for (size_t i = 0; i < chat.size(); ++i) {
       for (size_t j = 0; j < chat[i].parts.size(); ++j)
         RefuseMarkers(Say(Field{PartName(i, j)}), chat[i].parts[j].text);
     }
   });
+}
+
+std::vector<int32_t> Dialogue::ChatContextIds(const std::vector<ChatTurn>& chat,
+                                              const std::vector<int32_t>& ids) const {
+  std::vector<ChatTurn> context = chat;
+  while (!context.empty()) {
+    std::vector<ChatPart>& parts = context.back().parts;
+    if (parts.empty()) {
+      context.pop_back();
+    } else if (parts.back().ends_context) {
+      break;
+    } else if (parts.back().medium) {
+      return {};
+    } else {
+      parts.pop_back();
+    }
+  }
+  if (context.empty()) return {};
+  std::vector<std::string> rendered;
+  std::vector<std::vector<int32_t>> encoded;
+  const PromptFormat& prompt = model_->internals().prompt();
+  context.back().parts.emplace_back();
+  for (const std::string_view one : kProbes) {
+    context.back().parts.back().text = one;
+    rendered.push_back(Render(context).text);
+    encoded.push_back(prompt.EncodeFirst(rendered.back()));
+  }
+  std::vector<int32_t> found = IdsOfContext(prompt, rendered, encoded);
+  if (found.empty()) FailNoContext();
+  if (ids.size() > found.size() && std::equal(found.begin(), found.end(), ids.begin())) return found;
+  FailUsage(Field{PartName(context.size() - 1, context.back().parts.size() - 1)}, kChangesContext);
 }
 
 void Dialogue::CheckPrompt(const std::string& prompt) const {

@@ -61,6 +61,10 @@ class Dialogue {
   // "chat.TURN.PART" for a text that holds a marker or is no UTF-8, and a medium that is not a user's; or where the
   // last turn is not a user's.
   std::vector<int32_t> Chat(const std::vector<ChatTurn>& chat) const;
+  // Of a chat the ids up to the end of its last text that ends a context, whatever follows there
+  // (engine/context_text.h); empty where there is none, or a medium behind it. ids: those of the chat. Throws Error
+  // (kUsage) naming "chat.TURN.PART" where what follows changes the tokens before it.
+  std::vector<int32_t> ChatContextIds(const std::vector<ChatTurn>& chat, const std::vector<int32_t>& ids) const;
   // Whether a turn can have this text: throws Error (kUsage) where it holds a marker reserved for media.
   void CheckPrompt(const std::string& prompt) const;
   // Of a later one.
@@ -90,7 +94,13 @@ class Dialogue {
   void CloseAnswer(int32_t last);
 
  private:
+  struct RenderedChat {
+    std::string text;
+    std::vector<MediaSource::Kind> media;
+  };
   std::string Rendered(const FirstTexts& texts) const;
+  RenderedChat Render(const std::vector<ChatTurn>& chat) const;
+  [[noreturn]] void FailNoContext() const;
   // `ids`, of a rendered turn of these texts, whose placeholders must be those of its media. Throws Error.
   std::vector<int32_t> Checked(std::vector<int32_t> ids, const FirstTexts& texts) const;
   // The same of any texts: refuse_markers is called where the placeholders are others, to throw if a text is to blame.

@@ -136,7 +136,7 @@ class Messages {
     for (size_t j = 0; j < content->size(); ++j) ReadPart((*content)[j], At(path + ".content", j));
   }
 
-  // Behind what has been read ahead: the first message's text belongs to the turn that its last medium is in.
+  // Behind what has been read ahead: the first message's text belongs to the turn that it ends in.
   void GoOn() {
     const Prefix& prefix = *request_->job.prefix;
     std::vector<ChatTurn>& chat = request_->job.chat;
@@ -158,10 +158,10 @@ class Messages {
     const RequestFields fields(part, path);
     const std::string type = fields.String("type").value_or("");
     if (type == "text") {
-      fields.AllowOnly({"type", "text"});
+      fields.AllowOnly({"type", "text", "cache_control"});
       const auto text = fields.String("text");
       if (!text) Refuse("invalid_value", path + ".text", ": a string is expected");
-      request_->job.chat.back().parts.push_back({.text = *text});
+      request_->job.chat.back().parts.push_back({.text = *text, .ends_context = EndsContext(fields)});
     } else if (type == "image_url" || type == "video_url") {
       fields.AllowOnly({"type", type, "uuid", "purekv"});
       AddMedium(fields, type, type == "image_url" ? MediaKind::kImage : MediaKind::kVideo, {"url", "detail"});
@@ -174,6 +174,15 @@ class Messages {
     } else {
       Refuse("unsupported_parameter", path + ".type", ": text, image_url, video_url, input_video or file is expected");
     }
+  }
+
+  // Anthropic's word, which routers hand on in OpenAI's form: what ends here is read once.
+  static bool EndsContext(const RequestFields& part) {
+    const auto control = part.Object("cache_control");
+    if (!control) return false;
+    control->AllowOnly({"type"});
+    if (control->String("type") == "ephemeral") return true;
+    Refuse("invalid_value", control->Path("type"), ": ephemeral is expected");
   }
 
   void AddMedium(const RequestFields& part, const std::string& key, MediaKind kind,

@@ -37,6 +37,12 @@ int64_t FrameBytes(const ServerOptions& options) {
   return memory > 0 ? std::clamp(memory / 4, kLeast, most) : most;
 }
 
+bool EndsContext(const std::vector<ChatTurn>& chat) {
+  return std::any_of(chat.begin(), chat.end(), [](const ChatTurn& turn) {
+    return std::any_of(turn.parts.begin(), turn.parts.end(), [](const ChatPart& part) { return part.ends_context; });
+  });
+}
+
 }  // namespace
 
 ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions& options, const RequestLog& log,
@@ -171,7 +177,8 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
                           const std::shared_ptr<Reply>& reply) {
   JobRequest& job = work->chat.job;
   job.waited_s = flight->waited();
-  if (work->what != Ask::kCost && !work->files.empty()) job.prefix = scheduler_.FindPrefix(job);
+  const bool may_be_there = !work->files.empty() || EndsContext(job.chat);
+  if (work->what != Ask::kCost && may_be_there) job.prefix = scheduler_.FindPrefix(job);
   if (work->what != Ask::kCost && job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
   const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();
   if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));

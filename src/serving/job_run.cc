@@ -51,12 +51,12 @@ auto Blaming(const JobRequest& request, bool all, const auto& work) {
   }
 }
 
-// All of it where there is none.
-std::vector<ChatTurn> UpToLastMedium(std::vector<ChatTurn> chat) {
+// Up to its last medium or context; all of it where there is none.
+std::vector<ChatTurn> PrefixOf(std::vector<ChatTurn> chat) {
   for (size_t turn = chat.size(); turn-- > 0;) {
     std::vector<ChatPart>& parts = chat[turn].parts;
     for (size_t part = parts.size(); part-- > 0;) {
-      if (!parts[part].medium) continue;
+      if (!parts[part].medium && !parts[part].ends_context) continue;
       chat.resize(turn + 1);
       chat[turn].parts.resize(part + 1);
       return chat;
@@ -82,20 +82,21 @@ int64_t RoomForAnswer(const JobLimits& limits, const JobRequest& request, int64_
 std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared) {
   using Cache = JobRequest::Cache;
   if (request.cache == Cache::kOff) return std::nullopt;
-  const bool media = prepared.prefix_ids > 0;
+  const bool apart = prepared.prefix_ids > 0;
   const bool compressed_there = request.kv.when == KvOptions::When::kContext;
-  if (media ? request.digests.empty() || !compressed_there || prepared.prefix_ids == prepared.ids.size()
-            : request.kv.policy != "full") {
+  if (apart ? !compressed_there || prepared.prefix_ids == prepared.ids.size() : request.kv.policy != "full") {
     return std::nullopt;
   }
   PrefixKey key;
   key.owner = request.owner;
   key.salt = request.salt;
-  const size_t ids = media ? prepared.prefix_ids : prepared.ids.size();
+  key.whole = !apart;
+  const size_t ids = apart ? prepared.prefix_ids : prepared.ids.size();
   key.ids.assign(prepared.ids.begin(), prepared.ids.begin() + static_cast<std::ptrdiff_t>(ids));
   for (const ChatTurn& turn : request.chat) {
     for (const ChatPart& part : turn.parts) {
       if (!part.medium) continue;
+      if (request.digests.empty()) return std::nullopt;
       PUREKV_CHECK(key.media.size() < request.digests.size(), request.digests.size(), " digests");
       const MediaSource& medium = *part.medium;
       key.media.push_back(
@@ -134,7 +135,12 @@ JobRun::~JobRun() {
 
 bool JobRun::TakeSession() {
   if (request_.session.empty()) return false;
-  chat_ = {request_.owner, request_.salt, prepared_.ids, {}, 0, request_.kv, request_.prefill};
+  chat_ = {};
+  chat_.owner = request_.owner;
+  chat_.salt = request_.salt;
+  chat_.ids = prepared_.ids;
+  chat_.kv = request_.kv;
+  chat_.prefill = request_.prefill;
   for (const EmbeddingKey& one : EmbeddingKeysOf(request_)) {
     chat_.media.push_back(one.medium);
     chat_.images = one.images;
@@ -182,7 +188,7 @@ void JobRun::Prepare() {
   Blaming(request_, true, [&] { CheckGenerateOptions(generate_); });
   read_ = Blaming(request_, true, [&] { return std::make_unique<Conversation>(model_, options); });
   prepared_ = Blaming(request_, true, [&] { return read_->PrepareChat(request_.chat); });
-  const bool media = prepared_.prefix_ids > 0;
+  const bool apart = prepared_.prefix_ids > 0;
   if (TakeSession()) {
     read_->SetWatch(options.progress, &cancel_);
     before_ = read_->times();
@@ -208,7 +214,7 @@ void JobRun::Prepare() {
     result_.cached_tokens = read_->tokens();
     result_.shared_bytes = shared_ = read_->kv().bytes_now;
     const auto rest = static_cast<int64_t>(prepared_.ids.size()) -
-                      (media ? static_cast<int64_t>(prepared_.prefix_ids) : result_.cached_tokens);
+                      (apart ? static_cast<int64_t>(prepared_.prefix_ids) : result_.cached_tokens);
     const int64_t visual =
         std::count_if(read_->layout().begin(), read_->layout().end(), [](const auto& one) { return one.item >= 0; });
     prepared_.tokens = result_.cached_tokens + rest;
@@ -275,7 +281,7 @@ void JobRun::ReserveAnswers() {
 void JobRun::Read() {
   reservation_.Set(need_);
   if (request_.media != nullptr) request_.media->clear();  // frames go when the tower has seen them
-  const bool media = prepared_.prefix_ids > 0, ahead = request_.answers == 0;
+  const bool apart = prepared_.prefix_ids > 0, ahead = request_.answers == 0;
   Conversation::PreparedChat prepared = std::move(prepared_);
   const std::optional<PrefixKey> key = std::move(key_);
   const std::shared_ptr<const Prefix> found = std::move(found_);
@@ -289,10 +295,10 @@ void JobRun::Read() {
       info.visual_tokens = session_->prompt.visual_tokens;
       return info;
     }
-    if (found != nullptr) return ahead && media ? read_->read_ahead() : read_->ReadChatRest(prepared);
+    if (found != nullptr) return ahead && apart ? read_->read_ahead() : read_->ReadChatRest(prepared);
     if (embeddings_.keeps() && !EmbeddingKeysOf(request_).empty()) read_->EmbedChatMedia(&prepared);
     const std::vector<PreparedMedia> loaded = prepared.media;
-    if (!key || !media) {
+    if (!key || !apart) {
       PromptInfo info = read_->ReadChat(std::move(prepared));
       KeepMedia(loaded);
       return info;
@@ -304,9 +310,9 @@ void JobRun::Read() {
   });
   // A text of which most was there already is not worth the room, nor is one that nothing could go on from.
   const int64_t tokens = read_->tokens();
-  if (key && !media && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
+  if (key && !apart && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
   if (ahead && result_.prefix.empty()) {
-    if (!media && !read_->ForkText(tokens)) {
+    if (!apart && !read_->ForkText(tokens)) {
       FailJob(Reason::kRefused, Say("a text is kept from a block of tokens on, and this one has ", tokens));
     }
     FailJob(Reason::kNoRoom, Say(read_->kv().bytes_now, " bytes of keys and values are more than may be kept here"));
@@ -320,7 +326,7 @@ void JobRun::Read() {
 }
 
 std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
-  if (!key.media.empty()) {
+  if (!key.whole) {
     std::shared_ptr<const Prefix> found = request_.prefix != nullptr ? request_.prefix : prefixes_.Find(key);
     if (found != nullptr) *read_ = found->read.Fork();
     return found;
@@ -344,12 +350,14 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
 
 void JobRun::CheckCanBeKept(const std::optional<PrefixKey>& key) const {
   if (key) return;
-  if (request_.kv.when == KvOptions::When::kPrompt && !request_.digests.empty()) {
+  const bool full = request_.kv.policy == "full" && request_.digests.empty();
+  if (request_.kv.when == KvOptions::When::kPrompt && !full) {
     FailJob(Reason::kRefused, Say(Field{"kv.when"}, ": a cache that is compressed behind the prompt belongs to its ",
                                   "question; nothing of it can be read ahead"));
   }
   FailJob(Reason::kRefused,
-          Say(Field{"kv.policy"}, " ", request_.kv.policy, ": without media it is read ahead under policy full alone"));
+          Say(Field{"kv.policy"}, " ", request_.kv.policy, ": what is read ahead ends with a medium, or with ",
+              "a text that says so; anything else under policy full alone"));
 }
 
 void JobRun::LoadMedia(Conversation::PreparedChat* prepared) {
@@ -388,7 +396,7 @@ void JobRun::KeepMedia(const std::vector<PreparedMedia>& media) {
 void JobRun::Keep(const PrefixKey& key) {
   Conversation kept = read_->Fork();
   kept.SetWatch(nullptr, nullptr);
-  PrefixRecord record{"pfx-" + RandomDigits(24), key, UpToLastMedium(request_.chat), {}, kept.kv()};
+  PrefixRecord record{"pfx-" + RandomDigits(24), key, PrefixOf(request_.chat), {}, kept.kv()};
   for (const auto& of_medium : pictures_) {
     record.pictures.insert(record.pictures.end(), of_medium.begin(), of_medium.end());
   }

@@ -36,7 +36,7 @@ class JobFailed : public std::exception {
   JobFailure failure_;
 };
 
-// Of a chat, where what is read of it up to its last medium can be shared, or all of one without media.
+// Of a chat, where what is read of it up to its last medium or context can be shared, or all of one that has neither.
 std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared);
 
 // All in the engine's thread. The listener hears all but how the job ended.

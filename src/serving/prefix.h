@@ -1,5 +1,5 @@
-// What has been read of a chat and is kept for those that begin with the same: up to the end of its last medium, so
-// that a long video is read once; or all of one without media.
+// What has been read of a chat and is kept for those that begin with the same: up to the end of its last medium or
+// context (ChatPart::ends_context), so that a long video or text is read once; or all of one that has neither.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,8 @@ struct PrefixKey {
   };
   // Who may share it: those who are the same, and say the same secret of their own choice.
   std::string owner, salt;
-  std::vector<int32_t> ids;  // one placeholder per medium, up to the end of the last one; without media: of all of it
+  std::vector<int32_t> ids;  // one placeholder per medium
+  bool whole = false;        // of all of a chat: others go on from as much as they have in common with it
   std::vector<Medium> media;
   int64_t images = 0;  // that the whole chat has: some families look closer at one that is alone
   KvOptions kv;
@@ -40,7 +41,7 @@ struct PrefixKey {
 struct PrefixRecord {
   std::string id;  // "pfx-" and 24 hexadecimal digits
   PrefixKey key;
-  std::vector<ChatTurn> chat;         // up to its last medium; without media: all of it
+  std::vector<ChatTurn> chat;         // up to its last medium or context, or all of it
   std::vector<std::string> pictures;  // JPEGs, one for each slice of the media, in the order of their tokens
   KvStats kv;                         // of what was read
 };

@@ -18,7 +18,6 @@
 #include "base/random_digits.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pkv_file.h"
-#include "engine/context_text.h"
 
 namespace purekv {
 namespace {
@@ -83,6 +82,7 @@ OrderedJson ChatJson(const std::vector<ChatTurn>& chat) {
         parts.push_back(MediumJson(part.medium->kind, part.medium->start, part.medium->end, part.media_options));
       } else {
         parts.push_back({{"text", part.text}});
+        if (part.ends_context) parts.back()["ends_context"] = true;
       }
     }
     turns.push_back({{"role", kRoles[static_cast<size_t>(turn.role)]}, {"parts", std::move(parts)}});
@@ -109,6 +109,7 @@ std::vector<ChatTurn> ReadChat(const JsonFields& fields) {
       ChatPart& made = added.parts.emplace_back();
       if (part.Has("text")) {
         made.text = part.String("text");
+        made.ends_context = part.Bool("ends_context", false);
         continue;
       }
       MediaSource& medium = made.medium.emplace();
@@ -339,8 +340,7 @@ std::shared_ptr<const Prefix> PrefixDisk::OpenFile(const std::string& name, cons
       key.media.push_back({StrCat("file ", name, " ", i), cache.media[i].kind, {}, {}, {}});
       if (cache.media[i].kind == MediaSource::Kind::kImage) ++key.images;
     }
-    if (cache.media.empty()) FailUsage("'", name, "': holds no image and no video");
-    if (cache.context) turn.parts.push_back({.text = *cache.context + std::string(kContextEnd)});
+    if (cache.context) turn.parts.push_back({.text = *cache.context, .ends_context = true});
   }
   Conversation read = OpenNamed(model, path, name, threads);
   // A question behind it must be one that its turn could have gone on with.

@@ -198,7 +198,7 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
   auto best = entries_.end();
   for (auto one = entries_.begin(); one != entries_.end(); ++one) {
     const PrefixKey& other = one->record->key;
-    if (!other.media.empty() || other.owner != key.owner || other.salt != key.salt || !(other.kv == key.kv) ||
+    if (!other.whole || other.owner != key.owner || other.salt != key.salt || !(other.kv == key.kv) ||
         !(other.prefill == key.prefill)) {
       continue;
     }

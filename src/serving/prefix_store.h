@@ -34,7 +34,7 @@ struct PrefixStoreOptions {
 };
 
 // Any thread may call it. What has been found stays while it is held, and is not let go meanwhile. On disk are those
-// with media alone; an owner's are nobody else's there, too.
+// that end with a medium or a context; an owner's are nobody else's there, too.
 class PrefixStore {
  public:
   // Throws Error naming the directory: it cannot be used, or another store uses it.
@@ -46,7 +46,7 @@ class PrefixStore {
 
   // Null: there is none. What is found is the last to go; where it is on disk alone it is read back.
   std::shared_ptr<const Prefix> Find(const PrefixKey& key);
-  // Of those without media the one that has most of the first ids in common; `common`: how many.
+  // Of whole chats the one that has most of the first ids in common; `common`: how many.
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
   // Those that were used longest ago make room. One for which there is none is not kept. Whether it is.
   // ahead: it was asked for, and is to be there after a restart.
@@ -96,7 +96,7 @@ class PrefixStore {
   // Before so many bytes come. Without the lock.
   void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
-  bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.media.empty(); }
+  bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.whole; }
   // Without the lock. Writes those that are not on disk; they stay known.
   void LetGo(Entries gone);
   // Bytes that it took; 0: it could not be.

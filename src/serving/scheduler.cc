@@ -119,7 +119,7 @@ std::shared_ptr<const Prefix> Scheduler::FindPrefix(const JobRequest& request) {
     options.prefill = request.prefill;
     const Conversation conversation(model_, options);
     const std::optional<PrefixKey> key = PrefixKeyOf(request, conversation.PrepareChat(request.chat));
-    return key ? prefixes_.Find(*key) : nullptr;
+    return key && !key->whole ? prefixes_.Find(*key) : nullptr;
   } catch (const Error&) {
     return nullptr;
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/context_text.h"
 #include "engine/conversation.h"
 #include "engine/prompt_media.h"
 #include "models/one_axis_prompt.h"
@@ -184,6 +185,80 @@ TEST_F(ChatTest, APrefixThatIsReadOnceServesManyChats) {
       EXPECT_EQ(answer.logprobs, right.logprobs);
     }
   }
+}
+
+// A text that says so ends what is shared, as a turn's context does.
+TEST_F(ChatTest, AContextThatIsReadOnceServesManyQuestions) {
+  const std::string system = "Be short.";
+  std::string document;
+  for (int i = 0; i < 30; ++i) document += "ab " + std::to_string(i) + ". ";
+  for (const char* policy : {"full", "snapkv", "h2o", "kvzip"}) {
+    SCOPED_TRACE(policy);
+    const SessionOptions options = Options(policy);
+    const ChatPart text{.text = document, .ends_context = true};
+    std::optional<Conversation> prefix;
+    for (const char* question : {"What?", "And why is that so?"}) {
+      Conversation turn(small_->model(), options);
+      const PromptInfo expected = turn.ReadTurn({.system = system, .context = document, .prompt = question});
+      const std::vector<ChatTurn> chat = {Says(Role::kSystem, system), {Role::kUser, {text, {.text = question}}}};
+      Conversation whole(small_->model(), options);
+      Conversation::PreparedChat prepared = whole.PrepareChat(chat);
+      const Conversation::PreparedChat ids = prepared;
+      whole.LoadChatMedia(chat, &prepared);
+      if (!prefix) {
+        prefix.emplace(small_->model(), options);
+        prefix->ReadChatPrefix(prepared);
+      }
+      EXPECT_EQ(whole.ReadChat(std::move(prepared)).ids, expected.ids);
+      Conversation fork = prefix->Fork();
+      EXPECT_EQ(fork.ReadChatRest(ids).ids, expected.ids);
+      const GenerateOptions generate{.max_new_tokens = 12};
+      const Answer right = turn.Generate(generate, nullptr);
+      for (Conversation* one : {&whole, &fork}) {
+        EXPECT_EQ(one->kv().tokens_compressed, turn.kv().tokens_compressed);
+        EXPECT_EQ(one->kv().tokens_kept_mean, turn.kv().tokens_kept_mean);
+        const Answer answer = one->Generate(generate, nullptr);
+        EXPECT_EQ(answer.ids, right.ids);
+        EXPECT_EQ(answer.logprobs, right.logprobs);
+      }
+    }
+  }
+}
+
+// Media in front of it are part of it; behind it the last of them is the end.
+TEST_F(ChatTest, TheLastOfMediaAndContextsEndsWhatIsShared) {
+  const ChatPart video = VideoChat().back().parts.front(), text{.text = "One thing.", .ends_context = true};
+  Conversation reader(small_->model(), Options());
+  const auto prefix_of = [&](const std::vector<ChatPart>& parts) {
+    const Conversation::PreparedChat chat = reader.PrepareChat({{Role::kUser, parts}});
+    return std::pair(chat.prefix_ids, chat.context);
+  };
+  const ChatPart question{.text = "What?"};
+  const auto [media, none] = prefix_of({video, question});
+  EXPECT_EQ(none, "");
+  EXPECT_GT(prefix_of({video, text, question}).first, media);
+  EXPECT_EQ(prefix_of({video, text, question}).second, text.text);
+  EXPECT_GT(prefix_of({text, video, question}).first, media);
+  EXPECT_EQ(prefix_of({text, video, question}).second, "");
+  const ChatPart later{.text = "Another.", .ends_context = true};
+  EXPECT_EQ(prefix_of({text, question, later}).second, later.text);
+  SessionOptions prompt = Options();
+  prompt.kv.when = KvOptions::When::kPrompt;
+  EXPECT_EQ(Conversation(small_->model(), prompt).PrepareChat({{Role::kUser, {text, question}}}).prefix_ids, 0U);
+  // What is shared is the same whatever is asked.
+  for (const char* other : {"?", "...", "Z", "\xc3\xa9", "9"}) {
+    EXPECT_EQ(prefix_of({text, {.text = other}}), prefix_of({text, question})) << other;
+  }
+}
+
+TEST_F(ChatTest, ContextsThatCannotEndWhereTheySayAreRefused) {
+  ChatPart video = VideoChat().back().parts.front();
+  video.ends_context = true;
+  EXPECT_EQ(FieldOf({{Role::kUser, {video, {.text = "a"}}}}), "chat.0.0");
+  EXPECT_EQ(FieldOf({{Role::kUser, {{.text = "a"}, {.text = "", .ends_context = true}}}}), "chat.0.1");
+  EXPECT_EQ(FieldOf({{Role::kSystem, {{.text = "a", .ends_context = true}}}, Says(Role::kUser, "b")}), "chat.0.0");
+  const std::string large(static_cast<size_t>(kMaxContextBytes) + 1, 'a');
+  EXPECT_EQ(FieldOf({{Role::kUser, {{.text = large, .ends_context = true}}}}), "chat.0.0");
 }
 
 // Whole blocks of a text's beginning, and what is read behind them has the bits of one reading.
