@@ -145,7 +145,7 @@ Line ManyRowsLine(WeightRequest request, int64_t group, int64_t rows, int64_t in
 
 std::vector<Line> CodeLines(const Options& /*options*/) {
   std::vector<Line> lines;
-  for (const int64_t rows : {1, 4}) {
+  for (const int64_t rows : {1, 4, 8}) {
     lines.push_back(FewRowsLine(WeightRequest::kInt8, 64, rows, 18944, 3584));
     for (const int64_t group : {64, 128}) {
       lines.push_back(FewRowsLine(WeightRequest::kInt4, group, rows, 18944, 3584));
@@ -154,6 +154,11 @@ std::vector<Line> CodeLines(const Options& /*options*/) {
   for (const bool int8_rows : {false, true}) {
     lines.push_back(ManyRowsLine(WeightRequest::kInt8, 64, 512, 3584, 18944, int8_rows));
     lines.push_back(ManyRowsLine(WeightRequest::kInt4, 64, 512, 3584, 18944, int8_rows));
+  }
+  // A question behind what has been read before.
+  for (const int64_t rows : {16, 64, 128}) {
+    lines.push_back(ManyRowsLine(WeightRequest::kInt8, 64, rows, 3584, 18944, false));
+    lines.push_back(ManyRowsLine(WeightRequest::kInt4, 64, rows, 3584, 18944, false));
   }
   return lines;
 }

@@ -70,6 +70,7 @@ Conversation Conversation::Fork() const {
   fork.dialogue_ = dialogue_;
   fork.place_ = place_;
   fork.file_ = file_;
+  fork.pause_ = pause_;
   fork.stats_ = stats_;
   fork.earlier_peak_ = PeakBytes();  // it has been through the same reading
   fork.kept_ = kept_;
@@ -161,10 +162,12 @@ PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
   const std::vector<int32_t> ids = first ? dialogue_.FirstTurn(texts) : dialogue_.NextTurn(turn.prompt);
   const bool split = first && options_.kv.when == KvOptions::When::kContext;
   const int64_t context_ids = split ? dialogue_.CountContextIds(texts, ids) : 0;
+  const bool pauses = split && options_.kv.policy == "full" && turn.media.empty() && !turn.context;
+  const int64_t pause_ids = pauses ? dialogue_.CountIdsBeforeBlankLine(texts, ids) : 0;
   const std::vector<int32_t> said = dialogue_.pending();
   if (!first) dialogue_.CloseAnswer(sequence_.ids().back());
   try {
-    return ReadPrompt(ids, std::move(media), recorder, context_ids);
+    return ReadPrompt(ids, std::move(media), recorder, context_ids, pause_ids);
   } catch (...) {
     if (sequence_.whole()) dialogue_.SetPending(said);  // refused: the answer stays open
     throw;
@@ -172,7 +175,7 @@ PromptInfo Conversation::ReadTurn(const Turn& turn, LayerObserver* recorder) {
 }
 
 PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
-                                    LayerObserver* recorder, int64_t context_ids) {
+                                    LayerObserver* recorder, int64_t context_ids, int64_t pause_ids) {
   Begin();
   for (const int32_t id : ids) {
     if (id < 0 || id >= model_->info().vocabulary) {
@@ -181,6 +184,8 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
   }
   int64_t visual = 0;
   for (const PreparedMedia& one : media) visual += one.tokens;
+  PUREKV_CHECK(pause_ids == 0 || (visual == 0 && dialogue_.pending().empty()), visual, " visual tokens, ",
+               dialogue_.pending().size(), " said");
   // What media alone are too many for is refused before a token of it is laid out; markers come on top.
   CheckRoom(static_cast<int64_t>(ids.size()) + visual - static_cast<int64_t>(media.size()), visual);
   // What an answer ends with is a step, as the tokens before it were, not a row of this turn: steps may evict, count,
@@ -230,6 +235,10 @@ PromptInfo Conversation::ReadPrompt(const std::vector<int32_t>& ids, std::vector
     const StageTimer timer(&times_.prefill_s);
     VisualRows visual(sequence_.layout());
     Reading reading{prompt, hidden.View(), nullptr, *attention_, recorder, dump ? &*dump : nullptr};
+    if (pause_ids > 0) {
+      reading.pause = pause_ids;
+      pause_ = sequence_.size() + pause_ids;
+    }
     if (request) {
       reading.visual = &visual;
       reading.request = &*request;
@@ -308,8 +317,9 @@ void Conversation::ReadRows(Reading& reading, int64_t first, int64_t count) {
   const bool together = sequence_.compression().retrieval().rows_choose();
   const int64_t chunk = options_.chunk_tokens > 0 && !together ? options_.chunk_tokens : count;
   const int64_t layers = decoder.config().layers;
-  for (int64_t row = first; row < first + count; row += chunk) {
-    const int64_t rows = std::min(chunk, first + count - row);
+  for (int64_t row = first, rows = 0; row < first + count; row += rows) {
+    rows = std::min(chunk, first + count - row);
+    if (row < reading.pause) rows = std::min(rows, reading.pause - row);
     const auto from = static_cast<size_t>(row), size = static_cast<size_t>(rows);
     sequence_.Append(std::span(reading.prompt.ids).subspan(from, size),
                      std::span(reading.prompt.layout).subspan(from, size),

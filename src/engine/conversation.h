@@ -51,6 +51,7 @@ class Conversation {
     std::vector<int32_t> ids;           // one placeholder per medium
     size_t prefix_ids = 0;  // of them, up to the end of the last medium or of a context behind it; 0 without either
     std::string context;    // the text that they end with, where it is no medium (ChatPart::ends_context)
+    int64_t pause_ids = 0;  // of a text of which nothing is evicted: where reading pauses (ForkText); 0: nowhere
     std::vector<PreparedMedia> media;  // of LoadChatMedia
     int64_t tokens = 0;                // likewise: of the prompt
     int64_t visual = 0;                // of them
@@ -75,10 +76,11 @@ class Conversation {
   PromptInfo ReadChatOn(const std::vector<int32_t>& ids);
   // Tokens that have been said and not been read.
   int64_t unread() const { return static_cast<int64_t>(dialogue_.pending().size()); }
-  // The beginning of a chat of text alone that was read whole, as a prefix of another that begins with the same ids: so
-  // many blocks of the prompt as `most` tokens hold, fewer than all; what is read behind it has the bits that it would
-  // have in one reading. Nothing where there is no whole block, or not all of it is kept as it is (policy full).
-  std::optional<Conversation> ForkText(int64_t most) const;
+  // The beginning of a chat of text alone that was read whole, as a prefix of another that begins with the same ids and
+  // pauses behind `pause` of them: up to that pause, or as many blocks of the prompt as `most` tokens hold, fewer than
+  // all; what is read behind it has the bits that it would have in one reading. Nothing where there is no whole block,
+  // or not all of it is kept as it is (policy full).
+  std::optional<Conversation> ForkText(int64_t most, int64_t pause) const;
   // What was read so, in the conversation or in what it was forked from, while the rest has not been.
   const PromptInfo& read_ahead() const;
   const std::vector<int32_t>& read_ahead_ids() const;  // one placeholder per medium
@@ -89,8 +91,9 @@ class Conversation {
   void Rollback();
   // Appends ids that hold one placeholder per medium, behind what is pending.
   // context_ids: how many of them are in front of a first turn's question, if it has a context text; else 0.
+  // pause_ids: how many are read before the others, which changes nothing but bits; 0: all are read together.
   PromptInfo ReadPrompt(const std::vector<int32_t>& ids, std::vector<PreparedMedia> media,
-                        LayerObserver* recorder = nullptr, int64_t context_ids = 0);
+                        LayerObserver* recorder = nullptr, int64_t context_ids = 0, int64_t pause_ids = 0);
   Answer Generate(const GenerateOptions& options, Generation::OnText on_text);
   // The same for any number of conversations over one model, side by side in an AnswerBatch; the answers are those of
   // Generate, bit by bit. next: brings another one that has read its question, null when there is none
@@ -144,6 +147,7 @@ class Conversation {
     VisualRows* visual = nullptr;            // with a request to repeat it,
     const RepeatRequest* request = nullptr;  // where the policy judges by that
     int64_t last_row = 0;                    // where in `hidden` the last token's row is in the end
+    int64_t pause = 0;                       // no pass reads rows on both sides of this one
   };
 
   void Begin();  // sets this thread's threads; throws when the sequence is not whole
@@ -201,6 +205,7 @@ class Conversation {
   std::optional<Snapshot> snapshot_;
   std::string file_;          // the .pkv file that it goes on from; empty: none
   bool repeated_ = false;     // by RepeatContext
+  int64_t pause_ = 0;         // of the first prompt, in tokens
   int64_t earlier_peak_ = 0;  // up to where the cache's own count, or the snapshot's share beside it, began anew
   KvStats stats_;
   StageTimes times_;

@@ -63,7 +63,11 @@ Conversation::PreparedChat Conversation::PrepareChat(const std::vector<ChatTurn>
   const auto last = std::find_if(prepared.ids.rbegin(), prepared.ids.rend(), [&](int32_t id) {
     return id >= 0 && (id == image.placeholder || id == video.placeholder);
   });
-  if (last == prepared.ids.rend()) return prepared;
+  if (last == prepared.ids.rend()) {
+    const bool pauses = options_.kv.policy == "full" && options_.kv.when == KvOptions::When::kContext;
+    if (pauses) prepared.pause_ids = dialogue_.CountIdsBeforeBlankLine(chat, prepared.ids);
+    return prepared;
+  }
   prepared.prefix_ids = static_cast<size_t>(prepared.ids.rend() - last);
   const std::optional<int32_t>& after = *last == image.placeholder ? image.after : video.after;
   if (after && prepared.prefix_ids < prepared.ids.size() && prepared.ids[prepared.prefix_ids] == *after) {
@@ -114,7 +118,7 @@ void Conversation::EmbedChatMedia(PreparedChat* chat) {
 PromptInfo Conversation::ReadChat(PreparedChat chat) {
   dialogue_.SetSystem(std::move(chat.system));
   place_ = RepeatPlace::kBehindTurn;
-  return ReadPrompt(chat.ids, std::move(chat.media), nullptr, ContextIds(chat));
+  return ReadPrompt(chat.ids, std::move(chat.media), nullptr, ContextIds(chat), chat.pause_ids);
 }
 
 PromptInfo Conversation::ReadChatPrefix(PreparedChat chat) {
@@ -150,7 +154,8 @@ PromptInfo Conversation::ReadChatRest(const PreparedChat& chat) {
   dialogue_.SetSystem(chat.system);
   const bool text = dialogue_.open()->info.media.empty() && !dialogue_.open()->context;  // of ForkText
   const std::vector<int32_t> rest(chat.ids.begin() + static_cast<std::ptrdiff_t>(read.size()), chat.ids.end());
-  PromptInfo info = ReadPrompt(rest, {});
+  const int64_t pause = std::max<int64_t>(0, chat.pause_ids - static_cast<int64_t>(read.size()));
+  PromptInfo info = ReadPrompt(rest, {}, nullptr, 0, pause);
   if (text) RecordCompression(sequence_.size());  // as of a whole prompt without media
   return info;
 }
@@ -163,8 +168,12 @@ PromptInfo Conversation::ReadChatOn(const std::vector<int32_t>& ids) {
   return info;
 }
 
-std::optional<Conversation> Conversation::ForkText(int64_t most) const {
-  const int64_t tokens = std::min(most, sequence_.size() - 1) / BlockRows() * BlockRows();
+std::optional<Conversation> Conversation::ForkText(int64_t most, int64_t pause) const {
+  // Up to the first pause of the two both were read in the same blocks.
+  int64_t same = std::min(most, sequence_.size() - 1);
+  for (const int64_t one : {pause_, pause}) same = one > 0 ? std::min(same, one) : same;
+  const bool at_pause = pause >= BlockRows() && pause == pause_ && same == pause;
+  const int64_t tokens = at_pause ? pause : same / BlockRows() * BlockRows();
   const auto part = std::span(layout()).first(static_cast<size_t>(std::max<int64_t>(tokens, 0)));
   const bool text = std::all_of(part.begin(), part.end(), [](const TokenRecord& one) { return one.item < 0; });
   const bool plain = !sequence_.compression().active() && cache().spec().plain() && !cache().spec().encodes() &&
@@ -174,6 +183,7 @@ std::optional<Conversation> Conversation::ForkText(int64_t most) const {
   Conversation fork(model_, options_);
   fork.sequence_ = sequence_.Fork(tokens);
   fork.place_ = place_;
+  if (at_pause) fork.pause_ = pause;
   fork.earlier_peak_ = PeakBytes();
   Dialogue::OpenTurn open;
   open.prompt_ids.assign(sequence_.ids().begin(), sequence_.ids().begin() + static_cast<std::ptrdiff_t>(tokens));

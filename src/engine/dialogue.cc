@@ -19,6 +19,11 @@ constexpr const char* kChangesContext =
   FailUsage(Field{"turn.prompt"}, kChangesContext);
 }
 
+// More than those.
+bool BeginsWith(const std::vector<int32_t>& ids, const std::vector<int32_t>& first) {
+  return ids.size() > first.size() && std::equal(first.begin(), first.end(), ids.begin());
+}
+
 void CheckEndsContext(const Field& field, const ChatPart& part, bool user) {
   if (part.medium || !user) FailUsage(field, ": a context ends with a text, and in a user's message");
   if (part.text.empty()) FailUsage(field, ": a context that ends here is empty");
@@ -96,9 +101,7 @@ void Dialogue::FailNoContext() const {
 int64_t Dialogue::CountContextIds(const FirstTexts& texts, const std::vector<int32_t>& ids) const {
   if (!texts.context) return 0;
   const std::vector<int32_t> context = ContextIds(texts);
-  if (ids.size() >= context.size() && std::equal(context.begin(), context.end(), ids.begin())) {
-    return static_cast<int64_t>(context.size());
-  }
+  if (BeginsWith(ids, context)) return static_cast<int64_t>(context.size());
   FailPrompt();
 }
 
@@ -187,6 +190,26 @@ std::vector<int32_t> Dialogue::Chat(const std::vector<ChatTurn>& chat) const {
   });
 }
 
+int64_t Dialogue::CountIdsBeforeBlankLine(const std::vector<ChatTurn>& chat, const std::vector<int32_t>& ids) const {
+  std::vector<ChatPart> parts = chat.back().parts;
+  if (parts.empty()) return 0;
+  const size_t line = parts.back().text.rfind(kContextEnd);
+  if (line == std::string::npos || line == 0) return 0;
+  parts.back().text.resize(line);
+  parts.back().ends_context = true;
+  std::vector<ChatTurn> before(chat.begin(), chat.end() - 1);
+  before.push_back({ChatTurn::Role::kUser, std::move(parts)});
+  const std::vector<int32_t> found = EncodedContext(std::move(before));
+  return BeginsWith(ids, found) ? static_cast<int64_t>(found.size()) : 0;
+}
+
+int64_t Dialogue::CountIdsBeforeBlankLine(const FirstTexts& texts, const std::vector<int32_t>& ids) const {
+  std::vector<ChatTurn> chat;
+  if (texts.system) chat.push_back({ChatTurn::Role::kSystem, {{.text = *texts.system}}});
+  chat.push_back({ChatTurn::Role::kUser, {{.text = texts.prompt}}});
+  return CountIdsBeforeBlankLine(chat, ids);
+}
+
 std::vector<int32_t> Dialogue::ChatContextIds(const std::vector<ChatTurn>& chat,
                                               const std::vector<int32_t>& ids) const {
   std::vector<ChatTurn> context = chat;
@@ -203,19 +226,25 @@ std::vector<int32_t> Dialogue::ChatContextIds(const std::vector<ChatTurn>& chat,
     }
   }
   if (context.empty()) return {};
+  const Field question{PartName(context.size() - 1, context.back().parts.size())};
+  std::vector<int32_t> found = EncodedContext(std::move(context));
+  if (found.empty()) FailNoContext();
+  if (!BeginsWith(ids, found)) FailUsage(question, kChangesContext);
+  return found;
+}
+
+std::vector<int32_t> Dialogue::EncodedContext(std::vector<ChatTurn> context) const {
   std::vector<std::string> rendered;
   std::vector<std::vector<int32_t>> encoded;
   const PromptFormat& prompt = model_->internals().prompt();
-  context.back().parts.emplace_back();
+  std::vector<ChatPart>& parts = context.back().parts;
+  parts.emplace_back();
   for (const std::string_view one : kProbes) {
-    context.back().parts.back().text = one;
+    parts.back().text = one;
     rendered.push_back(Render(context).text);
     encoded.push_back(prompt.EncodeFirst(rendered.back()));
   }
-  std::vector<int32_t> found = IdsOfContext(prompt, rendered, encoded);
-  if (found.empty()) FailNoContext();
-  if (ids.size() > found.size() && std::equal(found.begin(), found.end(), ids.begin())) return found;
-  FailUsage(Field{PartName(context.size() - 1, context.back().parts.size() - 1)}, kChangesContext);
+  return IdsOfContext(prompt, rendered, encoded);
 }
 
 void Dialogue::CheckPrompt(const std::string& prompt) const {

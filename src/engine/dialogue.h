@@ -65,6 +65,11 @@ class Dialogue {
   // (engine/context_text.h); empty where there is none, or a medium behind it. ids: those of the chat. Throws Error
   // (kUsage) naming "chat.TURN.PART" where what follows changes the tokens before it.
   std::vector<int32_t> ChatContextIds(const std::vector<ChatTurn>& chat, const std::vector<int32_t>& ids) const;
+  // Where reading a chat or a first turn of text alone pauses, so that another with the same beginning can go on from
+  // there: how many of its ids lie in front of the last blank line of its last message, whatever follows. 0: there is
+  // none, or what follows changes the tokens before it.
+  int64_t CountIdsBeforeBlankLine(const std::vector<ChatTurn>& chat, const std::vector<int32_t>& ids) const;
+  int64_t CountIdsBeforeBlankLine(const FirstTexts& texts, const std::vector<int32_t>& ids) const;
   // Whether a turn can have this text: throws Error (kUsage) where it holds a marker reserved for media.
   void CheckPrompt(const std::string& prompt) const;
   // Of a later one.
@@ -101,6 +106,9 @@ class Dialogue {
   std::string Rendered(const FirstTexts& texts) const;
   RenderedChat Render(const std::vector<ChatTurn>& chat) const;
   [[noreturn]] void FailNoContext() const;
+  // The ids of a chat that ends with its context, whatever follows; empty where the template does not write it as it
+  // is.
+  std::vector<int32_t> EncodedContext(std::vector<ChatTurn> context) const;
   // `ids`, of a rendered turn of these texts, whose placeholders must be those of its media. Throws Error.
   std::vector<int32_t> Checked(std::vector<int32_t> ids, const FirstTexts& texts) const;
   // The same of any texts: refuse_markers is called where the placeholders are others, to throw if a text is to blame.

@@ -18,10 +18,14 @@ Generation::Generation(const GenerateOptions& options, const Tokenizer& tokenize
 }
 
 int32_t Generation::Take(std::span<float> logits) {
-  raw_.assign(logits.begin(), logits.end());
+  const LogSoftmax softmax(logits);  // before penalties change them
+  AddLikeliest(logits, softmax);
+  raw_.clear();
+  if (penalises()) raw_.assign(logits.begin(), logits.end());
   const int32_t id = sampler_.Next(logits, seen_, said_);
   answer_.ids.push_back(id);
-  AddLogprobs(id);
+  answer_.logprobs.push_back(
+      softmax.Of(raw_.empty() ? logits[static_cast<size_t>(id)] : raw_[static_cast<size_t>(id)]));
   if (options_.repetition_penalty != 1) seen_.insert(id);
   if (counts()) ++said_[id];
   if (std::binary_search(stops_.begin(), stops_.end(), id)) {
@@ -38,13 +42,11 @@ int32_t Generation::Take(std::span<float> logits) {
   return id;
 }
 
-void Generation::AddLogprobs(int32_t id) {
-  const LogSoftmax softmax(raw_);
-  answer_.logprobs.push_back(softmax.Of(raw_[static_cast<size_t>(id)]));
+void Generation::AddLikeliest(std::span<const float> logits, const LogSoftmax& softmax) {
   if (options_.top_logprobs == 0) return;
   std::vector<Answer::Candidate>& top = answer_.top.emplace_back();
-  for (const int32_t one : MostLikely(raw_, options_.top_logprobs)) {
-    top.push_back({one, softmax.Of(raw_[static_cast<size_t>(one)])});
+  for (const int32_t one : MostLikely(logits, options_.top_logprobs)) {
+    top.push_back({one, softmax.Of(logits[static_cast<size_t>(one)])});
   }
 }
 

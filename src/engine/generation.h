@@ -37,7 +37,9 @@ class Generation {
 
  private:
   bool counts() const { return options_.presence_penalty != 0 || options_.frequency_penalty != 0; }
-  void AddLogprobs(int32_t id);
+  // Whether the sampler changes logits.
+  bool penalises() const { return options_.repetition_penalty != 1 || counts(); }
+  void AddLikeliest(std::span<const float> logits, const LogSoftmax& softmax);
   void Say(const std::string& text);
 
   GenerateOptions options_;
@@ -48,7 +50,7 @@ class Generation {
   OnText on_text_;
   std::unordered_set<int32_t> seen_;  // empty without the penalty that looks at it
   Sampler::Counts said_;              // likewise
-  std::vector<float> raw_;
+  std::vector<float> raw_;            // logits before penalties, where there are any
   Answer answer_;
   bool open_ = true;
 };

@@ -6,17 +6,13 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "kernels/logits.h"
 
 namespace purekv {
 
 int32_t ArgMax(std::span<const float> logits) {
-  size_t best = 0;
-  bool nan = false;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    nan |= std::isnan(logits[i]);
-    if (logits[i] > logits[best]) best = i;
-  }
-  if (nan || logits.empty() || std::isinf(logits[best])) {
+  const int64_t best = IndexOfLargest(logits);
+  if (best < 0 || std::isinf(logits[static_cast<size_t>(best)])) {
     Fail("the model's logits are not finite: its weights are damaged, or too large for this number format");
   }
   return static_cast<int32_t>(best);
@@ -24,9 +20,7 @@ int32_t ArgMax(std::span<const float> logits) {
 
 LogSoftmax::LogSoftmax(std::span<const float> logits)
     : largest_(static_cast<double>(logits[static_cast<size_t>(ArgMax(logits))])) {
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest_);
-  log_sum_ = std::log(sum);
+  log_sum_ = std::log(SumOfExps(logits, static_cast<float>(largest_)));
 }
 
 float LogProbability(std::span<const float> logits, int32_t id) {

@@ -15,7 +15,7 @@ namespace purekv {
 // Index of the largest value; the lowest index on ties. Throws Error when a logit is NaN or the largest is infinite.
 int32_t ArgMax(std::span<const float> logits);
 
-// Natural logarithms of softmax probabilities, summed in double.
+// Natural logarithms of softmax probabilities, within 2e-6.
 class LogSoftmax {
  public:
   // Throws as ArgMax.

@@ -96,7 +96,7 @@ struct Avx2 {
     for (int64_t from = first; from < first + inputs; from += 32) {
       const uint8_t* const codes = a.codes + from * kPanel / 2;
       for (int64_t line = 0; line < 512; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + line, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead + line, _MM_HINT_T0);
       }
       for (int64_t wide = 0; wide < kVectors; wide += kWide) {
         I high[kCount][kWide], low[kCount][kWide];  // in 16 bits
@@ -142,7 +142,7 @@ struct Avx2 {
       for (int64_t i = first; i < first + inputs; i += 4) {
         const uint8_t* const codes = a.codes + (i * kPanel + wide * kLanes * 4);
         for (int64_t line = 0; line < kWide * kLanes * 4; line += 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + line, _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead + line, _MM_HINT_T0);
         }
         for (int64_t v = 0; v < 2 * kWide; ++v) {
           const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + v * 16));

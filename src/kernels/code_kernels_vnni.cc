@@ -69,37 +69,55 @@ struct Vnni {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
 
+  // sum += codes * bytes, in the register that the sum is in: GCC 12 copies sums of several rows back and forth.
+  static PUREKV_INLINE void Dot(I& sum, I codes, I bytes) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(bytes));
+  }
+
+  // Where the rows' bytes are, from an input on. Not looked up in the loops: what these write could have changed it.
+  template <int kCount>
+  struct RowBytes {
+    PUREKV_INLINE RowBytes(const BlockArgs& a, int64_t first) {
+      PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+        high[r] = a.High(r, first);
+        low[r] = a.Low(r, first);
+      }
+    }
+    const int8_t *high[kCount], *low[kCount];
+  };
+
   // One row: sums of even and odd quads apart, since each VPDPBUSD waits for the one before on the same sum.
   template <int kCount>
   static PUREKV_INLINE void FourBits(const BlockArgs& a, int64_t first, int64_t inputs, I (*exact)[kVectors]) {
     constexpr int kChains = kCount == 1 ? 2 : 1;
     const I mask = _mm512_set1_epi8(15);
+    const RowBytes<kCount> x(a, first);
+    const uint8_t* codes = a.codes + first * kPanel / 2;
     I high[kCount][kVectors][kChains], low[kCount][kVectors][kChains];
-    for (int r = 0; r < kCount; ++r) {
-      for (int64_t v = 0; v < kVectors; ++v) {
-        for (int c = 0; c < kChains; ++c) high[r][v][c] = low[r][v][c] = _mm512_setzero_si512();
+    PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
+        PUREKV_UNROLL for (int c = 0; c < kChains; ++c) high[r][v][c] = low[r][v][c] = _mm512_setzero_si512();
       }
     }
-    for (int64_t i = first; i < first + inputs; i += 8) {
-      const uint8_t* const codes = a.codes + i * kPanel / 2;
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + 64, _MM_HINT_T0);
-      for (int64_t v = 0; v < kVectors; ++v) {
+    for (int64_t i = 0; i < inputs; i += 8, codes += 4 * kPanel) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead + 64, _MM_HINT_T0);
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
         const I both = _mm512_loadu_si512(codes + v * 64);
         const I even = _mm512_and_si512(both, mask);
         const I odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-        for (int r = 0; r < kCount; ++r) {
-          const int8_t *const highs = a.High(r, i), *const lows = a.Low(r, i);
-          high[r][v][0] = _mm512_dpbusd_epi32(high[r][v][0], even, Set(Quad(highs)));
-          low[r][v][0] = _mm512_dpbusd_epi32(low[r][v][0], even, Set(Quad(lows)));
-          high[r][v][kChains - 1] = _mm512_dpbusd_epi32(high[r][v][kChains - 1], odd, Set(Quad(highs + 4)));
-          low[r][v][kChains - 1] = _mm512_dpbusd_epi32(low[r][v][kChains - 1], odd, Set(Quad(lows + 4)));
+        PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+          const int8_t *const highs = x.high[r] + i, *const lows = x.low[r] + i;
+          Dot(high[r][v][0], even, Set(Quad(highs)));
+          Dot(low[r][v][0], even, Set(Quad(lows)));
+          Dot(high[r][v][kChains - 1], odd, Set(Quad(highs + 4)));
+          Dot(low[r][v][kChains - 1], odd, Set(Quad(lows + 4)));
         }
       }
     }
-    for (int r = 0; r < kCount; ++r) {
-      for (int64_t v = 0; v < kVectors; ++v) {
-        for (int c = 1; c < kChains; ++c) {
+    PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
+        PUREKV_UNROLL for (int c = 1; c < kChains; ++c) {
           high[r][v][0] = Add(high[r][v][0], high[r][v][c]);
           low[r][v][0] = Add(low[r][v][0], low[r][v][c]);
         }
@@ -111,25 +129,26 @@ struct Vnni {
   template <int kCount>
   static PUREKV_INLINE void EightBits(const BlockArgs& a, int64_t first, int64_t inputs, I (*exact)[kVectors]) {
     const I sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    const RowBytes<kCount> x(a, first);
+    const uint8_t* codes = a.codes + first * kPanel;
     I high[kCount][kVectors], low[kCount][kVectors];
-    for (int r = 0; r < kCount; ++r) {
-      for (int64_t v = 0; v < kVectors; ++v) high[r][v] = low[r][v] = _mm512_setzero_si512();
+    PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) high[r][v] = low[r][v] = _mm512_setzero_si512();
     }
-    for (int64_t i = first; i < first + inputs; i += 4) {
-      const uint8_t* const codes = a.codes + i * kPanel;
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + 64, _MM_HINT_T0);
-      for (int64_t v = 0; v < kVectors; ++v) {
+    for (int64_t i = 0; i < inputs; i += 4, codes += 4 * kPanel) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + a.ahead + 64, _MM_HINT_T0);
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
         const I turned = _mm512_xor_si512(_mm512_loadu_si512(codes + v * 64), sign);
-        for (int r = 0; r < kCount; ++r) {
-          high[r][v] = _mm512_dpbusd_epi32(high[r][v], turned, Set(Quad(a.High(r, i))));
-          low[r][v] = _mm512_dpbusd_epi32(low[r][v], turned, Set(Quad(a.Low(r, i))));
+        PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
+          Dot(high[r][v], turned, Set(Quad(x.high[r] + i)));
+          Dot(low[r][v], turned, Set(Quad(x.low[r] + i)));
         }
       }
     }
-    for (int r = 0; r < kCount; ++r) {
+    PUREKV_UNROLL for (int r = 0; r < kCount; ++r) {
       const I too_much = Set(128 * a.Sum(r, first));
-      for (int64_t v = 0; v < kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
         exact[r][v] = Subtract(Add(Shift<8>(high[r][v]), low[r][v]), too_much);
       }
     }

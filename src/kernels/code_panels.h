@@ -17,7 +17,7 @@ namespace purekv {
 //   8 bits  [64 quads of inputs][32 outputs][4] signed bytes
 // the last block as many inputs as there are left, in a multiple of 32; and behind the codes numbers u16 (f16 or bf16)
 // and bytes, in the order of QuantMatrix::ReadCodes, [..][32 outputs] each. Outputs and inputs behind the last are
-// zeros. kW8C has its scales apart. 1 KB may be read behind the last panel.
+// zeros. kW8C has its scales apart. 3 KB may be read behind the last panel.
 class CodePanels {
  public:
   static constexpr int64_t kPanel = 32;   // outputs
@@ -41,7 +41,7 @@ class CodePanels {
   int64_t bytes_at(int64_t inputs) const { return numbers_at(inputs) + Numbers(inputs) * kPanel * 2; }
   size_t bytes() const { return data_.allocated() + row_scales_.capacity() * sizeof(float); }
 
-  static constexpr int64_t kBehind = 1024;  // what a step of 64 inputs reads too much behind 32
+  static constexpr int64_t kBehind = 3072;  // what a step of 128 inputs reads too much behind 32
 
   const uint8_t* Block(int64_t panel, int64_t block) const {
     return static_cast<const uint8_t*>(data_.data()) + panel * panel_bytes_ + block * block_bytes_;

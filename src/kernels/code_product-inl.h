@@ -14,6 +14,12 @@
 
 // Functions that take vectors must be inlined: without the instruction set their callers could not pass them.
 #define PUREKV_INLINE inline __attribute__((always_inline))
+// Loops over what lies in registers: while GCC 12 still has them as loops it keeps their arrays in memory.
+#if defined(__clang__)
+#define PUREKV_UNROLL _Pragma("unroll")
+#else
+#define PUREKV_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace purekv::code_kernels {
 namespace {
@@ -35,6 +41,7 @@ struct BlockArgs {
   Dtype dtype;  // of the numbers
   const IntegerRows* x;
   int64_t row, first;  // first input
+  int64_t ahead;       // bytes behind a code that are asked for with it
 
   PUREKV_INLINE const uint8_t* NumberAt(int64_t i, int64_t output) const { return numbers + (i * kPanel + output) * 2; }
   PUREKV_INLINE const uint8_t* ByteAt(int64_t i, int64_t output) const { return bytes + i * kPanel + output; }
@@ -66,10 +73,10 @@ struct Block4G {
     for (int64_t i = 0; i < a.inputs; i += kGroup) {
       typename V::I exact[kRows][V::kVectors];
       V::template FourBits<kRows>(a, i, kGroup, exact);
-      for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
         const auto zero = Byte<V>(a, i / kGroup, v);
         const auto scale = Number<V>(a, i / kGroup, v);
-        for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
           const auto moved = V::Subtract(V::template Shift<4>(exact[r][v]), V::Multiply(zero, V::Set(a.Sum(r, i))));
           const auto factor = V::Set(a.Factor(r, i) * 0.0625F);
           total[r][v] = V::MultiplyAdd(V::Float(moved), V::Multiply(scale, factor), total[r][v]);
@@ -86,9 +93,9 @@ struct Block4M {
     for (int64_t i = 0; i < a.inputs; i += 32) {
       typename V::I exact[kRows][V::kVectors];
       V::template FourBits<kRows>(a, i, 32, exact);
-      for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
         const auto scale = Number<V>(a, 2 * (i / 32), v), add = Number<V>(a, 2 * (i / 32) + 1, v);
-        for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
           const auto factor = V::Set(a.Factor(r, i));
           const auto sum_of_x = V::Set(static_cast<float>(a.Sum(r, i)) * a.Factor(r, i));
           total[r][v] = V::MultiplyAdd(V::Float(exact[r][v]), V::Multiply(scale, factor), total[r][v]);
@@ -107,8 +114,8 @@ struct Block4K {
     for (int64_t half = 0; half < kBlock; half += 128) {
       typename V::F inner[kRows][V::kVectors];
       typename V::I low[kRows][V::kVectors];
-      for (int r = 0; r < kRows; ++r) {
-        for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
           inner[r][v] = V::Set(0.0F);
           low[r][v] = V::Set(0);
         }
@@ -116,18 +123,18 @@ struct Block4K {
       for (int64_t i = half; i < half + 128; i += 32) {
         typename V::I exact[kRows][V::kVectors];
         V::template FourBits<kRows>(a, i, 32, exact);
-        for (int64_t v = 0; v < V::kVectors; ++v) {
+        PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
           const auto scale = V::Float(Byte<V>(a, i / 32, v));
           const auto least = Byte<V>(a, 8 + i / 32, v);
-          for (int r = 0; r < kRows; ++r) {
+          PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
             inner[r][v] = V::MultiplyAdd(V::Float(exact[r][v]), scale, inner[r][v]);
             low[r][v] = V::Add(low[r][v], V::Multiply(least, V::Set(a.Sum(r, i))));
           }
         }
       }
-      for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
         const auto scale = Number<V>(a, 0, v), least = Number<V>(a, 1, v);
-        for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
           const auto moved = V::MultiplySubtract(inner[r][v], scale, V::Multiply(V::Float(low[r][v]), least));
           total[r][v] = V::MultiplyAdd(moved, V::Set(a.Factor(r, half)), total[r][v]);
         }
@@ -144,9 +151,10 @@ struct Block8 {
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t i = 0; i < a.inputs; i += kGroup) {
       typename V::I exact[kRows][V::kVectors];
-      V::template EightBits<kRows>(a, i, kScales ? kGroup : std::min(kGroup, a.inputs - i), exact);
-      for (int64_t v = 0; v < V::kVectors; ++v) {
-        for (int r = 0; r < kRows; ++r) {
+      // Of a last block that ends before: x is zeros there, whatever is read of what lies behind.
+      V::template EightBits<kRows>(a, i, kGroup, exact);
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
+        PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
           auto scale = V::Set(a.Factor(r, i));
           if constexpr (kScales) scale = V::Multiply(Number<V>(a, i / kGroup, v), scale);
           total[r][v] = V::MultiplyAdd(V::Float(exact[r][v]), scale, total[r][v]);
@@ -164,22 +172,22 @@ struct Block8K {
   static PUREKV_INLINE void Add(const BlockArgs& a, typename V::F (*total)[V::kVectors]) {
     for (int64_t half = 0; half < kBlock; half += 128) {
       typename V::F inner[kRows][V::kVectors];
-      for (int r = 0; r < kRows; ++r) {
-        for (int64_t v = 0; v < V::kVectors; ++v) inner[r][v] = V::Set(0.0F);
+      PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) inner[r][v] = V::Set(0.0F);
       }
       for (int64_t i = half; i < half + 128; i += 16) {
         typename V::I exact[kRows][V::kVectors];
         V::template EightBits<kRows>(a, i, 16, exact);
-        for (int64_t v = 0; v < V::kVectors; ++v) {
+        PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
           const auto scale = V::Float(V::Signed(a.ByteAt(i / 16, v * V::kLanes)));
-          for (int r = 0; r < kRows; ++r) {
+          PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
             inner[r][v] = V::MultiplyAdd(V::Float(exact[r][v]), scale, inner[r][v]);
           }
         }
       }
-      for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
         const auto scale = Number<V>(a, 0, v);
-        for (int r = 0; r < kRows; ++r) {
+        PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
           const auto factor = V::Set(a.Factor(r, half));
           total[r][v] = V::MultiplyAdd(V::Multiply(inner[r][v], scale), factor, total[r][v]);
         }
@@ -191,12 +199,23 @@ struct Block8K {
 template <class V, class Block, int kRows>
 PUREKV_INLINE void AddBlock(const BlockArgs& args, float* sums) {
   typename V::F total[kRows][V::kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t v = 0; v < V::kVectors; ++v) total[r][v] = V::Load(sums + r * kPanel + v * V::kLanes);
+  PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
+    PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) total[r][v] = V::Load(sums + r * kPanel + v * V::kLanes);
   }
   Block::template Add<V, kRows>(args, total);
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t v = 0; v < V::kVectors; ++v) V::Store(sums + r * kPanel + v * V::kLanes, total[r][v]);
+  PUREKV_UNROLL for (int r = 0; r < kRows; ++r) {
+    PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) V::Store(sums + r * kPanel + v * V::kLanes, total[r][v]);
+  }
+}
+
+// Asks for the numbers and bytes of a block. They lie behind its codes, and its first group wants them: found missing
+// there, they cost a fifth of the time of one row.
+inline void PrefetchNumbers(const CodePanels& weights, int64_t panel, int64_t b) {
+  const uint8_t* const block = weights.Block(panel, b);
+  const int64_t inputs = weights.inputs(b);
+  const int64_t end = weights.bytes_at(inputs) + weights.layout().bytes(inputs) * kPanel;
+  for (int64_t line = weights.numbers_at(inputs); line < end; line += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(block) + line, _MM_HINT_T0);
   }
 }
 
@@ -204,6 +223,8 @@ PUREKV_INLINE void AddBlock(const BlockArgs& args, float* sums) {
 template <class V, class Block>
 void Panel(const CodePanels& weights, int64_t panel, const IntegerRows& x, float* sums) {
   for (int64_t b = 0; b < weights.blocks(); ++b) {
+    const bool last = b + 1 == weights.blocks();
+    PrefetchNumbers(weights, last ? panel + 1 : panel, last ? 0 : b + 1);
     const uint8_t* const block = weights.Block(panel, b);
     const int64_t inputs = weights.inputs(b);
     BlockArgs args{inputs,
@@ -213,10 +234,18 @@ void Panel(const CodePanels& weights, int64_t panel, const IntegerRows& x, float
                    weights.layout().scales,
                    &x,
                    0,
-                   b * kBlock};
+                   b * kBlock,
+                   kAhead};
+    // The first rows bring a block from memory; while others find it in the cache, the next one comes.
+    const int64_t next = last ? weights.Block(panel + 1, 0) - block : weights.Block(panel, b + 1) - block;
     constexpr int kRows = Block::kFourBits ? V::kRows : V::kRowsOfBytes;
     for (; args.row + kRows <= x.rows(); args.row += kRows) {
       AddBlock<V, Block, kRows>(args, sums + args.row * kPanel);
+      args.ahead = next;
+    }
+    for (; kRows > 2 && args.row + 2 <= x.rows(); args.row += 2) {
+      AddBlock<V, Block, 2>(args, sums + args.row * kPanel);
+      args.ahead = next;
     }
     for (; args.row < x.rows(); ++args.row) AddBlock<V, Block, 1>(args, sums + args.row * kPanel);
   }
@@ -348,11 +377,17 @@ void BlockPairs(const CodePanels& weights, int64_t panel, int64_t b, int8_t* out
   const int64_t group = layout.storage == QuantStorage::kW8C ? 32 : std::min<int64_t>(layout.group, 32);
   const uint8_t* const block = weights.Block(panel, b);
   const int64_t inputs = weights.inputs(b);
-  const BlockArgs args{
-      inputs, block,     block + weights.numbers_at(inputs), block + weights.bytes_at(inputs), layout.scales, nullptr,
-      0,      b * kBlock};
+  const BlockArgs args{inputs,
+                       block,
+                       block + weights.numbers_at(inputs),
+                       block + weights.bytes_at(inputs),
+                       layout.scales,
+                       nullptr,
+                       0,
+                       b * kBlock,
+                       0};
   for (int64_t first = 0; first < inputs; first += group) {
-    for (int64_t v = 0; v < V::kVectors; ++v) {
+    PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
       typename V::F scale, add, zero = V::Set(0.0F);
       Worth<V>(args, layout, first, v, &scale, &add);
       if (layout.storage == QuantStorage::kW4G) {
@@ -386,11 +421,17 @@ void PanelBytes(const CodePanels& weights, int64_t panel, const float* inverse, 
   for (int64_t b = 0; b < weights.blocks(); ++b) {
     const uint8_t* const block = weights.Block(panel, b);
     const int64_t inputs = weights.inputs(b);
-    const BlockArgs args{
-        inputs, block,     block + weights.numbers_at(inputs), block + weights.bytes_at(inputs), layout.scales, nullptr,
-        0,      b * kBlock};
+    const BlockArgs args{inputs,
+                         block,
+                         block + weights.numbers_at(inputs),
+                         block + weights.bytes_at(inputs),
+                         layout.scales,
+                         nullptr,
+                         0,
+                         b * kBlock,
+                         0};
     for (int64_t first = 0; first < inputs; first += group) {
-      for (int64_t v = 0; v < V::kVectors; ++v) {
+      PUREKV_UNROLL for (int64_t v = 0; v < V::kVectors; ++v) {
         typename V::F scale, add;
         Worth<V>(args, layout, first, v, &scale, &add);
         const auto by = V::Load(inverse + v * V::kLanes);

@@ -310,9 +310,10 @@ void JobRun::Read() {
   });
   // A text of which most was there already is not worth the room, nor is one that nothing could go on from.
   const int64_t tokens = read_->tokens();
-  if (key && !apart && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens)) Keep(*key);
+  if (key && !apart && result_.cached_tokens < 3 * tokens / 4 && read_->ForkText(tokens, prepared.pause_ids))
+    Keep(*key);
   if (ahead && result_.prefix.empty()) {
-    if (!apart && !read_->ForkText(tokens)) {
+    if (!apart && !read_->ForkText(tokens, prepared.pause_ids)) {
       FailJob(Reason::kRefused, Say("a text is kept from a block of tokens on, and this one has ", tokens));
     }
     FailJob(Reason::kNoRoom, Say(read_->kv().bytes_now, " bytes of keys and values are more than may be kept here"));
@@ -342,7 +343,8 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
   }
   if (found == nullptr) return nullptr;
   // Something must be left to read: what an answer begins with.
-  std::optional<Conversation> fork = found->read.ForkText(static_cast<int64_t>(std::min(common, key.ids.size() - 1)));
+  std::optional<Conversation> fork =
+      found->read.ForkText(static_cast<int64_t>(std::min(common, key.ids.size() - 1)), prepared_.pause_ids);
   if (!fork) return nullptr;
   *read_ = std::move(*fork);
   return found;

@@ -279,9 +279,9 @@ TEST_F(ChatTest, TheBeginningOfATextServesOtherTexts) {
   const Conversation::PreparedChat ids = whole.PrepareChat(chat);
   const PromptInfo expected = read(whole, chat);
   ASSERT_GT(std::mismatch(ids.ids.begin(), ids.ids.end(), others.begin(), others.end()).first - ids.ids.begin(), 64);
-  EXPECT_FALSE(first.ForkText(15).has_value());
+  EXPECT_FALSE(first.ForkText(15, 0).has_value());
   for (const int64_t most : {int64_t{16}, int64_t{31}, int64_t{64}}) {
-    std::optional<Conversation> fork = first.ForkText(most);
+    std::optional<Conversation> fork = first.ForkText(most, 0);
     ASSERT_TRUE(fork.has_value()) << most;
     EXPECT_EQ(fork->tokens(), most / 16 * 16);
     const PromptInfo info = fork->ReadChatRest(ids);
@@ -296,7 +296,63 @@ TEST_F(ChatTest, TheBeginningOfATextServesOtherTexts) {
   }
   Conversation evicts(small_->model(), Options("h2o"));
   read(evicts, chat);
-  EXPECT_FALSE(evicts.ForkText(64).has_value());
+  EXPECT_FALSE(evicts.ForkText(64, 0).has_value());
+}
+
+// Reading pauses at the last blank line, and another question behind the same lines goes on from exactly there.
+TEST_F(ChatTest, AQuestionBehindABlankLineGoesOnFromThere) {
+  SessionOptions options = Options();
+  options.block_rows = 16;
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "ab " + std::to_string(i) + " ";
+  const auto chat_of = [&](const std::string& end) { return std::vector{Says(Role::kUser, text + end)}; };
+  const auto read = [&](Conversation& conversation, const std::vector<ChatTurn>& chat) {
+    Conversation::PreparedChat prepared = conversation.PrepareChat(chat);
+    conversation.LoadChatMedia(chat, &prepared);
+    return conversation.ReadChat(std::move(prepared));
+  };
+  Conversation first(small_->model(), options);
+  read(first, chat_of("\n\nWhat is said there, and why?"));
+  const Conversation reader(small_->model(), options);
+  const int64_t pause = reader.PrepareChat(chat_of("\n\nx")).pause_ids;
+  ASSERT_GT(pause, 64);
+  ASSERT_NE(pause % 16, 0);
+  struct Case {
+    const char* end;
+    int64_t forked;
+  };
+  const int64_t blocks = pause / 16 * 16;
+  for (const auto& [end, forked] :
+       {Case{"\n\nWho?", pause}, {"\n\nWho?\n\nTell me.", blocks}, {" and so on", blocks}}) {
+    SCOPED_TRACE(end);
+    const std::vector<ChatTurn> chat = chat_of(end);
+    Conversation whole(small_->model(), options);
+    const Conversation::PreparedChat ids = whole.PrepareChat(chat);
+    const PromptInfo expected = read(whole, chat);
+    std::optional<Conversation> fork = first.Fork().ForkText(pause, ids.pause_ids);
+    ASSERT_TRUE(fork.has_value());
+    EXPECT_EQ(fork->tokens(), forked);
+    EXPECT_EQ(fork->ReadChatRest(ids).ids, expected.ids);
+    // The same as one turn.
+    Conversation turn(small_->model(), options);
+    EXPECT_EQ(turn.ReadTurn({.prompt = text + end}).ids, expected.ids);
+    const GenerateOptions generate{.max_new_tokens = 12};
+    const Answer right = whole.Generate(generate, nullptr);
+    Conversation again = *fork->ForkText(forked, ids.pause_ids);  // of what was forked itself
+    EXPECT_EQ(again.tokens(), forked);
+    again.ReadChatRest(ids);
+    for (Conversation* one : {&*fork, &turn, &again}) {
+      const Answer answer = one->Generate(generate, nullptr);
+      EXPECT_EQ(answer.ids, right.ids);
+      EXPECT_EQ(answer.logprobs, right.logprobs);
+    }
+  }
+  // What evicts does not pause, nor does what waits for its question.
+  EXPECT_EQ(Conversation(small_->model(), Options("h2o")).PrepareChat(chat_of("\n\nx")).pause_ids, 0);
+  SessionOptions prompt = options;
+  prompt.kv.when = KvOptions::When::kPrompt;
+  EXPECT_EQ(Conversation(small_->model(), prompt).PrepareChat(chat_of("\n\nx")).pause_ids, 0);
+  EXPECT_EQ(reader.PrepareChat({Says(Role::kUser, "\n\nx")}).pause_ids, 0);
 }
 
 TEST_F(ChatTest, WhatIsWrongIsNamedByItsPlace) {
