@@ -25,16 +25,32 @@ QUESTIONS = ["What is it about?", "What comes first?", "What comes last?", "Desc
              "What is the longest part?", "Which colours are there?", "What is said twice?", "Where does it take place?", "What should one do next?"]
 
 
+def purekv(program, model, flags):
+    return [program, "serve", "-m", str(model), "--port", "0", "--served-model-name", "m", *flags]
+
+
 class Server:
-    def __init__(self, program, model, flags):
-        command = [program, "serve", "-m", str(model), "--port", "0", "--served-model-name", "m", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        match = re.fullmatch(r"listening on http://(.*):(\d+)\n", self.process.stdout.readline())
-        if match is None:
-            raise SystemExit("the server did not start")
-        self.address = (match[1], int(match[2]))
-        while self.request("GET", "/health").status != 200:
+    """A server that is asked in OpenAI's form. port: where the command lets it listen; None: its first line says where."""
+
+    def __init__(self, command, port=None):
+        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE if port is None else subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, text=True)
+        self.address = ("127.0.0.1", port)
+        if port is None:
+            match = re.fullmatch(r"listening on http://(.*):(\d+)\n", self.process.stdout.readline())
+            if match is None:
+                raise SystemExit("the server did not start")
+            self.address = (match[1], int(match[2]))
+        while not self.ready():
+            if self.process.poll() is not None:
+                raise SystemExit(f"{command[0]} ended with status {self.process.returncode}")
             time.sleep(0.1)
+
+    def ready(self):
+        try:
+            return self.request("GET", "/health").status == 200
+        except OSError:
+            return False
 
     def request(self, method, path, body=None):
         connection = http.client.HTTPConnection(*self.address, timeout=3600)
@@ -61,7 +77,8 @@ class Server:
             if first is None and event["choices"] and event["choices"][0]["delta"].get("content"):
                 first = time.monotonic() - start
         seconds = time.monotonic() - start
-        return first or seconds, seconds, usage["completion_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+        cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        return first or seconds, seconds, usage["completion_tokens"], cached
 
     def peak(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
@@ -115,7 +132,7 @@ def main():
         text = options.text.read_text(encoding="utf-8")
         about = lambda question: [{"role": "user", "content": f"{text}\n\n{question}"}]  # noqa: E731
     questions = [QUESTIONS[i % len(QUESTIONS)] for i in range(options.questions)]
-    server = Server(options.program, options.model, options.flags)
+    server = Server(purekv(options.program, options.model, options.flags))
     try:
         cold = server.ask(about("What is this?"), options.tokens)
         warm = [server.ask(about(question), options.tokens) for question in QUESTIONS[:3]]

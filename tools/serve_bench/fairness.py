@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 
-from bench import Server
+from bench import Server, purekv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models/demo"
@@ -122,7 +122,7 @@ def main():
     parser.add_argument("--program", default=str(ROOT / "build/release/bin/purekv"))
     options = parser.parse_args()
     make_model(options.directory, options.shape, options.layers)
-    server = Server(options.program, options.directory, ["--max-tokens-limit", "8192"])
+    server = Server(purekv(options.program, options.directory, ["--max-tokens-limit", "8192"]))
     try:
         batching(server)
         fairness(server, options.tokens)
