@@ -62,7 +62,7 @@ void PrefixStore::MakeRoom(int64_t more, int64_t most, Entries* gone) {
   for (auto one = entries_.end(); one != entries_.begin() && bytes > most;) {
     --one;
     // Whoever holds it keeps it in memory, so that letting it go gains nothing.
-    if (one->prefix == nullptr || one->prefix.use_count() > (one->record == one->prefix ? 2 : 1)) continue;
+    if (one->prefix == nullptr || one->prefix.use_count() > 1) continue;
     bytes -= one->prefix->bytes();
     // Known all the while, where it is on disk already.
     if (one->disk > 0) {
@@ -217,6 +217,8 @@ bool PrefixStore::Add(const std::shared_ptr<const Prefix>& prefix, bool ahead) {
   if (prefix->bytes() > Limit()) return false;
   PressOthers(prefix->bytes());
   Entries gone;
+  // Apart from the prefix: what is known of one on disk must not hold its keys and values.
+  auto record = std::make_shared<const PrefixRecord>(*prefix);
   bool fits = false;
   {
     const std::lock_guard lock(mutex_);
@@ -224,7 +226,7 @@ bool PrefixStore::Add(const std::shared_ptr<const Prefix>& prefix, bool ahead) {
     fits = MemoryTaken() + prefix->bytes() <= Limit();
     if (fits) {
       ++changes_;
-      entries_.push_front({prefix, prefix, 0});
+      entries_.push_front({std::move(record), prefix, 0});
       if ((ahead || options_.write_through) && MayBeWritten(entries_.front())) to_write_.push_back(prefix);
     }
   }

@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "serving/scheduler_testing.h"
+#include "support/reference_model.h"
 
 namespace purekv {
 namespace {
@@ -137,6 +140,38 @@ TEST_F(PrefixTest, TextsThatBeginAlikeAreReadOnce) {
   EXPECT_EQ(run(encoded).prefix, "");
   EXPECT_EQ(run(encoded).cached_tokens, 0);
   EXPECT_EQ(scheduler.prefixes().List("").size(), kept);
+}
+
+// A chat about a video that is read once, and what is kept of it.
+std::shared_ptr<const Prefix> MakePrefix(Scheduler& scheduler, JobRequest request) {
+  request.kv.when = KvOptions::When::kContext;
+  request.digests = {"1234"};
+  const auto listener = std::make_shared<Listener>();
+  scheduler.Submit(request, listener);
+  listener->AwaitEnd();
+  return scheduler.prefixes().Use(listener->result_.value().prefix, "");
+}
+
+// What has gone to disk holds no memory that nobody counts: neither what was read here nor what was read back.
+TEST_F(PrefixTest, WhatIsOnDiskAloneIsFree) {
+  const TemporaryDirectory directory("prefixes");
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  options.prefixes.directory = directory.path();
+  Scheduler scheduler(small_->model(), options);
+  std::shared_ptr<const Prefix> prefix = MakePrefix(scheduler, AsksAboutVideo());
+  ASSERT_NE(prefix, nullptr);
+  const std::string id = prefix->id;
+  for (const char* const where : {"read here", "read back"}) {
+    SCOPED_TRACE(where);
+    const std::weak_ptr<const Prefix> watched = std::exchange(prefix, nullptr);
+    scheduler.prefixes().Shrink(0);
+    EXPECT_EQ(scheduler.prefixes().bytes(), 0);
+    EXPECT_TRUE(watched.expired());
+    prefix = scheduler.prefixes().Use(id, "");
+    ASSERT_NE(prefix, nullptr);
+    EXPECT_TRUE(prefix->from_disk);
+  }
 }
 
 // Memory is a limit: the last used stay.
