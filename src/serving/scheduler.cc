@@ -55,6 +55,21 @@ Message Ending() {
   return Say("the server ends; ask again in a moment");
 }
 
+void Tell(Job& job, const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const Cancelled&) {
+    const bool draining = job.draining;
+    job.Fail(draining ? Reason::kDraining : Reason::kCancelled, draining ? Ending() : Say("cancelled"));
+  } catch (const JobFailed& failed) {
+    job.listener->Failed(failed.failure());
+  } catch (const std::bad_alloc&) {
+    job.Fail(Reason::kInternal, Say("out of memory"));
+  } catch (const std::exception& error) {
+    job.Fail(Reason::kInternal, Say(error.what()));
+  }
+}
+
 }  // namespace
 
 Scheduler::Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options)
@@ -263,7 +278,17 @@ bool Scheduler::Prepare(const std::shared_ptr<Job>& job) {
   }
 }
 
-bool Scheduler::Admits(int64_t bytes) {
+bool Scheduler::Admits(const std::shared_ptr<Job>& job) {
+  try {
+    return MakeRoom(job->run->need());
+  } catch (...) {
+    job->run.reset();
+    if (TakeOut(job)) FailBy(*job, std::current_exception());
+    return false;
+  }
+}
+
+bool Scheduler::MakeRoom(int64_t bytes) {
   const auto free = [&] {
     return ledger_.capacity() - ledger_.reserved() - prefixes_.bytes() - embeddings_.bytes() - bytes;
   };
@@ -301,7 +326,7 @@ std::shared_ptr<Job> Scheduler::NextShort() {
     jobs = InOrder();
   }
   for (const std::shared_ptr<Job>& job : jobs) {
-    if (!Prepare(job) || !job->run->short_read() || !Admits(job->run->need())) continue;
+    if (!Prepare(job) || !job->run->short_read() || !Admits(job)) continue;
     return Start(job) ? job : nullptr;
   }
   return nullptr;
@@ -317,10 +342,11 @@ std::shared_ptr<Job> Scheduler::NextToRead() {
   std::shared_ptr<Job> next;
   for (const std::shared_ptr<Job>& job : jobs) {
     if (!Prepare(job)) continue;
-    if (Admits(job->run->need())) {
+    if (Admits(job)) {
       next = job;
       break;
     }
+    if (job->run == nullptr) continue;  // failed
     too_large.push_back(job);
     if (job->overtaken >= kMostOvertaken && !answering_.empty()) break;
   }
@@ -397,16 +423,15 @@ void Scheduler::Step() {
     apart.splice(apart.begin(), answering_, at);
     Job& job = *apart.front().job;
     Forget(job);
-    if (thrown != nullptr) {
-      apart.front().run.reset();
-      FailBy(job, thrown);
-    } else if (apart.front().run->cancelled()) {
-      apart.front().run.reset();
-      FailBy(job, std::make_exception_ptr(Cancelled()));
-    } else {
+    try {
+      if (thrown != nullptr) std::rethrow_exception(thrown);
+      if (apart.front().run->cancelled()) throw Cancelled();
       const JobResult result = apart.front().run->Finish(apart.front().queue_s);
       apart.front().run.reset();
       job.listener->Done(result);
+    } catch (...) {
+      apart.front().run.reset();
+      FailBy(job, std::current_exception());
     }
   }
 }
@@ -416,18 +441,14 @@ void Scheduler::Forget(const Job& job) {
   std::erase_if(running_, [&](const std::shared_ptr<Job>& one) { return one.get() == &job; });
 }
 
-void Scheduler::FailBy(Job& job, const std::exception_ptr& thrown) {
+void Scheduler::FailBy(Job& job, const std::exception_ptr& thrown) noexcept {
   try {
-    std::rethrow_exception(thrown);
-  } catch (const Cancelled&) {
-    const bool draining = job.draining;
-    job.Fail(draining ? Reason::kDraining : Reason::kCancelled, draining ? Ending() : Say("cancelled"));
-  } catch (const JobFailed& failed) {
-    job.listener->Failed(failed.failure());
-  } catch (const std::bad_alloc&) {
-    job.Fail(Reason::kInternal, Say("out of memory"));
-  } catch (const std::exception& error) {
-    job.Fail(Reason::kInternal, Say(error.what()));
+    Tell(job, thrown);
+  } catch (...) {
+    try {
+      job.listener->Failed({});  // what there is no memory to say in words
+    } catch (...) {              // nobody can be told, and others are served all the same
+    }
   }
 }
 

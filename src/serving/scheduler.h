@@ -105,8 +105,10 @@ class Scheduler {
   bool MayRead() const;
   // Out of the queue, into what runs. False: it has been cancelled.
   bool Start(const std::shared_ptr<Job>& job);
-  // Whether so many bytes are there; what is kept makes room for them.
-  bool Admits(int64_t bytes);
+  // Whether the memory of one that has been prepared is there; what is kept makes room. False, too: it has been failed,
+  // and has no run.
+  bool Admits(const std::shared_ptr<Job>& job);
+  bool MakeRoom(int64_t bytes);
   // False: it has been failed, or somebody has cancelled it. In the queue.
   bool Prepare(const std::shared_ptr<Job>& job);
   bool TakeOut(const std::shared_ptr<Job>& job);
@@ -118,7 +120,7 @@ class Scheduler {
   // Of running_.
   void Forget(const Job& job);
   // Tells a job what has been thrown.
-  static void FailBy(Job& job, const std::exception_ptr& thrown);
+  static void FailBy(Job& job, const std::exception_ptr& thrown) noexcept;
   // Takes out of the queue what `which` says. With the lock held.
   std::vector<std::shared_ptr<Job>> TakeQueued(const std::function<bool(const Job&)>& which);
 

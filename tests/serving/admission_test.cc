@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "serving/scheduler_testing.h"
+#include "support/reference_model.h"
 
 namespace purekv {
 namespace {
@@ -183,6 +186,43 @@ TEST_F(AdmissionTest, WhatIsKeptMakesRoom) {
   EXPECT_GT(scheduler.prefixes().dropped(), 0);
   EXPECT_GT(scheduler.prefixes().bytes(), 0);
   EXPECT_EQ(scheduler.ledger().overruns(), 0);
+}
+
+// Where making room fails, a job fails, and no more than that.
+TEST_F(AdmissionTest, TheEngineOutlivesRoomThatCannotBeMade) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  JobRequest video = AsksAboutVideo();
+  video.kv.when = KvOptions::When::kContext;
+  video.digests = {"1"};
+  {
+    Scheduler scheduler(small_->model(), options);
+    const auto listener = std::make_shared<Listener>(true);
+    scheduler.Submit(video, listener);
+    listener->AwaitRead();
+    options.prefixes.memory =
+        3 * (scheduler.prefixes().bytes() + scheduler.embeddings().bytes() + scheduler.ledger().reserved());
+    listener->Release();
+    listener->AwaitEnd();
+  }
+  std::optional<TemporaryDirectory> directory("prefixes");
+  options.prefixes.directory = directory->path();
+  options.prefixes.log = [](const std::string&) { throw std::bad_alloc(); };
+  Scheduler scheduler(small_->model(), options);
+  directory.reset();  // what makes room cannot be written, and nobody can be told
+  int failed = 0;
+  for (int i = 0; i < 12; ++i) {
+    video.digests = {std::to_string(i)};
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(video, listener);
+    listener->AwaitEnd();
+    if (!listener->failure_) continue;
+    ++failed;
+    EXPECT_EQ(listener->failure_->reason, JobFailure::Reason::kInternal);
+  }
+  EXPECT_GT(failed, 0);
+  EXPECT_LT(failed, 12);
+  EXPECT_EQ(scheduler.ledger().reserved(), 0);
 }
 
 TEST_F(AdmissionTest, WhatNeverFitsIsRefused) {

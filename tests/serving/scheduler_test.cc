@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -201,6 +203,37 @@ TEST_F(SchedulerTest, EveryJobEndsOnceWhateverEndsIt) {
   EXPECT_EQ(runs->failure_->reason, Reason::kCancelled);
   scheduler.reset();
   for (const auto& one : {runs, cancelled, expired, drained}) EXPECT_EQ(one->ends(), 1);
+}
+
+// Fails where it is told of the end.
+class Failing : public Listener {
+ public:
+  explicit Failing(bool always) : always_(always) {}
+  void Done(const JobResult&) override { throw std::bad_alloc(); }
+  void Failed(const JobFailure& failure) override {
+    Listener::Failed(failure);
+    if (always_) throw std::bad_alloc();
+  }
+
+ private:
+  const bool always_;
+};
+
+// What goes wrong at the end of one job is that job's, and the next one is served.
+TEST_F(SchedulerTest, TheEngineOutlivesWhatTheEndOfAJobThrows) {
+  Scheduler scheduler(small_->model(), Options());
+  for (const bool always : {false, true}) {
+    const auto failing = std::make_shared<Failing>(always);
+    scheduler.Submit(Asks("What?"), failing);
+    failing->AwaitEnd();
+    ASSERT_TRUE(failing->failure_.has_value());
+    EXPECT_EQ(failing->failure_->reason, JobFailure::Reason::kInternal);
+    const auto next = std::make_shared<Listener>();
+    scheduler.Submit(Asks("What?"), next);
+    next->AwaitEnd();
+    EXPECT_TRUE(next->result_.has_value());
+    EXPECT_EQ(scheduler.ledger().reserved(), 0);
+  }
 }
 
 TEST_F(SchedulerTest, TheEndStopsWhatRuns) {
