@@ -284,7 +284,7 @@ int64_t PrefixDisk::Write(const Prefix& prefix) {
     WriteFile(record, RecordJson(prefix).dump());
     Sync(record);
     Sync(directory_);
-  } catch (const Error&) {
+  } catch (...) {
     Remove(prefix.id);
     throw;
   }

@@ -105,7 +105,7 @@ int64_t PrefixStore::Write(const Prefix& prefix) {
     }
     for (const Entry& one : removed) disk_->Remove(one.record->id);
     return bytes;
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // memory may end, too, and the writer's thread has nobody above it
     if (options_.log) options_.log(error.what());
     return 0;
   }

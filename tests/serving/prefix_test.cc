@@ -1,11 +1,13 @@
 // What has been read is kept for those that begin with the same, and for no other; memory is a limit.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "serving/scheduler_testing.h"
 #include "support/reference_model.h"
@@ -171,6 +173,39 @@ TEST_F(PrefixTest, WhatIsOnDiskAloneIsFree) {
     prefix = scheduler.prefixes().Use(id, "");
     ASSERT_NE(prefix, nullptr);
     EXPECT_TRUE(prefix->from_disk);
+  }
+}
+
+// Whatever keeps one from being written, it is said, leaves no file, and nothing else ends.
+TEST_F(PrefixTest, WhatCannotBeWrittenIsSaidAndDropped) {
+  const TemporaryDirectory directory("prefixes");
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  const std::shared_ptr<const Prefix> made = MakePrefix(scheduler, AsksAboutVideo());
+  ASSERT_NE(made, nullptr);
+  PrefixRecord record = *made;
+  record.chat[0].parts.push_back({.text = "\xff"});  // nothing that JSON can say
+  for (const bool through : {false, true}) {
+    SCOPED_TRACE(through ? "by the writer" : "to make room");
+    std::vector<std::string> said;
+    PrefixStoreOptions limits;
+    limits.memory = int64_t{1} << 30;
+    limits.directory = directory.path();
+    limits.write_through = through;
+    limits.log = [&](const std::string& line) { said.push_back(line); };
+    {
+      PrefixStore store(small_->model(), limits);
+      ASSERT_TRUE(store.Add(std::make_shared<const Prefix>(record, made->read.Fork())));
+      if (!through) {
+        store.Shrink(0);
+        EXPECT_EQ(store.dropped(), 1);
+      }
+    }  // the writer has ended
+    EXPECT_EQ(said.size(), 1U);
+    for (const auto& file : std::filesystem::directory_iterator(directory.path())) {
+      EXPECT_FALSE(file.path().filename().string().starts_with(made->id)) << file.path();
+    }
   }
 }
 
