@@ -54,7 +54,15 @@ void PrefixStore::PressOthers(int64_t more) const {
 int64_t PrefixStore::MemoryTaken() const {
   int64_t bytes = 0;
   for (const Entry& one : entries_) bytes += one.prefix != nullptr ? one.prefix->bytes() : 0;
+  for (const std::weak_ptr<const Prefix>& one : held_) {
+    if (const auto prefix = one.lock()) bytes += prefix->bytes();
+  }
   return bytes;
+}
+
+void PrefixStore::CountWhileHeld(const std::shared_ptr<const Prefix>& prefix) {
+  std::erase_if(held_, [](const std::weak_ptr<const Prefix>& one) { return one.expired(); });
+  held_.push_back(prefix);
 }
 
 void PrefixStore::MakeRoom(int64_t more, int64_t most, Entries* gone) {
@@ -172,13 +180,20 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
     }
     const std::lock_guard lock(mutex_);
     const auto at = find();
-    if (at == entries_.end()) return prefix;
+    if (at == entries_.end()) {  // deleted meanwhile
+      if (prefix != nullptr) CountWhileHeld(prefix);
+      return prefix;
+    }
     if (prefix == nullptr) {
       entries_.erase(at);
       return nullptr;
     }
     MakeRoom(prefix->bytes(), Limit(), &gone);
-    if (MemoryTaken() + prefix->bytes() <= Limit()) at->prefix = prefix;
+    if (MemoryTaken() + prefix->bytes() <= Limit()) {
+      at->prefix = prefix;
+    } else {
+      CountWhileHeld(prefix);
+    }
   }
   LetGo(std::move(gone));
   return prefix;
@@ -285,6 +300,7 @@ bool PrefixStore::Remove(const std::string& id, const std::string& owner) {
       return one.record->id == id && one.record->key.owner == owner;
     });
     if (at == entries_.end()) return false;
+    if (at->prefix != nullptr) CountWhileHeld(at->prefix);
     gone.splice(gone.end(), entries_, at);
   }
   if (gone.front().disk > 0) {

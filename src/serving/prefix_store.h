@@ -92,7 +92,10 @@ class PrefixStore {
   // With the lock held: what goes so that no more than `most` bytes are taken, if that can be; `more` of them come.
   void MakeRoom(int64_t more, int64_t most, Entries* gone);
   int64_t Limit() const { return options_.limit ? std::min(options_.memory, options_.limit()) : options_.memory; }
+  // Also by those that are no entry's any more, while somebody goes on from them.
   int64_t MemoryTaken() const;
+  // With the lock held: it is in no entry, and may be held by others.
+  void CountWhileHeld(const std::shared_ptr<const Prefix>& prefix);
   // Before so many bytes come. Without the lock.
   void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
@@ -110,6 +113,7 @@ class PrefixStore {
   mutable std::mutex mutex_;
   std::atomic<int64_t> changes_{0}, evicted_to_disk_{0}, dropped_{0};
   Entries entries_;  // the last used first
+  std::vector<std::weak_ptr<const Prefix>> held_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<const Prefix>> to_write_;
   bool ending_ = false;

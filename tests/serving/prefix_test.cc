@@ -176,6 +176,23 @@ TEST_F(PrefixTest, WhatIsOnDiskAloneIsFree) {
   }
 }
 
+// Who deletes what a job or a session goes on from frees no memory, until that ends.
+TEST_F(PrefixTest, WhatIsDeletedCountsWhileItIsUsed) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  PrefixStore& store = scheduler.prefixes();
+  std::shared_ptr<const Prefix> held = MakePrefix(scheduler, AsksAboutVideo());
+  ASSERT_NE(held, nullptr);
+  const int64_t bytes = store.bytes();
+  EXPECT_EQ(bytes, held->bytes());
+  EXPECT_TRUE(store.Remove(held->id, ""));
+  EXPECT_EQ(store.Use(held->id, ""), nullptr);
+  EXPECT_EQ(store.bytes(), bytes);
+  held.reset();
+  EXPECT_EQ(store.bytes(), 0);
+}
+
 // Whatever keeps one from being written, it is said, leaves no file, and nothing else ends.
 TEST_F(PrefixTest, WhatCannotBeWrittenIsSaidAndDropped) {
   const TemporaryDirectory directory("prefixes");
