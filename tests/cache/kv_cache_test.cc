@@ -255,6 +255,27 @@ TEST(KvCache, ASmallHeadIsCopiedWhenItGrows) {
   ExpectMarked(cache);
 }
 
+TEST(KvCache, ForksOfViewedHeadsGrowBehindThem) {
+  KvCache source(KvCacheSpec::Uniform(1, 1, 64, KvFormat::kBF16));
+  AppendMarked(source, 4000);
+  const auto alive = std::make_shared<int>(0);
+  const KvCache cache = Viewing(source, alive);
+  for (int fork = 0; fork < 2; ++fork) {
+    KvCache one = cache.Fork(4000);
+    const int64_t shared = one.AllocatedBytes();
+    AppendMarked(one, 1);
+    EXPECT_TRUE(Shares(one, source, 0, 0, 0));
+    EXPECT_EQ(one.AllocatedBytes() - shared, KvCache::FullBytes(cache.spec(), 16));
+    EXPECT_EQ(alive.use_count(), 2);
+    ExpectMarked(one);
+    one.Keep(0, 0, std::vector<int32_t>{3, 3999, 4000});
+    ExpectMarked(one);
+    one.Truncate(4000);
+    EXPECT_EQ(one.Length(0, 0), 2);
+    ExpectMarked(one);
+  }
+}
+
 TEST(KvCache, AForkOutlivesWhatItCameFromAndGrowsInPlaceThen) {
   KvCache fork(KvCacheSpec::Uniform(1, 1, 64, KvFormat::kBF16));
   const void* keys = nullptr;

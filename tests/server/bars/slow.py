@@ -4,9 +4,9 @@ import re
 import socket
 import time
 
-from common import CHATS, ENDLESS, Server, chat, first_token, median, metrics, require, threading, until_settled, value
+from common import CHATS, ENDLESS, SHORT, Server, chat, first_token, median, metrics, require, text_part, threading, until_settled, value, video
 
-IDLE, SLOW, DEAF, ASKED = 500, 50, 20, 60
+IDLE, SLOW, DEAF, ASKED = 500, 50, 20, 30
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
 BODY = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
 SEND_TIMEOUT, SHARE = 20, 1.2
@@ -37,7 +37,7 @@ def ended(sock):
 
 def run(_, __):
     with Server("--send-timeout", str(SEND_TIMEOUT), "--max-connections", "1024", "--max-queue", "100") as server:
-        normal = chat("What is a square?", max_tokens=4)
+        normal = chat(video(SHORT[0]), text_part("What moves?"), max_tokens=4, purekv={"cache": "off"})
         for _ in range(10):
             first_token(server, normal)
         quiet = median(first_token(server, normal) for _ in range(ASKED))
