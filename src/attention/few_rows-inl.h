@@ -48,9 +48,10 @@ HWY_INLINE void SumFour(FloatVec a, FloatVec b, FloatVec c, FloatVec d, float* o
 }
 #endif
 
-// logits[key][row] for kKeys x kRows = 8 products. queries [kRows][query_stride], zero behind head_dim. `key` points at
-// kKeys key rows, given one by one so that a block's end can repeat its last key.
-template <int kKeys, int kRows, class T>
+// logits[key][row] for kKeys x kRows = 8 products, of which rows from kUsed on are zeros. queries
+// [kRows][query_stride], zero behind head_dim. `key` points at kKeys key rows, given one by one so that a block's end
+// can repeat its last key.
+template <int kKeys, int kRows, int kUsed, class T>
 HWY_INLINE void EightLogits(const T* const* key, const float* queries, int64_t query_stride, int64_t head_dim,
                             float* out) {
   static_assert(kKeys * kRows == 8, "eight sums keep the multipliers busy");
@@ -59,21 +60,21 @@ HWY_INLINE void EightLogits(const T* const* key, const float* queries, int64_t q
   for (int i = 0; i < 8; ++i) sum[i] = hn::Zero(FloatTag());
   int64_t d = 0;
   for (; d + kLanes <= head_dim; d += kLanes) {
-    FloatVec query[kRows];
+    FloatVec query[kUsed];
     HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) query[r] = LoadVec(queries + r * query_stride + d);
+    for (int r = 0; r < kUsed; ++r) query[r] = LoadVec(queries + r * query_stride + d);
     HWY_UNROLL(8)
     for (int k = 0; k < kKeys; ++k) {
       const FloatVec x = LoadVec(key[k] + d);
       HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) sum[k * kRows + r] = hn::MulAdd(x, query[r], sum[k * kRows + r]);
+      for (int r = 0; r < kUsed; ++r) sum[k * kRows + r] = hn::MulAdd(x, query[r], sum[k * kRows + r]);
     }
   }
   if (d < head_dim) {
     for (int k = 0; k < kKeys; ++k) {
       const FloatVec x = LoadPart(key[k] + d, head_dim - d);
       HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kUsed; ++r) {
         sum[k * kRows + r] = hn::MulAdd(x, LoadVec(queries + r * query_stride + d), sum[k * kRows + r]);
       }
     }
@@ -82,7 +83,7 @@ HWY_INLINE void EightLogits(const T* const* key, const float* queries, int64_t q
   SumFour(sum[4], sum[5], sum[6], sum[7], out + 4);
 }
 
-template <int kRows, class T>
+template <int kRows, int kUsed = kRows, class T>
 void BlockLogits(const T* keys, int64_t stride, int64_t count, const float* queries, int64_t query_stride,
                  int64_t head_dim, float* logits, int64_t width) {
   constexpr int kKeys = 8 / kRows;
@@ -90,7 +91,7 @@ void BlockLogits(const T* keys, int64_t stride, int64_t count, const float* quer
     const T* rows[kKeys];
     for (int k = 0; k < kKeys; ++k) rows[k] = keys + std::min<int64_t>(begin + k, count - 1) * stride;
     float sums[8];
-    EightLogits<kKeys, kRows>(rows, queries, query_stride, head_dim, sums);
+    EightLogits<kKeys, kRows, kUsed>(rows, queries, query_stride, head_dim, sums);
     for (int k = 0; k < kKeys && begin + k < count; ++k) {
       for (int r = 0; r < kRows; ++r) logits[(begin + k) * width + r] = sums[k * kRows + r];
     }
@@ -131,8 +132,8 @@ HWY_INLINE void AddValues(const float* p, int64_t width, const T* values, int64_
   }
 }
 
-// Over the whole head, in panels of as many vectors as the registers hold beside one another. kRows divides 8 and o has
-// 8 rows, so that rows behind the tile's last are computed with (zeros) and never read.
+// Over the whole head, in panels of as many vectors as the registers hold beside one another. Of kRows rows; where the
+// tile has fewer, those behind its last are computed with (zeros) and never read.
 template <int kRows, class T>
 void BlockValues(const float* p, int64_t width, const T* values, int64_t stride, int64_t count, int64_t head_dim,
                  float* o, int64_t o_stride, const float* rescale) {

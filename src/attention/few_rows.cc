@@ -171,8 +171,9 @@ void CodeValues(const KvSide& side, Encoded values, int64_t first, int64_t count
   }
 }
 
-// kRows: the tile's rows rounded up to 1, 2, 4 or 8.
-template <int kRows, class T>
+// kRows: the tile's rows rounded up to 1, 2, 4 or 8; kUsed: of eight, those that are rows of the tile. Groups of five,
+// six and seven heads are what models have: eight rows took an eighth longer than seven.
+template <int kRows, int kUsed, class T>
 void AttendAs(const AttentionTile& tile, const PartialState& state, float* scratch) {
   const int64_t rows = tile.rows();
   const int64_t head_dim = tile.head_dim;
@@ -228,8 +229,8 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
     if (in_codes && KeysAsCodes(encoding->keys)) {
       CodeLogits<kRows>(encoding->keys, {tile.kv.segments, true}, block, count, held, padded_dim, logits, width, codes);
     } else {
-      BlockLogits<kRows>(static_cast<const T*>(KeyRowsOf(tile.kv, block, count)), tile.kv.key_stride, count, queries,
-                         padded_dim, head_dim, logits, width);
+      BlockLogits<kRows, kUsed>(static_cast<const T*>(KeyRowsOf(tile.kv, block, count)), tile.kv.key_stride, count,
+                                queries, padded_dim, head_dim, logits, width);
     }
     AddBias(tile.kv.bias == nullptr ? nullptr : tile.kv.bias + block, count, width, logits);
     BlockSoftmax(logits, count, width, masked ? limits : nullptr, nullptr, m, l, rescale);
@@ -237,7 +238,7 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
       CodeValues<kRows>(encoding->values, {tile.kv.segments, false}, block, count, logits, width, o, padded_dim,
                         rescale, codes);
     } else {
-      BlockValues<kRows>(logits, width, static_cast<const T*>(ValueRowsOf(tile.kv, block, count)), tile.kv.value_stride,
+      BlockValues<kUsed>(logits, width, static_cast<const T*>(ValueRowsOf(tile.kv, block, count)), tile.kv.value_stride,
                          count, head_dim, o, padded_dim, rescale);
     }
   }
@@ -251,10 +252,13 @@ void AttendAs(const AttentionTile& tile, const PartialState& state, float* scrat
 template <class T>
 void AttendOf(const AttentionTile& tile, const PartialState& state, float* scratch) {
   const int64_t rows = tile.rows();
-  if (rows == 1) return AttendAs<1, T>(tile, state, scratch);
-  if (rows == 2) return AttendAs<2, T>(tile, state, scratch);
-  if (rows <= 4) return AttendAs<4, T>(tile, state, scratch);
-  AttendAs<8, T>(tile, state, scratch);
+  if (rows == 1) return AttendAs<1, 1, T>(tile, state, scratch);
+  if (rows == 2) return AttendAs<2, 2, T>(tile, state, scratch);
+  if (rows <= 4) return AttendAs<4, 4, T>(tile, state, scratch);
+  if (rows == 5) return AttendAs<8, 5, T>(tile, state, scratch);
+  if (rows == 6) return AttendAs<8, 6, T>(tile, state, scratch);
+  if (rows == 7) return AttendAs<8, 7, T>(tile, state, scratch);
+  AttendAs<8, 8, T>(tile, state, scratch);
 }
 
 void AttendFew(const AttentionTile& tile, const PartialState& state, float* scratch) {

@@ -139,6 +139,16 @@ TEST(Attention, HeadSizes) {
   }
 }
 
+// A step's query heads of one KV head: as many rows as a group has.
+TEST(Attention, GroupsOfAStep) {
+  for (int64_t group = 1; group <= 9; ++group) {
+    for (const int64_t head_dim : {64, 80, 129}) {
+      Check({.rows = 1, .lengths = {130, 777}, .group = group, .head_dim = head_dim});
+      Check({.rows = 1, .lengths = {777}, .group = group, .head_dim = head_dim, .kv_dtype = Dtype::kBF16});
+    }
+  }
+}
+
 TEST(Attention, Bf16Shapes) {
   // Panels of 32 rows, groups of 32 keys, blocks of 128, tiles of 256 rows: one less, exactly, one more.
   for (const int64_t head_dim : {1, 31, 32, 64, 80, 96, 128, 256}) {

@@ -32,7 +32,6 @@ def engines(options):
     """{name: (command, port or None, whether the text's end is marked)}"""
     full, small = ["--kv-policy", "full"], ["--kv-policy", "purekv", "--kv-budget", "0.2"]
     found = {"purekv, full cache": (purekv(options.program, options.model, full), None, False),
-             "purekv, full cache, text marked": (purekv(options.program, options.model, full), None, True),
              "purekv at 20 %, text marked": (purekv(options.program, options.model, small), None, True)}
     if options.directory:
         int4 = ["--weights", "int4", "--weights-option", "group=64"]
