@@ -65,25 +65,34 @@ void PrefixStore::CountWhileHeld(const std::shared_ptr<const Prefix>& prefix) {
   held_.push_back(prefix);
 }
 
-void PrefixStore::MakeRoom(int64_t more, int64_t most, Entries* gone) {
+PrefixStore::Entries::iterator PrefixStore::Known(const std::string& id) {
+  return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& one) { return one.record->id == id; });
+}
+
+void PrefixStore::MakeRoom(int64_t more, int64_t most, Gone* gone) {
   int64_t bytes = MemoryTaken() + more;
   for (auto one = entries_.end(); one != entries_.begin() && bytes > most;) {
     --one;
     // Whoever holds it keeps it in memory, so that letting it go gains nothing.
     if (one->prefix == nullptr || one->prefix.use_count() > 1) continue;
     bytes -= one->prefix->bytes();
-    // Known all the while, where it is on disk already.
+    if (one->disk == 0 && MayBeWritten(*one)) {
+      gone->to_write.push_back(one->record->id);
+      continue;
+    }
+    gone->freed.push_back(one->prefix);
     if (one->disk > 0) {
-      gone->push_back({one->record, std::exchange(one->prefix, nullptr), one->disk});
+      one->prefix.reset();
+      ++evicted_to_disk_;
     } else {
-      const auto at = one++;
-      gone->splice(gone->end(), entries_, at);
+      one = entries_.erase(one);
+      ++dropped_;
     }
   }
 }
 
 void PrefixStore::Shrink(int64_t most) {
-  Entries gone;
+  Gone gone;
   {
     const std::lock_guard lock(mutex_);
     MakeRoom(0, most, &gone);
@@ -119,30 +128,57 @@ int64_t PrefixStore::Write(const Prefix& prefix) {
   }
 }
 
-void PrefixStore::LetGo(Entries gone) {
-  for (Entry& one : gone) {
-    if (one.disk == 0 && !MayBeWritten(one)) {
-      ++dropped_;
-      continue;
-    }
-    ++evicted_to_disk_;
-    if (one.disk > 0) continue;
-    const std::lock_guard disk(disk_mutex_);
-    one.disk = Write(*one.prefix);
-    if (one.disk == 0) {
-      --evicted_to_disk_;
-      ++dropped_;
-      continue;
-    }
-    one.prefix.reset();
+void PrefixStore::WriteEntry(const Prefix& prefix) {
+  {
     const std::lock_guard lock(mutex_);
-    const bool anew = std::any_of(entries_.begin(), entries_.end(),
-                                  [&](const Entry& other) { return other.record->key == one.record->key; });
-    if (anew) {
-      disk_->Remove(one.record->id);
-    } else {
-      entries_.push_back(std::move(one));
+    writing_ = prefix.id;
+  }
+  const int64_t bytes = Write(prefix);
+  const std::lock_guard lock(mutex_);
+  writing_.clear();
+  const auto at = Known(prefix.id);
+  if (at != entries_.end()) {
+    at->disk = bytes;
+  } else if (bytes > 0) {
+    disk_->Remove(prefix.id);  // deleted meanwhile
+  }
+}
+
+void PrefixStore::LetGo(Gone gone) {
+  gone.freed.clear();
+  for (const std::string& id : gone.to_write) {
+    std::shared_ptr<const Prefix> prefix;  // freed behind the locks
+    const std::lock_guard disk(disk_mutex_);
+    bool write = false;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto at = Known(id);
+      // Deleted, let go by another thread, or used again.
+      if (at == entries_.end() || at->prefix == nullptr || at->prefix.use_count() > 1) continue;
+      prefix = at->prefix;
+      write = at->disk == 0 && std::none_of(entries_.begin(), entries_.end(), [&](const Entry& other) {
+                return &other != &*at && other.record->key == at->record->key;  // made anew
+              });
     }
+    std::exception_ptr thrown;
+    try {
+      if (write) WriteEntry(*prefix);
+    } catch (...) {  // not even that it could not be written could be said
+      thrown = std::current_exception();
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      const auto at = Known(id);
+      const bool used = prefix.use_count() > 2;  // by others than this and the entry
+      if (at != entries_.end() && !used && at->disk > 0) {
+        at->prefix.reset();
+        ++evicted_to_disk_;
+      } else if (at != entries_.end() && !used) {
+        entries_.erase(at);
+        ++dropped_;
+      }
+    }
+    if (thrown != nullptr) std::rethrow_exception(thrown);
   }
 }
 
@@ -158,7 +194,7 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
     entries_.splice(entries_.begin(), entries_, at);
     if (at->prefix != nullptr) return at->prefix;
   }
-  Entries gone;
+  Gone gone;
   std::shared_ptr<const Prefix> prefix;
   {
     const std::lock_guard disk(disk_mutex_);
@@ -179,23 +215,21 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
       disk_->Remove(record->id);
     }
     const std::lock_guard lock(mutex_);
-    const auto at = find();
-    if (at == entries_.end()) {  // deleted meanwhile
-      if (prefix != nullptr) CountWhileHeld(prefix);
-      return prefix;
-    }
     if (prefix == nullptr) {
-      entries_.erase(at);
+      if (const auto at = Known(record->id); at != entries_.end()) entries_.erase(at);
       return nullptr;
     }
     MakeRoom(prefix->bytes(), Limit(), &gone);
-    if (MemoryTaken() + prefix->bytes() <= Limit()) {
-      at->prefix = prefix;
-    } else {
-      CountWhileHeld(prefix);
-    }
   }
   LetGo(std::move(gone));
+  const std::lock_guard lock(mutex_);
+  const auto at = Known(record->id);
+  if (at != entries_.end() && at->prefix != nullptr) return at->prefix;  // another has read it meanwhile
+  if (at != entries_.end() && MemoryTaken() + prefix->bytes() <= Limit()) {
+    at->prefix = prefix;
+  } else {
+    CountWhileHeld(prefix);
+  }
   return prefix;
 }
 
@@ -231,13 +265,17 @@ std::shared_ptr<const Prefix> PrefixStore::FindText(const PrefixKey& key, size_t
 bool PrefixStore::Add(const std::shared_ptr<const Prefix>& prefix, bool ahead) {
   if (prefix->bytes() > Limit()) return false;
   PressOthers(prefix->bytes());
-  Entries gone;
+  Gone gone;
   // Apart from the prefix: what is known of one on disk must not hold its keys and values.
   auto record = std::make_shared<const PrefixRecord>(*prefix);
-  bool fits = false;
   {
     const std::lock_guard lock(mutex_);
     MakeRoom(prefix->bytes(), Limit(), &gone);
+  }
+  LetGo(std::move(gone));
+  bool fits = false;
+  {
+    const std::lock_guard lock(mutex_);
     fits = MemoryTaken() + prefix->bytes() <= Limit();
     if (fits) {
       ++changes_;
@@ -246,7 +284,6 @@ bool PrefixStore::Add(const std::shared_ptr<const Prefix>& prefix, bool ahead) {
     }
   }
   changed_.notify_all();
-  LetGo(std::move(gone));
   return fits;
 }
 
@@ -261,23 +298,14 @@ void PrefixStore::Work() {
       to_write_.pop_front();
     }
     const std::lock_guard disk(disk_mutex_);
-    const auto known = [&] {
-      return std::find_if(entries_.begin(), entries_.end(),
-                          [&](const Entry& one) { return one.record->id == next->id; });
-    };
     {
       const std::lock_guard lock(mutex_);
-      const auto at = known();
+      const auto at = Known(next->id);
       if (at == entries_.end() || at->disk > 0) continue;
     }
-    const int64_t bytes = Write(*next);
-    if (bytes == 0) continue;
-    const std::lock_guard lock(mutex_);
-    const auto at = known();
-    if (at != entries_.end()) {
-      at->disk = bytes;
-    } else {
-      disk_->Remove(next->id);  // deleted meanwhile
+    try {
+      WriteEntry(*next);
+    } catch (const std::exception&) {  // nobody can be told, and the others are written all the same
     }
   }
 }
@@ -294,16 +322,16 @@ void PrefixStore::WriteAll() {
 
 bool PrefixStore::Remove(const std::string& id, const std::string& owner) {
   Entries gone;
+  bool has_file = false;
   {
     const std::lock_guard lock(mutex_);
-    const auto at = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& one) {
-      return one.record->id == id && one.record->key.owner == owner;
-    });
-    if (at == entries_.end()) return false;
+    const auto at = Known(id);
+    if (at == entries_.end() || at->record->key.owner != owner) return false;
+    has_file = at->disk > 0 || writing_ == id;
     if (at->prefix != nullptr) CountWhileHeld(at->prefix);
     gone.splice(gone.end(), entries_, at);
   }
-  if (gone.front().disk > 0) {
+  if (has_file) {
     const std::lock_guard disk(disk_mutex_);
     disk_->Remove(id);
   }

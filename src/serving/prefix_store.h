@@ -87,10 +87,15 @@ class PrefixStore {
   };
   using Entries = std::list<Entry>;
   using Which = std::function<bool(const PrefixRecord&)>;
+  // What makes room.
+  struct Gone {
+    std::vector<std::shared_ptr<const Prefix>> freed;  // where no lock is held
+    std::vector<std::string> to_write;                 // ids of those that are to be written first: entries until then
+  };
 
   std::shared_ptr<const Prefix> Get(const Which& which);
   // With the lock held: what goes so that no more than `most` bytes are taken, if that can be; `more` of them come.
-  void MakeRoom(int64_t more, int64_t most, Entries* gone);
+  void MakeRoom(int64_t more, int64_t most, Gone* gone);
   int64_t Limit() const { return options_.limit ? std::min(options_.memory, options_.limit()) : options_.memory; }
   // Also by those that are no entry's any more, while somebody goes on from them.
   int64_t MemoryTaken() const;
@@ -100,8 +105,13 @@ class PrefixStore {
   void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
   bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.whole; }
-  // Without the lock. Writes those that are not on disk; they stay known.
-  void LetGo(Entries gone);
+  // With the lock held.
+  Entries::iterator Known(const std::string& id);
+  // Without the lock. Those that are to be written are entries all the while: to be found, and to be deleted. What
+  // somebody uses by then stays in memory.
+  void LetGo(Gone gone);
+  // With disk_mutex_ held: an entry's, whose file goes where the entry does meanwhile.
+  void WriteEntry(const Prefix& prefix);
   // Bytes that it took; 0: it could not be.
   int64_t Write(const Prefix& prefix);
   void Work();
@@ -112,7 +122,8 @@ class PrefixStore {
   std::mutex disk_mutex_;             // one file is written or read at a time; taken before mutex_
   mutable std::mutex mutex_;
   std::atomic<int64_t> changes_{0}, evicted_to_disk_{0}, dropped_{0};
-  Entries entries_;  // the last used first
+  Entries entries_;      // the last used first
+  std::string writing_;  // the id of the one that is being written; "": none
   std::vector<std::weak_ptr<const Prefix>> held_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<const Prefix>> to_write_;

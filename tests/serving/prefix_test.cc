@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -174,6 +175,43 @@ TEST_F(PrefixTest, WhatIsOnDiskAloneIsFree) {
     ASSERT_NE(prefix, nullptr);
     EXPECT_TRUE(prefix->from_disk);
   }
+}
+
+// One that is being written to make room is there all the while: it is found, and who deletes it has deleted it.
+TEST_F(PrefixTest, WhatIsDeletedWhileItIsWrittenIsGone) {
+  const TemporaryDirectory directory("prefixes");
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  Scheduler scheduler(small_->model(), options);
+  const std::shared_ptr<const Prefix> made = MakePrefix(scheduler, AsksAboutVideo());
+  ASSERT_NE(made, nullptr);
+  PrefixRecord record = *made;
+  record.pictures.assign(1, std::string(size_t{100} << 20, 'x'));  // so that writing it takes a while
+  PrefixStoreOptions limits;
+  limits.memory = int64_t{1} << 30;
+  limits.directory = directory.path();
+  const auto files = [&] {
+    std::set<std::string> names;
+    for (const auto& file : std::filesystem::directory_iterator(directory.path())) {
+      const std::string name = file.path().filename().string();
+      if (name.starts_with("pfx-")) names.insert(name);
+    }
+    return names;
+  };
+  {
+    PrefixStore store(small_->model(), limits);
+    ASSERT_TRUE(store.Add(std::make_shared<const Prefix>(record, made->read.Fork())));
+    std::thread shrinks([&] { store.Shrink(0); });
+    while (files().empty()) std::this_thread::yield();
+    EXPECT_NE(store.Use(made->id, ""), nullptr);
+    EXPECT_TRUE(store.Remove(made->id, ""));
+    EXPECT_EQ(files(), std::set<std::string>());
+    shrinks.join();
+    EXPECT_EQ(store.Use(made->id, ""), nullptr);
+    EXPECT_EQ(store.bytes(), 0);
+  }
+  EXPECT_EQ(files(), std::set<std::string>());
+  EXPECT_TRUE(PrefixStore(small_->model(), limits).List("").empty());
 }
 
 // Who deletes what a job or a session goes on from frees no memory, until that ends.
