@@ -19,6 +19,7 @@
 
 #include "base/descriptor.h"
 #include "base/error.h"
+#include "base/refused.h"
 
 namespace purekv {
 namespace {
@@ -26,7 +27,8 @@ namespace {
 // Opens a regular file for reading and tells its size.
 int OpenRegular(const std::string& path, size_t* size) {
   const int fd = OpenToRead(path);
-  if (fd < 0) Fail(path, ": cannot open: ", std::strerror(errno));
+  if (fd < 0 && errno == ENOENT) Fail(path, ": cannot open: ", std::strerror(errno));
+  if (fd < 0) FailRefused(errno, path, ": cannot open");
   struct stat info {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     close(fd);
@@ -122,7 +124,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
-    Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
+    FailRefused(errno, path, ": cannot map ", size_, " bytes");
   }
   slot_ = Register(path, data_, size_);
 }
@@ -132,7 +134,7 @@ MappedFile::MappedFile(const std::string& path, int descriptor, int64_t offset, 
   data_ = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, offset);
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
-    Fail(path, ": cannot map ", size_, " bytes: ", std::strerror(errno));
+    FailRefused(errno, path, ": cannot map ", size_, " bytes");
   }
   slot_ = Register(path, data_, size_);
 }
@@ -238,7 +240,7 @@ std::string ReadFile(const std::string& path, int64_t max_bytes) {
   while (done < size) {
     const ssize_t got = read(file.get(), contents.data() + done, size - done);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) Fail(path, ": cannot read: ", std::strerror(errno));
+    if (got < 0) FailRefused(errno, path, ": cannot read");
     if (got == 0) break;
     done += static_cast<size_t>(got);
   }

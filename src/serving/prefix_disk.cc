@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random_digits.h"
+#include "base/refused.h"
 #include "checkpoint/json.h"
 #include "checkpoint/pkv_file.h"
 
@@ -256,6 +257,8 @@ std::vector<PrefixDisk::Found> PrefixDisk::Index(const Model& model,
       if (record->id != id) Fail(one.path().string(), ": id ", record->id, " is another's");
       const int64_t bytes = SizeOf(PathOf(id, kCache)) + SizeOf(PathOf(id, kRecord));
       found.emplace_back(fs::last_write_time(one.path(), code), Found{std::move(record), bytes});
+    } catch (const Refused& error) {
+      if (log) log(StrCat(error.what(), " (left where it is)"));
     } catch (const Error& error) {
       if (log) log(StrCat(error.what(), " (removed)"));
       damaged.push_back(id);

@@ -25,11 +25,12 @@ class PrefixDisk {
     std::shared_ptr<const PrefixRecord> record;
     int64_t bytes = 0;
   };
-  // Those of this model, the last used first. What is damaged is removed, and `log` told; other models' stay.
+  // Those of this model, the last used first. What is damaged is removed, and `log` told, as it is of what cannot be
+  // read (Refused), which stays; so do other models'.
   std::vector<Found> Index(const Model& model, const std::function<void(const std::string&)>& log);
   // Bytes that it takes. Throws Error; nothing of it is there then.
   int64_t Write(const Prefix& prefix);
-  // Throws Error where the file is damaged.
+  // Throws Error where the file is damaged, Refused where it cannot be read now.
   std::shared_ptr<const Prefix> Read(const PrefixRecord& record, const std::shared_ptr<const Model>& model,
                                      int threads) const;
   // For the order of the next Index.

@@ -1,10 +1,13 @@
 #include "serving/prefix_store.h"
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
+#include "base/refused.h"
 
 namespace purekv {
 namespace {
@@ -182,6 +185,28 @@ void PrefixStore::LetGo(Gone gone) {
   }
 }
 
+std::shared_ptr<const Prefix> PrefixStore::Read(const PrefixRecord& record) {
+  const auto say = [&](const char* error, const char* and_so) {
+    if (options_.log) options_.log(StrCat(error, and_so));
+  };
+  try {
+    auto prefix = disk_->Read(record, model_, options_.threads);
+    prefix->from_disk = true;
+    disk_->Touch(record.id);
+    return prefix;
+  } catch (const Refused& error) {
+    say(error.what(), " (not used this time)");
+  } catch (const std::bad_alloc&) {
+    say(record.id.c_str(), ": no memory to read it back (not used this time)");
+  } catch (const Error& error) {
+    say(error.what(), " (removed)");
+    disk_->Remove(record.id);
+    const std::lock_guard lock(mutex_);
+    if (const auto at = Known(record.id); at != entries_.end()) entries_.erase(at);
+  }
+  return nullptr;
+}
+
 std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
   const auto find = [&] {
     return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& one) { return which(*one.record); });
@@ -205,20 +230,10 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
       if (at->prefix != nullptr) return at->prefix;  // another has read it meanwhile
       record = at->record;
     }
-    try {
-      prefix = disk_->Read(*record, model_, options_.threads);
-      prefix->from_disk = true;
-      PressOthers(prefix->bytes());
-      disk_->Touch(record->id);
-    } catch (const Error& error) {
-      if (options_.log) options_.log(StrCat(error.what(), " (removed)"));
-      disk_->Remove(record->id);
-    }
+    prefix = Read(*record);
+    if (prefix == nullptr) return nullptr;
+    PressOthers(prefix->bytes());
     const std::lock_guard lock(mutex_);
-    if (prefix == nullptr) {
-      if (const auto at = Known(record->id); at != entries_.end()) entries_.erase(at);
-      return nullptr;
-    }
     MakeRoom(prefix->bytes(), Limit(), &gone);
   }
   LetGo(std::move(gone));

@@ -44,7 +44,8 @@ class PrefixStore {
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
 
-  // Null: there is none. What is found is the last to go; where it is on disk alone it is read back.
+  // Null: there is none. What is found is the last to go; where it is on disk alone it is read back. A file that is
+  // damaged goes; one that cannot be read for a reason that may pass stays, and is not found this time.
   std::shared_ptr<const Prefix> Find(const PrefixKey& key);
   // Of whole chats the one that has most of the first ids in common; `common`: how many.
   std::shared_ptr<const Prefix> FindText(const PrefixKey& key, size_t* common);
@@ -105,6 +106,8 @@ class PrefixStore {
   void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
   bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.whole; }
+  // With disk_mutex_ held. Null: it is damaged, and gone, or cannot be read now.
+  std::shared_ptr<const Prefix> Read(const PrefixRecord& record);
   // With the lock held.
   Entries::iterator Known(const std::string& id);
   // Without the lock. Those that are to be written are entries all the while: to be found, and to be deleted. What

@@ -1,5 +1,6 @@
 // What has been read is kept for those that begin with the same, and for no other; memory is a limit.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <functional>
@@ -212,6 +213,37 @@ TEST_F(PrefixTest, WhatIsDeletedWhileItIsWrittenIsGone) {
   }
   EXPECT_EQ(files(), std::set<std::string>());
   EXPECT_TRUE(PrefixStore(small_->model(), limits).List("").empty());
+}
+
+// A file is deleted for what it says, not for what the system lacks when it is to be read.
+TEST_F(PrefixTest, OnlyDamagedFilesAreRemoved) {
+  const TemporaryDirectory directory("prefixes");
+  SchedulerOptions options = Options();
+  std::vector<std::string> said;
+  options.prefixes.memory = int64_t{1} << 30;
+  options.prefixes.directory = directory.path();
+  options.prefixes.log = [&](const std::string& line) { said.push_back(line); };
+  Scheduler scheduler(small_->model(), options);
+  PrefixStore& store = scheduler.prefixes();
+  const std::string id = MakePrefix(scheduler, AsksAboutVideo())->id;
+  const std::string path = directory.path() + "/" + id + ".pkv";
+  store.Shrink(0);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto refused = store.Use(id, "");
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(refused, nullptr);
+  ASSERT_EQ(said.size(), 1U);
+  EXPECT_NE(said[0].find(path + ": cannot open: "), std::string::npos) << said[0];
+  EXPECT_NE(store.Use(id, ""), nullptr);
+  store.Shrink(0);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  EXPECT_EQ(store.Use(id, ""), nullptr);
+  EXPECT_EQ(said.size(), 2U);
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_TRUE(store.List("").empty());
 }
 
 // Who deletes what a job or a session goes on from frees no memory, until that ends.
