@@ -127,10 +127,15 @@ JobRun::JobRun(std::shared_ptr<const Model> model, const JobLimits& limits, cons
       reservation_(ledger) {}
 
 JobRun::~JobRun() {
-  if (session_ == nullptr || read_ == nullptr || result_.from_session) return;
-  read_->SetWatch(nullptr, nullptr);
-  session_->read = std::move(read_);
-  sessions_.Put(std::move(session_));
+  if (session_ == nullptr || result_.from_session) return;
+  try {
+    if (session_->read == nullptr) {  // it is what the job was to go on from
+      read_->SetWatch(nullptr, nullptr);
+      session_->read = std::move(read_);
+    }
+    sessions_.Put(std::move(session_));
+  } catch (...) {  // without memory to put it back it ends: its chat is read anew
+  }
 }
 
 bool JobRun::TakeSession() {
