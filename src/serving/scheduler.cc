@@ -1,6 +1,7 @@
 #include "serving/scheduler.h"
 
 #include <algorithm>
+#include <new>
 #include <tuple>
 #include <utility>
 
@@ -35,8 +36,22 @@ double Seconds(std::chrono::steady_clock::duration time) {
   return std::chrono::duration<double>(time).count();
 }
 
-void FailAll(const std::vector<std::shared_ptr<Job>>& jobs, Reason reason, const Message& message) {
-  for (const std::shared_ptr<Job>& job : jobs) job->Fail(reason, message);
+// What there is no memory to say in words.
+void FailWithoutWords(Job& job, Reason reason) noexcept {
+  try {
+    job.listener->Failed({reason, {}, std::nullopt});
+  } catch (...) {  // nobody can be told, and others are served all the same
+  }
+}
+
+void FailAll(const std::list<std::shared_ptr<Job>>& jobs, Reason reason, const Message& message) noexcept {
+  for (const std::shared_ptr<Job>& job : jobs) {
+    try {
+      job->Fail(reason, message);
+    } catch (...) {
+      FailWithoutWords(*job, reason);
+    }
+  }
 }
 
 constexpr int64_t kMostOvertaken = 8;    // then nobody begins before it does
@@ -112,15 +127,11 @@ std::shared_ptr<Job> Scheduler::Submit(JobRequest request, std::shared_ptr<JobLi
   return job;
 }
 
-std::vector<std::shared_ptr<Job>> Scheduler::TakeQueued(const std::function<bool(const Job&)>& which) {
-  std::vector<std::shared_ptr<Job>> taken;
+Scheduler::Jobs Scheduler::TakeQueued(const std::function<bool(const Job&)>& which) {
+  Jobs taken;
   for (auto at = queue_.begin(); at != queue_.end();) {
-    if (!which(**at)) {
-      ++at;
-      continue;
-    }
-    taken.push_back(std::move(*at));
-    at = queue_.erase(at);
+    const auto one = at++;
+    if (which(**one)) taken.splice(taken.end(), queue_, one);
   }
   return taken;
 }
@@ -155,33 +166,36 @@ bool Scheduler::ForgetPrefix(const std::string& id, const std::string& owner) {
 
 void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
   job->cancel = true;
-  std::vector<std::shared_ptr<Job>> taken;
+  const Message message = Say("cancelled");
+  Jobs taken;
   {
     const std::lock_guard lock(mutex_);
     taken = TakeQueued([&](const Job& one) { return &one == job.get(); });
   }
-  FailAll(taken, Reason::kCancelled, Say("cancelled"));
+  FailAll(taken, Reason::kCancelled, message);
 }
 
 void Scheduler::Expire() {
   sessions_.Expire(options_.session_ttl_s);
-  std::vector<std::shared_ptr<Job>> taken;
+  const Message message = Say("no turn came in ", options_.queue_timeout_s, " s of waiting");
+  Jobs taken;
   {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     taken = TakeQueued([&](const Job& one) { return Seconds(now - one.since) > options_.queue_timeout_s; });
   }
-  FailAll(taken, Reason::kQueueTimeout, Say("no turn came in ", options_.queue_timeout_s, " s of waiting"));
+  FailAll(taken, Reason::kQueueTimeout, message);
 }
 
 void Scheduler::Drain() {
-  std::vector<std::shared_ptr<Job>> taken;
+  const Message message = Ending();
+  Jobs taken;
   {
     const std::lock_guard lock(mutex_);
     draining_ = true;
     taken = TakeQueued([](const Job&) { return true; });
   }
-  FailAll(taken, Reason::kDraining, Ending());
+  FailAll(taken, Reason::kDraining, message);
 }
 
 void Scheduler::Stop() {
@@ -224,7 +238,7 @@ void Scheduler::Work() {
       if (queue_.empty() && answering_.empty()) return;
       may_read = !queue_.empty() && MayRead();
     }
-    if (const std::shared_ptr<Job> next = may_read ? NextToRead() : nullptr) Read(next);
+    if (const std::shared_ptr<Job> next = may_read ? NextOrFail() : nullptr) Read(next);
     Step();
   }
 }
@@ -307,18 +321,20 @@ bool Scheduler::MayRead() const {
 
 bool Scheduler::Start(const std::shared_ptr<Job>& job) {
   const std::lock_guard lock(mutex_);
+  std::string client = job->request.client;  // what needs memory comes before it leaves the queue
+  running_.reserve(running_.size() + 1);
+  served_.reserve(served_.size() + 1);
   if (TakeQueued([&](const Job& one) { return &one == job.get(); }).empty()) return false;
   running_.push_back(job);
-  const std::string& client = job->request.client;
   std::erase(served_, client);
   std::erase_if(served_, [&](const std::string& one) {
     return std::none_of(queue_.begin(), queue_.end(), [&](const auto& other) { return other->request.client == one; });
   });
-  served_.push_back(client);
+  served_.push_back(std::move(client));
   return true;
 }
 
-std::shared_ptr<Job> Scheduler::NextShort() {
+std::shared_ptr<Job> Scheduler::NextShort() try {
   if (!MayRead()) return nullptr;
   std::vector<std::shared_ptr<Job>> jobs;
   {
@@ -330,6 +346,25 @@ std::shared_ptr<Job> Scheduler::NextShort() {
     return Start(job) ? job : nullptr;
   }
   return nullptr;
+} catch (const std::bad_alloc&) {  // nothing that the prompt that is being read should fail for: they wait for its end
+  return nullptr;
+}
+
+std::shared_ptr<Job> Scheduler::NextOrFail() noexcept {
+  try {
+    return NextToRead();
+  } catch (...) {
+    Jobs first;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!queue_.empty()) first.splice(first.end(), queue_, queue_.begin());
+    }
+    for (const std::shared_ptr<Job>& job : first) {
+      job->run.reset();
+      FailBy(*job, std::current_exception());
+    }
+    return nullptr;
+  }
 }
 
 std::shared_ptr<Job> Scheduler::NextToRead() {
@@ -445,10 +480,7 @@ void Scheduler::FailBy(Job& job, const std::exception_ptr& thrown) noexcept {
   try {
     Tell(job, thrown);
   } catch (...) {
-    try {
-      job.listener->Failed({});  // what there is no memory to say in words
-    } catch (...) {              // nobody can be told, and others are served all the same
-    }
+    FailWithoutWords(job, Reason::kInternal);
   }
 }
 

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <list>
@@ -94,11 +93,15 @@ class Scheduler {
     double queue_s = 0;
   };
 
+  using Jobs = std::list<std::shared_ptr<Job>>;  // from one to another without memory that there might not be
+
   void Work();
   // Jobs in the order in which they would be read. With the lock held.
   std::vector<std::shared_ptr<Job>> InOrder() const;
   // The next job whose memory is there, out of the queue, ready to be read. Null: there is none now.
   std::shared_ptr<Job> NextToRead();
+  // NextToRead; where that cannot be found out the first of the queue fails, so that the others come nearer.
+  std::shared_ptr<Job> NextOrFail() noexcept;
   // The same of those that another prompt can be interrupted for.
   std::shared_ptr<Job> NextShort();
   // Whether one more prompt may be read now: its answers find room.
@@ -122,7 +125,7 @@ class Scheduler {
   // Tells a job what has been thrown.
   static void FailBy(Job& job, const std::exception_ptr& thrown) noexcept;
   // Takes out of the queue what `which` says. With the lock held.
-  std::vector<std::shared_ptr<Job>> TakeQueued(const std::function<bool(const Job&)>& which);
+  Jobs TakeQueued(const std::function<bool(const Job&)>& which);
 
   const std::shared_ptr<const Model> model_;
   const SchedulerOptions options_;
@@ -132,7 +135,7 @@ class Scheduler {
   SessionStore sessions_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::shared_ptr<Job>> queue_;
+  Jobs queue_;
   std::vector<std::string> served_;            // clients that wait, the one whose turn was last at the end
   std::vector<std::shared_ptr<Job>> running_;  // their prompt is being read, or their answers grow
   bool draining_ = false, ending_ = false;
