@@ -22,6 +22,11 @@ class ForgottenFrames final : public FrameStream {
   VideoCondition condition_;
 };
 
+// Whether others than the store have its rows.
+bool IsHeld(const std::shared_ptr<const EmbeddedMedium>& medium) {
+  return medium.use_count() > 1 || medium->media.embedded.use_count() > 1;
+}
+
 }  // namespace
 
 std::shared_ptr<FrameStream> ForgetFrames(const FrameStream& frames) {
@@ -73,26 +78,22 @@ std::vector<std::shared_ptr<const EmbeddedMedium>> EmbeddingStore::Find(const st
 void EmbeddingStore::Add(const EmbeddingKey& key, std::shared_ptr<const EmbeddedMedium> medium) {
   const int64_t bytes = medium->bytes(), room = room_();
   const std::lock_guard lock(mutex_);
-  std::erase_if(entries_, [&](const Entry& one) {
-    if (!(one.key == key)) return false;
-    bytes_ -= one.medium->bytes();
-    return true;
-  });
+  for (auto one = entries_.begin(); one != entries_.end();) one = one->key == key ? LetGo(one) : std::next(one);
   const int64_t most = std::min(most_, room);
   if (bytes > most) return;
   ShrinkLocked(most - bytes);
-  bytes_ += bytes;
+  if (BytesLocked() > most - bytes) return;  // what is held needs it
   ++changes_;
   entries_.push_front({key, std::move(medium)});
 }
 
 void EmbeddingStore::Forget(const std::string& owner, const std::string& salt, const PrefixKey::Medium& medium) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(entries_, [&](const Entry& one) {
-    if (one.key.owner != owner || one.key.salt != salt || !(one.key.medium == medium)) return false;
-    bytes_ -= one.medium->bytes();
-    return true;
-  });
+  for (auto one = entries_.begin(); one != entries_.end();) {
+    const EmbeddingKey& key = one->key;
+    const bool meant = key.owner == owner && key.salt == salt && key.medium == medium;
+    one = meant ? LetGo(one) : std::next(one);
+  }
 }
 
 void EmbeddingStore::Shrink(int64_t most) {
@@ -100,17 +101,35 @@ void EmbeddingStore::Shrink(int64_t most) {
   ShrinkLocked(most);
 }
 
+std::list<EmbeddingStore::Entry>::iterator EmbeddingStore::LetGo(std::list<Entry>::iterator entry) {
+  std::erase_if(held_, [](const Held& one) { return one.medium.expired() && one.rows.expired(); });
+  if (IsHeld(entry->medium)) held_.push_back({entry->medium, entry->medium->media.embedded, entry->medium->bytes()});
+  return entries_.erase(entry);
+}
+
 void EmbeddingStore::ShrinkLocked(int64_t most) {
-  while (bytes_ > most && !entries_.empty()) {
-    bytes_ -= entries_.back().medium->bytes();
-    entries_.pop_back();
-    ++dropped_;
+  int64_t over = BytesLocked() - most;
+  for (const bool held : {false, true}) {
+    for (auto one = entries_.end(); one != entries_.begin() && over > 0;) {
+      --one;
+      if (IsHeld(one->medium) != held) continue;
+      over -= one->medium->bytes();
+      one = LetGo(one);
+      ++dropped_;
+    }
   }
+}
+
+int64_t EmbeddingStore::BytesLocked() const {
+  int64_t bytes = 0;
+  for (const Entry& one : entries_) bytes += one.medium->bytes();
+  for (const Held& one : held_) bytes += one.medium.expired() && one.rows.expired() ? 0 : one.bytes;
+  return bytes;
 }
 
 int64_t EmbeddingStore::bytes() const {
   const std::lock_guard lock(mutex_);
-  return bytes_;
+  return BytesLocked();
 }
 
 }  // namespace purekv

@@ -46,11 +46,11 @@ class EmbeddingStore {
   std::vector<std::shared_ptr<const EmbeddedMedium>> Find(const std::vector<EmbeddingKey>& keys);
   // Those that were used longest ago make room. One for which there is none is not kept.
   void Add(const EmbeddingKey& key, std::shared_ptr<const EmbeddedMedium> medium);
-  // Lets go what the tower has made of this medium, whatever stood beside it.
+  // Lets go what the tower has made of this medium, whatever stood beside it. What is let go counts while it is held.
   void Forget(const std::string& owner, const std::string& salt, const PrefixKey::Medium& medium);
-  // Down to so many bytes.
+  // Down to so many bytes: those that nobody holds first, whose memory is free at once.
   void Shrink(int64_t most);
-  int64_t bytes() const;
+  int64_t bytes() const;                        // also of those that have been let go, while somebody holds them
   int64_t changes() const { return changes_; }  // how often something has come
   int64_t dropped() const { return dropped_; }  // that had no room any more, since the start
   bool keeps() const { return most_ > 0; }
@@ -61,13 +61,24 @@ class EmbeddingStore {
     std::shared_ptr<const EmbeddedMedium> medium;
   };
 
+  // Its rows stay in memory while somebody has them: a job has copied what leads to them, and not the rows.
+  struct Held {
+    std::weak_ptr<const EmbeddedMedium> medium;
+    std::weak_ptr<const EmbeddedMedia> rows;
+    int64_t bytes = 0;
+  };
+
+  // All with the lock held.
   void ShrinkLocked(int64_t most);
+  int64_t BytesLocked() const;
+  // It leaves the table, and is counted as long as others hold it.
+  std::list<Entry>::iterator LetGo(std::list<Entry>::iterator entry);
 
   const int64_t most_;
   const std::function<int64_t()> room_;
   mutable std::mutex mutex_;
   std::list<Entry> entries_;  // the last used first
-  int64_t bytes_ = 0;
+  std::vector<Held> held_;    // that are no entries any more
   std::atomic<int64_t> changes_{0}, dropped_{0};
 };
 

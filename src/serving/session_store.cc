@@ -25,9 +25,18 @@ std::unique_ptr<LiveSession> SessionStore::Take(const std::string& owner, const 
 }
 
 void SessionStore::Put(std::unique_ptr<LiveSession> session) {
-  const std::unique_ptr<LiveSession> before = Take(session->key.owner, session->key.salt, session->name);
+  std::list<std::unique_ptr<LiveSession>> gone;  // freed behind the lock
+  gone.push_back(std::move(session));
+  const auto put = gone.begin();
   const std::lock_guard lock(mutex_);
-  sessions_.push_front(std::move(session));
+  const auto same = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& one) {
+    return one->name == (*put)->name && one->key.owner == (*put)->key.owner && one->key.salt == (*put)->key.salt;
+  });
+  if (same != sessions_.end() && (*same)->since > (*put)->since) return;
+  if (same != sessions_.end()) gone.splice(gone.end(), sessions_, same);
+  const auto older =
+      std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& one) { return one->since <= (*put)->since; });
+  sessions_.splice(older, gone, put);
 }
 
 void SessionStore::Expire(double seconds) {

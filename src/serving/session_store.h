@@ -35,7 +35,7 @@ class SessionStore {
  public:
   // Whoever takes one is the only one to have it. Null: there is none.
   std::unique_ptr<LiveSession> Take(const std::string& owner, const std::string& salt, const std::string& name);
-  // In place of one of the same name.
+  // In place of one of the same name, unless that is a later one. One that is put back is as old as it was.
   void Put(std::unique_ptr<LiveSession> session);
   // Lets go what nobody has gone on with for so long.
   void Expire(double seconds);
@@ -45,7 +45,7 @@ class SessionStore {
 
  private:
   mutable std::mutex mutex_;
-  std::list<std::unique_ptr<LiveSession>> sessions_;  // the last used first
+  std::list<std::unique_ptr<LiveSession>> sessions_;  // the latest `since` first
 };
 
 }  // namespace purekv
