@@ -164,6 +164,24 @@ bool Scheduler::ForgetPrefix(const std::string& id, const std::string& owner) {
   return true;
 }
 
+void Scheduler::End(Jobs taken, Reason reason, const Message& message) {
+  FailAll(taken, reason, message);
+  {
+    const std::lock_guard lock(mutex_);
+    ended_.splice(ended_.end(), taken);
+  }
+  changed_.notify_one();
+}
+
+void Scheduler::LetGoOfEnded() {
+  Jobs ended;
+  {
+    const std::lock_guard lock(mutex_);
+    ended.swap(ended_);
+  }
+  for (const std::shared_ptr<Job>& job : ended) job->run.reset();
+}
+
 void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
   job->cancel = true;
   const Message message = Say("cancelled");
@@ -172,7 +190,7 @@ void Scheduler::Cancel(const std::shared_ptr<Job>& job) {
     const std::lock_guard lock(mutex_);
     taken = TakeQueued([&](const Job& one) { return &one == job.get(); });
   }
-  FailAll(taken, Reason::kCancelled, message);
+  End(std::move(taken), Reason::kCancelled, message);
 }
 
 void Scheduler::Expire() {
@@ -184,7 +202,7 @@ void Scheduler::Expire() {
     const auto now = Clock::now();
     taken = TakeQueued([&](const Job& one) { return Seconds(now - one.since) > options_.queue_timeout_s; });
   }
-  FailAll(taken, Reason::kQueueTimeout, message);
+  End(std::move(taken), Reason::kQueueTimeout, message);
 }
 
 void Scheduler::Drain() {
@@ -195,7 +213,7 @@ void Scheduler::Drain() {
     draining_ = true;
     taken = TakeQueued([](const Job&) { return true; });
   }
-  FailAll(taken, Reason::kDraining, message);
+  End(std::move(taken), Reason::kDraining, message);
 }
 
 void Scheduler::Stop() {
@@ -234,10 +252,11 @@ void Scheduler::Work() {
     bool may_read = false;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return ending_ || !queue_.empty() || !answering_.empty(); });
-      if (queue_.empty() && answering_.empty()) return;
+      changed_.wait(lock, [&] { return ending_ || !queue_.empty() || !answering_.empty() || !ended_.empty(); });
+      if (queue_.empty() && answering_.empty() && ended_.empty()) return;
       may_read = !queue_.empty() && MayRead();
     }
+    LetGoOfEnded();
     if (const std::shared_ptr<Job> next = may_read ? NextOrFail() : nullptr) Read(next);
     Step();
   }
@@ -417,6 +436,7 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
 
 double Scheduler::StepBetween() {
   const auto start = Clock::now();
+  LetGoOfEnded();
   owed_ += Seconds(start - since_) * options_.decode_share / (1 - options_.decode_share);
   while (owed_ > 0) {
     const auto before = Clock::now();

@@ -120,6 +120,9 @@ class Scheduler {
   double StepBetween();
   // Answers that have not begun and fit join; then a token for each; jobs whose answers have ended are told.
   void Step();
+  // Tells those that were taken out of the queue; what they had been prepared with goes in the engine's thread.
+  void End(Jobs taken, JobFailure::Reason reason, const Message& message);
+  void LetGoOfEnded();
   // Of running_.
   void Forget(const Job& job);
   // Tells a job what has been thrown.
@@ -136,6 +139,7 @@ class Scheduler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Jobs queue_;
+  Jobs ended_;                                 // while they waited; what they had been prepared with is still there
   std::vector<std::string> served_;            // clients that wait, the one whose turn was last at the end
   std::vector<std::shared_ptr<Job>> running_;  // their prompt is being read, or their answers grow
   bool draining_ = false, ending_ = false;

@@ -1,10 +1,12 @@
 // Whose turn it is, and that a job begins when its memory is there.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "serving/scheduler_testing.h"
@@ -223,6 +225,70 @@ TEST_F(AdmissionTest, TheEngineOutlivesRoomThatCannotBeMade) {
   EXPECT_GT(failed, 0);
   EXPECT_LT(failed, 12);
   EXPECT_EQ(scheduler.ledger().reserved(), 0);
+}
+
+// A job that is cancelled while it waits lets go of what it was to go on from, whoever still holds the job.
+TEST_F(AdmissionTest, WhatAPreparedJobHasIsFreeWhenItIsCancelled) {
+  SchedulerOptions options = Options();
+  options.prefixes.memory = int64_t{1} << 30;
+  options.max_batch = 1;
+  JobRequest video = AsksAboutVideo();
+  video.kv.when = KvOptions::When::kContext;
+  video.digests = {"1"};
+  video.max_tokens = 1;
+  const auto long_one = [&] {
+    JobRequest request = From("a", "a");
+    request.max_tokens = small_->model()->info().max_positions / 2;
+    request.cache = JobRequest::Cache::kOff;
+    return request;
+  };
+  const auto read = [&](Scheduler& scheduler) {
+    const auto listener = std::make_shared<Listener>();
+    scheduler.Submit(video, listener);
+    listener->AwaitEnd();
+    return scheduler.prefixes().Use(listener->result_.value().prefix, "");
+  };
+  const auto waits_for = [](const auto& what) {
+    for (int i = 0; i < 500 && !what(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return what();
+  };
+  int64_t kept = 0, need = 0;
+  {
+    Scheduler scheduler(small_->model(), options);
+    read(scheduler);
+    kept = scheduler.prefixes().bytes() + scheduler.embeddings().bytes();
+    const auto holds = std::make_shared<Listener>(true);
+    scheduler.Submit(long_one(), holds);
+    holds->AwaitRead();
+    need = scheduler.ledger().reserved();
+    holds->Release();
+    holds->AwaitEnd();
+  }
+  // Room for one long answer beside what is kept, and not for another.
+  options.prefixes.memory = 8 * kept + need + need / 2;
+  options.max_batch = 2;
+  Scheduler scheduler(small_->model(), options);
+  const std::shared_ptr<const Prefix> prefix = read(scheduler);
+  ASSERT_NE(prefix, nullptr);
+  class Slow final : public Listener {
+   public:
+    void Text(int64_t, const std::string&, const Answer&) override {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  };
+  const auto slow = std::make_shared<Slow>(), waits = std::make_shared<Slow>();
+  JobRequest next = video;
+  next.max_tokens = long_one().max_tokens;
+  const auto first = scheduler.Submit(long_one(), slow);
+  slow->AwaitRead();
+  const std::shared_ptr<Job> job = scheduler.Submit(next, waits);
+  ASSERT_TRUE(waits_for([&] { return prefix->users == 1; }));
+  ASSERT_EQ(scheduler.waiting(), 1);
+  scheduler.Cancel(job);
+  EXPECT_EQ(waits->ends(), 1);
+  EXPECT_TRUE(waits_for([&] { return prefix->users == 0; }));
+  scheduler.Cancel(first);
+  slow->AwaitEnd();
 }
 
 TEST_F(AdmissionTest, WhatNeverFitsIsRefused) {
