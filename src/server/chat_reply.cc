@@ -28,7 +28,6 @@ ChatReply::ChatReply(ChatRequest request, ChatIdentity identity, const Tokenizer
 
 void ChatReply::SendRaw(std::string piece) {
   if (!streaming_) {
-    streaming_ = true;
     HttpResponse head;
     head.type = "text/event-stream";
     head.fields = fields_;
@@ -36,6 +35,7 @@ void ChatReply::SendRaw(std::string piece) {
     head.fields.emplace_back("X-Accel-Buffering", "no");
     head.body = std::move(piece);
     exchange_->Begin(std::move(head));
+    streaming_ = true;  // not before: an error that comes instead of a head has a status of its own
   } else {
     exchange_->Write(std::move(piece));
   }

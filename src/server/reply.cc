@@ -138,11 +138,12 @@ void ObjectReply::End(int status, const HttpResponse* response, const std::strin
     whole.fields.insert(whole.fields.end(), fields_.begin(), fields_.end());
     exchange_->Respond(std::move(whole));
   }
+  const EndFunction ended = std::exchange(ended_, nullptr);  // whatever fails from here on, it is not answered twice
   end_.status = status;
   end_.problem = problem;
   end_.code = code;
   end_.stage = stage().name;
-  std::exchange(ended_, nullptr)(end_);
+  ended(end_);
 }
 
 }  // namespace purekv::server
