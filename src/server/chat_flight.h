@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "server/cancel_signal.h"
+#include "server/media_in_making.h"
 #include "server/reply.h"
 #include "serving/scheduler.h"
 
@@ -55,11 +56,13 @@ class ChatFlight {
     const std::lock_guard lock(mutex_);
     return !submitted_;
   }
-  // Becomes a job, unless it was cancelled. False: the scheduler takes none.
-  bool Submit(JobRequest request, Scheduler& scheduler) {
+  // Becomes a job, unless it was cancelled. maker: of its media, null without. False: the scheduler takes none.
+  bool Submit(JobRequest request, MediaInMaking::Maker maker, Scheduler& scheduler) {
+    std::shared_ptr<JobListener> listener = reply();
+    if (maker != nullptr) listener = std::make_shared<MakingListener>(std::move(listener), std::move(maker));
     const std::lock_guard lock(mutex_);
     if (cancel_.raised()) return true;
-    const std::shared_ptr<Job> job = scheduler.Submit(std::move(request), reply());
+    const std::shared_ptr<Job> job = scheduler.Submit(std::move(request), std::move(listener));
     job_ = job;
     submitted_ = job != nullptr;
     return submitted_;

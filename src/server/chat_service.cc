@@ -60,6 +60,7 @@ ChatService::ChatService(std::shared_ptr<const Model> model, const ServerOptions
 
 ChatService::~ChatService() {
   scheduler_.prefixes().WriteAll();
+  making_.Close();
   for (const auto& flight : FlightsThat([](const ChatFlight&) { return true; })) flight->Cancel(nullptr);
 }
 
@@ -178,45 +179,87 @@ void ChatService::Proceed(const std::shared_ptr<ChatFlight>& flight, const std::
   JobRequest& job = work->chat.job;
   job.waited_s = flight->waited();
   const bool may_be_there = !work->files.empty() || EndsContext(job.chat);
-  if (work->what != Ask::kCost && may_be_there) job.prefix = scheduler_.FindPrefix(job);
-  if (work->what != Ask::kCost && job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
+  if (work->what != Ask::kCost && may_be_there) IsThere(&job);
   const bool decodes = !work->files.empty() && job.prefix == nullptr && job.embedded.empty();
   if (!decodes && work->what != Ask::kCost) return Submit(*flight, std::move(job));
   if (!MayWait(*flight)) return;
   reply->SetStage("queue", 0, 0);
-  ++in_flight_;
-  decoding_.Add([this, flight, work, reply] {
+  Decode(flight, work, reply);
+}
+
+bool ChatService::IsThere(JobRequest* job) {
+  job->prefix = scheduler_.FindPrefix(*job);
+  if (job->prefix == nullptr) job->embedded = scheduler_.FindEmbedded(*job);
+  return job->prefix != nullptr || !job->embedded.empty();
+}
+
+void ChatService::Decode(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                         const std::shared_ptr<Reply>& reply) {
+  auto task = [this, flight, work, reply] {
     if (work->what == Ask::kCost) {
       TellCost(*flight, *work, static_cast<ObjectReply&>(*reply));
     } else {
-      DecodeAndSubmit(*flight, *work, *reply);
+      DecodeAndSubmit(flight, work, reply);
     }
     --in_flight_;
-  });
+  };
+  ++in_flight_;
+  try {
+    decoding_.Add(std::move(task));
+  } catch (...) {
+    --in_flight_;
+    throw;
+  }
 }
 
-void ChatService::DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply) {
-  flight.Begin();
-  JobRequest& job = work.chat.job;
-  job.waited_s = flight.waited();
+std::optional<MediaInMaking::Maker> ChatService::MakeOrWait(const std::shared_ptr<ChatFlight>& flight,
+                                                            const std::shared_ptr<Work>& work,
+                                                            const std::shared_ptr<Reply>& reply) {
+  if (!scheduler_.embeddings().keeps()) return nullptr;  // nothing that others could find
+  const JobRequest& job = work->chat.job;
+  if (job.cache != JobRequest::Cache::kUse) return making_.Make(EmbeddingKeysOf(job), nullptr);
+  const auto again = [this, flight, work, reply] {
+    try {
+      Decode(flight, work, reply);
+    } catch (...) {  // no memory for one that waits
+      flight->Refuse(InternalError(), "out of memory");
+    }
+    --in_flight_;
+  };
+  flight->Wait();
+  reply->SetStage("queue", 0, 0);
+  ++in_flight_;
+  auto maker = making_.Make(EmbeddingKeysOf(job), again);
+  if (!maker) return std::nullopt;
+  --in_flight_;
+  flight->Begin();
+  return maker;
+}
+
+void ChatService::DecodeAndSubmit(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                                  const std::shared_ptr<Reply>& reply) {
+  flight->Begin();
+  JobRequest& job = work->chat.job;
+  job.waited_s = flight->waited();
   const auto start = std::chrono::steady_clock::now();
   try {
-    if (flight.cancel().raised()) return;
-    job.prefix = scheduler_.FindPrefix(job);  // read while this one waited
-    if (job.prefix == nullptr) job.embedded = scheduler_.FindEmbedded(job);
-    if (job.prefix != nullptr || !job.embedded.empty()) return Submit(flight, std::move(job));
+    if (flight->cancel().raised()) return;
+    if (IsThere(&job)) return Submit(*flight, std::move(job));  // read while this one waited
+    auto maker = MakeOrWait(flight, work, reply);
+    if (!maker) return;
+    if (IsThere(&job)) return Submit(*flight, std::move(job));  // made in between
     job.media = std::make_shared<std::vector<PreparedMedia>>(
-        DecodeMedia(work.chat, work.files, model_->internals(), max_model_len(), options_.chat_media, frames_,
-                    flight.cancel(), [&](int64_t done, int64_t total) { reply.Progress("media", done, total); }));
+        DecodeMedia(work->chat, work->files, model_->internals(), max_model_len(), options_.chat_media, frames_,
+                    flight->cancel(), [&](int64_t done, int64_t total) { reply->Progress("media", done, total); }));
     job.media_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    CountMedia(work.chat, "ok");
-    Submit(flight, std::move(job));
+    CountMedia(work->chat, "ok");
+    Submit(*flight, std::move(job), std::move(*maker));
   } catch (const Cancelled&) {  // who cancelled it has told why
   } catch (const ApiError& error) {
-    CountMedia(work.chat, error.code);
-    flight.Refuse(error);
+    CountMedia(work->chat, error.code);
+    flight->Refuse(error);
   } catch (const std::exception& error) {
-    flight.Refuse(InternalError(), error.what());
+    flight->Refuse(InternalError(), error.what());
   }
 }
 
@@ -240,8 +283,8 @@ void ChatService::TellCost(ChatFlight& flight, const Work& work, ObjectReply& re
   }
 }
 
-void ChatService::Submit(ChatFlight& flight, JobRequest job) {
-  if (!flight.Submit(std::move(job), scheduler_)) flight.Refuse(Busy());
+void ChatService::Submit(ChatFlight& flight, JobRequest job, MediaInMaking::Maker maker) {
+  if (!flight.Submit(std::move(job), std::move(maker), scheduler_)) flight.Refuse(Busy());
 }
 
 std::string ChatService::CacheOwnerOf(const HttpRequest& head) const {

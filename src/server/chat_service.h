@@ -6,12 +6,14 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "purekv/model.h"
 #include "server/chat_flight.h"
 #include "server/file_store.h"
+#include "server/media_in_making.h"
 #include "server/media_intake.h"
 #include "server/metrics.h"
 #include "server/reply.h"
@@ -82,9 +84,19 @@ class ChatService {
   // What begins where media have been fetched.
   void Proceed(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
                const std::shared_ptr<Reply>& reply);
-  void DecodeAndSubmit(ChatFlight& flight, Work& work, Reply& reply);
+  // Its media are decoded when its turn comes.
+  void Decode(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+              const std::shared_ptr<Reply>& reply);
+  void DecodeAndSubmit(const std::shared_ptr<ChatFlight>& flight, const std::shared_ptr<Work>& work,
+                       const std::shared_ptr<Reply>& reply);
+  // Nothing: another request makes what this one needs, which is decoded, or finds it, when that one is over.
+  std::optional<MediaInMaking::Maker> MakeOrWait(const std::shared_ptr<ChatFlight>& flight,
+                                                 const std::shared_ptr<Work>& work,
+                                                 const std::shared_ptr<Reply>& reply);
+  // What has been read, or embedded, of its media before.
+  bool IsThere(JobRequest* job);
   void CountMedia(const ChatRequest& chat, const std::string& result);
-  void Submit(ChatFlight& flight, JobRequest job);
+  void Submit(ChatFlight& flight, JobRequest job, MediaInMaking::Maker maker = nullptr);
   // In the thread of who calls: media are looked at and not decoded.
   void TellCost(ChatFlight& flight, const Work& work, ObjectReply& reply);
   Flights FlightsThat(const std::function<bool(const ChatFlight&)>& which);
@@ -99,6 +111,7 @@ class ChatService {
   std::vector<std::weak_ptr<ChatFlight>> flights_;
   std::atomic<int64_t> in_flight_{0};  // whose bodies or media are looked at
   FrameMemory frames_;
+  MediaInMaking making_;  // outlives the jobs that make
   Scheduler scheduler_;
   const MediaIntake intake_;
   TaskThreads decoding_;

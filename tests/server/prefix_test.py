@@ -2,8 +2,10 @@
 """A video is read once for all that ask about it: what is shared, with whom, and how it goes away."""
 import unittest
 
-from serving import VIDEOS, Server, text_part, user, video_part
+from metrics_test import parse
+from serving import VIDEOS, Background, Server, data_url, text_part, until, user, video_part
 
+LONG = VIDEOS / "long-00.mp4"
 VIDEO = sorted(VIDEOS.glob("short-*.mp4"))[0]
 THIRD, FOURTH, FIFTH, SIXTH = sorted(VIDEOS.glob("short-*.mp4"))[2:6]
 OTHER = sorted(VIDEOS.glob("short-*.mp4"))[1]
@@ -123,6 +125,74 @@ class Prefixes(unittest.TestCase):
         for settings, param in (({"purekv": {"cache": "maybe"}}, "purekv.cache"), ({"cache_salt": 3}, "cache_salt")):
             answer = self.server.chat("Hi", headers=KEYS["a"], **settings)
             self.assertEqual((answer.status, answer.error["param"]), (400, param))
+
+
+class AtOnce(unittest.TestCase):
+    """Who asks about a video that another request decodes or reads now waits for that, and has it, or is next."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+
+    def decoded(self):
+        found = parse(self.server.get("/metrics").body.decode()).get("purekv_media_total", {})
+        return found.get((("kind", "video"), ("result", "ok")), 0)
+
+    def stages(self):
+        return [job["stage"] for job in self.server.get("/v1/purekv/status").json["jobs"]]
+
+    def ask(self, question, salt, **own):
+        answer = self.server.chat(about(LONG, question), max_tokens=8, cache_salt=salt, temperature=0, purekv=own)
+        self.assertEqual(answer.status, 200, answer.body)
+        return answer.json["usage"]["purekv"]["cache"], answer.json["choices"][0]["message"]["content"]
+
+    def test_a_video_is_decoded_once_for_all_who_ask_at_once(self):
+        before = self.decoded()
+        first = Background(lambda: self.ask("What moves?", "once"))
+        self.assertTrue(until(lambda: self.stages() != []))
+        others = [Background(lambda own=own: self.ask("Which colours?", "once", **own))
+                  for own in ({}, {}, {"policy": "purekv", "budget": 0.2}, {"policy": "snapkv", "budget": 0.2, "when": "prompt"})]
+        self.assertEqual(first.result()[0], "none")
+        caches = [one.result()[0] for one in others]
+        self.assertEqual(caches, ["prefix", "prefix", "embeddings", "embeddings"])
+        self.assertEqual(self.decoded() - before, 1)
+        # Another secret is another video.
+        pair = [Background(lambda salt=salt: self.ask("What moves?", salt)) for salt in ("x", "y")]
+        self.assertEqual([one.result()[0] for one in pair], ["none", "none"])
+        self.assertEqual(self.decoded() - before, 3)
+
+    def test_the_second_is_answered_whatever_becomes_of_the_first(self):
+        alone = self.ask("Which colours?", "alone", cache="off")[1]
+        for stage in ("media", "vision", "prefill", "decode"):
+            with self.subTest(stage):
+                caught = False
+                for attempt in range(20):
+                    salt = f"{stage}{attempt}"
+                    first = self.server.start_chat(about(LONG, "Describe the video."), max_tokens=200, cache_salt=salt, temperature=0, frequency_penalty=-2)
+                    until(lambda: stage in self.stages() or not self.stages(), 10)
+                    second = Background(lambda: self.ask("Which colours?", salt))
+                    until(lambda: len(self.stages()) != 1, 5)
+                    caught = stage in self.stages()
+                    first.close()
+                    cache, said = second.result()
+                    self.assertEqual(said, alone)
+                    if caught:
+                        break
+                self.assertTrue(caught)
+                # What the first had not come to keep the second makes; it is there for a third.
+                self.assertIn(cache, {"media": ("none",), "decode": ("prefix",)}.get(stage, ("none", "embeddings", "prefix")))
+                self.assertEqual(self.ask("And why?", salt)[0], "prefix")
+                self.assertTrue(until(lambda: self.stages() == []))
+
+    def test_who_waits_for_what_cannot_be_read_is_told_so(self):
+        broken = [user({"type": "video_url", "video_url": {"url": data_url(LONG)[:-40000]}}, text_part("What moves?"))]
+        pair = [Background(lambda: self.server.chat(broken, max_tokens=4)) for _ in range(2)]
+        statuses = [one.result().status for one in pair]
+        self.assertEqual(statuses[0], statuses[1])
 
 
 class WithoutMemory(unittest.TestCase):
