@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 namespace purekv::server {
@@ -79,9 +80,13 @@ void ChatReply::Read(const PromptInfo& prompt, const KvStats& kv) {
   }
 }
 
+int64_t ChatReply::TokensSoFar() const {
+  return static_cast<int64_t>(std::accumulate(tokens_before_.begin(), tokens_before_.end(), size_t{0}));
+}
+
 OrderedJson ChatReply::UsageSoFar() const {
   if (!request_.continuous_usage) return nullptr;
-  return UsageObject(prompt_, tokens_ended_ + tokens_now_);
+  return UsageObject(prompt_, TokensSoFar());
 }
 
 void ChatReply::SendPiece(int64_t index, const std::string& text, const Answer& so_far) {
@@ -106,16 +111,14 @@ void ChatReply::Measure(size_t index, size_t tokens) {
 
 void ChatReply::Text(int64_t index, const std::string& text, const Answer& so_far) {
   const std::lock_guard lock(mutex_);
-  tokens_now_ = static_cast<int64_t>(so_far.ids.size());
   Measure(static_cast<size_t>(index), so_far.ids.size());
   if (!over_ && request_.stream) SendPiece(index, text, so_far);
 }
 
 void ChatReply::Ended(int64_t index, const Answer& answer) {
   const std::lock_guard lock(mutex_);
-  tokens_ended_ += static_cast<int64_t>(answer.ids.size());
-  tokens_now_ = 0;
-  end_.completion_tokens = tokens_ended_;
+  tokens_before_[static_cast<size_t>(index)] = answer.ids.size();
+  end_.completion_tokens = TokensSoFar();
   if (over_ || !request_.stream) return;
   // Tokens without text of their own, the end token among them.
   if (request_.logprobs && tokens_sent_[static_cast<size_t>(index)] < answer.ids.size()) SendPiece(index, "", answer);
@@ -186,7 +189,7 @@ void ChatReply::End(int status) {
   over_ = true;
   end_.status = status;
   end_.stage = stage().name;
-  end_.completion_tokens = tokens_ended_ + tokens_now_;
+  end_.completion_tokens = TokensSoFar();
   ended_(end_);
   ended_ = nullptr;
 }

@@ -41,6 +41,7 @@ class ChatReply final : public Reply {
   // All with the lock held.
   void Send(const OrderedJson& object);
   void SendRaw(std::string piece);
+  int64_t TokensSoFar() const;  // of all answers, which grow side by side
   OrderedJson UsageSoFar() const;
   void End(int status);
   void Measure(size_t index, size_t tokens);
@@ -58,14 +59,13 @@ class ChatReply final : public Reply {
   const Clock::time_point start_ = Clock::now();
   Clock::time_point last_sent_ = start_;
   std::vector<Clock::time_point> last_text_;  // of each answer; none yet: the epoch
-  std::vector<size_t> tokens_before_;         // likewise, its tokens then
+  std::vector<size_t> tokens_before_;         // likewise, its tokens then; all of them once it has ended
   std::string progress_;                      // the comment that says how far the work is
   std::string last_stage_;                    // of the progress that a client asked for
   Clock::time_point last_progress_{};         // likewise
   PromptInfo prompt_;                         // once it has been read
   ReplyEnd end_;
-  std::vector<size_t> tokens_sent_;            // of each answer, with their log-probabilities
-  int64_t tokens_ended_ = 0, tokens_now_ = 0;  // of answers that have ended, and of the one that grows
+  std::vector<size_t> tokens_sent_;  // of each answer, with their log-probabilities
 };
 
 }  // namespace purekv::server

@@ -142,6 +142,15 @@ class Chat(unittest.TestCase):
         for choice in (event["choices"][0] for event in streamed):
             texts[choice["index"]] += choice["delta"].get("content", "")
         self.assertEqual(texts, first)
+        # What has been generated so far is of all of them, which grow side by side: a token at least for each piece.
+        streamed = self.server.chat("A red", stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True}, **settings).events()[:-1]
+        pieces, before = 0, 0
+        for event in streamed[3:]:  # behind the roles
+            pieces += sum(bool(choice["delta"].get("content")) for choice in event["choices"])
+            tokens = event["usage"]["completion_tokens"]
+            self.assertGreaterEqual(tokens, max(pieces, before))
+            before = tokens
+        self.assertGreater(pieces, 10)
 
     def test_stops_lengths_and_penalties(self):
         message = [user(video_part(VIDEOS / "short-03.mp4"), text_part("Describe the video."))]
