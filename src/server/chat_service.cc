@@ -11,6 +11,7 @@
 #include "base/random_digits.h"
 #include "models/language_model.h"
 #include "server/access.h"
+#include "server/api_error.h"
 #include "server/chat_cost.h"
 #include "server/chat_media.h"
 #include "server/chat_reply.h"
@@ -103,6 +104,10 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     work->files_of = OwnerOf(request);
     request = {};
     if (what == Ask::kPrefix) PrepareToReadAhead(&work->chat);
+    if (what == Ask::kCost && work->chat.job.prefix != nullptr) {
+      Refuse("invalid_value", "purekv.prefix", ": what has been read already costs no reading; its own list says what ",
+             "it takes");
+    }
     const bool all_here = intake_.TakeHere(work->files_of, &work->chat, &work->files);
     const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);
     const auto flight = std::make_shared<ChatFlight>(reply, entry.id, entry.route, owner);

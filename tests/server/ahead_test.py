@@ -139,6 +139,9 @@ class Ahead(unittest.TestCase):
         self.assertEqual(self.cost([user("Hi")]).json["visual_tokens"], 0)
         bad = self.cost([user({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}})])
         self.assertEqual(bad.error["code"], "invalid_media")
+        made = self.read([user(video_part(VIDEO))]).json["id"]
+        bad = self.cost([user("What moves?")], purekv={"prefix": made})
+        self.assertEqual((bad.status, bad.error["param"]), (400, "purekv.prefix"))
 
 
 class Little(unittest.TestCase):
