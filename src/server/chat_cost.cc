@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "server/api_error.h"
 #include "server/chat_request.h"
+#include "serving/job_run.h"
 
 namespace purekv::server {
 namespace {
@@ -51,8 +52,8 @@ OrderedJson CostObject(const std::shared_ptr<const Model>& model, const JobLimit
     Conversation first = conversation(job.kv);
     Conversation::PreparedChat prepared = first.PrepareChat(job.chat);
     first.LoadChatMedia(job.chat, &prepared, &media);
-    const int64_t answers = job.answers * job.max_tokens.value_or(std::clamp<int64_t>(
-                                              limits.max_positions - prepared.tokens, 0, limits.max_answer));
+    const int64_t room = std::clamp<int64_t>(limits.max_positions - prepared.tokens, 0, limits.max_answer);
+    const int64_t answers = BytesOfAnswers(model->info(), job.answers, job.max_tokens.value_or(room));
     OrderedJson kept = OrderedJson::array();
     for (const KvOptions& kv : SettingsOf(job.kv)) {
       const PlannedBytes bytes = conversation(kv).BytesOfChat(prepared, 0);
@@ -66,7 +67,7 @@ OrderedJson CostObject(const std::shared_ptr<const Model>& model, const JobLimit
       }
       one["kv_bytes"] = bytes.kept;
       one["peak_bytes"] = bytes.peak;
-      const int64_t most = std::max(bytes.peak, bytes.kept + answers * model->info().kv_bytes_per_token);
+      const int64_t most = BytesOfPrompt(model->info(), bytes, prepared, true) + answers;
       one["fits"] = most <= memory && prepared.tokens <= limits.max_positions;
     }
     OrderedJson cost = {

@@ -77,7 +77,30 @@ int64_t RoomForAnswer(const JobLimits& limits, const JobRequest& request, int64_
   return request.max_tokens.value_or(std::min(limits.max_answer, room));
 }
 
+// Lists of entries grow by a sixteenth.
+int64_t Grown(int64_t exact) {
+  return exact * 17 / 16;
+}
+
+// Of a token on its way through the decoder.
+int64_t RowBytes(const ModelInfo& model) {
+  return model.hidden * static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace
+
+int64_t BytesOfPrompt(const ModelInfo& model, const PlannedBytes& bytes, const Conversation::PreparedChat& chat,
+                      bool keeps_rows) {
+  const int64_t rows = (chat.tokens + (keeps_rows ? chat.visual : 0)) * RowBytes(model);
+  return std::max(Grown(bytes.peak) + rows, Grown(bytes.kept));
+}
+
+int64_t BytesOfAnswers(const ModelInfo& model, int64_t answers, int64_t max_new_tokens) {
+  constexpr int64_t kPage = 4096, kAhead = 16;  // lists of entries grow 16 ahead, by whole pages
+  const int64_t lists = 2 * model.layers * model.kv_heads;
+  return answers *
+         (Grown(max_new_tokens) * model.kv_bytes_per_token + kAhead * model.kv_bytes_per_token + lists * kPage);
+}
 
 std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared) {
   using Cache = JobRequest::Cache;
@@ -240,24 +263,17 @@ bool JobRun::short_read() const {
 }
 
 int64_t JobRun::AnswerBytes() const {
-  constexpr int64_t kPage = 4096, kAhead = 16;  // lists of entries grow a sixteenth and 16 ahead, by whole pages
-  const ModelInfo& info = model_->info();
-  const int64_t lists = 2 * info.layers * info.kv_heads;
-  return request_.answers * ((generate_.max_new_tokens * 17 / 16 + kAhead) * info.kv_bytes_per_token + lists * kPage);
+  return BytesOfAnswers(model_->info(), request_.answers, generate_.max_new_tokens);
 }
 
 int64_t JobRun::Need(const PlannedBytes& bytes) const {
-  const ModelInfo& info = model_->info();
-  const auto grown = [](int64_t exact) { return exact * 17 / 16; };
-  const int64_t row = info.hidden * static_cast<int64_t>(sizeof(float));
-  if (found_ != nullptr || session_ != nullptr) {
-    const int64_t rest = prepared_.tokens - result_.cached_tokens;
-    // What steps evict from is a copy.
-    return grown(rest * info.kv_bytes_per_token) + rest * row + AnswerBytes() +
-           (read_->only_grows() ? 0 : result_.shared_bytes);
+  if (found_ == nullptr && session_ == nullptr) {
+    return BytesOfPrompt(model_->info(), bytes, prepared_, embeddings_.keeps()) + AnswerBytes();
   }
-  const int64_t rows = (prepared_.tokens + (embeddings_.keeps() ? prepared_.visual : 0)) * row;
-  return std::max(grown(bytes.peak) + rows, grown(bytes.kept)) + AnswerBytes();
+  const int64_t rest = prepared_.tokens - result_.cached_tokens;
+  // What steps evict from is a copy.
+  return Grown(rest * model_->info().kv_bytes_per_token) + rest * RowBytes(model_->info()) + AnswerBytes() +
+         (read_->only_grows() ? 0 : result_.shared_bytes);
 }
 
 void JobRun::FailNoRoom() const {

@@ -39,6 +39,13 @@ class JobFailed : public std::exception {
 // Of a chat, where what is read of it up to its last medium or context can be shared, or all of one that has neither.
 std::optional<PrefixKey> PrefixKeyOf(const JobRequest& request, const Conversation::PreparedChat& prepared);
 
+// Bytes that a job takes at most: of a prompt that is read from its beginning, `bytes` of its keys and values;
+// keeps_rows: what the tower makes of its media is kept for others;
+int64_t BytesOfPrompt(const ModelInfo& model, const PlannedBytes& bytes, const Conversation::PreparedChat& chat,
+                      bool keeps_rows);
+// and of its answers, of so many tokens each.
+int64_t BytesOfAnswers(const ModelInfo& model, int64_t answers, int64_t max_new_tokens);
+
 // All in the engine's thread. The listener hears all but how the job ended.
 class JobRun {
  public:

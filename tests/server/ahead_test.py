@@ -145,6 +145,16 @@ class Ahead(unittest.TestCase):
 
 
 class Little(unittest.TestCase):
+    def test_what_is_said_to_fit_is_taken(self):
+        told = set()
+        for memory in range(600, 4200, 300):
+            with Server("--cache-memory", f"{memory}K") as server:
+                body = {"model": "demo", "messages": [user(video_part(VIDEO), text_part("What?"))], "max_tokens": 8, "purekv": {"policy": "full", "cache": "off"}}
+                fits = server.post(body, path="/v1/purekv/cost").json["kept"][-1]["fits"]
+                self.assertEqual(server.post(body).status, 200 if fits else 400, memory)
+                told.add(fits)
+        self.assertEqual(told, {False, True})
+
     def test_what_does_not_fit_is_said(self):
         with Server("--cache-memory", "200K") as server:
             body = {"model": "demo", "messages": [user(video_part(VIDEO))]}
