@@ -41,8 +41,8 @@ class KvCache {
   int64_t tokens() const { return tokens_; }
 
   // Fills an empty head with entries that lie elsewhere (a mapped file) and stay there until the head changes: then
-  // they are copied, or with a store (below) never, nor where a large head grows that forks look at, too. tokens: ascending, registered; the entries 64-byte aligned, alive
-  // while `hold` is. mapping: all of the file.
+  // they are copied, or with a store (below) never, nor where a large head grows that forks look at, too. tokens:
+  // ascending, registered; the entries 64-byte aligned, alive while `hold` is. mapping: all of the file.
   void View(int64_t layer, int64_t head, std::span<const int32_t> tokens, const KvStored& stored,
             const std::shared_ptr<const void>& hold, std::span<const std::byte> mapping);
 
