@@ -172,7 +172,7 @@ void CodeValues(const KvSide& side, Encoded values, int64_t first, int64_t count
 }
 
 // kRows: the tile's rows rounded up to 1, 2, 4 or 8; kUsed: of eight, those that are rows of the tile. Groups of five,
-// six and seven heads are what models have: eight rows took an eighth longer than seven.
+// six and seven heads are what models have.
 template <int kRows, int kUsed, class T>
 void AttendAs(const AttentionTile& tile, const PartialState& state, float* scratch) {
   const int64_t rows = tile.rows();

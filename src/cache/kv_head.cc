@@ -104,8 +104,8 @@ void KvHead::SetCapacity(int64_t capacity, KvByteCount& bytes) {
 void KvHead::Reserve(int64_t count, KvByteCount& bytes) {
   const bool stays = !segments_.empty() && Stays(segments_.back());
   // Of a file that others look at, too, each would make a copy of its own.
-  const bool in_file = !segments_.empty() && segments_.back().memory->file && !stays &&
-                       segments_.back().memory.use_count() == 1;
+  const bool in_file =
+      !segments_.empty() && segments_.back().memory->file && !stays && segments_.back().memory.use_count() == 1;
   const bool small = !segments_.empty() && !OwnsTail() && !stays && plain() * row_ <= kSmallHead;
   if (in_file || small) {
     // All of it, so that what is read at every step lies together in memory.

@@ -32,6 +32,10 @@ void MultiplyFewRows(AnyMatrixView x, const void* weights, Dtype dtype, int64_t 
 void PanelBF16AsAlone(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
                       bool first, float* sums);
 
+// The same of any number of rows, added, of a panel of 32 outputs that the caches have. A row's sums are those that it
+// has alone.
+void AddCachedPanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, float* sums);
+
 // One block of one panel: sums[r * 64 + o] = or += sum over the block's inputs. AVX512-BF16 (few_rows_bf16.cc).
 // x: pairs of inputs, row stride in pairs.
 void PanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,

@@ -141,6 +141,20 @@ int64_t PanelsBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* 
   return 0;
 }
 
+void AddCachedPanelBF16(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs,
+                        float* sums) {
+  const auto* w = static_cast<const char*>(panel);
+  const auto add = [&]<int kRows>() {
+    for (; rows >= kRows; rows -= kRows, x += kRows * stride, sums += kRows * kSumStride) {
+      Columns<kRows, 2, 1, false>(x, stride, w, pairs, 32, false, sums);
+    }
+  };
+  add.template operator()<8>();  // 16 sums, two vectors of weights, one of x: of 32 registers
+  add.template operator()<4>();
+  add.template operator()<2>();
+  add.template operator()<1>();
+}
+
 void PanelBF16AsAlone(const uint32_t* x, int64_t stride, int64_t rows, const void* panel, int64_t pairs, int64_t width,
                       bool first, float* sums) {
   // The first row brings the panel from memory, in the order that memory likes; the others find it in the caches. One
@@ -205,6 +219,9 @@ void PanelBF16(const uint32_t*, int64_t, int64_t, const void*, int64_t, int64_t,
   PUREKV_CHECK(false, "no AVX512-BF16");
 }
 void PanelBF16AsAlone(const uint32_t*, int64_t, int64_t, const void*, int64_t, int64_t, bool, float*) {
+  PUREKV_CHECK(false, "no AVX512-BF16");
+}
+void AddCachedPanelBF16(const uint32_t*, int64_t, int64_t, const void*, int64_t, float*) {
   PUREKV_CHECK(false, "no AVX512-BF16");
 }
 }  // namespace purekv

@@ -373,8 +373,7 @@ std::shared_ptr<const Prefix> JobRun::GoOnFrom(const PrefixKey& key) {
 
 void JobRun::CheckCanBeKept(const std::optional<PrefixKey>& key) const {
   if (key) return;
-  const bool full = request_.kv.policy == "full" && request_.digests.empty();
-  if (request_.kv.when == KvOptions::When::kPrompt && !full) {
+  if (request_.kv.when == KvOptions::When::kPrompt) {
     FailJob(Reason::kRefused, Say(Field{"kv.when"}, ": a cache that is compressed behind the prompt belongs to its ",
                                   "question; nothing of it can be read ahead"));
   }

@@ -6,52 +6,15 @@
 #include <utility>
 
 #include "base/error.h"
+#include "serving/taken_job.h"
 
 namespace purekv {
-
-class Job {
- public:
-  Job(JobRequest what, std::shared_ptr<JobListener> who) : request(std::move(what)), listener(std::move(who)) {}
-
-  void Fail(JobFailure::Reason reason, Message message) {
-    listener->Failed({reason, std::move(message), std::nullopt});
-  }
-
-  JobRequest request;
-  std::shared_ptr<JobListener> listener;
-  std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
-  std::atomic<bool> cancel{false};
-  std::atomic<bool> draining{false};  // why it was cancelled
-  // The engine thread's own.
-  std::unique_ptr<JobRun> run;  // once it has been prepared
-  int64_t known = 0;            // changes of what is kept, when it was
-  int64_t overtaken = 0;        // by jobs whose memory was there
-};
-
 namespace {
 
 using Reason = JobFailure::Reason;
 
 double Seconds(std::chrono::steady_clock::duration time) {
   return std::chrono::duration<double>(time).count();
-}
-
-// What there is no memory to say in words.
-void FailWithoutWords(Job& job, Reason reason) noexcept {
-  try {
-    job.listener->Failed({reason, {}, std::nullopt});
-  } catch (...) {  // nobody can be told, and others are served all the same
-  }
-}
-
-void FailAll(const std::list<std::shared_ptr<Job>>& jobs, Reason reason, const Message& message) noexcept {
-  for (const std::shared_ptr<Job>& job : jobs) {
-    try {
-      job->Fail(reason, message);
-    } catch (...) {
-      FailWithoutWords(*job, reason);
-    }
-  }
 }
 
 constexpr int64_t kMostOvertaken = 8;    // then nobody begins before it does
@@ -64,25 +27,6 @@ PrefixStoreOptions StoreOptionsOf(const SchedulerOptions& options, const MemoryL
   store.limit = [&ledger] { return ledger.for_stores(); };
   store.others = [embeddings](int64_t most) { embeddings->Shrink(most); };
   return store;
-}
-
-Message Ending() {
-  return Say("the server ends; ask again in a moment");
-}
-
-void Tell(Job& job, const std::exception_ptr& thrown) {
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const Cancelled&) {
-    const bool draining = job.draining;
-    job.Fail(draining ? Reason::kDraining : Reason::kCancelled, draining ? Ending() : Say("cancelled"));
-  } catch (const JobFailed& failed) {
-    job.listener->Failed(failed.failure());
-  } catch (const std::bad_alloc&) {
-    job.Fail(Reason::kInternal, Say("out of memory"));
-  } catch (const std::exception& error) {
-    job.Fail(Reason::kInternal, Say(error.what()));
-  }
 }
 
 }  // namespace
@@ -165,7 +109,7 @@ bool Scheduler::ForgetPrefix(const std::string& id, const std::string& owner) {
 }
 
 void Scheduler::End(Jobs taken, Reason reason, const Message& message) {
-  FailAll(taken, reason, message);
+  for (const std::shared_ptr<Job>& job : taken) job->Fail(reason, message);
   {
     const std::lock_guard lock(mutex_);
     ended_.splice(ended_.end(), taken);
@@ -206,7 +150,7 @@ void Scheduler::Expire() {
 }
 
 void Scheduler::Drain() {
-  const Message message = Ending();
+  const Message message = JobsEnding();
   Jobs taken;
   {
     const std::lock_guard lock(mutex_);
@@ -306,7 +250,7 @@ bool Scheduler::Prepare(const std::shared_ptr<Job>& job) {
     job->run = std::move(run);
     return true;
   } catch (...) {
-    if (TakeOut(job)) FailBy(*job, std::current_exception());
+    if (TakeOut(job)) job->FailBy(std::current_exception());
     return false;
   }
 }
@@ -316,7 +260,7 @@ bool Scheduler::Admits(const std::shared_ptr<Job>& job) {
     return MakeRoom(job->run->need());
   } catch (...) {
     job->run.reset();
-    if (TakeOut(job)) FailBy(*job, std::current_exception());
+    if (TakeOut(job)) job->FailBy(std::current_exception());
     return false;
   }
 }
@@ -380,7 +324,7 @@ std::shared_ptr<Job> Scheduler::NextOrFail() noexcept {
     }
     for (const std::shared_ptr<Job>& job : first) {
       job->run.reset();
-      FailBy(*job, std::current_exception());
+      job->FailBy(std::current_exception());
     }
     return nullptr;
   }
@@ -426,7 +370,7 @@ void Scheduler::Read(const std::shared_ptr<Job>& job) {
   } catch (...) {
     reading.run.reset();  // what it held is free when it is told
     Forget(*job);
-    FailBy(*job, std::current_exception());
+    job->FailBy(std::current_exception());
   }
   const std::lock_guard lock(mutex_);
   seconds_of_reading_ += Seconds(Clock::now() - start);
@@ -486,7 +430,7 @@ void Scheduler::Step() {
       job.listener->Done(result);
     } catch (...) {
       apart.front().run.reset();
-      FailBy(job, std::current_exception());
+      job.FailBy(std::current_exception());
     }
   }
 }
@@ -494,14 +438,6 @@ void Scheduler::Step() {
 void Scheduler::Forget(const Job& job) {
   const std::lock_guard lock(mutex_);
   std::erase_if(running_, [&](const std::shared_ptr<Job>& one) { return one.get() == &job; });
-}
-
-void Scheduler::FailBy(Job& job, const std::exception_ptr& thrown) noexcept {
-  try {
-    Tell(job, thrown);
-  } catch (...) {
-    FailWithoutWords(job, Reason::kInternal);
-  }
 }
 
 }  // namespace purekv

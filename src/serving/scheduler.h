@@ -125,8 +125,6 @@ class Scheduler {
   void LetGoOfEnded();
   // Of running_.
   void Forget(const Job& job);
-  // Tells a job what has been thrown.
-  static void FailBy(Job& job, const std::exception_ptr& thrown) noexcept;
   // Takes out of the queue what `which` says. With the lock held.
   Jobs TakeQueued(const std::function<bool(const Job&)>& which);
 
