@@ -9,17 +9,8 @@ exec </dev/null
 scripts/setup.sh --ci
 
 # Real files to start from, where there are any.
-declare -A seeds=(
-  [media_fuzz]=tests/data/media
-  [npy_fuzz]=tests/data/reference/resize
-  [gguf_fuzz]=tests/data/reference/gguf
-  [pkv_fuzz]=tests/data/pkv
-  [dataset_fuzz]=tests/data/eval
-  [chat_request_fuzz]=tests/data/server/requests
-  [multipart_fuzz]=tests/data/server/uploads
-  [jinja_fuzz]=tests/data/reference/chat_templates/templates
-  [tokenizer_fuzz]=tests/data/reference/tokenizer
-)
+declare -A seeds
+while read -r name folder; do seeds[$name]=$folder; done < <(grep -v '^#' fuzz/seeds.txt)
 PRESET=fuzz scripts/build.sh --target fuzz_all
 for source in fuzz/*_fuzz.cc; do
   name=$(basename "$source" .cc)
