@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "server/api_error.h"
 #include "server/chat_request.h"
+#include "server/request_names.h"
 #include "serving/job_run.h"
 
 namespace purekv::server {

@@ -7,6 +7,7 @@
 #include "policy/registry.h"
 #include "server/api_error.h"
 #include "server/chat_request.h"
+#include "server/request_names.h"
 
 namespace purekv::server {
 

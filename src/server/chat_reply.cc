@@ -155,7 +155,8 @@ void ChatReply::Done(const JobResult& result) {
 }
 
 void ChatReply::Failed(const JobFailure& failure) {
-  Refuse(ErrorOf(failure, request_.media), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
+  Refuse(ErrorOf(failure, RequestNames(request_)),
+         failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
 }
 
 void ChatReply::Refuse(const ApiError& error, const std::string& problem) {

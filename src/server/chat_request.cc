@@ -200,7 +200,12 @@ class Messages {
     reference.param = part.Path(key);
     if (source) ReadSource(*source, kind == MediaKind::kUnknown, keys, &reference);
     MediaFields media = media_;
-    if (const auto own = part.Object("purekv")) ReadMediaFields(*own, defaults_, &media);
+    if (const auto own = part.Object("purekv")) {
+      ReadMediaFields(*own, defaults_, &media);
+      for (const char* const of_video : {"fps", "max_frames", "num_frames", "video_start", "video_end"}) {
+        if (own->Has(of_video)) reference.video_param = own->Path(of_video);
+      }
+    }
     ChatPart& added = turn.parts.emplace_back();
     added.media_options = media.options;
     MediaSource& medium = added.medium.emplace();
@@ -471,28 +476,6 @@ ChatRequest ParseChatRequest(const Json& body, const ChatDefaults& defaults, con
     request.continuous_usage = options->Bool("continuous_usage_stats").value_or(false);
   }
   return request;
-}
-
-std::string ParamOf(const std::string& field) {
-  struct Name {
-    std::string_view field, param;
-  };
-  // Where both end in a dot, what follows is handed on.
-  static constexpr Name kNames[] = {{"kv.option.", "purekv.options."},
-                                    {"prefill.option.", "purekv.prefill.options."},
-                                    {"prefill.kind", "purekv.prefill.kind"},
-                                    {"kv.", "purekv."},
-                                    {"media.", "mm_processor_kwargs."},
-                                    {"generate.max_new_tokens", "max_tokens"},
-                                    {"generate.", ""}};
-  if (field.starts_with("chat.")) {
-    const size_t dot = field.find('.', 5);
-    return StrCat("messages[", field.substr(5, dot - 5), "].content[", field.substr(dot + 1), "]");
-  }
-  for (const Name& name : kNames) {
-    if (field.starts_with(name.field)) return StrCat(name.param, field.substr(name.field.size()));
-  }
-  return field;
 }
 
 }  // namespace purekv::server

@@ -45,6 +45,7 @@ struct ChatRequest {
     std::string url;
     std::string param;                    // "messages[0].content[1].image_url.url"
     std::optional<int64_t> num_frames{};  // of a video, evenly spaced
+    std::string video_param{};            // the key of its own that asks for something of a video; "": there is none
     // What the medium is called by the client, and its key; a later request may leave the url out then: it is "".
     std::string name{}, name_param{};
   };
@@ -69,9 +70,5 @@ void CheckMediaCounts(const ChatRequest& request, const ChatDefaults& defaults);
 // Ranges and combinations that the engine knows: as soon as a request is there, and not when its turn comes. What the
 // engine reads of it is read here. Throws ApiError.
 void CheckChatOptions(ChatRequest* request);
-
-// The key of a request that sets an option, for messages of the engine: "kv.budget" is "purekv.budget", "chat.0.1" is
-// "messages[0].content[1]". What no key sets stays as it is.
-std::string ParamOf(const std::string& field);
 
 }  // namespace purekv::server

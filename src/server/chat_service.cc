@@ -91,7 +91,7 @@ void ChatService::Start(Ask what, const RequestLog::Entry& entry, HttpRequest re
     const auto work = std::make_shared<Work>();
     work->what = what;
     const std::string owner = CacheOwnerOf(request);
-    const auto named = [&](const std::string& id) { return scheduler_.prefixes().Use(id, owner); };
+    const auto named = [&](const std::string& id) { return UsePrefix(scheduler_.prefixes(), id, owner); };
     const Json body = ParseRequest(request.body);
     if (const auto file = what == Ask::kPrefix ? PrefixFile(body) : std::nullopt) {
       const std::shared_ptr<Reply> reply = MakeReply(*work, entry, exchange);

@@ -50,6 +50,9 @@ void MediaIntake::Take(const std::string& owner, MediaFile medium, size_t i, Cha
     one.kind = medium.kind == MediaKind::kFrames ? MediaKind::kVideo : medium.kind;
   }
   CheckMediaKind(medium.kind, one.kind, one.param);
+  if (one.kind == MediaKind::kImage && !one.video_param.empty()) {
+    Refuse("invalid_value", one.video_param, ": this is an image; only a video's frames are chosen among");
+  }
   if (!one.name.empty() && !files_.Name(owner, one.name, medium)) {
     ApiError error = MakeApiError(409, "conflict", one.name_param + ": this is the name of a medium of other bytes");
     error.param = one.name_param;

@@ -13,8 +13,8 @@
 #include "base/threads.h"
 #include "checkpoint/model_files.h"
 #include "models/registry.h"
-#include "server/chat_request.h"
 #include "server/media_messages.h"
+#include "server/request_names.h"
 #include "server/sandbox.h"
 
 namespace purekv::server {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/refused.h"
 #include "engine/kept_bits.h"
 #include "models/slice_pictures.h"
 #include "server/access.h"
@@ -86,8 +87,16 @@ HttpResponse OnePrefix(Scheduler& scheduler, const HttpRequest& request, const s
   return response;
 }
 
+std::shared_ptr<const Prefix> UsePrefix(PrefixStore& prefixes, const std::string& id, const std::string& owner) {
+  try {
+    return prefixes.Use(id, owner);
+  } catch (const Refused&) {  // the log has the reason
+    throw MakeApiError(503, "overloaded", "the prefix cannot be read back from the disk now; ask again in a moment", 1);
+  }
+}
+
 HttpResponse PrefixKept(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner) {
-  const auto prefix = prefixes.Use(PrefixOfPath(request.path()), owner);
+  const auto prefix = UsePrefix(prefixes, PrefixOfPath(request.path()), owner);
   if (prefix == nullptr) throw NoPrefix();
   const Conversation& read = prefix->read;
   const std::vector<int32_t> visual = VisualTokens(read.layout());

@@ -19,6 +19,8 @@ OrderedJson PrefixObject(const PrefixStore& prefixes, const std::string& id, con
 HttpResponse PrefixList(const PrefixStore& prefixes, const std::string& owner);
 // GET and DELETE of one. Throws ApiError.
 HttpResponse OnePrefix(Scheduler& scheduler, const HttpRequest& request, const std::string& owner);
+// One of an owner's; null: there is none. Throws ApiError: 503 where it cannot be read back from the disk now.
+std::shared_ptr<const Prefix> UsePrefix(PrefixStore& prefixes, const std::string& id, const std::string& owner);
 // GET of "ID/kept": which visual tokens every layer and KV head holds. Throws ApiError.
 HttpResponse PrefixKept(PrefixStore& prefixes, const HttpRequest& request, const std::string& owner);
 // GET of "ID/frames/N.jpg": what slice N of the media shows. Throws ApiError.

@@ -7,15 +7,16 @@
 
 namespace purekv::server {
 
-ApiError ErrorOf(const JobFailure& failure, const std::vector<ChatRequest::MediaReference>& media) {
+ApiError ErrorOf(const JobFailure& failure, const RequestNames& names) {
   using Reason = JobFailure::Reason;
+  const auto name = [&](const std::string& field) { return names.ParamOf(field); };
   ApiError error;
-  error.message = failure.message.Naming(ParamOf);
+  error.message = failure.message.Naming(name);
   error.status = 400;
   switch (failure.reason) {
     case Reason::kRefused:
       error.code = "invalid_value";
-      if (const std::string field = failure.message.field(); !field.empty()) error.param = ParamOf(field);
+      if (const std::string field = failure.message.field(); !field.empty()) error.param = name(field);
       return error;
     case Reason::kTooLong:
       error.code = "context_length_exceeded";
@@ -26,7 +27,7 @@ ApiError ErrorOf(const JobFailure& failure, const std::vector<ChatRequest::Media
       return error;
     case Reason::kMedia:
       error.code = "invalid_media";
-      for (const ChatRequest::MediaReference& one : media) {
+      for (const ChatRequest::MediaReference& one : names.media) {
         if (one.turn == failure.part->turn && one.part == failure.part->part) error.param = one.param;
       }
       error.message = error.param.value_or("messages") + ": " + error.message;
@@ -81,7 +82,7 @@ ObjectReply::ObjectReply(HttpFields fields, std::shared_ptr<HttpExchange> exchan
     : fields_(std::move(fields)),
       exchange_(std::move(exchange)),
       ended_(std::move(ended)),
-      media_(request.media),
+      names_(request),
       done_(std::move(done)) {
   end_.looks_up = LooksUp(request.job);
 }
@@ -112,7 +113,7 @@ void ObjectReply::Done(const JobResult& result) {
 }
 
 void ObjectReply::Failed(const JobFailure& failure) {
-  Refuse(ErrorOf(failure, media_), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
+  Refuse(ErrorOf(failure, names_), failure.reason == JobFailure::Reason::kInternal ? failure.message.text : "");
 }
 
 void ObjectReply::Respond(const OrderedJson& object) {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "server/api_error.h"
-#include "server/chat_request.h"
 #include "server/http.h"
+#include "server/request_names.h"
 #include "serving/job.h"
 
 namespace purekv::server {
@@ -76,8 +76,8 @@ class Reply : public JobListener {
 
 constexpr int kClientGone = 499;  // as nginx logs it
 
-// What a client is told of a job that failed. media: of its request.
-ApiError ErrorOf(const JobFailure& failure, const std::vector<ChatRequest::MediaReference>& media);
+// What a client is told of a job that failed.
+ApiError ErrorOf(const JobFailure& failure, const RequestNames& names);
 // Of what went wrong inside: for the log, not for strangers.
 ApiError InternalError();
 
@@ -106,7 +106,7 @@ class ObjectReply final : public Reply {
   const HttpFields fields_;
   const std::shared_ptr<HttpExchange> exchange_;
   EndFunction ended_;  // empty: it has ended
-  const std::vector<ChatRequest::MediaReference> media_;
+  const RequestNames names_;
   const std::function<OrderedJson(const JobResult&)> done_;
   ReplyEnd end_;
 };

@@ -189,15 +189,19 @@ std::shared_ptr<const Prefix> PrefixStore::Read(const PrefixRecord& record) {
   const auto say = [&](const char* error, const char* and_so) {
     if (options_.log) options_.log(StrCat(error, and_so));
   };
+  constexpr const char* kNotNow = " (not used this time)";
   try {
     auto prefix = disk_->Read(record, model_, options_.threads);
     prefix->from_disk = true;
     disk_->Touch(record.id);
     return prefix;
   } catch (const Refused& error) {
-    say(error.what(), " (not used this time)");
+    say(error.what(), kNotNow);
+    throw;
   } catch (const std::bad_alloc&) {
-    say(record.id.c_str(), ": no memory to read it back (not used this time)");
+    const Refused refused(Error::Kind::kFailed, Say(record.id, ": no memory to read it back"));
+    say(refused.what(), kNotNow);
+    throw refused;
   } catch (const Error& error) {
     say(error.what(), " (removed)");
     disk_->Remove(record.id);
@@ -249,7 +253,11 @@ std::shared_ptr<const Prefix> PrefixStore::Get(const Which& which) {
 }
 
 std::shared_ptr<const Prefix> PrefixStore::Find(const PrefixKey& key) {
-  return Get([&](const PrefixRecord& one) { return one.key == key; });
+  try {
+    return Get([&](const PrefixRecord& one) { return one.key == key; });
+  } catch (const Refused&) {
+    return nullptr;  // it is read anew
+  }
 }
 
 std::shared_ptr<const Prefix> PrefixStore::Use(const std::string& id, const std::string& owner) {

@@ -52,7 +52,7 @@ class PrefixStore {
   // Those that were used longest ago make room. One for which there is none is not kept. Whether it is.
   // ahead: it was asked for, and is to be there after a restart.
   bool Add(const std::shared_ptr<const Prefix>& prefix, bool ahead = false);
-  // As Find, by id, of one's own.
+  // As Find, by id, of one's own. Throws Refused where it is there and cannot be read now.
   std::shared_ptr<const Prefix> Use(const std::string& id, const std::string& owner);
   bool Remove(const std::string& id, const std::string& owner);
   // Down to so many bytes of memory, as far as nobody is using them.
@@ -94,7 +94,7 @@ class PrefixStore {
     std::vector<std::string> to_write;                 // ids of those that are to be written first: entries until then
   };
 
-  std::shared_ptr<const Prefix> Get(const Which& which);
+  std::shared_ptr<const Prefix> Get(const Which& which);  // throws Refused
   // With the lock held: what goes so that no more than `most` bytes are taken, if that can be; `more` of them come.
   void MakeRoom(int64_t more, int64_t most, Gone* gone);
   int64_t Limit() const { return options_.limit ? std::min(options_.memory, options_.limit()) : options_.memory; }
@@ -106,7 +106,7 @@ class PrefixStore {
   void PressOthers(int64_t more) const;
   Listed Show(const Entry& entry) const;
   bool MayBeWritten(const Entry& entry) const { return disk_ != nullptr && !entry.record->key.whole; }
-  // With disk_mutex_ held. Null: it is damaged, and gone, or cannot be read now.
+  // With disk_mutex_ held. Null: it is damaged, and gone. Throws Refused.
   std::shared_ptr<const Prefix> Read(const PrefixRecord& record);
   // With the lock held.
   Entries::iterator Known(const std::string& id);

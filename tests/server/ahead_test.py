@@ -71,6 +71,8 @@ class Ahead(unittest.TestCase):
         for messages, settings, status, param in (
                 ([user(video_part(OTHER))], {}, 400, "messages[0].content[0].video_url.url"),
                 ([{"role": "system", "content": "Be brief."}, user("What?")], {}, 400, "messages[0].role"),
+                ([user(text_part("Look. "), text_part("<|video_pad|>"))], {}, 400, "messages[0].content[1]"),
+                ([user("What?"), {"role": "assistant", "content": "A dot."}, user("<|video_pad|>")], {}, 400, "messages[2].content[0]"),
                 ("What?", {"policy": "snapkv", "budget": 0.5}, 400, "purekv.prefix"),
                 ("What?", {"cache": "off"}, 400, "purekv.cache")):
             with self.subTest(param):

@@ -22,6 +22,7 @@
 #include "purekv/model.h"
 #include "server/api_error.h"
 #include "server/chat_media.h"
+#include "server/request_names.h"
 #include "server/sandbox.h"
 #include "support/reference_model.h"
 

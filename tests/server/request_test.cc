@@ -11,6 +11,7 @@
 #include "server/api_error.h"
 #include "server/chat_request.h"
 #include "server/media_files.h"
+#include "server/request_names.h"
 
 namespace purekv::server {
 namespace {

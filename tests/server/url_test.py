@@ -278,6 +278,10 @@ class Frames(Urls):
         for value, code in ((17, "media_limit"), (0, "invalid_value"), (-2, "invalid_value"), ("8", "invalid_value")):
             answer = self.chat(video_part(VIDEO), media_io_kwargs={"video": {"num_frames": value}})
             self.refused(answer, code, "media_io_kwargs.video.num_frames")
+        # What an image cannot be asked, where it is asked of this image.
+        for setting in ({"video_start": 1}, {"fps": 1}, {"num_frames": 2}):
+            answer = self.chat({**url_part(data_url(IMAGE, "image/png"), "image_url"), "purekv": setting})
+            self.refused(answer, "invalid_value", f"messages[0].content[0].purekv.{next(iter(setting))}")
 
     def frames_url(self, *pictures):
         return "data:video/jpeg;base64," + ",".join(base64.b64encode(one).decode() for one in pictures)

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/refused.h"
 #include "serving/scheduler_testing.h"
 #include "support/reference_model.h"
 
@@ -225,23 +226,27 @@ TEST_F(PrefixTest, OnlyDamagedFilesAreRemoved) {
   options.prefixes.log = [&](const std::string& line) { said.push_back(line); };
   Scheduler scheduler(small_->model(), options);
   PrefixStore& store = scheduler.prefixes();
-  const std::string id = MakePrefix(scheduler, AsksAboutVideo())->id;
+  const auto [id, key] = [&] {
+    const auto made = MakePrefix(scheduler, AsksAboutVideo());
+    return std::pair(made->id, made->key);
+  }();
   const std::string path = directory.path() + "/" + id + ".pkv";
   store.Shrink(0);
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
   const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-  const auto refused = store.Use(id, "");
+  EXPECT_THROW(store.Use(id, ""), Refused);  // who names it can ask again
+  const auto not_found = store.Find(key);    // who does not has it read anew
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
-  EXPECT_EQ(refused, nullptr);
-  ASSERT_EQ(said.size(), 1U);
+  EXPECT_EQ(not_found, nullptr);
+  ASSERT_EQ(said.size(), 2U);
   EXPECT_NE(said[0].find(path + ": cannot open: "), std::string::npos) << said[0];
   EXPECT_NE(store.Use(id, ""), nullptr);
   store.Shrink(0);
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
   EXPECT_EQ(store.Use(id, ""), nullptr);
-  EXPECT_EQ(said.size(), 2U);
+  EXPECT_EQ(said.size(), 3U);
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_TRUE(store.List("").empty());
 }
