@@ -13,8 +13,8 @@
 namespace purekv {
 namespace {
 
-#include "attention/amx_tiles-inl.h"
 #include "attention/bf16_kernel-inl.h"
+#include "kernels/amx_tiles-inl.h"
 
 // The two products of attention on tiles.
 class TileProducts : public Tiles {

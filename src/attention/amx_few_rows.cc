@@ -20,8 +20,8 @@
 namespace purekv {
 namespace {
 
-#include "attention/amx_tiles-inl.h"
 #include "attention/bf16_kernel-inl.h"
+#include "kernels/amx_tiles-inl.h"
 
 constexpr int64_t kLanesOfRows = 16;
 // Asks for the next block's keys and values, a few lines at a time between the products: a core holds some 48 requests

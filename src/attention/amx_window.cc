@@ -18,8 +18,8 @@
 namespace purekv {
 namespace {
 
-#include "attention/amx_tiles-inl.h"
 #include "attention/bf16_kernel-inl.h"
+#include "kernels/amx_tiles-inl.h"
 
 constexpr int64_t kTile = 16;           // rows of a tile, and its columns of 32 bits
 constexpr int64_t kTileElements = 512;  // bf16 elements of a tile

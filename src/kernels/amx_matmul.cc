@@ -21,22 +21,7 @@
 namespace purekv::amx {
 namespace {
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-void LoadTileConfig() {
-  TileConfig config;
-  for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = 16;
-  }
-  _tile_loadconfig(&config);
-}
+#include "kernels/amx_tiles-inl.h"
 
 // sums[32][32] (+)= panel of x times panel of weights, `steps` steps. Brings `lines` lines of memory from `ahead` on
 // into the L2 cache with each step, and weights that are due two steps later into L1. At 512 x 3584 -> 9472 on one
@@ -121,7 +106,7 @@ void PackWeightPanel(const BF16* w, int64_t rows, int64_t in, int64_t panel, int
 }
 
 void Multiply(const Task& task, Done done, const void* context) {
-  LoadTileConfig();
+  const Tiles tiles;
   const int64_t in = RoundUp(task.in, kPanel);
   // While a block's rows pass, the next block's weights come from memory: each row panel asks for its share.
   const int64_t lines = std::max<int64_t>(1, kPanel / task.row_panels);
@@ -152,7 +137,6 @@ void Multiply(const Task& task, Done done, const void* context) {
       }
     }
   }
-  _tile_release();
 }
 
 }  // namespace purekv::amx

@@ -14,6 +14,8 @@
 namespace purekv::int8_product {
 namespace {
 
+#include "kernels/amx_tiles-inl.h"
+
 constexpr int64_t kPanel = CodePanels::kPanel;
 constexpr int64_t kQuad = kPanel * 4;  // bytes of a quad of inputs of a panel
 
@@ -41,23 +43,6 @@ void VnniBlock(const int8_t* panel, const ByteRows& x, int64_t row, int32_t* sum
     _mm512_storeu_si512(to, _mm512_sub_epi32(left[r], too_much));
     _mm512_storeu_si512(to + 16, _mm512_sub_epi32(right[r], too_much));
   }
-}
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-void LoadTileConfig() {
-  TileConfig config;
-  for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = 16;
-  }
-  _tile_loadconfig(&config);
 }
 
 // sums[32][32] (+)= 32 rows of x times a panel, `inputs` inputs (a multiple of 64).
@@ -116,7 +101,7 @@ void ProductVnni(std::span<const int8_t* const> panels, const ByteRows& x, int32
 void ProductAmx(std::span<const int8_t* const> panels, const ByteRows& x, int32_t* sums) {
   constexpr int64_t kBlockIn = 512;
   const int64_t of_panel = x.padded_rows() * kPanel;
-  LoadTileConfig();
+  const Tiles tiles;
   for (int64_t block = 0; block < x.in(); block += kBlockIn) {
     const int64_t inputs = std::min(kBlockIn, x.in() - block);
     for (int64_t row = 0; row < x.padded_rows(); row += kPanel) {
@@ -127,7 +112,6 @@ void ProductAmx(std::span<const int8_t* const> panels, const ByteRows& x, int32_
       }
     }
   }
-  _tile_release();
 }
 
 }  // namespace purekv::int8_product

@@ -5,12 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <tuple>
 
 #include "base/threads.h"
-#include "checkpoint/gguf_tensors.h"
 #include "checkpoint/quantised_testing.h"
-#include "support/gguf_writer.h"
 
 namespace purekv {
 namespace {
@@ -27,123 +24,11 @@ using testing::MakeLayer;
 using testing::Order;
 using testing::QuantisedModel;
 using testing::RandomLayer;
-using testing::ScratchDir;
-using testing::TensorFile;
+using testing::W4G;
+using testing::W8C;
+using testing::W8G;
 using testing::Weights;
 using testing::Zeros;
-
-const Json& Vectors() {
-  static const Json kVectors = ReadJson(PUREKV_TEST_DATA "/weights/weights_vectors.json");
-  return kVectors;
-}
-
-template <class T>
-std::vector<T> Flat(const Json& rows) {
-  std::vector<T> values;
-  for (const Json& row : rows) {
-    if (row.is_array()) {
-      for (const Json& value : row) values.push_back(value.get<T>());
-    } else {
-      values.push_back(row.get<T>());
-    }
-  }
-  return values;
-}
-Shape ShapeOf(const Json& rows) {
-  Shape shape = {static_cast<int64_t>(rows.size())};
-  if (rows.at(0).is_array()) shape.push_back(static_cast<int64_t>(rows.at(0).size()));
-  return shape;
-}
-template <class T>
-void AddField(TensorFile* file, const Json& vector, const std::string& field, const std::string& part,
-              const std::string& dtype) {
-  if (vector.contains(field)) file->Add("x." + part, dtype, ShapeOf(vector.at(field)), Flat<T>(vector.at(field)));
-}
-
-// The files of a vector of the formats in safetensors.
-QuantisedModel ModelOf(const Json& vector) {
-  QuantisedModel model;
-  TensorFile* file = &model.file;
-  AddField<int32_t>(file, vector, "qweight", "qweight", "I32");
-  AddField<int32_t>(file, vector, "qzeros", "qzeros", "I32");
-  AddField<uint16_t>(file, vector, "scales_f16_bits", "scales", "F16");
-  AddField<int32_t>(file, vector, "g_idx", "g_idx", "I32");
-  AddField<int32_t>(file, vector, "weight_packed", "weight_packed", "I32");
-  AddField<uint16_t>(file, vector, "weight_scale_bf16_bits", "weight_scale", "BF16");
-  AddField<int64_t>(file, vector, "weight_shape", "weight_shape", "I64");
-  AddField<int32_t>(file, vector, "weight_zero_point", "weight_zero_point", "I32");
-  AddField<int8_t>(file, vector, "weight", "weight", "I8");
-  AddField<uint8_t>(file, vector, "weight_f8_e4m3_bits", "weight", "F8_E4M3");
-  const std::string format = vector.at("format");
-  if (format == "compressed-tensors") {
-    Json group =
-        Weights(vector.at("num_bits"), vector.at("strategy"), vector.value("group_size", 0), vector.at("symmetric"));
-    if (vector.at("layout") == "float-quantized") group["weights"]["type"] = "float";
-    model.quantization = Compressed(vector.at("layout"), group);
-  } else {
-    model.quantization = {{"quant_method", format}};
-    for (const char* key : {"version", "bits", "group_size", "zero_point", "checkpoint_format", "sym", "desc_act"}) {
-      if (vector.contains(key)) model.quantization[key] = vector.at(key);
-    }
-  }
-  return model;
-}
-
-TEST(QuantisedVectors, SafetensorsFormatsAreExact) {
-  int count = 0;
-  for (const Json& vector : Vectors().at("vectors")) {
-    if (vector.at("format") == "gguf" || vector.at("format") == "own") continue;
-    const std::string name = vector.at("name");
-    SCOPED_TRACE(name);
-    QuantisedModel model = ModelOf(vector);
-    const auto files = model.Open();
-    const TensorSource& source = *files->tensors();
-    EXPECT_THAT(source.Names(), ElementsAre("x.weight"));
-    EXPECT_EQ(source.method(), vector.at("format").get<std::string>());
-    ASSERT_TRUE(source.Find("x.weight").has_value());
-    EXPECT_EQ(source.Find("x.weight")->shape, ShapeOf(vector.at("W")));
-    const TensorData tensor = source.Read("x.weight");
-    EXPECT_TRUE(tensor.reader->CheckFinite());
-    ExpectSameBits(AllRows(tensor), Flat<float>(vector.at("W")), name);
-    ++count;
-  }
-  EXPECT_EQ(count, 9);
-}
-
-std::string FromHex(const std::string& hex) {
-  std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
-    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-  }
-  return bytes;
-}
-
-// A GGUF file of one matrix of that name.
-std::unique_ptr<const TensorSource> GgufOf(const ScratchDir& dir, const std::string& name, const Shape& shape,
-                                           GgmlType type, const std::string& bytes, const GgufLayout& layout = {}) {
-  GgufWriter writer;
-  writer.AddRaw(name, shape, type, bytes);
-  dir.Write("m.gguf", writer.File());
-  return GgufTensors(GgufFile::Open(dir.File("m.gguf")), layout);
-}
-
-TEST(QuantisedVectors, GgufBlocksAreExact) {
-  int count = 0;
-  for (const Json& vector : Vectors().at("vectors")) {
-    if (vector.at("format") != "gguf") continue;
-    const std::string name = vector.at("name");
-    SCOPED_TRACE(name);
-    const auto type = static_cast<GgmlType>(vector.at("ggml_type_id").get<int>());
-    const ScratchDir dir;
-    const auto source = GgufOf(dir, "blk.0.ffn_up.weight", ShapeOf(vector.at("W")), type, FromHex(vector.at("data")));
-    const TensorData tensor = source->Read("model.layers.0.mlp.up_proj.weight");
-    ExpectSameBits(AllRows(tensor), Flat<float>(vector.at("W")), name);
-    EXPECT_EQ(source->Quantised("model.layers.0.mlp.up_proj.weight")->format, vector.at("ggml_type"));
-    EXPECT_EQ(source->method(), "gguf");
-    ++count;
-  }
-  EXPECT_EQ(count, 4);
-}
 
 // What is expected of one layer.
 struct Expectation {
@@ -174,16 +59,6 @@ void CheckLayer(const TensorSource& source, const std::string& name, const Rando
   }
   ExpectSameBits(AllRows(tensor), layer.Weights(), expected.format);
   source.Release(name);
-}
-
-QuantLayout W4G(int64_t group, Dtype scales) {
-  return {QuantStorage::kW4G, group, scales};
-}
-QuantLayout W8G(int64_t group, Dtype scales) {
-  return {QuantStorage::kW8G, group, scales};
-}
-QuantLayout W8C(int64_t in) {
-  return {QuantStorage::kW8C, in, Dtype::kF32};
 }
 
 TEST(QuantisedTensors, AwqOfEveryGroup) {
@@ -554,92 +429,6 @@ TEST(QuantisedTensors, BlocksOfAMatrixThatIsGoneServeNoOther) {
     model.quantization = {{"quant_method", "awq"}, {"bits", 4}};
     ExpectSameBits(AllRows(model.Open()->tensors()->Read("x.weight")), layer.Weights(), "x");
   }
-}
-
-struct GgufForm {
-  GgmlType type;
-  QuantLayout layout;
-  std::vector<size_t> numbers_at;  // of f16 in a block
-};
-
-TEST(QuantisedTensors, GgufBlocksAsCodes) {
-  const std::vector<GgufForm> forms = {
-      {GgmlType::kQ8_0, W8G(32, Dtype::kF16), {0}},
-      {GgmlType::kQ4_0, W4G(32, Dtype::kF16), {0}},
-      {GgmlType::kQ4_1, {QuantStorage::kW4M, 32, Dtype::kF16}, {0, 2}},
-      {GgmlType::kQ5_0, W8G(32, Dtype::kF16), {0}},
-      {GgmlType::kQ4_K, {QuantStorage::kW4K, 32, Dtype::kF16}, {0, 2}},
-      {GgmlType::kQ6_K, {QuantStorage::kW8K, 16, Dtype::kF16}, {208}},
-  };
-  for (const auto& [type, layout, numbers_at] : forms) {
-    const auto bytes = static_cast<size_t>(GgmlBlockBytes(type));
-    const int64_t rows = 16, inputs = GgmlBlockElements(type), in = 3 * inputs;
-    std::mt19937 random(5);
-    std::string blocks;
-    for (int64_t block = 0; block < rows * in / inputs; ++block) {
-      std::string one;
-      while (one.size() < bytes) one += static_cast<char>(random());
-      for (const size_t at : numbers_at) {
-        one.replace(at, 2, GgufWriter::Bits(static_cast<uint16_t>(random() & 0xbbff)));  // finite, either sign
-      }
-      blocks += one;
-    }
-    // q_proj of arch llama: rows of heads of 8 are interleaved.
-    for (const int64_t head_dim : {0, 8}) {
-      GgufLayout order;
-      order.interleaved_head_dim = head_dim;
-      const ScratchDir dir;
-      const auto source = GgufOf(dir, "blk.0.attn_q.weight", {rows, in}, type, blocks, order);
-      const std::string name = "model.layers.0.self_attn.q_proj.weight";
-      const TensorData tensor = source->Read(name);
-      std::vector<float> expected(static_cast<size_t>(rows * in));
-      const size_t row_bytes = bytes * static_cast<size_t>(in / inputs);
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t half = head_dim / 2, inside = head_dim > 0 ? row % head_dim : 0;
-        const int64_t stored = head_dim > 0 ? row - inside + 2 * (inside % half) + inside / half : row;
-        ExpandGgml(type, std::as_bytes(std::span(blocks)).subspan(static_cast<size_t>(stored) * row_bytes, row_bytes),
-                   std::span(expected).subspan(static_cast<size_t>(row * in), static_cast<size_t>(in)));
-      }
-      ASSERT_NE(tensor.reader->quant(), nullptr);
-      EXPECT_EQ(tensor.reader->quant()->layout(), layout);
-      EXPECT_TRUE(tensor.reader->CheckFinite());
-      ExpectSameBits(AllRows(tensor), expected, GgmlTypeName(type));
-      EXPECT_EQ(source->Quantised(name)->why_expanded, "");
-      EXPECT_EQ(source->Quantised(name)->group, layout.group);
-    }
-    for (const size_t at : numbers_at) {
-      std::string spoiled = blocks;
-      spoiled[bytes * 5 + at + 1] = 0x7e;
-      const ScratchDir dir;
-      const auto source = GgufOf(dir, "blk.0.attn_q.weight", {rows, in}, type, spoiled);
-      const auto check = [&] { source->Read("model.layers.0.self_attn.q_proj.weight").reader->CheckFinite(); };
-      EXPECT_EQ(testing::ErrorOf(check), dir.File("m.gguf") +
-                                             ": tensor model.layers.0.self_attn.q_proj.weight holds NaN or infinity; "
-                                             "weights must be finite");
-    }
-  }
-}
-
-TEST(QuantisedTensors, GgufBlocksThatAreExpanded) {
-  const std::vector<std::tuple<GgmlType, int, int64_t, std::string>> types = {
-      {GgmlType::kQ5_1, 5, 32, "5 bits with a minimum"}, {GgmlType::kQ5_K, 5, 32, "5 bits with a minimum"}};
-  for (const auto& [type, bits, group, why] : types) {
-    const ScratchDir dir;
-    const int64_t blocks = 256 / GgmlBlockElements(type);
-    const auto source = GgufOf(dir, "output.weight", {1, 256}, type,
-                               std::string(static_cast<size_t>(blocks * GgmlBlockBytes(type)), '\0'));
-    const auto form = source->Quantised("lm_head.weight");
-    ASSERT_TRUE(form.has_value()) << why;
-    EXPECT_EQ(form->format, GgmlTypeName(type));
-    EXPECT_EQ(form->bits, bits);
-    EXPECT_EQ(form->group, group);
-    EXPECT_EQ(form->why_expanded, why);
-    EXPECT_EQ(source->Read("lm_head.weight").reader->quant(), nullptr);
-  }
-  const ScratchDir dir;
-  const auto plain = GgufOf(dir, "output.weight", {1, 1}, GgmlType::kF32, std::string(4, '\0'));
-  EXPECT_FALSE(plain->Quantised("lm_head.weight").has_value());
-  EXPECT_EQ(plain->method(), "");
 }
 
 }  // namespace

@@ -18,9 +18,11 @@
 #include "base/bfloat16.h"
 #include "base/quant_matrix.h"
 #include "checkpoint/checkpoint_testing.h"
+#include "checkpoint/gguf_tensors.h"
 #include "checkpoint/json.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/tensor_source.h"
+#include "support/gguf_writer.h"
 
 namespace purekv::testing {
 
@@ -254,6 +256,26 @@ inline void ExpectSameBits(const std::vector<float>& values, const std::vector<f
     if (++wrong <= 3) ADD_FAILURE() << what << "[" << i << "]: " << values[i] << ", expected " << expected[i];
   }
   EXPECT_EQ(wrong, 0u) << what;
+}
+
+inline QuantLayout W4G(int64_t group, Dtype scales) {
+  return {QuantStorage::kW4G, group, scales};
+}
+inline QuantLayout W8G(int64_t group, Dtype scales) {
+  return {QuantStorage::kW8G, group, scales};
+}
+inline QuantLayout W8C(int64_t in) {
+  return {QuantStorage::kW8C, in, Dtype::kF32};
+}
+
+// A GGUF file of one matrix of that name.
+inline std::unique_ptr<const TensorSource> GgufOf(const ScratchDir& dir, const std::string& name, const Shape& shape,
+                                                  GgmlType type, const std::string& bytes,
+                                                  const GgufLayout& layout = {}) {
+  GgufWriter writer;
+  writer.AddRaw(name, shape, type, bytes);
+  dir.Write("m.gguf", writer.File());
+  return GgufTensors(GgufFile::Open(dir.File("m.gguf")), layout);
 }
 
 }  // namespace purekv::testing
