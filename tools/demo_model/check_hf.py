@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import hf
 import tokenizer as tokenizer_module
 from batches import MIDDLE, Packer
-from model import Config, DemoModel, patchify
+from config import Config
+from model import DemoModel, patchify
 from questions import ask
 from scenes import Renderer, sample_scene
 

@@ -4,53 +4,13 @@ The mathematics and the parameter names are those of the published model (visual
 already the export. What differs from the transformers class is speed: the tower handles all slices of all videos of a
 batch as one tensor, with windows as a mask inside a slice. check_hf.py proves that both give the same logits.
 """
-import json
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-@dataclass
-class Config:
-    """Sizes of the demo model; the names follow config.json."""
-    vocab_size: int = 520
-    hidden_size: int = 256
-    intermediate_size: int = 512
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    rope_theta: float = 10000.0
-    mrope_section: tuple = (8, 12, 12)
-    rms_norm_eps: float = 1e-6
-    vision_depth: int = 4
-    vision_hidden_size: int = 128
-    vision_intermediate_size: int = 320
-    vision_num_heads: int = 2
-    vision_fullatt: tuple = (1, 3)
-    window_size: int = 112
-    tokens_per_second: int = 2
-    # Of each layer (whose keys and values it attends to, how many tokens it sees; 0: all), as purekv_layer_map says it.
-    layer_map: tuple = ()
-
-    def kv_layer(self, layer):
-        return self.layer_map[layer][0] if self.layer_map else layer
-
-    def window(self, layer):
-        return self.layer_map[layer][1] if self.layer_map else 0
-
-
-def read_layer_map(path):
-    """The list of a purekv_layer_map: [{"kv": 0, "window": 64}, ..] for every layer."""
-    with open(path) as file:
-        return tuple((one.get("kv", layer), one.get("window", 0)) for layer, one in enumerate(json.load(file)))
-
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
+from config import MEAN, STD, Config
 
 def patchify(frames):
     """uint8 [B, 2T, S, S, 3] -> normalised float [B, T, S/14*S/14, 1176], rows in 2x2-block order, columns (c, t, y, x)."""

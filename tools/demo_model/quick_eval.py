@@ -17,7 +17,8 @@ import hf
 import tokenizer as tokenizer_module
 from batches import IGNORE, Packer
 from evaluate import table
-from model import Config, DemoModel, patchify
+from config import Config
+from model import DemoModel, patchify
 
 
 def weights(path):

@@ -16,7 +16,8 @@ import torch
 
 import tokenizer as tokenizer_module
 from batches import Packer, make_batch
-from model import Config, DemoModel, patchify
+from config import Config
+from model import DemoModel, patchify
 from scenes import SHAPES, Renderer
 
 SCALE = 7.5                          # length of a matching query and key: logits then differ by about 9

@@ -22,7 +22,8 @@ from torch import nn
 
 import tokenizer as tokenizer_module
 from batches import IGNORE, Packer, make_batch
-from model import Config, DemoModel, fused, patchify, read_layer_map
+from config import Config, read_layer_map
+from model import DemoModel, fused, patchify
 from questions import TYPES
 from scenes import COLOUR_NAMES, SHAPES, Renderer
 from steps import average_gradients, parse_plan, score, stop_together

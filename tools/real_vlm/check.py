@@ -1,6 +1,6 @@
 """Text in equals SmolLM2 out: LlamaForCausalLM against Qwen2_5_VLForConditionalGeneration from an exported directory.
 
-    python convert.py DIR --dtype float32; python check.py DIR              before training: the same logits and greedy tokens
+    python merge.py DIR --dtype float32; python check.py DIR              before training: the same logits and greedy tokens
     python check.py DIR --video                                             the training module and transformers about videos: the same
     python check.py DIR --kl                                                after: mean KL to SmolLM2 on held-out plain text
 

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools" / "demo_model"))
 
-from model import Config  # noqa: E402
+from config import Config  # noqa: E402
 
 GGUF = ROOT / "real-models" / "smollm2.gguf"           # where tools/real_models/fetch.py puts it
 # Rows of the vocabulary that mark notebooks in code get the names of Qwen2.5-VL's vision tokens. Their embeddings stay: no text
@@ -48,7 +47,7 @@ def read(path):
 
 
 def weights(reader, cfg=None):
-    """{name: float32 tensor} of the decoder, `model.*`. The rows of q and k, stored for interleaved rotation, go back to
+    """{name: float32 array} of the decoder, `model.*`. The rows of q and k, stored for interleaved rotation, go back to
     the halves that are rotated against each other here."""
     from gguf.quants import dequantize
     cfg, out = cfg or config(), {}
@@ -64,13 +63,13 @@ def weights(reader, cfg=None):
             if part in ("attn_q", "attn_k"):
                 heads = cfg.num_attention_heads if part == "attn_q" else cfg.num_key_value_heads
                 w = w.reshape(heads, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
-        out[name] = torch.from_numpy(np.ascontiguousarray(w))
+        out[name] = np.ascontiguousarray(w)
     return out
 
 
 def with_zero_biases(state):
     """The published decoder adds a bias to queries, keys and values; SmolLM2 has none."""
-    more = {name.replace(".weight", ".bias"): torch.zeros(len(w)) for name, w in state.items()
+    more = {name.replace(".weight", ".bias"): np.zeros(len(w), np.float32) for name, w in state.items()
             if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))}
     return {**state, **more}
 

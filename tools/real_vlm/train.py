@@ -2,6 +2,7 @@
 
     python train.py --out DIR --minutes 240              from the language model and the demo model's tower
     python train.py --out DIR --minutes 240 --resume     from DIR/last.pt, with a fresh schedule
+    python train.py --out DIR --start FILE --step N      from what pack.py wrote after N steps, without the optimiser's state
 
 1. The first --warm-steps: the tower alone. Every merged token is fitted to the words for what its cell shows.
 2. Tower, merger and the low-rank updates on questions and answers behind each video, in slots that see the video only. Every
@@ -23,6 +24,7 @@ from torch import nn
 
 import language
 import vlm
+import weights
 from plain import Texts
 from batches import IGNORE, make_batch
 from model import patchify
@@ -42,6 +44,8 @@ def arguments():
     ap.add_argument("--until", help="HH:MM (UTC) instead of --minutes")
     ap.add_argument("--decay-minutes", type=float, default=40, help="length of the final linear decay of the learning rate")
     ap.add_argument("--resume", action="store_true")
+    ap.add_argument("--start", help="tower and factors to begin with: a file of pack.py")
+    ap.add_argument("--step", type=int, default=0, help="with --start: steps that it has behind it")
     ap.add_argument("--fresh", action="store_true", help="resume weights only, not the optimiser state")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--lr", type=float, default=6e-4, help="of the low-rank updates")
@@ -109,6 +113,10 @@ def train(rank, args, workers):
         step = state["step"]
         if not args.fresh:
             opt.load_state_dict(state["opt"])
+    elif args.start:
+        for name, value in weights.read(args.start).items():
+            learned[name].data.copy_(torch.tensor(value))
+        step = args.step
     plan = parse_plan(args.plan)
     begin, first_step = time.time(), step
     end = end_time(args, begin)
@@ -146,8 +154,8 @@ def train(rank, args, workers):
             hidden, seen, _ = model(patches, batch["prefix"], batch["text"], batch["positions"], batch["groups"])
             chosen = batch["target"] != IGNORE
             logits, want = model.logits(hidden[chosen]).float(), batch["target"][chosen]
-            weights = torch.where(batch["kind"][chosen] == TYPES.index("describe"), 1.0, args.short_weight)
-            parts["answers"] = (F.cross_entropy(logits, want, reduction="none") * weights).sum() / weights.sum()
+            each = torch.where(batch["kind"][chosen] == TYPES.index("describe"), 1.0, args.short_weight)
+            parts["answers"] = (F.cross_entropy(logits, want, reduction="none") * each).sum() / each.sum()
             score(logits.detach().argmax(-1) == want, batch, chosen, tally.setdefault(f"{slices}x{grid}", np.zeros((len(TYPES), 2), int)))
             _, parts["words"], right = words.loss(seen, cells)
             total = parts["answers"] + args.anchor * fade * parts["words"]

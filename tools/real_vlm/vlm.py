@@ -6,16 +6,16 @@ import math
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 import language
+import weights
 from batches import Packer
 import model as model_module
 from model import DemoModel, _rotate, slot_attention
 from scenes import COLOUR_NAMES, SHAPES, TIMES
 
-RANK, SCALE = 32, 2.0                # an update is SCALE * b @ a
+RANK = 32
 MOTION_WORDS = ("still", "left", "right", "up", "down")
 # What a token shows, in words: each kind with its weight in the token's target. Left and right are words for motion, so that
 # the sides of the picture are called west and east here; the low-rank updates turn them into the answer's words.
@@ -42,7 +42,7 @@ class Products(torch.autograd.Function):
     def forward(ctx, x, weight, *factors):
         rows = x.flatten(0, -2)
         a = torch.cat(factors[::2]).to(x.dtype)
-        b = torch.block_diag(*factors[1::2]).mul_(SCALE).to(x.dtype)
+        b = torch.block_diag(*factors[1::2]).mul_(weights.SCALE).to(x.dtype)
         low = rows @ a.T
         out = (rows @ weight.T).addmm_(low, b.T)
         ctx.save_for_backward(rows, low, weight, a, b)
@@ -55,7 +55,7 @@ class Products(torch.autograd.Function):
         flat = grad.flatten(0, -2)
         grad_low = flat @ b
         grad_x = (flat @ weight).addmm_(grad_low, a)
-        grad_a, grad_b = (grad_low.T @ rows).float(), (flat.T @ low).float().mul_(SCALE)
+        grad_a, grad_b = (grad_low.T @ rows).float(), (flat.T @ low).float().mul_(weights.SCALE)
         out, row, col = [], 0, 0
         for height, rank in ctx.sizes:
             out += [grad_a[col:col + rank], grad_b[row:row + height, col:col + rank]]
@@ -123,14 +123,6 @@ def products(model):
     return [(name, m) for name, m in model.model.named_modules() if isinstance(m, nn.Linear)]
 
 
-def untrained_tower(directory, cfg):
-    """The tower of a demo model; the last product of its merger, whose size is the decoder's, is zero."""
-    seen = {k: v.float() for k, v in load_file(f"{directory}/model.safetensors").items() if k.startswith("visual.")}
-    seen["visual.merger.mlp.2.weight"] = torch.zeros(cfg.hidden_size, seen["visual.merger.mlp.0.weight"].shape[0])
-    seen["visual.merger.mlp.2.bias"] = torch.zeros(cfg.hidden_size)
-    return seen
-
-
 def fastest_dtype():
     """bf16 where the processor multiplies it, else f32: without such products oneDNN widens bf16 piece by piece."""
     try:
@@ -146,10 +138,10 @@ def build(reader, tower, dtype, rank=RANK):
     with torch.device("meta"):
         model = DemoModel(language.config())
     model = model.to_empty(device="cpu")
-    state = language.weights(reader)
+    state = {**language.weights(reader), **weights.untrained_tower(tower, language.config())}
     for name, layer in products(model):
         layer.bias = None                                    # zero by construction; the export writes them
-    model.load_state_dict({**state, **untrained_tower(tower, model.cfg)})
+    model.load_state_dict({name: torch.tensor(values) for name, values in state.items()})
     for p in model.model.parameters():
         p.requires_grad_(False)
     for name, p in model.model.named_parameters():
@@ -168,16 +160,6 @@ def build(reader, tower, dtype, rank=RANK):
 def learned(model):
     """What training changes, by name: the tower and the factors."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def merged(reader, trained):
-    """The decoder of the GGUF in float32 with trained factors added to it."""
-    state = language.weights(reader)
-    for name, a in trained.items():
-        if name.endswith(".low_rank.a"):
-            b = trained[name[:-1] + "b"]
-            state[name.replace("low_rank.a", "weight")] += SCALE * b.float() @ a.float()
-    return state
 
 
 def packer(reader):
