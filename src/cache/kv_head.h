@@ -89,7 +89,7 @@ class KvHead {
   void Truncate(int32_t token, KvByteCount& bytes);
 
   // Fills the empty head with entries that lie in a file, 64-byte aligned, alive while `hold` is. mapping: all of the
-  // file, where they are to stay there; empty: they are copied when the head grows, a large one that others share excepted.
+  // file, where they are to stay; empty: they are copied when the head grows, a large one that others share excepted.
   void ViewFile(std::span<const int32_t> tokens, const KvStored& stored, const std::shared_ptr<const void>& hold,
                 std::span<const std::byte> mapping, KvByteCount& bytes);
   // Entries in memory that can leave it for a file: encoded ones where the head encodes, else plain ones, in blocks of
