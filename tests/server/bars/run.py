@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The bars of `purekv serve` that look for leaks, hangs and crashes, one after another; each prints its figure in one line.
-scripts/server_bars.sh builds what they need and calls this."""
+scripts/server_bars.sh builds what they need and calls this. PUREKV_PATIENCE=20: the program is one of a sanitizer, and slow; times may be so
+many times longer, and what is a median is taken of fewer."""
 import argparse
 import importlib
 import os

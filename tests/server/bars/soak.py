@@ -8,12 +8,12 @@ import tempfile
 import threading
 import time
 
-from common import (LONG, MIB, PREFIXES, SHORT, Ask, Server, Watcher, chat, delete_all, draw, free, metrics, quantile, require, resident, text_part,
+from common import (LONG, MIB, PATIENCE, PREFIXES, SHORT, Ask, Server, Watcher, chat, delete_all, draw, free, metrics, quantile, require, resident, text_part,
                     threads, until_settled, value, video)
 from garbage import mutated
 from media_test import children
 
-CLIENTS, HEALTH_S, BUDGET = 8, 0.05, 64 * MIB
+CLIENTS, HEALTH_S, BUDGET = 8, 0.05 * PATIENCE, 64 * MIB
 FORM = ('--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nvision\r\n'
         '--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n', "\r\n--b--\r\n")
 
