@@ -3,7 +3,7 @@
 // does.
 //   replay_NAME_fuzz SECONDS FIRST [FOLDER]     spoiled files FIRST, FIRST + 1, ... until SECONDS are over
 // An input that crashes, takes over 20 s or makes the process larger than 2 GiB ends the run by a signal; its number is
-// printed, and as FIRST repeats it alone.
+// printed; with 0 SECONDS and that number as FIRST it is repeated alone.
 #include <sys/resource.h>
 #include <unistd.h>
 

@@ -5,7 +5,7 @@
     python merge.py OUT_DIR --learned learned.safetensors --sha256 DIGEST
 
 The low-rank factors are added to the weights, which are then written in bf16 (--dtype). Prints the SHA-256 of
-model.safetensors; with --sha256 another one is an error. scripts/real_vlm.sh calls this.
+model.safetensors; with --sha256 another one is an error.
 """
 import argparse
 import hashlib

@@ -18,9 +18,9 @@ def load(path):
 
 
 def main():
-    *paths, target = sys.argv[1:]
-    if not paths:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
+    *paths, target = sys.argv[1:]
     states = [load(path) for path in paths]
     weights.write(target, {name: sum(state[name] for state in states) / len(states) for name in states[0]})
 

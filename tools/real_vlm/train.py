@@ -65,7 +65,10 @@ def arguments():
     ap.add_argument("--overfit", action="store_true", help="the same batch in every step: a check that it can learn at all")
     ap.add_argument("--dtype", choices=("bfloat16", "float32"), help="of products and activations (default: what this processor multiplies fastest)")
     ap.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    return ap.parse_args()
+    args = ap.parse_args()
+    if args.start and args.resume or args.step and not args.start:
+        ap.error("--step belongs to --start, which begins where --resume would go on")
+    return args
 
 
 def save(path, model, opt, step):
